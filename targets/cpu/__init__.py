@@ -1,4 +1,4 @@
-"""The CPU target: native code, made from the fused modules by LLVM, with no C++ compiler."""
+"""The CPU target: native code, made from the fused modules by LLVM, without a C++ compiler."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from migx.program import Program
 from migx.target import CompileOptions, Context, Executable, Target
 
 SPECTRUM = 160_000
-"""The bytes of a matrix up to which a product with it takes no longer than a fast transform on the
-host does, of up to some 256 rows.
+"""The size of a matrix, in bytes, up to which a product with it is no slower than a fast transform
+on the host, for up to some 256 rows.
 """
 FUSE_INT4 = "fuse_int4{blocks=true}"
 PASSES = (
@@ -50,10 +50,10 @@ PASSES = (
 
 
 class Cpu(Target):
-    """Runs programs as native code on as many threads as ``num_threads``, ``MIGX_NUM_THREADS`` or
-    the physical cores say.
+    """Runs programs as native code, on the number of threads given by ``num_threads``,
+    ``MIGX_NUM_THREADS`` or the physical cores.
 
-    What has no kernel runs on the host by its own meaning, as on ``ref``.
+    An instruction without a kernel runs on the host by its own meaning, as on ``ref``.
     """
 
     packs_blocks = True

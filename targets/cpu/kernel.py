@@ -4,25 +4,24 @@
 
     void @kernel(ptr args, i64 begin, i64 end, ptr scratch)
 
-which computes the tiles from ``begin`` to before ``end``. Tiles are independent of each other: any
-thread may run any of them, in any order, so none may add to what another writes, and each must give
-the same bits whoever runs it. ``args`` is a block of 64-bit words: the addresses of the operands
-(the instruction's inputs in their order, then its result, or each part of it where it is a tuple),
-and then the words of ``Kernel.words``, which are extents known only when sizes are. What is known
-when the kernel is made is a constant in its text. ``scratch`` is memory of the calling thread's
-own, aligned to 64 bytes, ``Kernel.scratch`` bytes of it, with no meaning before or after the call.
+which computes the tiles ``begin`` to ``end - 1``. Tiles are independent: any thread may run any of
+them, in any order, so no tile may add to what another writes, and its bits must not depend on the
+thread. ``args`` is a block of 64-bit words: the addresses of the operands (the instruction's inputs
+in order, then its result, or each part of a tuple), then the words of ``Kernel.words``, extents
+known only when sizes are. Extents known when the kernel is made are constants in its text.
+``scratch`` is ``Kernel.scratch`` bytes that belong to the calling thread, aligned to 64 bytes, with
+no defined content before or after the call.
 
-Tiles that must know of each other may still be called in any order: they share memory, whose
-address is one more operand, and count in words of ``args`` that are 0 between runs. ``together.py``
-has what they go by.
+Tiles that must synchronise may still be called in any order: they share memory, whose address is
+one more operand, and count in words of ``args`` that are 0 between runs. See ``together.py``.
 
-The address of an operand is that of its first element; where the others lie, its shape's strides
-say: ``at.inputs[k].shape.true_strides`` (not the shape of a parameter inside a fused instruction,
-which is standard). A view has run by then: its strides and offset are in the shape and the address.
-Results are written in the layout of ``at.shape``. Addresses are aligned to the element; those of
-literals to 64 bytes. A ``bool`` is a byte, 0 or 1. An operand of no elements may have any address,
-and ``begin`` may equal ``end``. Of an input that is a host value (an optional, strings) the address
-is 0.
+The address of an operand is that of its first element; its strides are those of its shape,
+``at.inputs[k].shape.true_strides`` (not of the parameter inside a fused instruction, whose shape is
+standard). Views have been applied by then: their strides and offset are in the shape and the
+address. Results are written in the layout of ``at.shape``. Addresses are aligned to the element;
+those of literals to 64 bytes. A ``bool`` is a byte, 0 or 1. An operand without elements may have
+any address, and ``begin`` may equal ``end``. The address of an input that is a host value (an
+optional, strings) is 0.
 
 ``Frame`` writes the common part of such a function, and a ``KernelWriter`` the rest of one.
 """
@@ -60,16 +59,16 @@ TYPES = {
     "bool": Type("i8"),
     **{f"{sign}{bits}": Type(f"i{bits}") for sign in "iu" for bits in (8, 16, 32, 64)},
 }
-"""How elements lie in memory. Types that are not here (f8, four bits) have no scalar in LLVM."""
+"""Element types in memory. A type that is missing here (f8, four bits) has no scalar in LLVM."""
 
 PARAMETERS = (("args", PTR), ("begin", I64), ("end", I64), ("scratch", PTR))
-"""Those of a kernel; see the calling convention."""
+"""The parameters of a kernel; see the calling convention."""
 
 
 def behind(value: Instruction) -> Instruction | None:
-    """The constant that a kernel may ask for in a weight format: what an input lies in, where that
-    is a literal or a slot, or reads back what has been packed for it; or the block of such a
-    constant that an index picks.
+    """The constant behind an input, which a kernel may ask for in a weight format: the literal or
+    slot in whose memory the input lies, or an ``UnpackWeight`` of a packed one; or the block of
+    such a constant that an index picks.
     """
     found, _ = lies_in(value)
     constant = found.inputs[0] if is_block(found) else found
@@ -77,41 +76,44 @@ def behind(value: Instruction) -> Instruction | None:
 
 
 def type_of(dtype: DType) -> Type | None:
-    """The scalar an element is in memory; None where LLVM has none."""
+    """The LLVM scalar of an element in memory; None if LLVM has none."""
     return TYPES.get(dtype.name)
 
 
 def memory_of(dtype: DType) -> Type:
-    """The scalar an element is in memory, of a type that LLVM has."""
+    """The LLVM scalar of an element in memory; the type must have one."""
     return TYPES[dtype.name]
 
 
 def bits_of(dtype: DType) -> Type:
-    """The integer as which an element is moved, whatever it stands for, or the byte it shares."""
+    """The integer type that moves an element regardless of its meaning, or the byte that it
+    shares.
+    """
     return Type(f"i{max(8, dtype.bits)}")
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A compiled instruction. ``tiles`` says how many tiles there are for given sizes, ``words``
-    what follows the addresses in the block of arguments, ``scratch`` the bytes each thread needs,
-    ``shared`` those all have in common, ``flops`` the arithmetic done, for reports.
+    """A compiled instruction. ``tiles`` is the number of tiles for given sizes, ``words`` are the
+    extents after the addresses in the block of arguments, ``scratch`` is the bytes each thread
+    needs, ``shared`` the bytes all threads have in common, ``flops`` the arithmetic done, for
+    reports.
 
-    ``formats`` are inputs that are constants, and the weight format each is read in (``(1,
-    "ABcd16a4b")``): that of what is ``behind`` the views on it. ``in_place`` are inputs whose
-    memory the result may take, each element being read before it is written, where nobody else
-    reads them and they lie as the result does; where there are several results, ``over`` says so of
-    inputs each with the number of a result. ``symbol`` names the machine code; a kernel that
-    comes from a file has no text.
+    ``formats`` are the inputs that are constants, each with the weight format it is read in
+    (``(1, "ABcd16a4b")``), which is the format of the constant ``behind`` its views. ``in_place``
+    are the inputs whose memory the result may take if nobody else reads them and they have its
+    layout: the kernel reads each element before it writes it. ``over`` is the same for several
+    results: inputs, each with the number of a result. ``symbol`` names the machine code; a kernel
+    loaded from a file has no text.
 
-    ``fault`` says what is wrong with the operands where the kernel has put 1 into the word that is
-    given as 0: then there is no result, and the run ends with an error.
+    ``fault`` is the error message for wrong operands. A kernel that finds them wrong stores 1 into
+    its word that is initialised to 0; there is then no result, and the run ends with an error.
 
-    ``most`` says of a kernel whose result is as long as it turns out how long that can be. There is
-    room for one more, and in its last element the kernel says the length: see ``growing.py``.
+    ``most`` is the maximal length of a result whose length depends on data. Its buffer has one more
+    element, the last, into which the kernel writes the length: see ``growing.py``.
 
-    One that ``finds`` writes no result, but says where in its first input it lies: it is given the
-    address of a table behind its words, see ``finding.py``.
+    A kernel that ``finds`` writes no result, but where in its first input the result lies: after
+    its words it is given the address of a table, see ``finding.py``.
     """
 
     name: str
@@ -136,8 +138,8 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that tiles share out: how many there are, the elements (or bytes) of each, and about how
-    many of these a tile is to have; it has one row at least.
+    """Rows shared out to tiles: their ``count``, the elements (or bytes) of each, and ``about`` how
+    many of these a tile is to have; a tile has at least one row.
     """
 
     count: Extent
@@ -146,20 +148,20 @@ class Rows:
 
     @property
     def height(self) -> Extent:
-        """How many rows a tile has."""
+        """The rows of a tile."""
         return dim.maximum(self.about // dim.maximum(self.size, 1), 1)
 
     @property
     def tiles(self) -> Extent:
-        """How many tiles there are."""
+        """The number of tiles."""
         return (self.count + self.height - 1) // self.height
 
 
 @dataclass
 class Frame:
-    """A kernel being written for an instruction: its ``function``, its ``operands``' addresses, and
-    its run-time words. The last operand of one that ``shares`` is the memory all tiles have. Its
-    scratch is as much as has been taken.
+    """A kernel being written for an instruction: its ``function``, the addresses of its
+    ``operands``, and its run-time words. If it ``shares``, the last operand is the memory common to
+    all tiles. Its scratch is the sum of what has been taken.
 
     ::
 
@@ -190,7 +192,9 @@ class Frame:
         self.operands = [self._loaded(k, PTR) for k in range(count)]
 
     def extent(self, extent: Extent) -> Value:
-        """An extent as i64: a constant, or what the plan puts into the block of arguments."""
+        """An extent as i64: a constant, or a word that the plan puts into the block of
+        arguments.
+        """
         if not isinstance(extent, dim.Dim):
             return self.function.const(I64, extent)
         if extent not in self._extents:
@@ -199,14 +203,14 @@ class Frame:
         return self._extents[extent]
 
     def take(self, count: Extent, type_: Type) -> Value:
-        """Where there is scratch for so many of a type, from a line of the cache on."""
+        """The address of scratch for ``count`` scalars of a type, aligned to a cache line."""
         words = self.extent(self._taken // I64.nbytes)
         self._taken = self._taken + (count * type_.nbytes + (LINE - 1)) // LINE * LINE
         return self.function.element(self._scratch, words, I64)
 
     def counters(self, count: int) -> Value:
-        """Where some words are that begin as 0 and must be 0 again when all tiles are done; the
-        first is aligned to a line of the cache.
+        """The address of words that are 0 before the first tile and must be 0 again after the last,
+        aligned to a cache line.
         """
         f = self.function
         start = self._address(len(self.operands) + len(self._words))
@@ -217,9 +221,7 @@ class Frame:
         return f.hoisted(f"getelementptr i8, ptr {start.text}, i64 {short.text}", PTR)
 
     def places(self, number: Value, dims: Dims, axes: Sequence[int]) -> dict[int, Value]:
-        """Where along some axes of a space that is which has a number among all their places; from
-        one to the next, the last axis moves first.
-        """
+        """The index along each of some axes of a point, given its ``number`` in row-major order."""
         found: dict[int, Value] = {}
         for axis in reversed(axes[1:]):
             extent = self.extent(dims[axis])
@@ -228,7 +230,7 @@ class Frame:
         return found | dict.fromkeys(axes[:1], number)
 
     def offset(self, strides: Sequence[Extent], places: Mapping[int, Value]) -> Value:
-        """How far some places along axes are from the first."""
+        """The offset, in elements, of the point at some indices along axes."""
         found = self.function.as_index(0)
         for axis, place in places.items():
             found = found + place * self.extent(strides[axis])
@@ -236,7 +238,9 @@ class Frame:
 
     @contextmanager
     def rows(self, rows: Rows, end: Value | None = None) -> Iterator[Value]:
-        """The number of each row; of the tiles, those before ``end``, if that is given."""
+        """Loops over the rows of the tiles, of those before ``end`` if it is given: yields the
+        number of each row.
+        """
         f = self.function
         with f.loop(self.begin, self.end if end is None else end) as tile:
             height = self.extent(rows.height)
@@ -246,9 +250,9 @@ class Frame:
                 yield row.index
 
     def by_vectors(self, count: Value, lanes: int) -> Iterator[tuple[Value, int, Value | None]]:
-        """Loops over so many places by vectors, and over what is left under a mask, or one by one
-        where the CPU has none: gives the index, the lanes from there on, 0 of one by itself, and
-        the mask. What follows is written twice.
+        """Loops over ``count`` elements by vectors, and over the rest under a mask, or one by one
+        if the CPU has none: gives the index, the lanes (0 for a scalar) and the mask. The body is
+        written twice.
         """
         f = self.function
         if self.machine.masks:
@@ -259,8 +263,8 @@ class Frame:
     def start(
         self, access: Access, places: Mapping[int, Value], origin: Value | None = None
     ) -> Value:
-        """The address of the first element of an operand that is at some places along axes; that of
-        its first element at all, the ``origin``, may be known.
+        """The address of an operand's element at some indices along axes; ``origin`` is the address
+        of its first element, if that is known.
         """
         offset = self.offset(access.strides, places)
         if origin is None:
@@ -268,7 +272,7 @@ class Frame:
         return self.function.element(origin, offset, memory_of(access.dtype))
 
     def fails(self, where: Value, fault: str) -> None:
-        """Ends the run with an error that says ``fault``, where an i1 holds; the kernel goes on."""
+        """Ends the run with the error ``fault`` if an i1 holds; the kernel itself goes on."""
         f = self.function
         if not self._fault:
             assert 0 not in self._words, "the first word that is 0 is the one for faults"
@@ -279,8 +283,8 @@ class Frame:
             f.store(f.const(I64, 1), self._fails)
 
     def tell(self, count: Value) -> None:
-        """Says how many there are of a result of i64 that is as long as it turns out: in the last
-        element of its room.
+        """Stores the length of an i64 result whose length depends on data, in the last element of
+        its buffer.
         """
         f, result = self.function, self.operands[len(self.at.inputs)]
         last = self.extent(self.at.shape.elements) - 1
@@ -298,7 +302,7 @@ class Frame:
         most: Extent | None = None,
         over: tuple[tuple[int, int], ...] = (),
     ) -> Kernel:
-        """The kernel, when its function is written."""
+        """The kernel, once its function is written."""
         assert self.shares == (shared != 0)
         text, words = self.module.text, tuple(self._words)
         return Kernel(
@@ -317,7 +321,7 @@ class Frame:
         )
 
     def _address(self, index: int) -> Value:
-        """Where a word of the block of arguments is."""
+        """The address of a word of the block of arguments."""
         return self.function.hoisted(f"getelementptr i64, ptr %args, i64 {index}", PTR)
 
     def _loaded(self, index: int, type_: Type) -> Value:
@@ -339,8 +343,8 @@ class KernelWriter(ABC):
 
 
 def input_number(at: Instruction, inside: Instruction, value: Instruction) -> int | None:
-    """The number of the input that an operand of an instruction, or of one inside it, is; None
-    where it is computed inside.
+    """The number of the input that is an operand of an instruction, or of one inside it; None for
+    an operand computed inside.
     """
     if inside is at:
         return at.inputs.index(value)
@@ -349,8 +353,8 @@ def input_number(at: Instruction, inside: Instruction, value: Instruction) -> in
 
 
 def narrower(value: Instruction) -> Instruction:
-    """The floats of 16 bits that a value is in f32, which a product widens as it reads them; itself
-    where it is something else.
+    """The 16-bit float that a value in f32 was converted from, which a product widens as it reads
+    it; the value itself otherwise.
     """
     if type(value.op) is not Convert:
         return value
@@ -365,8 +369,8 @@ def call(
     sizes: Mapping[str, int] | None = None,
     repeat: int = 1,
 ) -> None:
-    """Runs a kernel by itself, on this thread, on arrays for its operands, results last: for tests
-    and measurements. Inputs of ``kernel.formats`` must be packed already.
+    """Runs a kernel alone, on this thread, on arrays for its operands, results last: for tests and
+    measurements. Inputs in ``kernel.formats`` must be packed already.
     """
     known = dict(sizes or {})
     code = jit.load([kernel.text])[kernel.text]

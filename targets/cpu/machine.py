@@ -1,4 +1,4 @@
-"""What a kernel generator asks about the CPU: width and number of vectors, caches, cores."""
+"""What kernel generators ask about the CPU: width and number of vectors, caches, cores."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from migx.targets.cpu.emit import Type
 LINE = 64
 """Bytes of a cache line."""
 PAGE = 4096
-"""What lies multiples of so many bytes apart shares a place in the first level cache, which has
-room there for one line of each of its pages alone.
+"""Addresses that differ by a multiple of so many bytes map to the same set of the L1 cache, whose
+ways hold one line of each page.
 """
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A CPU. ``vector_bytes`` is the width of a register, ``registers`` how many there are,
-    ``masks`` whether loads and stores under a mask are one instruction. Cache sizes are in bytes,
-    those of one core. ``features`` are LLVM's names of what it can do.
+    """A CPU. ``vector_bytes`` is the width of a register, ``registers`` their number, ``masks``
+    whether masked loads and stores are one instruction. Cache sizes are in bytes per core.
+    ``features`` have LLVM's names.
     """
 
     cpu: str
@@ -37,16 +37,16 @@ class Machine:
     cores: int = 1
 
     def lanes(self, type_: Type) -> int:
-        """How many scalars of a type fill one register."""
+        """The number of scalars of a type in one register."""
         return max(1, self.vector_bytes // type_.one.nbytes)
 
     @property
     def halves(self) -> bool:
-        """Whether f16 is converted by instructions; elsewhere LLVM would call a library."""
+        """Whether instructions convert f16; elsewhere LLVM would call a library."""
         return self.vector_bytes >= 32 or self.has("neon")
 
     def has(self, feature: str) -> bool:
-        """Whether the CPU can do what LLVM calls by this name: ``avx512vnni``, ``dotprod``."""
+        """Whether the CPU has a feature, by LLVM's name: ``avx512vnni``, ``dotprod``."""
         return feature in self.features
 
 
@@ -76,14 +76,14 @@ def host() -> Machine:
 
 
 def places_apart(step: Extent) -> int:
-    """How many bytes apart the places in a page are that values so many bytes apart take: ``PAGE``
-    where they all share one place, 1 where only the run tells.
+    """The distance, in bytes modulo a page, between the cache sets of values so many bytes apart:
+    ``PAGE`` if they all map to one, 1 if the step is known only at run time.
     """
     return math.gcd(step, PAGE) if isinstance(step, int) else 1
 
 
 def cores() -> int:
-    """How many physical cores this process may use."""
+    """The number of physical cores this process may use."""
     allowed = _allowed()
     seen = set()
     for cpu in allowed:
@@ -96,7 +96,9 @@ def cores() -> int:
 
 
 def logical_cpus(process: int = 0) -> int:
-    """How many threads can run at one time where this one may, or the first of a process."""
+    """The number of threads that can run at once where this thread, or a process's first, may
+    run.
+    """
     return len(_allowed(process))
 
 
@@ -107,7 +109,7 @@ def _allowed(process: int = 0) -> set[int]:
 
 
 def _cache(name: str, level: int, unknown: int) -> int:
-    """The size of a cache of one core, as the system tells; a usual one where it does not."""
+    """The size of a cache of one core as the system reports it, else a common one."""
     folder = Path("/sys/devices/system/cpu/cpu0/cache")
     for index in folder.glob("index*") if folder.is_dir() else ():
         kind = (index / "type").read_text().strip()

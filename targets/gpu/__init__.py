@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from migx.targets.gpu.devices.device import Device
 
 SHAPES = ("eliminate_identity", "normalize_ops", "simplify_loops", "simplify_dyn_ops")
-"""What is known of sizes is said where it is needed, and loops carry only what changes."""
+"""Makes known sizes explicit, and removes loop-carried values that do not change."""
 REQUIRED = (
     "rewrite_rnn",
     "rewrite_convolution_backwards",
@@ -24,7 +24,7 @@ REQUIRED = (
     "rewrite_deformable_convolution",
     "rewrite_dft",
 )
-"""What the device cannot do as it stands becomes what it can."""
+"""Rewrites what the device has no kernel for into what it has."""
 OPTIMISATION = (
     "simplify_qdq",
     "optimize_module",
@@ -39,7 +39,7 @@ OPTIMISATION = (
     "fuse_attention",
     "optimize_module",
 )
-"""Arithmetic done now rather than later, and what must be found before it is fused away."""
+"""Folds and simplifies arithmetic, and finds patterns before fusion hides them."""
 FUSION = (
     "hoist_weights",
     "fuse_quantized",
@@ -49,17 +49,17 @@ FUSION = (
     "dissolve{target=gpu}",
     "fuse_pointwise_reduce",
 )
-"""What becomes one kernel; what has none as a whole is taken apart."""
+"""Forms fused kernels; a group without a kernel as a whole is dissolved."""
 
 
 class Gpu(Target):
     """Runs programs on a GPU.
 
-    ``arch`` names architectures to compile for, on any machine; without one, it is that of the
-    device. ``device`` is what runs programs: an ``InterpreterDevice``, or else the first GPU there
-    is. With ``offload_copy`` (the default) parameters and results are the host's, and copied;
-    without, they stay on the device. ``tune`` measures tiles on the device there is, and keeps the
-    fastest; without, a model chooses them, for the first architecture, of those that fit all.
+    ``arch`` names architectures to compile for, on any machine; the default is that of the device.
+    ``device`` runs programs: an ``InterpreterDevice``, or by default the first GPU found. With
+    ``offload_copy`` (the default) parameters and results are in host memory, and copied; without,
+    they stay on the device. ``tune`` measures tiles on the device, and keeps the fastest; without
+    it, a model chooses, for the first architecture, among the tiles that fit all.
     """
 
     def __init__(

@@ -1,8 +1,7 @@
-"""Which extents of an instruction's operands must be equal, where their symbols do not say so.
+"""Which extents of an instruction's operands must be equal although their symbols do not say so.
 
-Shape rules let sizes that may be equal pass, and hold them against each other when they are known.
-A kernel has no shape rule: it would read what is not there. So a code object keeps what its
-instruction would have checked.
+Shape rules accept sizes that may be equal, and compare them when they are known. A kernel has no
+shape rule: it would read out of bounds. So a code object keeps the checks of its instruction.
 """
 
 from __future__ import annotations
@@ -23,21 +22,19 @@ Pair = tuple[Extent, Extent]
 
 
 def agreements(at: Instruction) -> tuple[Extent, ...]:
-    """Extents that must be equal in pairs, one after the other, for an instruction and those inside
-    it.
-    """
+    """Extents that must be equal in pairs, flattened, for an instruction and those inside it."""
     inside = [inner for module in at.modules for inner in module]
     found = dict.fromkeys(p for each in (at, *inside) for p in _pairs(each) if _open(*p))
     return tuple(chain.from_iterable(found))
 
 
 def _open(a: Extent, b: Extent) -> bool:
-    """Whether only sizes tell if two extents are equal."""
+    """Whether the equality of two extents depends on sizes."""
     return a != b and (isinstance(a, Dim) or isinstance(b, Dim))
 
 
 def _pairs(at: Instruction) -> Iterator[Pair]:
-    """The extents that an operation takes to be equal."""
+    """The pairs of extents that an operation assumes to be equal."""
     dims = [v.shape.dims for v in at.inputs if v.shape.dtype.is_tensor]
     op = at.op
     if isinstance(op, Dot):
@@ -63,7 +60,9 @@ def _pairs(at: Instruction) -> Iterator[Pair]:
 
 
 def _windows(op: Convolution | Pooling, dims: Dims, lengths: Dims) -> Iterator[Pair]:
-    """The extents of an image, each as large as a window, if that has more than one place."""
+    """The padded extents of an image, each at least as large as the window along it, unless that
+    has one element.
+    """
     begins, ends = split(op.padding)
     for i, (extent, length) in enumerate(zip(dims, lengths, strict=True)):
         over = op.stride[i] - 1 if isinstance(op, Pooling) and op.ceil_mode else 0

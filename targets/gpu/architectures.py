@@ -1,4 +1,4 @@
-"""The architectures that kernels are compiled for, and what each can do: one table."""
+"""The table of architectures that kernels are compiled for, with their capabilities."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from migx.errors import TargetError
 
 @dataclass(frozen=True)
 class Architecture:
-    """A kind of GPU. ``warp`` is how many threads run together, ``shared`` the bytes of shared
+    """A kind of GPU. ``warp`` is the threads that run together, ``shared`` the bytes of shared
     memory that one program may have.
 
-    The rest is what the model of ``tiles.py`` asks for, of the GPU named first in ``example``: how
-    many ``units`` it has; operations a second on f16 by ``matrix`` units and on f32 without; bytes
-    a second of its memory; and how many ``threads`` a unit has.
+    The rest are inputs of the model in ``tiles.py``, for the GPU named first in ``example``: the
+    number of ``units``; operations per second on f16 by ``matrix`` units and on f32 without; bytes
+    per second of memory; and the ``threads`` of a unit.
     """
 
     name: str
@@ -33,29 +33,29 @@ class Architecture:
 
     @property
     def backend(self) -> str:
-        """Triton's name for the maker's runtime."""
+        """Triton's name for the vendor's runtime."""
         return "cuda" if self.name.startswith("sm_") else "hip"
 
     @property
     def number(self) -> int | str:
-        """What Triton calls it."""
+        """Triton's name for the architecture."""
         return int(self.name[3:]) if self.backend == "cuda" else self.name
 
     @property
     def code(self) -> str:
-        """The kind of binary it takes."""
+        """The kind of binary it loads."""
         return "cubin" if self.backend == "cuda" else "hsaco"
 
     @property
     def products(self) -> tuple[str, ...]:
-        """The element types that it multiplies on matrix units."""
+        """The element types that its matrix units multiply."""
         exact = ("f16", "bf16", "i8")
         rounded = ("tf32",) if self.backend == "cuda" or self.name == "gfx942" else ()
         return (*exact, *rounded, *(("f8",) if self.f8 else ()))
 
     @property
     def registers(self) -> int:
-        """How many registers of 32 bits a unit has."""
+        """The 32-bit registers of a unit."""
         return 65_536 if self.backend == "cuda" else 131_072
 
 
@@ -75,7 +75,7 @@ ARCHITECTURES = {
 
 
 def architecture(name: str) -> Architecture:
-    """The architecture of a name; ``TargetError`` lists what there is."""
+    """The architecture of a name; raises ``TargetError``, which lists the known ones."""
     if name not in ARCHITECTURES:
         known = ", ".join(f"{a.name} ({a.example})" for a in ARCHITECTURES.values())
         raise TargetError(f"no architecture {name!r}; the gpu target compiles for {known}")
@@ -83,8 +83,8 @@ def architecture(name: str) -> Architecture:
 
 
 def peaks(name: str) -> tuple[float, float]:
-    """Operations on f32 and bytes in a second at best, as its maker says; of the host, where the
-    interpreter runs, by a product and a copy measured now.
+    """Peak operations on f32 and bytes per second, as the vendor states them; for the host, where
+    the interpreter runs, as measured now by a product and a copy.
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name].plain, ARCHITECTURES[name].bandwidth

@@ -1,7 +1,7 @@
-"""The operations that a program lowered for a GPU is made of.
+"""The operations of a program lowered for a GPU.
 
-A value is on the host or on the device: what these make is on the device, but for what
-``gpu::copy_from`` makes, and so are views of it; the rest is on the host.
+A value is on the host or on the device: results of these operations are on the device, except those
+of ``gpu::copy_from``, and so are views of them; all others are on the host.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ T = TypeVar("T")
 
 
 class CodeObject(Op):
-    """A kernel and how it is launched. Its inputs are what the kernel reads and then, as many as
-    ``outputs``, the memory it writes, which becomes the result; behind it as much ``scratch``.
+    """A kernel and how it is launched. Its inputs are what the kernel reads, then the memory of its
+    ``outputs`` results, then that of its ``scratch`` buffers.
 
-    ``source`` is its Triton text, ``pointers`` and ``words`` the parameters of that: the element
-    types of the operands, and extents. ``grid`` is the number of programs, each of so many
-    ``warps``; ``aligned`` are the operands known to begin at multiples of 16 bytes; ``equal`` are
-    extents that must be equal in pairs, one after the other; ``turns`` is how often it is launched,
-    each time with the number of the turn as one word more, 0 for once and without. Its binaries
-    stand beside the program, each once however often it is launched.
+    ``source`` is its Triton text, with ``pointers`` and ``words`` as parameters: the element types
+    of the operands, and extents. ``grid`` is the number of programs, each of so many ``warps``;
+    ``aligned`` are the operands known to be aligned to 16 bytes; ``equal`` are extents that must be
+    equal in pairs; ``turns`` is the number of launches, each with its index as one word more, or 0
+    for a single launch without. Its binaries are stored beside the program, each only once.
     """
 
     name = "gpu::code_object"
@@ -56,7 +55,7 @@ class CodeObject(Op):
 
 
 class Allocate(Op):
-    """Memory on the device for a value, for as long as that is read."""
+    """Device memory for a value, live as long as the value is."""
 
     name = "gpu::allocate"
     traits = Traits(foldable=False, any_sizes=True)
@@ -67,7 +66,7 @@ class Allocate(Op):
 
 
 class _Copy(Op, abstract=True):
-    """The same value elsewhere."""
+    """A copy of a value elsewhere."""
 
     traits = Traits(foldable=False, any_sizes=True)
 
@@ -82,13 +81,13 @@ class _Copy(Op, abstract=True):
 
 
 class CopyTo(_Copy):
-    """A value of the host's, on the device."""
+    """A copy on the device of a host value."""
 
     name = "gpu::copy_to"
 
 
 class CopyFrom(_Copy):
-    """A value of the device's, on the host, when it has been computed; in standard layout."""
+    """A copy on the host of a device value, once it has been computed; in standard layout."""
 
     name = "gpu::copy_from"
 
@@ -98,12 +97,12 @@ class CopyFrom(_Copy):
 
 
 class Sync(_Copy):
-    """A value of the device's, there, when it has been computed."""
+    """A device value, once it has been computed."""
 
     name = "gpu::sync"
 
 
 class DeviceLiteral(Literal):
-    """A literal on the device, brought there once."""
+    """A literal on the device, copied there once."""
 
     name = "gpu::literal"

@@ -1,4 +1,4 @@
-"""The pass that turns a program into kernels, memory and copies."""
+"""The pass that lowers a program to kernels, allocations and copies."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from migx.targets.gpu.rounding import RoundedToTf32
 from migx.targets.gpu.runs.places import is_aligned
 
 FEW = 64
-"""Values of so many elements are moved to the device only when a kernel reads them."""
+"""Values of up to so many elements are copied to the device only if a kernel reads them."""
 
 
 CARRIED = 2
-"""From this input on, a loop carries what it is given."""
+"""The first input of a loop that is carried."""
 WHOLE = ("bool", "int", "uint")
-"""Kinds of element types that count."""
+"""The kinds of integer element types, and bool."""
 
 
 class Lower(Pass):
-    """Makes a ``gpu::code_object`` of each instruction that has a kernel, with ``gpu::allocate``
-    for what it writes, and puts ``gpu::copy_to`` and ``gpu::copy_from`` where values go to the
-    device and back. What has no kernel stays as it is, and runs on the host. What the kernels of a
-    branch or of a loop's body give, and what a loop carries, stays on the device.
+    """Replaces each instruction that has a kernel by a ``gpu::code_object``, with ``gpu::allocate``
+    for its results, and inserts ``gpu::copy_to`` and ``gpu::copy_from`` where values move between
+    host and device. Instructions without a kernel stay, and run on the host. Results of kernels in
+    a branch or in a loop's body, and values that a loop carries, stay on the device.
 
     Without ``offload_copy``, parameters and results of ``main`` stay on the device. Tiles are those
-    that are best on the first of ``arch`` and fit all, by a model; with ``tune`` by measuring on
-    the device there is. ``fast_math`` rounds what is multiplied in f32 to tf32, but for recurrent
-    layers, where all of ``arch`` can.
+    that a model finds best on the first of ``arch`` among those that fit all; with ``tune``, those
+    measured best on the device. ``fast_math`` rounds the factors of f32 products to tf32, except in
+    recurrent layers, if all of ``arch`` support it.
     """
 
     name = "gpu::lower"
@@ -68,7 +68,7 @@ class Lower(Pass):
 
 
 def _tuner(fast_math: bool) -> Tuner:
-    """What measures kernels; ``TargetError`` where there is no device."""
+    """The tuner, which measures kernels; raises ``TargetError`` without a device."""
     from migx.targets.gpu.devices.cupy_device import found
 
     device, missing = found()
@@ -78,7 +78,7 @@ def _tuner(fast_math: bool) -> Tuner:
 
 
 class _Lowering:
-    """Where each value of a program is: on the host, on the device, or both."""
+    """Tracks where each value of a program is: on the host, on the device, or both."""
 
     def __init__(
         self,
@@ -90,9 +90,9 @@ class _Lowering:
         self.host: dict[Instruction, Instruction] = {}
         self.device: dict[Instruction, Instruction] = {}
         self.made_there: set[Instruction] = set()
-        """What the device has first, and the host only as a copy."""
+        """Values computed on the device, of which the host has at most a copy."""
         self.late: set[Instruction] = set()
-        """What the host must run, for only its result tells how large it is."""
+        """Instructions the host must run, as only their results determine sizes."""
         self.changed = False
         self.seen: set[Module] = set()
 
@@ -104,7 +104,7 @@ class _Lowering:
         return self.changed
 
     def module(self, module: Module, known: set[str]) -> None:
-        """Lowers one module, and those its instructions run; ``known`` are the symbols around."""
+        """Lowers a module, and those its instructions run; ``known`` are the symbols around it."""
         self.seen.add(module)
         self.late |= {at for _, at in pieces(module, known) if at is not None}
         known |= {name for at in module for name in symbols_of(at)}
@@ -131,16 +131,16 @@ class _Lowering:
                 self.on_host(at, known)
 
     def kernel(self, at: Instruction) -> Kernel | None:
-        """The kernel of an instruction, all of whose operands can lie on the device."""
+        """The kernel of an instruction, if all its operands can be on the device."""
         every = [v.shape for v in operands(at)] + list(results(at))
         return self.find(at) if all(map(is_memory, every)) else None
 
     def is_view(self, at: Instruction) -> bool:
-        """Whether a value is where its first input is, on either side."""
+        """Whether a value aliases its first input, on either side."""
         return is_alias(at) and at not in self.late
 
     def start(self, at: Instruction, there: bool) -> None:
-        """Notes where a value is that is given."""
+        """Records where a given value is."""
         if there and is_memory(at.shape):
             self.device[at] = at
             self.made_there.add(at)
@@ -148,28 +148,28 @@ class _Lowering:
             self.host[at] = at
 
     def is_little(self, at: Instruction) -> bool:
-        """Whether an instruction makes a few numbers of a few that are on the host: sizes, mostly.
-        They stay there until a kernel reads them.
+        """Whether an instruction computes a few numbers from a few that are on the host: mostly
+        sizes. They stay there until a kernel reads them.
         """
         counts = [s.elements for s in (*(v.shape for v in at.inputs), *results(at)) if is_memory(s)]
         few = all(isinstance(n, int) and n <= FEW for n in counts)
         return few and all(v in self.host and not self.is_given(v) for v in at.inputs)
 
     def few(self, at: Instruction, known: set[str]) -> None:
-        """Leaves the parts of a fused instruction to the host, which would run that as a module."""
+        """Leaves the parts of a fused instruction to the host, which would run it as a module."""
         self.host[at], self.changed = at, True
         for each in take_apart(at):
             self.on_host(each, known)
 
     def is_given(self, value: Instruction) -> bool:
-        """Whether a caller gives a value, or what runs a module another one than whole numbers,
-        which count its runs.
+        """Whether a value is an argument, other than the integers, such as iteration numbers, that
+        are given to a submodule.
         """
         counts = value.module is not self.program.main and value.shape.dtype.kind in WHOLE
         return type(value.op) is Param and not counts
 
     def results(self, at: Instruction) -> None:
-        """Brings the results of a module where they are wanted."""
+        """Moves the results of a module to where they are wanted."""
         module = at.owner
         main = module is self.program.main
         for index, value in enumerate(at.inputs):
@@ -186,20 +186,22 @@ class _Lowering:
                 module.replace_input(at, index, made)
 
     def is_of_modules(self, value: Instruction) -> bool:
-        """Whether what runs modules has given a value of the kind that the device may have."""
+        """Whether a value is the result of an instruction that runs modules, and may be on the
+        device.
+        """
         while self.is_view(value) and not value.inputs[0].modules:
             value = value.inputs[0]
         return bool(value.inputs and value.inputs[0].modules) and is_memory(value.shape)
 
     def is_made_in(self, module: Module, value: Instruction) -> bool:
-        """Whether a kernel of a module writes a value, so that its memory is nobody else's."""
+        """Whether a value is written by a kernel of this module, so its memory is not aliased."""
         while self.is_view(value) or type(value.op) is Assume:
             value = value.inputs[0]
         given = isinstance(value.op, (Param, Slot, Literal))
         return value in self.made_there and value.module is module and not given
 
     def stays(self, at: Instruction) -> bool:
-        """Whether what is assumed something of can stay on the device, while the host looks at the
+        """Whether the value of an ``assume`` can stay on the device, while the host checks the
         condition.
         """
         module, (value, condition) = at.owner, at.inputs
@@ -211,13 +213,13 @@ class _Lowering:
         return True
 
     def launch(self, at: Instruction, kernel: Kernel) -> None:
-        """Puts a code object in the place of an instruction."""
+        """Replaces an instruction by a code object."""
         module = at.owner
         given = operands(at)
         reads = [self.to_device(v) for v in given]
         for before, now in zip(given, reads, strict=True):
             if before.shape.true_strides != now.shape.true_strides:
-                raise TargetError(f"{before.shape} lies as {now.shape} on the device")
+                raise TargetError(f"{before.shape} is laid out as {now.shape} on the device")
         shapes = (*results(at), *kernel.scratch)
         writes = [module.insert_instruction(at, Allocate(s), origins=at.origins) for s in shapes]
         op = CodeObject(
@@ -240,7 +242,7 @@ class _Lowering:
         self.changed = True
 
     def on_host(self, at: Instruction, known: set[str]) -> None:
-        """Leaves an instruction to the host, which must have what it reads."""
+        """Leaves an instruction to the host, and its operands too."""
         module = at.owner
         for index, value in enumerate(at.inputs):
             carried = isinstance(at.op, Loop) and index >= CARRIED
@@ -254,7 +256,7 @@ class _Lowering:
                 self.module(inner, set(known))
 
     def to_device(self, value: Instruction) -> Instruction:
-        """The value on the device, copied right after it is made."""
+        """The value on the device, copied right after it is computed."""
         if value not in self.device:
             module = value.owner
             if self.is_view(value) and not value.inputs[0].shape.parts:
@@ -272,7 +274,7 @@ class _Lowering:
         return self.device[value]
 
     def to_host(self, value: Instruction) -> Instruction:
-        """The value on the host, copied right after it is made."""
+        """The value on the host, copied right after it is computed."""
         if value not in self.host:
             source = value.inputs[0] if self.is_view(value) else None
             if source in self.host and value.module is not None:
@@ -283,7 +285,7 @@ class _Lowering:
                 return view
             there = self.to_device(value)
             if there.shape.parts:
-                raise TargetError(f"{there.name} gives the host a tuple")
+                raise TargetError(f"{there.name}: the host takes no tuple")
             self.host[value] = there.owner.insert_instruction(
                 there.owner.following(there), CopyFrom(), there, origins=value.origins
             )

@@ -1,4 +1,4 @@
-"""What it costs to multiply f32 as tf32."""
+"""The error of multiplying f32 as tf32."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from migx.pipeline import Approximation
 from migx.shape import F32
 
 CUT = 2.0**-10
-"""By how much of itself an operand is off at most: 10 of its 23 bits of mantissa are left, and
-where some units round, others cut off.
+"""The largest relative error of an operand: 10 of its 23 mantissa bits are kept, and where some
+units round, others truncate.
 """
 
 
 @dataclass(frozen=True)
 class RoundedToTf32(Approximation):
-    """What multiplying f32 as tf32 comes to in the sums of a ``dot`` or a ``convolution``: each
-    term is off by so much of itself.
+    """The error that multiplying f32 as tf32 causes in the sums of a ``dot`` or a ``convolution``:
+    a relative error of each term.
     """
 
     def of_elements(
         self, at: Instruction, inputs: Sequence[Argument], result: Argument
     ) -> Array | None:
-        """The sums of the magnitudes; of a convolution, with the greatest of the image for all."""
+        """The error bounds, from sums of magnitudes; for a convolution, with the image's maximum
+        throughout.
+        """
         if result.shape.dtype is not F32:
             return None
         left, right = (np.abs(v.array.astype(np.float64)) for v in inputs)
@@ -41,5 +43,5 @@ class RoundedToTf32(Approximation):
         return sums * ((1 + CUT) ** 2 - 1)
 
     def of_tensor(self, at: Instruction) -> float:
-        """What both operands are off by."""
+        """The relative error of both operands together."""
         return 2 * CUT if at.shape.dtype is F32 else 0.0

@@ -1,16 +1,18 @@
 """Which tiles kernels are cut into: a cost model of a GPU, in one place.
 
-A kernel asks here for its tile and gets the one that the model takes for the fastest. The model
+A kernel asks here for its tile and gets the one that the model estimates to be fastest. The model
 knows the work (extents, element types) and the GPU (``architectures.py``), and estimates seconds:
 
-* Programs are dealt out to the units of the GPU; as many run on one together as its registers,
-  threads and shared memory hold. So time goes in *rounds*, and one program too many costs one.
-* In each step along the depth a program does arithmetic, reads its operands (from L2: other
-  programs read them, too), and waits for memory. The longest counts; those that run together share
-  arithmetic and bandwidth, and hide each other's waiting, as do loads that run ahead (*stages*).
+* Programs are distributed over the units of the GPU; as many are resident on a unit as its
+  registers, threads and shared memory hold. So time goes in *rounds*, and one program too many
+  costs a round.
+* In each step along the depth a program does arithmetic, reads its operands (from L2, as other
+  programs read them too), and waits for memory. The longest of these counts; resident programs
+  share arithmetic and bandwidth, and hide each other's latency, as do loads that run ahead
+  (*stages*).
 
-So large tiles read less, small ones keep all units busy, and the model weighs that. ``around`` says
-for which GPU, and asks for the second best, the third, ... instead: what is worth being measured.
+So large tiles read less, small ones keep all units busy, and the model weighs that. ``around`` sets
+the GPU, and can ask for the second best, the third, ... instead: the candidates to measure.
 """
 
 from __future__ import annotations
@@ -27,51 +29,51 @@ from migx.shape import F32, DType
 from migx.targets.gpu.architectures import ARCHITECTURES, Architecture
 
 MANY = 4096
-"""What an extent that is not known counts as, unless it must be less."""
+"""The stand-in for an unknown extent, unless its bounds are lower."""
 LATENCY = 0.7e-6
-"""Seconds from asking for memory to having it, and about what a program takes to start."""
+"""Seconds of memory latency, and about those of starting a program."""
 IN_L2 = 3.0
-"""How many times the bandwidth of memory L2 has, about, on all of these GPUs."""
+"""The bandwidth of L2 relative to that of memory, about, on all of these GPUs."""
 HIDDEN = 0.2
-"""How much of what is shorter than what limits a step is not hidden behind it."""
+"""The part of a step's shorter costs that is not hidden behind the longest."""
 SECTOR = 32
-"""Bytes that are read together."""
+"""Bytes of a memory transaction."""
 PARTS = range(1, 17)
-"""Into how many parts a depth is cut."""
+"""The numbers of parts that a depth may be cut into."""
 TURN = 2.5e-6
-"""Seconds that it takes to launch once more, and wait for that."""
+"""Seconds of one more launch, with waiting for it."""
 OPERATIONS = 5
-"""What it takes to unpack a weight of four bits and multiply it."""
+"""Operations to unpack a four-bit weight and multiply it."""
 BLOCKS = (8, 16, 32, 64, 128)
-"""How many blocks of such weights a program takes at a time, each thread one of them."""
+"""Blocks of such weights that a program takes at a time, one per thread."""
 AHEAD = 16
-"""How many words of such weights a thread reads before it needs the first."""
+"""Words of such weights that a thread loads before it uses the first."""
 HELD = 64
-"""Elements of an operand that a thread asks for at a time, where each is needed once."""
+"""Elements of an operand that a thread loads at a time, if each is needed once."""
 SHORT = 128
-"""So many keys are compared before they could be turned."""
+"""So many keys are compared in the time it takes to transpose them."""
 CROSSED = 64
-"""How many operations a unit does while a thread of each of its warps reads a number from shared
-memory that lies in the same bank as those of all others: four numbers come in a cycle.
+"""Operations that a unit does while a thread of each of its warps reads a number from shared
+memory, all from the same bank: four numbers come per cycle.
 """
 LEAST = (16, 32)
 """The smallest tile of queries by keys."""
 WRITTEN = 1024
-"""The most products of a thread in a turn of the loop over keys, where no matrix unit multiplies:
-all are written out, and for many more the assembler finds no registers.
+"""The most products per thread in an iteration over keys without matrix units: all are unrolled,
+and for many more the assembler runs out of registers.
 """
 PRODUCTS = tuple((r, c) for r in (16, 32, 64, 128) for c in (16, 32, 64, 128, 256))
 REGISTERS = 128
-"""The most sums of a product that a thread keeps: half as many where it multiplies itself, and
-keeps operands, too.
+"""The most sums of a product per thread; half as many without matrix units, as it also keeps
+operands then.
 """
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows by columns of results, by so much of the depth at a time; how many warps do it, and how
-    many loads run ahead. Several programs share a tile whose depth is cut into ``parts``. ``why``
-    says in a sentence what the model thinks of it.
+    """Rows by columns of results, by a part of the depth at a time; the warps, and the loads that
+    run ahead. Several programs share a tile whose depth is cut into ``parts``. ``why`` is the
+    model's estimate in a sentence.
     """
 
     rows: int
@@ -85,7 +87,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Choice:
-    """The GPU that tiles are for, how many better ones are passed over, and whether products of f32
+    """The GPU that tiles are for, the number of better tiles to skip, and whether products of f32
     are rounded to tf32.
     """
 
@@ -100,9 +102,9 @@ _around: ContextVar[Choice] = ContextVar("_around", default=_USUAL)
 
 @contextmanager
 def around(*archs: str, rank: int = 0, fast_math: bool = False) -> Iterator[None]:
-    """Chooses for the first of some architectures (without any, for the usual one) what fits all of
-    them, in what is done meanwhile; ``rank`` counts from the best. With ``fast_math`` f32 is
-    multiplied as tf32, where all of them can.
+    """Chooses tiles, within the context, for the first of some architectures (by default a common
+    one) among those that fit all of them; ``rank`` counts from the best. With ``fast_math`` f32 is
+    multiplied as tf32, if all of them support it.
     """
     gpus = [ARCHITECTURES[arch] for arch in archs if arch in ARCHITECTURES] or [_USUAL.gpu]
     gpu = replace(gpus[0], shared=min(each.shared for each in gpus))
@@ -120,25 +122,25 @@ def power_of_two(least: int) -> int:
 
 
 def tiles(extent: Extent, size: int) -> Extent:
-    """How many tiles of a size cover an extent."""
+    """The number of tiles of a size that cover an extent."""
     return (extent + size - 1) // size
 
 
 def whole(extent: Extent, size: int) -> bool:
-    """Whether tiles of a size are always full: not the one that covers nothing."""
+    """Whether tiles of a size are always full; the one that covers nothing is not."""
     return extent != 0 and (size == 1 or (isinstance(extent, int) and extent % size == 0))
 
 
 def many(extent: Extent) -> int:
-    """An extent, or what it counts as where it is not known; 1 where it is 0, for what is empty
-    needs a kernel, too: the sum of nothing is 0.
+    """An extent, or its stand-in if it is unknown; at least 1, as an empty result of a reduction
+    needs a kernel too: the sum of nothing is 0.
     """
     low, high = bounds(extent)
     return max(1, int(min(high, max(low, MANY))))
 
 
 def precision(dtype: DType) -> str:
-    """What ``tl.dot`` is told besides operands of a type: of f32, as what they are multiplied."""
+    """The argument of ``tl.dot`` for operands of a type: for f32, the precision."""
     name = "tf32" if _around.get().rounds else "ieee"
     return f', input_precision="{name}"' if dtype is F32 else ""
 
@@ -149,9 +151,8 @@ def precision(dtype: DType) -> str:
 def product(
     rows: Extent, columns: Extent, depth: Extent, items: Extent, bits: int, step: int = 0
 ) -> Tile:
-    """The tile of products of matrices, of operands of so many bits; those of 8 and 16, and f32 as
-    tf32, are multiplied by matrix units. ``step`` is how much of the depth is taken where that is
-    fixed.
+    """The tile of matrix products, of operands of so many bits; matrix units multiply those of 8
+    and 16, and f32 as tf32. ``step`` is the part of the depth taken at a time, if it is fixed.
 
     Tiles are no larger than what they cover, and as large as registers allow if there are enough of
     them for all units.
@@ -180,12 +181,12 @@ def product(
 
 
 def row(columns: Extent, depth: Extent, items: Extent, bits: int) -> Tile:
-    """The tile of products with a row or a few, whose right operand has elements of so many bits:
-    columns by depth, all multiplied at once and then added up.
+    """The tile of products with one or a few rows, whose right operand has elements of so many
+    bits: columns by depth, all multiplied at once and then reduced.
 
-    Such a product is as fast as it is read. So a program asks for as much as its registers hold
-    before it waits, rows of a tile are no shorter than what memory gives at once, and there are
-    warps enough to have all of the way to memory full.
+    Such a product is memory-bound. So a program loads as much as its registers hold before it
+    waits, rows of a tile are at least a memory transaction long, and there are enough warps to
+    saturate the bandwidth.
     """
     gpu = _around.get().gpu
     wide, deep, cuts = many(columns), many(depth), _cuts(depth, columns, items)
@@ -197,7 +198,7 @@ def row(columns: Extent, depth: Extent, items: Extent, bits: int) -> Tile:
             if c > max(16, power_of_two(wide)) or c * k > HELD * warps * gpu.warp or uneven:
                 continue
             count = -(-wide // c) * many(items)
-            share = min(1.0, c * bits / 8 / SECTOR)  # neighbours find the rest in L2
+            share = min(1.0, c * bits / 8 / SECTOR)  # adjacent programs find the rest in L2
             read = c * k * bits / 8 / min(1.0, IN_L2 * share) / (gpu.bandwidth / gpu.units)
             residents = max(1, gpu.threads // (warps * gpu.warp * 2))
             tile = Tile(1, c, k, warps, 1)
@@ -206,11 +207,11 @@ def row(columns: Extent, depth: Extent, items: Extent, bits: int) -> Tile:
 
 
 def words(columns: Extent, depth: Extent, items: Extent, block: int) -> Tile:
-    """The tile of products with a row, of weights of four bits that are read in words along the
-    columns, a scale for each block of the depth.
+    """The tile of products with one row, by four-bit weights that are read in words along the
+    columns, with a scale for each block of the depth.
 
-    A thread has words of four neighbours, and one block at a time, which takes arithmetic as long
-    as reading: so there are programs enough for several on each unit.
+    A thread has adjacent words of four columns, and one block at a time, whose arithmetic takes as
+    long as reading: so there are enough programs for several on each unit.
     """
     gpu = _around.get().gpu
     wide, deep, cuts = many(columns), many(depth), _cuts(depth, columns, items)
@@ -224,7 +225,7 @@ def words(columns: Extent, depth: Extent, items: Extent, block: int) -> Tile:
             step = Tile(1, c, blocks * min(block, AHEAD), warps, 1)
             size = c * step.depth
             work = OPERATIONS * size * max(1.0, gpu.warp / threads) / (gpu.plain / 2 / gpu.units)
-            share = min(1.0, c / 2 / SECTOR)  # neighbours find the rest in L2
+            share = min(1.0, c / 2 / SECTOR)  # adjacent programs find the rest in L2
             read = size / 2 / min(1.0, IN_L2 * share) / (gpu.bandwidth / gpu.units)
             most = gpu.registers // (REGISTERS * warps * gpu.warp)
             residents = max(1, min(most, gpu.threads // (warps * gpu.warp)))
@@ -245,10 +246,10 @@ def attention(
     apart: bool = False,
 ) -> Tile:
     """Queries by keys of attention, of heads with so many features to compare and to add up;
-    neighbouring keys may be ``apart``, with features between them.
+    adjacent keys may be ``apart``, with features between them.
 
     Each block of keys is read once for all queries of a program: more queries mean less reading,
-    until scores and sums do not fit registers.
+    until scores and sums exceed the registers.
     """
     gpu = _around.get().gpu
     high, deep = many(queries), many(keys)
@@ -279,14 +280,15 @@ def attention(
 
 
 def turned(keys: Extent, bits: int) -> bool:
-    """Whether keys whose features are neighbours are better turned, which takes another launch."""
+    """Whether keys whose features are contiguous are better transposed, which takes another
+    launch.
+    """
     return not _on_units(bits) and many(keys) > SHORT
 
 
 def query(keys: Extent, queries: Extent, depth: int, width: int, bits: int) -> Tile:
-    """Keys of attention that a program takes at a time for one query: as many as registers hold.
-
-    Where there are few queries, few units share the way to memory.
+    """The keys of attention that a program takes at a time for one query: as many as registers
+    hold. With few queries, few units share the memory bandwidth.
     """
     gpu = _around.get().gpu
     count, deep, most = many(queries), many(keys), max(depth, width)
@@ -303,11 +305,11 @@ def query(keys: Extent, queries: Extent, depth: int, width: int, bits: int) -> T
 
 
 def line(count: Extent, bits: int) -> Tile:
-    """A line of elements that are computed one by one, the widest of so many bits.
+    """A line of elements that are computed elementwise, the widest of so many bits.
 
-    A thread takes 16 bytes of the widest operand at a time, the most that one load brings, or twice
-    that; what is narrower is still read in pieces of 32 bits, which are enough for a warp. With
-    fewer elements than that for all units, lines are shorter.
+    A thread takes 16 bytes of the widest operand at a time, the widest load, or twice that;
+    narrower operands are still read in pieces of 32 bits, which suffice for a warp. With too few
+    elements for all units, lines are shorter.
     """
     gpu = _around.get().gpu
     each = max(4, min(8, 128 // max(bits, 8)))
@@ -324,13 +326,12 @@ def line(count: Extent, bits: int) -> Tile:
 
 
 def fold(rows: Extent, length: Extent, longest: int, *, along_rows: bool) -> Tile:
-    """Rows by columns of a reduction, where columns are added up; rows up to the ``longest`` are
-    taken at once, others part by part. ``along_rows`` says that neighbours in memory are in
-    different rows.
+    """Rows by columns of a reduction over columns; rows up to the ``longest`` are taken at once,
+    others part by part. ``along_rows`` says that adjacent elements are in different rows.
 
-    Threads lie along columns first and then warps, so a row is added up within a warp where the
-    program has no other, or where rows are so short that each warp has its own. With rows enough
-    for all units a thread has 32 elements of them, with fewer 8, so that more of them work.
+    Threads cover columns first and then warps do, so a row is reduced within a warp if the program
+    has only one, or if rows are so short that each warp has its own. With rows enough for all units
+    a thread has 32 elements, with fewer 8, so that more threads work.
     """
     gpu = _around.get().gpu
     high = many(rows)
@@ -364,14 +365,14 @@ def fold(rows: Extent, length: Extent, longest: int, *, along_rows: bool) -> Til
 def _fitting(
     gpu: Architecture, nbytes: int, sums: int, warps: int, always: int = 0
 ) -> tuple[int, int]:
-    """How many loads run ahead, each of so many bytes of shared memory, and how many programs are
-    on a unit together; 0 where not one fits. The sums, f32, change hands there before they are
+    """The loads that run ahead, each of so many bytes of shared memory, and the programs resident
+    on a unit; 0 if not one fits. The sums, f32, are exchanged in shared memory before they are
     written.
     """
     room = (gpu.shared - always) // max(1, nbytes)
     if room < 1 or 4 * sums > gpu.shared:
         return 0, 0
-    stages = min(4, room) if gpu.backend == "cuda" else 2  # on AMD what runs ahead is in registers
+    stages = min(4, room) if gpu.backend == "cuda" else 2  # on AMD, in registers
     nbytes *= stages if gpu.backend == "cuda" else 1
     threads = warps * gpu.warp
     registers = threads * min(255, 40 + sums // threads)
@@ -387,18 +388,20 @@ def _on_units(bits: int) -> bool:
 
 
 def _rate(gpu: Architecture, bits: int) -> float:
-    """Operations a second of one unit on elements of so many bits; on tf32 half of those on f16."""
+    """Operations per second of one unit on elements of so many bits; on tf32 half of those on
+    f16.
+    """
     rate = gpu.matrix * min(1.0, 16 / bits) if _on_units(bits) else gpu.plain
     return rate / gpu.units
 
 
 def _used(rows: int, columns: int, threads: int, bits: int) -> float:
-    """How much of its arithmetic a unit reaches with a tile: less where operands that are in shared
-    memory are read for few products each.
+    """The fraction of its peak that a unit reaches with a tile: less if operands in shared memory
+    are read for few products each.
 
     Without matrix units a thread has a square of sums, and reads its sides four elements at a time.
     Shared memory gives a warp 32 elements at once, and one side of its part of the tile is the same
-    for all threads; warps lie along columns first where these are more than a warp has.
+    for all threads; warps lie along columns first if there are more of these than a warp has.
     """
     if _on_units(bits):
         return min(1.0, rows * columns / (rows + columns) / 32)
@@ -412,8 +415,8 @@ def _used(rows: int, columns: int, threads: int, bits: int) -> float:
 def _estimated(
     gpu: Architecture, tile: Tile, count: int, residents: int, steps: int, work: float, read: float
 ) -> tuple[float, Tile]:
-    """The seconds of so many programs, each of some steps in which arithmetic and reading take so
-    long on a unit of their own; and the tile, with what limits it.
+    """The seconds of so many programs, whose steps take ``work`` and ``read`` seconds on a unit of
+    their own; and the tile, annotated with its limit.
     """
     on_one = -(-count // gpu.units)
     together = min(residents, on_one)
@@ -430,8 +433,8 @@ def _estimated(
 
 
 def _cuts(depth: Extent, *others: Extent) -> Iterable[int]:
-    """Into how many parts a depth may be cut: one, unless it is known, and so is how much memory
-    sums take at most.
+    """The numbers of parts a depth may be cut into: one, unless the depth and a bound on the memory
+    of the sums are known.
     """
     known = isinstance(depth, int) and all(bounds(e)[1] < math.inf for e in others)
     return PARTS if known else PARTS[:1]
@@ -447,8 +450,8 @@ def _in_parts(
     work: float,
     read: float,
 ) -> Iterator[tuple[float, Tile]]:
-    """A tile with its depth whole, and where there are few of them, cut into parts: then there are
-    more programs with fewer steps each, and sums to be written and read again by another launch.
+    """A tile with its depth whole, and if there are few of them, cut into parts: then there are
+    more programs with fewer steps each, and another launch that reads and adds up the partial sums.
     """
     steps, size = -(-depth // tile.depth), tile.rows * tile.columns
     kept = size * 4 * count / (IN_L2 * gpu.bandwidth)
@@ -457,7 +460,7 @@ def _in_parts(
         if parts > 1 and (steps < 2 * parts or size < 4 * parts or programs > 4 * gpu.units):
             break
         cut, each = replace(tile, parts=parts), -(-steps // parts)
-        if -(-steps // each) < parts:  # some would have nothing to do
+        if -(-steps // each) < parts:  # some parts would be empty
             continue
         seconds, cut = _estimated(gpu, cut, programs, residents, each, work, read)
         if parts > 1:
@@ -467,7 +470,7 @@ def _in_parts(
 
 
 def _picked(found: Iterable[tuple[float, Tile]]) -> Tile:
-    """The best, or the one after as many as are passed over; of equals the larger."""
+    """The best tile, or the one after as many as are skipped; of equals the larger."""
     order = sorted(found, key=lambda e: (e[0], -e[1].rows * e[1].columns, -e[1].depth))
     return _ranked([tile for _, tile in order])
 

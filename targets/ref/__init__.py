@@ -1,5 +1,5 @@
-"""The reference target: every operation's own numpy meaning, one at a time, in the model's own
-precision.
+"""The reference target: evaluates each operation by its own numpy meaning, one at a time, in the
+model's own precision.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from migx.target import CompileOptions, Context, Executable, Target
 
 
 class Ref(Target):
-    """Runs a program as it is: nothing is folded, nothing is fused, packed int4 stays packed.
+    """Runs a program as it is: nothing is folded or fused, and packed int4 stays packed.
 
-    ``compile("ref", passes="...")`` runs a pipeline first, so that any pass can be judged here.
+    ``compile("ref", passes="...")`` runs a pipeline first, so any pass can be checked on ``ref``.
     """
 
     def get_passes(self, context: Context, options: CompileOptions) -> Pipeline:

@@ -1,9 +1,9 @@
 """Evaluates a program by the meanings of its operations.
 
-For each module and each set of sizes there is a plan: its instructions with every symbol replaced,
-their shapes inferred again on numbers (so what was undecidable over symbols is checked here), and
-after each step the values nobody reads any more. Symbols that only the data decides are bound as
-soon as the value that has them is there.
+Each module has a plan for each set of sizes: its instructions with the symbols replaced, their
+shapes inferred again on numbers (this checks what was undecidable over symbols), and after each
+step the values that are dead. A symbol that depends on data is bound as soon as the value that
+determines it has been computed.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ Values = dict[Instruction, Argument]
 
 
 class _Step(NamedTuple):
-    """One instruction, ready to run. ``late`` ones have symbols that are bound only while the
-    program runs.
+    """One instruction, ready to run. If ``late``, it has symbols that are bound only during the
+    run.
     """
 
     at: Instruction
@@ -49,8 +49,8 @@ class _Step(NamedTuple):
 
 @dataclass(frozen=True)
 class _Layout:
-    """What is known of a module before any size: when its values die, and which symbols it is a
-    function of.
+    """What is known of a module independently of sizes: when its values die, and the symbols it
+    depends on.
     """
 
     dead: dict[Instruction, tuple[Instruction, ...]]
@@ -58,14 +58,14 @@ class _Layout:
 
 
 class _Call(NamedTuple):
-    """What one run reads weights from, and who watches it."""
+    """The weights that one run reads, and its observer."""
 
     slots: Mapping[str, Argument]
     seen: Callable[[Instruction, Argument], object] | None
 
 
 class RefExecutable:
-    """A program run on ``ref``. Holds no state between runs but plans, so runs may overlap."""
+    """A program compiled for ``ref``. It keeps only plans between runs, so runs may overlap."""
 
     def __init__(self, program: Program, context: Context) -> None:
         self.program, self.context = program, context
@@ -94,7 +94,7 @@ class RefExecutable:
                 return self._run(main, given, {}, sizes, _Call(slots, seen))
         except RecursionError:
             raise EvaluationError(
-                "modules inside modules are nested too deep to be run one in another: "
+                "modules are nested too deeply to be run inside each other: "
                 "sys.setrecursionlimit allows more"
             ) from None
 
@@ -133,7 +133,9 @@ class RefExecutable:
     def _step(
         self, step: _Step, inputs: list[Argument], modules: list[Runnable], sizes: Sizes
     ) -> tuple[Argument, Sizes]:
-        """One instruction's result, checked against its shape rule, and the sizes known then."""
+        """The result of one instruction, checked against its shape rule, and the sizes known
+        then.
+        """
         if not step.late:
             result = step.evaluate(step.op, self.context, step.shape, inputs, modules)
             expect_result(step.shape, result)
@@ -147,8 +149,8 @@ class RefExecutable:
         return result, sizes
 
     def _runnable(self, module: Module, values: Values, sizes: Sizes, around: _Call) -> Runnable:
-        """The module as a function of its parameters; what it captures it finds in the values
-        around it.
+        """The module as a function of its parameters; captures are read from the enclosing
+        values.
         """
 
         def run(arguments: Sequence[Argument], inner: Sizes) -> list[Argument]:
@@ -202,7 +204,7 @@ def _check_room(at: Instruction, shape: Shape) -> None:
 
 
 def _check_memory(shape: Shape) -> None:
-    """Raises where a value is larger than the memory of the machine, before any of it is taken."""
+    """Raises if a value is larger than the machine's memory, before any of it is allocated."""
     if shape.static and shape.dtype.is_tensor and int(shape.nbytes) > installed():
         raise MemoryError(f"{shape.text} takes {shape.nbytes} bytes, the machine has {installed()}")
 

@@ -1,1 +1,1 @@
-"""From the text of kernels to machine code, and the code that is kept and saved."""
+"""From the text of kernels to machine code, and the caches and files that hold it."""

@@ -1,8 +1,8 @@
-"""Which instructions share a kernel: a twelve-layer model has one layer's kernels to write.
+"""Which instructions share a kernel, so that a model of twelve like layers compiles one layer.
 
-A kernel may depend on an instruction's operation and shape, on the module it runs, and on how each
-input lies, which its shape says. Of a constant it may know what kind it is and through which views
-it is seen; what is in it only of those of one element that nobody may replace, and of small ones in
+A kernel may depend on an instruction's operation and shape, on the module it runs, and on the
+layout of each input, which its shape gives. It may know the kind of a constant and the views on it;
+a value it may know only of constants of one element that nobody may replace, and of small ones in
 its module.
 """
 
@@ -20,11 +20,11 @@ from migx.ops.indexing import Gather
 from migx.planning import is_block
 
 SMALL = 2048
-"""Elements of a constant in a module that may be known."""
+"""The most elements of a constant in a module whose values a kernel may know."""
 
 
 def likeness(at: Instruction) -> Hashable | None:
-    """What two instructions have in common that share a kernel; None where that cannot be said."""
+    """A key that is equal for instructions that share a kernel; None if there is no such key."""
     places: dict[Instruction, int] = {}
     inputs = tuple(_seen(value, places) for value in at.inputs)
     modules = tuple(map(_inside, at.modules))
@@ -34,16 +34,14 @@ def likeness(at: Instruction) -> Hashable | None:
 
 
 def digest(at: Instruction) -> str | None:
-    """A name for what instructions that share a kernel have in common, the same in every process;
-    symbols are told apart by their names alone.
-    """
+    """A name for ``likeness``, the same in every process; symbols differ by their names alone."""
     alike = likeness(at)
     return None if alike is None else hashlib.sha256(repr(alike).encode()).hexdigest()
 
 
 def _seen(value: Instruction, places: dict[Instruction, int]) -> Hashable:
-    """An input as it lies, and where it shows a constant the views it is seen through; ``places``
-    tells equal values from others.
+    """The layout of an input and, for a constant, the views on it; ``places`` identifies equal
+    values.
     """
     lies = places.setdefault(value, len(places)), value.shape
     views: list[Hashable] = []
@@ -55,7 +53,7 @@ def _seen(value: Instruction, places: dict[Instruction, int]) -> Hashable:
 
 
 def _behind(value: Instruction) -> Hashable:
-    """What a kernel may know of the constant behind the views; None where there is none."""
+    """What a kernel may know of the constant behind the views; None if there is none."""
     match value.op:
         case Literal():
             return _constant(value.op)
@@ -75,13 +73,13 @@ def _constant(op: Literal, most: int = 1) -> Hashable:
 
 
 def _short(bits: bytes) -> bytes:
-    """Bytes, or where they are many a digest of them."""
+    """The bytes, or a digest if they are many."""
     return bits if len(bits) <= 16 else hashlib.sha256(bits).digest()
 
 
 def _inside(module: Module) -> Hashable | None:
-    """A module but for the names in it; None for one that reads what is around it, or holds a
-    constant that is not small.
+    """A module up to the names in it; None if it reads values around it, or holds a constant that
+    is not small.
     """
     places: dict[Instruction, int] = {}
     found: list[Hashable] = []

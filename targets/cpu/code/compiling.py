@@ -1,8 +1,8 @@
-"""Compiles many texts at once, in processes: inside one, LLVM compiles one after another.
+"""Compiles many texts in parallel, in processes: within one, LLVM compiles one after another.
 
-Where there is work enough to be worth starting them, workers do it (``migx.base.workers``), from
-the longest text to the shortest, and what LLVM reads of its library to compile, some 50 MB, stays
-out of a process that holds the weights of a model. What is too little for workers, or what they
+If there is work enough to pay for starting them, workers compile (``migx.base.workers``), from the
+longest text to the shortest; the some 50 MB of its library that LLVM reads to compile then stay out
+of the process that holds the weights of a model. Too little work for workers, and whatever they
 have left, is compiled here.
 """
 
@@ -16,12 +16,12 @@ from migx.targets.cpu.code import jit
 from migx.targets.cpu.machine import cores
 
 WORTH = 150_000
-"""Characters of text from which on workers are started, each for as many: a second of compiling."""
+"""Characters of text for each worker that is started: about a second of compiling."""
 _COMMAND = "from migx.targets.cpu.code.compiling import serve; serve()"
 
 
 def objects(texts: Mapping[str, str]) -> dict[str, bytes]:
-    """The object of each text, by name."""
+    """The object code of each text, by name."""
     waiting = {n: texts[n] for n in sorted(texts, key=lambda name: len(texts[name]), reverse=True)}
     made: dict[str, bytes] = {}
     worth = sum(map(len, texts.values())) // WORTH
@@ -34,5 +34,5 @@ def objects(texts: Mapping[str, str]) -> dict[str, bytes]:
 
 
 def serve() -> None:
-    """Compiles what comes in, until nothing more does."""
+    """Compiles requests until there are no more."""
     workers.serve(jit.compiled)

@@ -1,7 +1,7 @@
 """From IR text to addresses of machine code, by LLVM through llvmlite.
 
-Objects are kept on disk (``migx.base.disk_cache``) under the hash of their text, the CPU and the
-version of LLVM, so a program compiled once is only loaded afterwards.
+Objects are cached on disk (``migx.base.disk_cache``) under the hash of their text, the CPU and the
+version of LLVM, so later processes only load them.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from migx.base.mapping import GIVE_BACK
 from migx.errors import TargetError
 
 VERSION = 4
-"""Counts changes to how text becomes an object, and to how kernels are written down, which make
-what has been kept before worthless.
+"""The version of how text becomes an object and of how kernels are serialised; changing it
+invalidates what has been cached.
 """
 KIND = "objects"
 NOTHING: Mapping[str, bytes] = MappingProxyType({})
@@ -35,7 +35,7 @@ _locks: list[Any] = []
 
 
 def _before_fork() -> None:
-    """Waits until no thread is in LLVM: what one had locked, nobody in the child gives back."""
+    """Waits until no thread is in LLVM: nobody would release that thread's lock in the child."""
     _lock.acquire()
     for lock in _locks:
         lock.__enter__()
@@ -54,7 +54,9 @@ if hasattr(os, "register_at_fork"):
 
 
 class Code:
-    """Machine code in memory: ``address`` of its one entry, for as long as this is held."""
+    """Machine code in memory, which stays loaded while this object lives; ``address`` is its
+    entry.
+    """
 
     def __init__(self, library: Any, address: int) -> None:
         self._library, self.address = library, address
@@ -64,19 +66,19 @@ _loaded: WeakValueDictionary[str, Code] = WeakValueDictionary()
 
 
 def symbol(text: str) -> str:
-    """The name of a function with this text; the same for equal texts."""
+    """The symbol of a text; equal texts have equal symbols."""
     return "k" + hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def load(texts: Iterable[str]) -> dict[str, Code]:
-    """The code of each text, which defines ``@kernel``. Equal texts are compiled once."""
+    """The code of each text, each of which defines ``@kernel``. Equal texts are compiled once."""
     wanted = {symbol(text): text for text in texts}
     made = codes(wanted)
     return {text: made[name] for name, text in wanted.items()}
 
 
 def codes(texts: Mapping[str, str], known: Mapping[str, bytes] = NOTHING) -> dict[str, Code]:
-    """The code of texts by their symbols. ``known`` are objects that need not be looked for."""
+    """The code of texts by their symbols. ``known`` are objects that need not be looked up."""
     with _lock:
         found = {name: code for name in texts if (code := _loaded.get(name)) is not None}
         missing = {name: text for name, text in texts.items() if name not in found}
@@ -86,8 +88,8 @@ def codes(texts: Mapping[str, str], known: Mapping[str, bytes] = NOTHING) -> dic
 
 
 def objects(texts: Mapping[str, str], known: Mapping[str, bytes] = NOTHING) -> dict[str, bytes]:
-    """The object of each text by its symbol, which names its entry: known, from disk, or compiled
-    and kept.
+    """The object of each text by its symbol, which names its entry: from ``known``, from disk, or
+    compiled and cached.
     """
     from migx.targets.cpu.code import compiling
 
@@ -102,7 +104,7 @@ def objects(texts: Mapping[str, str], known: Mapping[str, bytes] = NOTHING) -> d
 
 
 _TO_HALF = b"__truncdfhf2"
-"""What LLVM calls, and expects a C compiler to have brought, where x86 rounds f64 to f16."""
+"""A function LLVM calls to round f64 to f16 on x86, and expects from a C compiler's runtime."""
 _ROUNDING = """
 define weak_odr half @__truncdfhf2(double %x) {
   %near = fptrunc double %x to float
@@ -123,7 +125,7 @@ define weak_odr half @__truncdfhf2(double %x) {
   ret half %half
 }
 """
-"""f64 to f16, rounded once: through f32 rounded to odd, which keeps what decides a tie."""
+"""f64 to f16, rounded once: via f32 rounded to odd, which keeps what decides a tie."""
 
 
 def compiled(text: str) -> bytes:
@@ -138,12 +140,12 @@ def _emitted(text: str) -> bytes:
 
 
 def assembly(text: str) -> str:
-    """The machine code of a text as assembly, for whoever reads it."""
+    """The machine code of a text as assembly, for human readers."""
     return str(_llvm()[1].emit_assembly(_optimised(text)))
 
 
 def _optimised(text: str) -> Any:
-    """The module of a text after LLVM's passes, of which vector code needs only those that tidy."""
+    """The module of a text after those LLVM passes that vector code needs: the ones that tidy."""
     llvm, machine, _, header = _llvm()
     try:
         module = llvm.parse_assembly(header + text)
@@ -159,7 +161,7 @@ def _optimised(text: str) -> Any:
 
 @cache
 def host_features() -> tuple[str, frozenset[str]]:
-    """The name of this CPU and what it can do, in LLVM's words."""
+    """The name and features of this CPU, in LLVM's words."""
     llvm = _binding()
     features: Mapping[str, bool] = llvm.get_host_cpu_features()
     return llvm.get_host_cpu_name(), frozenset(f for f, has in features.items() if has)
@@ -167,7 +169,7 @@ def host_features() -> tuple[str, frozenset[str]]:
 
 @cache
 def about() -> str:
-    """What objects are good for: the version that made them, that of LLVM, and the CPU."""
+    """What cached objects depend on: the version of this file, that of LLVM, and the CPU."""
     cpu, features = host_features()
     return f"{VERSION} {_binding().__version__} {cpu} {sorted(features)}"
 
@@ -187,8 +189,8 @@ _numbers = itertools.count()
 
 
 def give_back() -> None:
-    """Takes LLVM out of memory until it is called again: starting it reads 40 MB of its library,
-    of which most calls need little, and a program that runs nothing. Linux only.
+    """Evicts LLVM's library from memory until it is called again: starting it reads 40 MB, of which
+    most calls need little, and a program that only runs needs none. Linux only.
     """
     for start, size in _unwritten():
         ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), GIVE_BACK)
@@ -196,8 +198,8 @@ def give_back() -> None:
 
 @cache
 def _unwritten() -> list[tuple[int, int]]:
-    """The addresses and sizes of what is mapped of LLVM's library, is read-only, and is as it is in
-    the file, which it is read from when it is needed again.
+    """The addresses and sizes of the mappings of LLVM's library that are read-only and unmodified,
+    so can be read from the file again.
     """
     try:
         mapped = Path("/proc/self/smaps").read_bytes()
@@ -236,7 +238,7 @@ def _binding() -> Any:
 
 @cache
 def _llvm() -> tuple[Any, Any, Any, str]:
-    """The binding, the target machine, the linker, and what every text begins with."""
+    """The binding, the target machine, the linker, and the header of every text."""
     llvm = _binding()
     cpu, _ = host_features()
     target = llvm.Target.from_default_triple()

@@ -1,7 +1,7 @@
-"""The kernels that earlier processes have made, so that an instruction is looked at once for all.
+"""The cache of kernels on disk, so that an instruction is analysed once for all processes.
 
-A kernel is kept (``migx.base.disk_cache``) under what decides it: what instructions that share it
-have in common, the bounds of the symbols in them, the machine, and the sources of this generator.
+The key (``migx.base.disk_cache``) has all that decides a kernel: the likeness of the instructions
+that share it, the bounds of their symbols, the machine, and the sources of this generator.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def _sources() -> str:
 
 
 SOURCES = _sources()
-"""Read when this is imported: later the files may no longer be what this process runs."""
+"""Computed at import: later the files may differ from what this process runs."""
 
 
 def recalled(at: Instruction, alike: Hashable, machine: Machine) -> tuple[bool, Kernel | None]:
-    """Whether it is known what kernel an instruction has, and the kernel."""
+    """Whether the kernel of an instruction is cached, and the kernel."""
     content = disk_cache.read(KIND, _decided_by(at, alike, machine))
     if content is None:
         return False, None
@@ -56,7 +56,7 @@ def recalled(at: Instruction, alike: Hashable, machine: Machine) -> tuple[bool, 
 
 
 def keep(at: Instruction, alike: Hashable, machine: Machine, kernel: Kernel | None) -> None:
-    """Keeps the kernel of an instruction; None says that it has none."""
+    """Caches the kernel of an instruction; None if it has none."""
     said = (None, "") if kernel is None else (row_of(kernel), kernel.text)
     disk_cache.write(KIND, _decided_by(at, alike, machine), json.dumps(said).encode())
 

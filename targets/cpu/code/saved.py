@@ -1,5 +1,5 @@
-"""What a compiled program keeps in a file, so that loading it compiles nothing: its kernels and
-their objects, which are good for one kind of CPU and one version of LLVM.
+"""What a compiled program saves to a file, so that loading it compiles nothing: its kernels and
+their objects, which are valid for one kind of CPU and one version of LLVM.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Saved = Mapping[str, bytes]
 
 
 def is_usable(saved: Saved) -> bool:
-    """Whether what has been saved runs here, and is whole."""
+    """Whether saved code is complete and runs here."""
     if saved.get(ABOUT) != jit.about().encode() or KERNELS not in saved:
         return False
     rows = json.loads(saved[KERNELS]).values()
@@ -39,7 +39,7 @@ def objects_of(saved: Saved) -> dict[str, bytes]:
 def saved_as(
     kernels: Mapping[Instruction, Kernel | None], objects: Mapping[str, bytes]
 ) -> dict[str, bytes]:
-    """What to keep: which kernel instructions have, None for those that have none."""
+    """What to save: the kernel of each instruction, None if it has none, and the objects."""
     rows: dict[str, Any] = {}
     for at, kernel in kernels.items():
         if (name := digest(at)) is not None and name not in rows:
@@ -60,7 +60,7 @@ class Kernels:
         self._made: dict[str, Kernel | None] = {}
 
     def find(self, at: Instruction) -> tuple[bool, Kernel | None]:
-        """Whether it is known what kernel an instruction has, and the kernel."""
+        """Whether the kernel of an instruction is saved, and the kernel."""
         name = digest(at)
         if name is None or name not in self._rows:
             return False, None
@@ -71,8 +71,8 @@ class Kernels:
 
 
 def row_of(kernel: Kernel) -> dict[str, Any]:
-    """A kernel but for its text, as JSON can say it. In its extents a dim is a list that holds its
-    place among ``dims``: what they have in common stands there once.
+    """A kernel without its text, as JSON. A dim in its extents is a list with its index in
+    ``dims``, where common subexpressions stand once.
     """
     row = {f.name: getattr(kernel, f.name) for f in fields(kernel) if f.name != "text"}
     dims: dict[Dim, list[Any]] = {}
@@ -82,7 +82,7 @@ def row_of(kernel: Kernel) -> dict[str, Any]:
 
 
 def _said(extent: Extent, dims: dict[Dim, list[Any]]) -> Any:
-    """An extent by the dims before it; it is added to them."""
+    """An extent in terms of ``dims``, to which it is added."""
     if not isinstance(extent, Dim):
         return extent
     if extent not in dims:
@@ -97,7 +97,7 @@ def _factor(atom: Atom, dims: dict[Dim, list[Any]]) -> Any:
 
 
 def kernel_of(row: Mapping[str, Any], symbols: Iterable[Symbol], text: str = "") -> Kernel:
-    """The kernel that ``row_of`` has described; ``symbols`` are those in its extents."""
+    """The kernel that ``row_of`` described; ``symbols`` are those in its extents."""
     known = {symbol.name: symbol for symbol in symbols}
     dims: dict[int, Extent] = {}
 

@@ -10,11 +10,10 @@ A ``Module`` holds functions; a ``Function`` appends instructions to itself::
         f.store(f.load(at, F32.times(16)) * by, at)
     text = module.text
 
-Operators on values append the instruction they stand for; a Python number beside a value is a
-constant of its type, repeated to its lanes. Integers have no sign of their own: ``//``, ``%`` and
-``>>`` count them unsigned, comparisons signed; ``Function.op`` and ``Function.compare`` say
-otherwise. Arithmetic on constants, and with 0 and 1, is done here, so that generators need no
-special cases.
+Operators on values append the corresponding instruction; a Python number beside a value is a
+constant of its type, broadcast to its lanes. Integer types have no sign: ``//``, ``%`` and ``>>``
+are unsigned, comparisons signed; ``Function.op`` and ``Function.compare`` offer the others.
+Arithmetic on constants, and with 0 and 1, is folded here, so generators need no special cases.
 """
 
 from migx.targets.cpu.emit.function import Function

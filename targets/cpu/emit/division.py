@@ -1,9 +1,9 @@
-"""Quotients and remainders of elements, by divisions of vectors of floats.
+"""Quotients and remainders of elements, by vector divisions of floats.
 
-CPUs divide vectors of floats alone: integers they divide a lane at a time, and for remainders of
-floats there is a function of the C library. A quotient of floats, rounded and cut to a whole number
-q, is the one that is meant, or one more: it suffices for integers that the float has twice the bits
-of, and x - q y, which is exact as long as q is, tells which of the two it is.
+CPUs have vector division only for floats: integers are divided lane by lane, and remainders of
+floats are a call of the C library. The quotient of two floats, rounded and then truncated to q, is
+the true one or one more. With a float of at least twice the bits it is always the true one, which
+is how integers are divided; for floats, x - q y, exact while q is, tells which it is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from migx.targets.cpu.emit.vector_math import absolute, copysign
 
 
 def quotient(f: Function, x: Value, y: Value, dtype: DType) -> Value:
-    """Of integers truncated, and 0 where y is 0; the least over -1 wraps."""
+    """The quotient; of integers it is truncated, is 0 if y is 0, and wraps for the least over
+    -1.
+    """
     if dtype.is_float:
         return x / y
     zero = f.compare("eq", y, 0)
@@ -28,7 +30,7 @@ def quotient(f: Function, x: Value, y: Value, dtype: DType) -> Value:
 
 
 def remainder(f: Function, x: Value, y: Value, dtype: DType) -> Value:
-    """With the sign of x; 0 of integers where y is 0."""
+    """The remainder with the sign of x; for integers, 0 if y is 0."""
     if dtype.is_float:
         return _rest(f, x, y)
     none = f.compare("eq", y, 0)
@@ -38,7 +40,7 @@ def remainder(f: Function, x: Value, y: Value, dtype: DType) -> Value:
 
 
 def modulo(f: Function, x: Value, y: Value, dtype: DType) -> Value:
-    """With the sign of y; 0 of integers where y is 0."""
+    """The remainder with the sign of y; for integers, 0 if y is 0."""
     rest = remainder(f, x, y, dtype)
     if dtype.kind == "uint":
         return rest
@@ -52,7 +54,7 @@ def modulo(f: Function, x: Value, y: Value, dtype: DType) -> Value:
 
 
 def _divided(f: Function, x: Value, y: Value, none: Value, dtype: DType) -> Value:
-    """The quotient of integers, truncated; x where there is none."""
+    """The truncated quotient of integers; x in the lanes of ``none``, which have no quotient."""
     safe = f.select(none, 1, y)
     signed = dtype.kind == "int"
     if not x.type.lanes or dtype.bits > 32 or y.number is not None:
@@ -63,7 +65,7 @@ def _divided(f: Function, x: Value, y: Value, none: Value, dtype: DType) -> Valu
 
 
 def _rest(f: Function, x: Value, y: Value) -> Value:
-    """Of floats, in f64: it is exact, so nothing is rounded on the way back."""
+    """The remainder of floats in f64, where it is exact, so narrowing it rounds nothing."""
     given, by = f.cast(x, F64), f.cast(y, F64)
     size, unit = absolute(f, given), absolute(f, by)
     whole = f.intrinsic("trunc", size / unit)

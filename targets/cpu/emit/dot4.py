@@ -1,14 +1,14 @@
-"""Sums of products of bytes, four to each lane: what CPUs have an instruction for.
+"""Dot products of four bytes per lane, for which CPUs have an instruction.
 
     signs = Signs.chosen(machine, lanes, x=False, w=True)
     totals = dot4(f, totals, x, w, signs)
 
-adds, in each lane of a vector of i32, the four products of the bytes that ``x`` and ``w`` have
-there; both are vectors of as many i32, whose bytes count as signed or not. It is exact modulo 2**32
-and gives the same bits on every CPU. VNNI (x86) and dotprod (NEON) do it in one instruction, but
-not all do so for every pair of signs: where ``signs.flip`` says so, it is cheaper to give it each
-byte of x with its upper bit turned over (``x ^ FLIP``), which then counts as of the other sign, and
-to take off the sum of the bytes of w times ``signs.surplus``.
+adds, in each lane of a vector of i32, the four products of the bytes of ``x`` and ``w`` in that
+lane; both are vectors of as many i32, whose bytes are signed or not. The sum is exact modulo 2**32
+and has the same bits on every CPU. VNNI (x86) and dotprod (NEON) do it in one instruction, but not
+each for every pair of signs: if ``signs.flip``, it is cheaper to pass x with the upper bit of each
+byte inverted (``x ^ FLIP``), which then has the other sign, and to subtract ``signs.surplus`` times
+the sum of the bytes of w.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from migx.targets.cpu.machine import Machine
 BYTES = 4
 """Bytes in a lane."""
 FLIP = -0x7F7F7F80
-"""As i32: the upper bit of each of four bytes. A byte with it turned over, taken as of the other
-sign, is 128 more or less than it was.
+"""The upper bit of each of four bytes, as i32. A byte with it inverted, read with the other sign,
+is 128 more or less than it was.
 """
 ONES = 0x01010101
-"""Four bytes of 1; the sums of bytes are their products with it."""
+"""Four bytes of 1; a product with it sums bytes."""
 
 
 @dataclass(frozen=True)
 class Signs:
-    """Whether bytes of x and of w are signed, and whether those of x are turned over before they
-    are multiplied.
+    """Whether bytes of x and of w are signed, and whether the upper bits of x are inverted before
+    multiplying.
     """
 
     x: bool
@@ -40,25 +40,25 @@ class Signs:
 
     @classmethod
     def chosen(cls, machine: Machine, lanes: int, *, x: bool, w: bool) -> Signs:
-        """Those of x and w, which are multiplied as vectors of so many i32."""
+        """The signs for x and w, which are multiplied as vectors of so many i32."""
         has = [_instruction(machine.features, lanes, pair) for pair in ((x, w), (not x, w))]
         return cls(x, w, flip=has[0] is None and has[1] is not None)
 
     @property
     def multiplied(self) -> tuple[bool, bool]:
-        """Whether bytes of x and of w count as signed when they are multiplied."""
+        """Whether bytes of x and of w are signed as they are multiplied."""
         return self.x != self.flip, self.w
 
     @property
     def surplus(self) -> int:
-        """What each byte of x that is turned over counts for too much: it was signed and is 128
-        more, or it was not and is 128 less.
+        """What inverting the upper bit adds to each byte of x: 128 if it was signed, -128 if
+        not.
         """
         return 128 if self.x else -128
 
 
 def dot4(f: Function, totals: Value, x: Value, w: Value, signs: Signs) -> Value:
-    """The totals, and in each lane the four products of bytes of x and w."""
+    """The totals plus, in each lane, the four products of bytes of x and w."""
     signed, whole, lanes = signs.multiplied, totals.type, totals.type.lanes
     name = _instruction(f.module.features, lanes, signed)
     if name is None:
@@ -71,9 +71,7 @@ def dot4(f: Function, totals: Value, x: Value, w: Value, signs: Signs) -> Value:
 
 
 def _instruction(has: frozenset[str], lanes: int, signed: tuple[bool, bool]) -> str | None:
-    """The intrinsic for vectors of so many i32 and bytes of these signs, of a CPU that has some
-    features.
-    """
+    """The intrinsic for so many i32 lanes and bytes of these signs, on a CPU with some features."""
     mixed = signed[0] != signed[1]
     if "neon" in has:
         if lanes != 4 or (mixed and "i8mm" not in has) or "dotprod" not in has:
@@ -89,7 +87,7 @@ def _instruction(has: frozenset[str], lanes: int, signed: tuple[bool, bool]) -> 
 
 
 def _by_hand(f: Function, totals: Value, x: Value, w: Value, signed: tuple[bool, bool]) -> Value:
-    """The same by halves of lanes: the even bytes and then the odd ones, widened where they are."""
+    """The same without the instruction: the even bytes and then the odd ones, widened in place."""
     lanes = totals.type.lanes
     pairs = I16.times(2 * lanes)
     a, b = f.bitcast(x, pairs), f.bitcast(w, pairs)
@@ -108,7 +106,7 @@ def _half(f: Function, pairs: Value, signed: bool, odd: bool) -> Value:
 
 
 def _multiplied(f: Function, a: Value, b: Value, to: Type) -> Value:
-    """Products of i16, those of each pair added; no sum of two products of bytes overflows i32."""
+    """Products of i16, those of each pair added; two products of bytes never overflow i32."""
     names = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}
     needs = {4: "sse2", 8: "avx2", 16: "avx512bw"}
     if to.lanes in names and needs[to.lanes] in f.module.features:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 class Function:
-    """A function being written. ``parameters`` are its values; ``flags`` go on arithmetic on floats
-    (``contract``: a product and a sum may become one fused operation).
+    """A function being written. ``parameters`` are its values; ``flags`` are the fast-math flags on
+    float arithmetic (``contract``: a product and a sum may become one fused operation).
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class Function:
         return Value(f"<{lanes}>", type_.times(len(numbers)), self)
 
     def poison(self, type_: Type) -> Value:
-        """A value that nobody may look at."""
+        """A poison value, which must not be observed."""
         return Value("poison", type_, self)
 
     def like(self, value: Value, operand: Operand) -> Value:
-        """An operand beside a value: a number as a constant of its type, a scalar repeated to its
+        """An operand beside a value: a number as a constant of its type, a scalar broadcast to its
         lanes.
         """
         if not isinstance(operand, Value):
@@ -77,7 +77,7 @@ class Function:
         self._lines.append(f"  {instruction}")
 
     def hoisted(self, instruction: str, type_: Type) -> Value:
-        """The result of an instruction that stands at the start of the function."""
+        """The result of an instruction placed at the start of the function."""
         self._count += 1
         name = f"%v{self._count}"
         self.at_entry.append(f"  {name} = {instruction}")
@@ -92,13 +92,15 @@ class Function:
         return self.like(b, a), b
 
     def op(self, name: str, a: Operand, b: Operand) -> Value:
-        """An instruction of two operands of one type, by LLVM's name: ``sdiv``, ``ashr``, ..."""
+        """A binary instruction on one type, by LLVM's name: ``sdiv``, ``ashr``, ..."""
         x, y = self.pair(a, b)
         flags = f" {self.flags}" if x.type.is_float and self.flags else ""
         return self.emit(f"{name}{flags} {x.type} {x.text}, {y.text}", x.type)
 
     def arithmetic(self, name: str, a: Operand, b: Operand) -> Value:
-        """``op``, with floats by the names of integers, and simplified where a constant allows."""
+        """``op`` by the names of integer instructions, also for floats; simplified if a constant
+        allows.
+        """
         x, y = self.pair(a, b)
         if x.type.is_float:
             return self.op("f" + name, x, y)
@@ -121,8 +123,8 @@ class Function:
         return self.arithmetic("sub", self.const(x.type, 0), x)
 
     def compare(self, relation: str, a: Operand, b: Operand, *, signed: bool = True) -> Value:
-        """Whether a relation (``lt``, ``le``, ``gt``, ``ge``, ``eq``, ``ne``) holds, as i1. Of
-        floats only ``ne`` holds where one is NaN.
+        """Whether a relation (``lt``, ``le``, ``gt``, ``ge``, ``eq``, ``ne``) holds, as i1. With a
+        NaN only ``ne`` holds.
         """
         x, y = self.pair(a, b)
         to = Type("i1", x.type.lanes)
@@ -132,7 +134,7 @@ class Function:
         return self.emit(f"icmp {code} {x.type} {x.text}, {y.text}", to)
 
     def lies(self, how: str, x: Value, y: Value) -> Value:
-        """Whether floats lie to each other in a way that LLVM has a name for, as i1."""
+        """A comparison of floats by LLVM's name, as i1."""
         return self.emit(f"fcmp {how} {x.type} {x.text}, {y.text}", Type("i1", x.type.lanes))
 
     def select(self, condition: Value, a: Operand, b: Operand) -> Value:
@@ -144,7 +146,7 @@ class Function:
         )
 
     def intrinsic(self, name: str, *operands: Operand, result: Type | None = None) -> Value:
-        """A call of ``llvm.<name>`` overloaded on the type of its first operand: ``sqrt``,
+        """A call of ``llvm.<name>``, overloaded on the type of its first operand: ``sqrt``,
         ``fabs``, ``maximum``, ``smin``, ``ctpop``.
         """
         first = next(o for o in operands if isinstance(o, Value))
@@ -153,11 +155,11 @@ class Function:
         return self.call(f"llvm.{name}.{first.type.suffix}", to, *values)
 
     def call(self, name: str, result: Type, *values: Value, flags: str = "") -> Value:
-        """A call of a function that is declared here, or of an intrinsic by its full name."""
+        """A call of a function, which is declared here, or of an intrinsic by its full name."""
         return self.emit(f"call {flags}{self._called(name, result, values)}", result)
 
     def invoke(self, name: str, *values: Value) -> None:
-        """A call of what has no result."""
+        """A call of a function without a result."""
         self.do(f"call {self._called(name, VOID, values)}")
 
     def _called(self, name: str, result: Type, values: Sequence[Value]) -> str:
@@ -167,20 +169,20 @@ class Function:
         return f"{result} @{name}({given})"
 
     def fma(self, a: Operand, b: Operand, c: Operand) -> Value:
-        """The product and the sum, a * b + c, rounded once."""
+        """The fused multiply-add a * b + c, rounded once."""
         widest = max((v for v in (a, b, c) if isinstance(v, Value)), key=lambda v: v.type.lanes)
         return self.intrinsic("fma", *(self.like(widest, v) for v in (a, b, c)))
 
     def muladd(self, a: Value, b: Value, c: Value) -> Value:
-        """A * b + c, of floats rounded once where the machine does that as fast."""
+        """The sum a * b + c; for floats, rounded once if the machine does that as fast."""
         return self.intrinsic("fmuladd", a, b, c) if c.type.is_float else a * b + c
 
     def minimum(self, a: Operand, b: Operand) -> Value:
-        """The lesser; of floats NaN where either is, of integers signed."""
+        """The lesser: NaN if either float is, signed for integers."""
         return self._extreme("minimum", "smin", "lt", a, b)
 
     def maximum(self, a: Operand, b: Operand) -> Value:
-        """The greater; of floats NaN where either is, of integers signed."""
+        """The greater: NaN if either float is, signed for integers."""
         return self._extreme("maximum", "smax", "gt", a, b)
 
     def _extreme(self, name: str, of_integers: str, before: str, a: Operand, b: Operand) -> Value:
@@ -192,8 +194,8 @@ class Function:
         if x.number is not None:
             x, y = y, x
         if y.number is not None and y.number == y.number:
-            return self.select(self.compare(before, y, x), y, x)  # one instruction of x86
-        # Which of two zeros is taken does not matter, and to tell them apart costs x86 a lot.
+            return self.select(self.compare(before, y, x), y, x)  # one instruction on x86
+        # Which of two zeros is taken does not matter, and telling them apart is expensive on x86.
         return self.call(f"llvm.{name}.{x.type.suffix}", x.type, x, y, flags="nsz ")
 
     def cast(self, x: Value, scalar: Type, *, signed: bool = True) -> Value:
@@ -226,7 +228,7 @@ class Function:
         return self.select(self.compare("ne", x, x), 0, inside)
 
     def toward_zero(self, x: Value, scalar: Type, *, signed: bool = True) -> Value:
-        """A float truncated to an integer; any number where it does not fit."""
+        """A float truncated to an integer; unspecified if it does not fit."""
         to = scalar.times(x.type.lanes)
         return self.emit(f"{'fptosi' if signed else 'fptoui'} {x.type} {x.text} to {to}", to)
 
@@ -247,7 +249,7 @@ class Function:
         return self.shuffle(first, self.poison(to), [0] * lanes)
 
     def shuffle(self, a: Value, b: Value, lanes: Sequence[int]) -> Value:
-        """The lanes numbered, of a and then b; -1 is any."""
+        """The lanes of a and then b with these numbers; -1 is any."""
         mask = ", ".join(f"i32 {n}" if n >= 0 else "i32 poison" for n in lanes)
         return self.emit(
             f"shufflevector {a.type} {a.text}, {b.type} {b.text}, <{len(lanes)} x i32> <{mask}>",
@@ -265,7 +267,9 @@ class Function:
         return self.emit(text, x.type)
 
     def compress(self, x: Value, mask: Value) -> Value:
-        """The lanes of a vector that a mask has, one after another; behind them is anything."""
+        """The lanes of a vector selected by a mask, packed to the front; the rest is
+        unspecified.
+        """
         name = f"llvm.experimental.vector.compress.{x.type.suffix}"
         return self.call(name, x.type, x, mask, self.poison(x.type))
 
@@ -274,45 +278,50 @@ class Function:
         return self.vector(type_, range(type_.lanes)) if type_.lanes else self.const(type_, 0)
 
     def first_lanes(self, count: Value, lanes: int, rows: int = 1) -> Value:
-        """A mask of the first lanes, as many as an i64 says, of each of some rows of so many."""
-        # Of a mask that LLVM sees to be one lane it makes a store as wide as what was truncated.
+        """A mask of the first ``count`` (an i64) lanes of each of ``rows`` rows of ``lanes``
+        lanes.
+        """
+        # If LLVM sees that a mask is one lane, it stores the full width of the truncated value.
         near = self.opaque(self.cast(self.intrinsic("smin", count, lanes), I32))
         return self.vector(I32, [*range(lanes)] * rows) < near
 
     def any_of(self, mask: Value) -> Value:
-        """Whether a lane of a mask holds; an i1 itself."""
+        """Whether any lane of a mask holds, as i1."""
         if not mask.type.lanes:
             return mask
         return self.compare("ne", self.bitcast(mask, Type(f"i{mask.type.lanes}")), 0)
 
     def count_of(self, mask: Value) -> Value:
-        """How many lanes of a mask hold, as an i64."""
+        """The number of lanes of a mask that hold, as an i64."""
         bits = self.bitcast(mask, Type(f"i{mask.type.lanes}"))
         return self.cast(self.intrinsic("ctpop", bits), I64, signed=False)
 
     def opaque(self, x: Value) -> Value:
-        """The same integer, of which LLVM does not see what it is."""
+        """The same integer, opaque to LLVM's optimiser."""
         return self.emit(f'call {x.type} asm "", "=r,0"({x.type} {x.text})', x.type)
 
     def fold(self, name: str, x: Value, rows: int = 1) -> Value:
-        """A scalar folded over the lanes: ``add``, ``mul``, ``min``, ``max`` (NaN where one is),
-        ``and``, ``or``; in a tree, so always in the same order. Integers are signed; ``umin`` and
-        ``umax`` are not. Of several ``rows`` of lanes, a vector of what each comes to.
+        """A reduction over the lanes: ``add``, ``mul``, ``min``, ``max`` (NaN if any is), ``and``,
+        ``or``; as a tree, so always in the same order. Integers are signed; ``umin`` and ``umax``
+        are not. Several ``rows`` of lanes give a vector with the result of each.
         """
         if not x.type.lanes:
             return x
         while (far := x.type.lanes // rows // 2) >= 1:
             half = far * rows
             a, b = (self.shuffle(x, x, range(k, k + half)) for k in (0, half))
-            if rows > 1:  # from halves, as wide as what is made of them: these LLVM shuffles well
+            if rows > 1:  # from halves as wide as the result, which LLVM shuffles well
                 low = [2 * row * far + k for row in range(rows) for k in range(far)]
                 a, b = self.shuffle(a, b, low), self.shuffle(a, b, [k + far for k in low])
-            # Of one row the last are scalars, with which LLVM tells zeros apart in any case.
+            # The last halves of a single row are scalars, where LLVM distinguishes zeros in any
+            # case.
             x = self.folded(name, a, b, signed_zeros=far == 1)
         return x if rows > 1 else self.extract(x, 0)
 
     def folded(self, name: str, x: Value, y: Value, *, signed_zeros: bool = False) -> Value:
-        """Two values folded by one of the names of ``fold``; -0.0 may be told from 0.0."""
+        """Two values combined by one of the names of ``fold``; -0.0 may be distinguished from
+        0.0.
+        """
         match name:
             case "min" | "max" if signed_zeros and x.type.is_float:
                 return self.intrinsic(f"{name}imum", x, y)
@@ -329,7 +338,7 @@ class Function:
     # Memory.
 
     def element(self, pointer: Value, index: Operand, type_: Type) -> Value:
-        """The address of an element of an array; i1 is kept as i8."""
+        """The address of an element of an array; i1 is stored as i8."""
         if not isinstance(index, Value):
             index = self.const(I64, index)
         if index.number == 0:
@@ -346,8 +355,8 @@ class Function:
         other: Value | None = None,
         align: int | None = None,
     ) -> Value:
-        """What lies at an address; ``align`` is in bytes, one scalar's unless given. Under a mask
-        only its lanes are touched, and the rest are those of ``other``, 0 unless given.
+        """The value at an address; ``align`` is in bytes, by default that of one scalar. With a
+        mask only its lanes are read, and the others are those of ``other``, by default 0.
         """
         unit = align or type_.one.nbytes
         if mask is None:
@@ -358,7 +367,7 @@ class Function:
     def store(
         self, value: Value, pointer: Value, *, mask: Value | None = None, align: int | None = None
     ) -> None:
-        """Puts a value at an address, under a mask only its lanes."""
+        """Stores a value at an address; with a mask, only its lanes."""
         unit = align or value.type.one.nbytes
         if mask is None:
             self.do(f"store {value.type} {value.text}, ptr {pointer.text}, align {unit}")
@@ -369,7 +378,7 @@ class Function:
     def gather(
         self, pointer: Value, indices: Value, type_: Type, mask: Value | None = None
     ) -> Value:
-        """Elements of an array at a vector of i64 indices, one in each lane."""
+        """Elements of an array at a vector of i64 indices, one for each lane."""
         to = type_.times(indices.type.lanes)
         places, chosen = self._places(pointer, indices, type_, mask)
         name, size = f"llvm.masked.gather.{to.suffix}.{places.type.suffix}", type_.one.nbytes
@@ -378,7 +387,7 @@ class Function:
     def scatter(
         self, value: Value, pointer: Value, indices: Value, mask: Value | None = None
     ) -> None:
-        """Puts each lane at its own index of an array."""
+        """Stores each lane at its own index of an array."""
         places, chosen = self._places(pointer, indices, value.type, mask)
         name = f"llvm.masked.scatter.{value.type.suffix}.{places.type.suffix}"
         self.invoke(name, value, places, self.const(I32, value.type.one.nbytes), chosen)
@@ -386,17 +395,17 @@ class Function:
     def _places(
         self, pointer: Value, indices: Value, type_: Type, mask: Value | None
     ) -> tuple[Value, Value]:
-        """The addresses of elements of an array, and which lanes are meant."""
+        """The addresses of elements of an array, and the mask, by default all lanes."""
         many = PTR.times(indices.type.lanes)
         text = f"getelementptr {type_.one}, ptr {pointer.text}, {indices.type} {indices.text}"
         return self.emit(text, many), mask or self.const(I1.times(many.lanes), 1)
 
     def prefetch(self, pointer: Value, *, locality: int = 3) -> None:
-        """Asks for a cache line that will be read; 0 is soon gone, 3 stays."""
+        """Prefetches a cache line; locality 0 is evicted soon, 3 stays."""
         self.invoke("llvm.prefetch.p0", pointer, *(self.const(I32, n) for n in (0, locality, 1)))
 
     def local(self, type_: Type, count: int = 1) -> Value:
-        """Memory on the stack, for as long as the function runs, aligned to 64 bytes."""
+        """Stack memory, live while the function runs, aligned to 64 bytes."""
         return self.hoisted(f"alloca {type_}, i64 {count}, align 64", PTR)
 
     # Control flow.
@@ -407,7 +416,7 @@ class Function:
         return f"{name}{self._count}"
 
     def begin(self, block: str) -> None:
-        """Goes on in another block; the one before must have ended."""
+        """Continues in another block; the one before must have ended."""
         self._lines.append(f"{block}:")
         self._block = block
 
@@ -446,9 +455,9 @@ class Function:
         loop.carried = phis[1:]
 
     def by_vectors(self, begin: Operand, end: Operand, lanes: int) -> Iterator[tuple[Value, int]]:
-        """Loops over i64 from ``begin`` while less than ``end``, which is not below 0, by so many
-        lanes, and one by one over what is left: gives for both the index, and the lanes from there
-        on, 0 of one by itself. What follows is written twice.
+        """Loops over i64 from ``begin`` while less than ``end``, which is not below 0, by
+        ``lanes``, then one by one over the rest: gives the index and the lanes, 0 for a scalar. The
+        body is written twice.
         """
         first, last = self.as_index(begin), self.as_index(end)
         count = last if first.number == 0 else self.maximum(last - first, 0)
@@ -460,8 +469,8 @@ class Function:
     def under_masks(
         self, count: Value, lanes: int, *, whole: bool = False
     ) -> Iterator[tuple[Value, Value | None]]:
-        """Loops over so many places by vectors; unless they are known to be ``whole`` vectors, what
-        is left is one under a mask. What follows is written twice.
+        """Loops over ``count`` elements by vectors; unless these are known to be ``whole``, the
+        rest is one vector under a mask. The body is written twice.
         """
         full = count // lanes * lanes
         with self.loop(0, full, lanes) as turn:
@@ -472,7 +481,7 @@ class Function:
 
     @contextmanager
     def when(self, condition: Value, carry: Sequence[Value] = ()) -> Iterator[Carried]:
-        """Does what follows only where an i1 holds; where not, what was given is ``carried`` on."""
+        """Executes the body only if an i1 holds; if not, the values given stay ``carried``."""
         body, done, before = self.block("when"), self.block("after"), self._block
         self.do(f"br i1 {condition.text}, label %{body}, label %{done}")
         self.begin(body)
@@ -489,7 +498,7 @@ class Function:
     def unless(
         self, condition: Value, carry: Sequence[Value] = ()
     ) -> AbstractContextManager[Carried]:
-        """Does what follows only where an i1 does not hold."""
+        """Executes the body only if an i1 does not hold."""
         return self.when(~condition, carry)
 
     def as_index(self, operand: Operand) -> Value:

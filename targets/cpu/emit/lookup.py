@@ -1,10 +1,9 @@
-"""Tables of 256 bytes: what they have for each lane of a vector.
+"""Lookups in tables of 256 bytes, one per lane of a vector.
 
     made = looked_up(f, table, bytes)
 
-A CPU with VBMI permutes 128 bytes that lie in two registers in one instruction, so two of these,
-and a choice by the upper bit of the index, are all. Elsewhere each lane reads its element by
-itself, from the first level cache.
+On a CPU with VBMI one instruction permutes 128 bytes in two registers, so two of these and a select
+by the upper bit of the index suffice. Elsewhere each lane loads its element, from the L1 cache.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ from migx.targets.cpu.emit import I8, I64, PTR, Function, Value
 from migx.targets.cpu.machine import Machine
 
 WIDE = 64
-"""Bytes of a register of which the permutation takes two."""
+"""Bytes of a register; the permutation takes two."""
 PERMUTE = "llvm.x86.avx512.vpermi2var.qi.512"
 
 
 def cost(machine: Machine) -> int:
-    """About how many additions a lookup costs, of vectors of as many bytes as there are floats in a
-    register.
+    """The approximate cost of a lookup, in additions of vectors with as many bytes as a register
+    has floats.
     """
     return 6 if machine.has("avx512vbmi") else 3 * max(1, machine.vector_bytes // 4)
 
 
 def looked_up(f: Function, table: Array, x: Value) -> Value:
-    """What a table of 256 bytes has at each byte, whose bits count as unsigned."""
+    """The entries of a table of 256 bytes at each byte, read as unsigned."""
     start = Value(f.module.constant(I8, table.view(np.int8).tolist()), PTR, f)
     if x.type.lanes and "avx512vbmi" in f.module.features:
         return _permuted(f, start, x)
@@ -41,12 +40,12 @@ def looked_up(f: Function, table: Array, x: Value) -> Value:
 
 
 def _read(f: Function, table: Value, x: Value) -> Value:
-    """What the table has at one byte."""
+    """The entry at one byte."""
     return f.load(f.element(table, f.cast(x, I64, signed=False), I8), I8)
 
 
 def _permuted(f: Function, table: Value, x: Value) -> Value:
-    """The same by permutations, of a register of bytes at a time."""
+    """The same by permutations, one register of bytes at a time."""
     lanes, whole = x.type.lanes, I8.times(WIDE)
     a, b, c, d = (f.load(f.element(table, WIDE * i, I8), whole, align=WIDE) for i in range(4))
     made = list[Value]()

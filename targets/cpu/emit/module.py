@@ -1,4 +1,4 @@
-"""Modules: functions, and the constants and declarations that they share."""
+"""Modules: functions, and the constants and declarations they share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from migx.targets.cpu.emit.types import VOID, Type, literal
 @dataclass
 class Module:
     """Functions, constants and declarations; ``text`` is the whole as LLVM reads it. ``features``
-    are LLVM's names of what the CPU can do that it is for.
+    are those of the CPU it is for, by LLVM's names.
     """
 
     features: frozenset[str] = frozenset()
@@ -35,7 +35,7 @@ class Module:
         self.lines[line] = None
 
     def constant(self, type_: Type, numbers: Sequence[float]) -> str:
-        """The name of a table of constants, made once, aligned to 64 bytes."""
+        """The name of a table of constants, which is made once and aligned to 64 bytes."""
         content = ", ".join(f"{type_} {literal(type_, n)}" for n in numbers)
         start = f"= private unnamed_addr constant [{len(numbers)} x {type_}] [{content}], align 64"
         for line in self.lines:

@@ -1,4 +1,4 @@
-"""The types of LLVM that kernels use, and numbers as it writes them."""
+"""The LLVM types that kernels use, and numbers as LLVM writes them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Type:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole in memory; of i1, as many as lanes, for they are kept as i8."""
+        """Bytes of the whole in memory; a lane of i1 takes one, as it is stored as i8."""
         return max(1, self.bits // 8) * max(1, self.lanes)
 
     @property
@@ -46,7 +46,7 @@ class Type:
 
     @property
     def suffix(self) -> str:
-        """How intrinsics call the type: ``v16f32``, ``i64``."""
+        """The type in names of intrinsics: ``v16f32``, ``i64``."""
         name = _SUFFIX.get(self.scalar, self.scalar)
         return f"v{self.lanes}{name}" if self.lanes else name
 
@@ -77,7 +77,7 @@ def literal(type_: Type, number: float) -> str:
 
 
 def folded(name: str, x: int, y: int) -> int:
-    """What an instruction makes of two whole numbers, by LLVM's name for it."""
+    """The result of an instruction, by LLVM's name, on two whole numbers."""
     match name:
         case "add":
             return x + y

@@ -1,4 +1,4 @@
-"""Typed values, on which Python's operators append the instructions they stand for, and those that
+"""Typed values, whose Python operators append the corresponding instructions, and the values that
 loops and branches carry.
 """
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """The result of an instruction, a parameter, or a constant, whose ``number`` is then known."""
+    """The result of an instruction, a parameter, or a constant, which has a ``number``."""
 
     text: str
     type: Type
@@ -90,8 +90,8 @@ Operand: TypeAlias = Value | float
 
 
 class Carried:
-    """Values that a branch may replace. Inside it ``carried`` is what it begins with, and ``carry``
-    says what takes their places; after it ``carried`` is whichever there is then, by phi nodes.
+    """Values that a branch may replace. Inside it ``carried`` is what it starts from, and ``carry``
+    sets the replacements; after it ``carried`` is the phi of both.
     """
 
     def __init__(self, carried: list[Value]) -> None:
@@ -99,13 +99,13 @@ class Carried:
         self.next: list[Value] = list(carried)
 
     def carry(self, *values: Value) -> None:
-        """Says what takes the places of what is carried."""
+        """Sets what replaces the carried values."""
         self.next = list(values)
 
 
 class Loop(Carried):
-    """A counted loop: its ``index`` and the values ``carried`` from one turn to the next. After it,
-    ``carried`` is what the last turn left, or what was given, where there was none.
+    """A counted loop: its ``index`` and the values ``carried`` from one iteration to the next.
+    After it, ``carried`` is what the last iteration left, or the initial values if there was none.
     """
 
     def __init__(self, index: Value, carried: list[Value]) -> None:
@@ -114,5 +114,5 @@ class Loop(Carried):
         self.ended: Value | None = None
 
     def end(self, where: Value) -> None:
-        """Says that no turn comes after this one where an i1 holds."""
+        """Ends the loop after this iteration if an i1 holds."""
         self.ended = where

@@ -1,14 +1,14 @@
-"""Elementary functions over vectors of f32, and of f64, as sequences of plain vector instructions.
+"""Elementary functions on vectors of f32 and f64, as sequences of plain vector instructions.
 
 Each takes the function being written and a value of any number of lanes, and returns one of the
-same type. Of f32 all are within 2 units in the last place (ULP) over the whole range, ``sigmoid``
-within 2.5, with IEEE's answers for NaN, infinities, signed zeros and denormals. There are no
-branches and no calls in those that models use most (``exp``, ``log``, ``tanh``, ``erf``,
-``sigmoid``), so a loop keeps the pipelines full. The rarer ones are computed in f64, where the
-plain formula is good enough to be rounded to f32. Of f64 ``exp`` and ``log`` are written out, and
-the rest are calls of the C library, a lane at a time.
+same type. In f32 all are within 2 units in the last place (ULP) over the whole range, ``sigmoid``
+within 2.5, with IEEE's answers for NaN, infinities, signed zeros and denormals. The functions that
+models use most (``exp``, ``log``, ``tanh``, ``erf``, ``sigmoid``) have no branches and no calls, so
+a loop keeps the pipelines full. The rarer ones are computed in f64, where the plain formula is good
+enough to be rounded to f32. In f64 ``exp`` and ``log`` are written out; the rest call the C library
+lane by lane.
 
-The coefficients are minimax fits of our own (Lawson's iteration) over the interval that each
+The coefficients are minimax fits of our own (Lawson's iteration) over the interval that each range
 reduction leaves, rounded to f32 from the constant term on.
 """
 
@@ -30,8 +30,7 @@ _LOG2E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440054690583e-4
 _LN2_HIGH64, _LN2_LOW64 = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 _ROUND32, _ROUND64 = 1.5 * 2.0**23, 1.5 * 2.0**52
-"""A float of this size has no room for a fraction: adding it rounds to whole numbers, which then
-stand in its low bits."""
+"""Floats whose spacing is 1: adding one rounds to a whole number, which is then in the low bits."""
 
 _EXPM1 = (0.49999997, 0.166665465, 0.0416674353, 0.00836626161, 0.00138706563)
 """(exp(r) - 1 - r) / r² where \\|r\\| is up to ln(2) / 2."""
@@ -64,7 +63,7 @@ _TWO_OVER_PI = 0xA2F9836E4E441529FC2757D1F534DDC0DB6295993C439041FE5163ABDEBBC56
 
 
 def _as_written(function: Emitter) -> Emitter:
-    """The function without the flags of arithmetic that its caller set: its roundings are meant."""
+    """The function without the fast-math flags that its caller set: its roundings are meant."""
 
     @wraps(function)
     def careful(f: Function, *operands: Any) -> Value:
@@ -107,7 +106,9 @@ def libm(f: Function, name: str, *operands: Value) -> Value:
 
 
 def _in_double(name: str) -> Callable[[Emitter], Emitter]:
-    """Of f32, what is decorated, given its operands in f64, then rounded; of f64, C's own."""
+    """Decorates a function of f64: applied to f32 it computes in f64 and rounds; f64 calls C's
+    own.
+    """
 
     def decorate(function: Emitter) -> Emitter:
         @wraps(function)
@@ -125,7 +126,7 @@ def _in_double(name: str) -> Callable[[Emitter], Emitter]:
 
 
 def _reduced(f: Function, x: Value, bias: int) -> tuple[Value, Value]:
-    """(t, r) where x = n ln 2 + r, and n + bias stands in the low bits of t."""
+    """(t, r) where x = n ln 2 + r, and n + bias is in the low bits of t."""
     double = x.type.one == F64
     magic = (_ROUND64 if double else _ROUND32) + bias
     high, low = (_LN2_HIGH64, _LN2_LOW64) if double else (_LN2_HIGH, _LN2_LOW)
@@ -135,13 +136,13 @@ def _reduced(f: Function, x: Value, bias: int) -> tuple[Value, Value]:
 
 
 def _expm1_reduced(f: Function, r: Value) -> Value:
-    """exp(r) - 1 where r is small."""
+    """exp(r) - 1 for small r."""
     coefficients = _EXPM1_64 if r.type.one == F64 else _EXPM1
     return f.fma(polynomial(f, coefficients, r), r * r, r)
 
 
 def _bits(f: Function, x: Value) -> tuple[Value, Type, int, int]:
-    """The bits of a float, their type, how many are the significand's, and the exponent's bias."""
+    """The bits of a float, their type, the width of its significand, and the exponent's bias."""
     wide = x.type.one == F64
     to = (I64 if wide else I32).times(x.type.lanes)
     return f.bitcast(x, to), to, 52 if wide else 23, 1023 if wide else 127
@@ -149,10 +150,10 @@ def _bits(f: Function, x: Value) -> tuple[Value, Type, int, int]:
 
 @_as_written
 def exp(f: Function, x: Value) -> Value:
-    """The power x of e, of f32 or f64.
+    """The exponential, e to the power x, in f32 or f64.
 
-    Where no instruction applies 2^n, two factors do: either is a normal number where their product,
-    the result, may be denormal or infinite, and is then rounded once.
+    Without an instruction that scales by 2^n there are two factors, each a normal number: only the
+    last product may be denormal or infinite, and it is rounded once.
     """
     low, high = (-746.0, 710.0) if x.type.one == F64 else (-104.5, 88.8)
     t, r = _reduced(f, f.minimum(f.maximum(x, low), high), 0)
@@ -168,8 +169,8 @@ def exp(f: Function, x: Value) -> Value:
 
 @_as_written
 def exp_to_zero(f: Function, x: Value) -> Value:
-    """The power x of e, x up to 88, of f32, where what is less than 2^-127 is 0: for sums of which
-    the largest term is 1.
+    """The exponential of x up to 88, in f32, flushing what is less than 2^-127 to 0: for sums whose
+    largest term is 1.
     """
     t, r = _reduced(f, f.maximum(x, -88.0296919), 127)
     scale = f.bitcast(f.bitcast(t, I32.times(x.type.lanes)) << 23, x.type)
@@ -178,14 +179,14 @@ def exp_to_zero(f: Function, x: Value) -> Value:
 
 @_as_written
 def _expm1(f: Function, x: Value) -> Value:
-    """exp(x) - 1, of f32 from -80 to 80, as 2^n (exp(r) - 1) + (2^n - 1): exact near 0."""
+    """exp(x) - 1, in f32, from -80 to 80, as 2^n (exp(r) - 1) + (2^n - 1): exact near 0."""
     t, r = _reduced(f, x, 127)
     scale = f.bitcast(f.bitcast(t, I32.times(x.type.lanes)) << 23, x.type)
     return f.fma(_expm1_reduced(f, r), scale, scale - 1.0)
 
 
 def expm1_below_0(f: Function, x: Value) -> Value:
-    """exp(x) - 1 of numbers up to 0."""
+    """exp(x) - 1 for x up to 0."""
     if x.type.one == F64:
         return libm(f, "expm1", x)
     return _expm1(f, f.maximum(x, -20.0))
@@ -193,7 +194,7 @@ def expm1_below_0(f: Function, x: Value) -> Value:
 
 @_as_written
 def log(f: Function, x: Value) -> Value:
-    """The natural logarithm, of f32 or f64."""
+    """The natural logarithm, in f32 or f64."""
     wide = x.type.one == F64
     tiny = x < (2.0**-1022 if wide else 2.0**-126)
     up = 54 if wide else 23
@@ -215,7 +216,7 @@ def _log_near_1(f: Function, m: Value, e: Value) -> Value:
     if m.type.one == F32:
         y = f.fma(e, _LN2_LOW, polynomial(f, _LOG1P, m) * m * square)
         return f.fma(e, _LN2_HIGH, f.fma(square, -0.5, y) + m)
-    # By s = m / (2 + m): log(1 + m) = m - m²/2 + s (m²/2 + s² Q(s²)).
+    # With s = m / (2 + m): log(1 + m) = m - m²/2 + s (m²/2 + s² Q(s²)).
     half = square * 0.5
     s = m / (m + 2.0)
     z = s * s
@@ -224,7 +225,7 @@ def _log_near_1(f: Function, m: Value, e: Value) -> Value:
 
 
 def _bits_of(type_: Type, number: float) -> int:
-    """The bits of a float as a whole number."""
+    """The bits of a float as an integer."""
     if type_.one == F64:
         return int(np.float64(number).view(np.int64))
     return int(np.float32(number).view(np.int32))
@@ -235,7 +236,7 @@ def _bits_of(type_: Type, number: float) -> int:
 
 @_as_written
 def sigmoid(f: Function, x: Value) -> Value:
-    """1 / (1 + exp(-x)), of f32 or f64; below 0 as exp(x) / (1 + exp(x)), which cannot overflow."""
+    """1 / (1 + exp(-x)), in f32 or f64; below 0 as exp(x) / (1 + exp(x)), which cannot overflow."""
     e = exp(f, -absolute(f, x))
     return f.select(x < 0.0, e, 1.0) / (e + 1.0)
 
@@ -269,7 +270,7 @@ def erf(f: Function, x: Value) -> Value:
 
 
 def _quadrant(f: Function, x: Value) -> tuple[Value, Value]:
-    """(r, q) of f32: x = q pi/2 + r, r in f64, and q as i32 modulo 4."""
+    """(r, q) for f32: x = q pi/2 + r, with r in f64, and q modulo 4 as i32."""
     wide = f.cast(x, F64)
     whole = f.fma(wide, 2 / math.pi, _ROUND64)
     n = whole - _ROUND64
@@ -277,7 +278,7 @@ def _quadrant(f: Function, x: Value) -> tuple[Value, Value]:
     q = f.cast(f.bitcast(whole, I64.times(x.type.lanes)), I32)
     size = absolute(f, x)
     large = (size >= 2.0**27) & (size < math.inf)
-    # A loop of one turn or none: large angles cost nothing where there are none.
+    # A loop of one iteration or none, so large angles cost nothing if there are none.
     with f.loop(0, f.cast(f.any_of(large), I64, signed=False), carry=(r, q)) as rare:
         far, turns = _quadrant_of_large(f, x)
         rare.carry(f.select(large, far, r), f.select(large, turns, q))
@@ -286,9 +287,8 @@ def _quadrant(f: Function, x: Value) -> tuple[Value, Value]:
 
 def _quadrant_of_large(f: Function, x: Value) -> tuple[Value, Value]:
     """``_quadrant`` from 2^27 on (M. Payne and R. Hanek, "Radian reduction for trigonometric
-    functions", SIGNUM 18, 1983): x is a whole number m times 2^e, and of 2^e 2/pi all but what is
-    left modulo 4 can go. The table has the first 29 bits of that, whose product with m is exact,
-    and the next 53.
+    functions", SIGNUM 18, 1983): x is an integer m times 2^e, and 2^e 2/pi matters only modulo 4.
+    The table has its first 29 bits, whose product with m is exact, and the next 53.
     """
     bits = f.bitcast(x, I32.times(x.type.lanes))
     field = (bits >> 23) & 255
@@ -316,7 +316,7 @@ _WINDOWS = [_window(e) for e in range(105)]
 
 
 def _looked_up(f: Function, numbers: Sequence[float], index: Value) -> Value:
-    """A table of f64 at indices of i32."""
+    """A table of f64 indexed by i32."""
     name = f.module.constant(F64, numbers)
     table = Value(name, PTR, f)
     wide = f.cast(index, I64)
@@ -326,7 +326,7 @@ def _looked_up(f: Function, numbers: Sequence[float], index: Value) -> Value:
 
 
 def _sine_and_cosine(f: Function, r: Value) -> tuple[Value, Value]:
-    """Both, of an angle up to pi / 4, good enough for f32."""
+    """The sine and cosine of an angle up to pi / 4, accurate enough for f32."""
     square = r * r
     sine = copysign(f, f.fma(r * square, polynomial(f, _SIN, square), r), r)
     near = f.fma(square, -0.5, 1.0)
@@ -334,7 +334,7 @@ def _sine_and_cosine(f: Function, r: Value) -> tuple[Value, Value]:
 
 
 def _wave(f: Function, x: Value, ahead: int) -> Value:
-    """The sine of an angle some quadrants ahead."""
+    """The sine of an angle plus ``ahead`` quadrants."""
     r, q = _quadrant(f, x)
     q = q + ahead
     sine, cosine = _sine_and_cosine(f, f.cast(r, F32))
@@ -393,7 +393,7 @@ def acos(f: Function, x: Value) -> Value:
     return _arc(f, f.intrinsic("sqrt", (1.0 - x) / (x + 1.0))) * 2.0
 
 
-# Hyperbolas. Near 0, where the formula would cancel, two terms of the series are enough.
+# Hyperbolic functions. Near 0, where the formula would cancel, two terms of the series suffice.
 
 
 def _near_0(f: Function, x: Value, third: float, elsewhere: Value) -> Value:
@@ -440,9 +440,9 @@ def atanh(f: Function, x: Value) -> Value:
 
 
 def power(f: Function, x: Value, y: Value) -> Value:
-    """The power y of x, with C's answers in special cases.
+    """The power x^y, with C's answers in special cases.
 
-    Exponents known to be 2, 3, 1/2, 0, 1 and -1 need no logarithm.
+    The constant exponents 2, 3, 1/2, 0, 1 and -1 need no logarithm.
     """
     match y.number:
         case 0:

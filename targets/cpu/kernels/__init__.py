@@ -1,8 +1,8 @@
-"""The kernels there are, one file for each family.
+"""The kernels, one file for each family.
 
-It has ``kernel_for(at, machine)``: the kernel of an instruction, or None where the family has none
-for it. ``FAMILIES`` is the order in which they are asked. Files that are not named there are a
-part of the family they are named after; what families have in common is in ``parts``.
+A family's ``kernel_for(at, machine)`` gives the kernel of an instruction, or None if the family has
+none for it. ``FAMILIES`` is the order in which they are asked. Files not named there are part of
+the family they are named after; what families share is in ``parts``.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ FAMILIES = (
     "dims",
 )
 BUILTIN = (Literal, Param, Return, Slot)
-"""What is there already when a step runs."""
+"""Operations whose results exist already when a step runs."""
 MOST = 512
-"""How many kernels are remembered, so that instructions that are alike are looked at once."""
+"""The size of the cache of kernels, through which like instructions are analysed once."""
 _known: Recent[tuple[Hashable, Machine], Kernel | None] = Recent(MOST)
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of an instruction by the first family that has one; None sends it to ``ref``.
+    """The kernel of an instruction, from the first family that has one; None sends it to ``ref``.
 
-    Of instructions that are alike one is looked at, in this process or an earlier one.
+    Of like instructions only one is analysed, in this process or an earlier one.
     """
     if isinstance(at.op, BUILTIN):
         return None
@@ -87,16 +87,16 @@ def _made(at: Instruction, machine: Machine) -> Kernel | None:
 
 
 def _reads_packed_otherwise(at: Instruction, kernel: Kernel) -> bool:
-    """Whether what a kernel takes packed is read by more than one instruction inside: the others
-    would find it packed, too.
+    """Whether an operand that a kernel takes packed has several users inside: the others would find
+    it packed, too.
     """
     parameters = [list(module.parameters.values()) for module in at.modules]
     return any(inside[i].use_count > 1 for i, _ in kernel.formats for inside in parameters)
 
 
 def formats_of(at: Instruction, machine: Machine) -> dict[int, str]:
-    """The weight format in which an instruction's kernel reads each of its constant inputs that it
-    wants packed.
+    """The constant inputs that an instruction's kernel wants packed, each with its weight
+    format.
     """
     kernel = None if at.op.name in ("pointwise", "fused_reduce") else kernel_for(at, machine)
     return {} if kernel is None else dict(kernel.formats)

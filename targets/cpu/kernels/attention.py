@@ -1,20 +1,20 @@
 """Kernels of attention: the softmax of scaled and masked products, times values.
 
-No matrix of all scores is ever made. A tile is a block of queries of one head. It goes over the
-keys block by block, and keeps for each query the greatest score so far, the sum of the exponentials
-of what lies below it, and the values weighted by these; when a greater score comes, sum and values
-are scaled down (M. Milakov and N. Gimelshein, "Online normalizer calculation for softmax", 2018;
-T. Dao et al., "FlashAttention", 2022). Where there is a sink, a score beside those of the keys that
-has no value, this begins with it: the greatest score is the sink, and the sum 1.
+No matrix of all scores is ever made. A tile is a block of queries of one head. It visits the keys
+block by block, and keeps for each query the greatest score so far, the sum of the exponentials
+relative to it, and the values weighted by these; when a greater score comes, sum and values are
+scaled down (M. Milakov and N. Gimelshein, "Online normalizer calculation for softmax", 2018; T. Dao
+et al., "FlashAttention", 2022). If there is a sink, a score without a key or a value, it is the
+initial state: the greatest score is the sink, and the sum 1.
 
-**Why it is fast.** Lanes are queries throughout. The queries of a tile are turned once, into a
-panel that stays in the first level cache; scores come out with a row for each key, and so do
-weights, which are then the panel of the second product. Both products are those of ``tile.py``:
-numbers of keys and values are read where they lie, one at a time, and repeated to all lanes, so
-neither is ever packed. All keys of a query are in one lane, so greatest scores, exponentials and
-sums are plain vector arithmetic, no lanes folded. What is left of the queries in a block
-that is mostly empty, and few queries that meet a long cache, go row by row instead, with all heads
-that share keys and values (``attention_rows.py``).
+**Why it is fast.** Lanes are queries throughout. The queries of a tile are transposed once, into a
+panel that stays in the L1 cache; the scores have a row for each key, and so have the weights, which
+are then the panel of the second product. Both products are those of ``tile.py``: elements of keys
+and values are read in place, one at a time, and broadcast, so neither is ever packed. All keys of a
+query are in one lane, so maxima, exponentials and sums are plain vector arithmetic without
+reductions over lanes. A remainder of queries that fills little of a block, and few queries with a
+long cache, are computed row by row instead, with all heads that share keys and values
+(``attention_rows.py``).
 
 No tile shares its sums with another, so bits do not depend on the number of threads.
 """
@@ -45,7 +45,7 @@ from migx.targets.cpu.parts.tile import LATENCY, LOADS, Tile, accumulate
 from migx.targets.cpu.parts.transpose import gather_columns, scatter_columns
 
 ROW = 2
-"""What a query costs row by row, where one lane of a block costs 1."""
+"""The cost of a query computed row by row, relative to one lane of a block."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
@@ -68,7 +68,7 @@ def _emittable(attention: Attention, machine: Machine) -> bool:
 
 
 def _operands(attention: Attention, node: int | None) -> list[Access]:
-    """The inputs that a node is made of, if there is one."""
+    """The inputs that a node is computed from; none if there is no node."""
     wanted = [] if node is None else [node]
     read = (attention.nodes[n].of for n in below(attention.nodes, wanted, ()))
     return list(dict.fromkeys(a for a in read if isinstance(a, Access) and a.operand >= 0))
@@ -76,8 +76,8 @@ def _operands(attention: Attention, node: int | None) -> list[Access]:
 
 @dataclass(frozen=True)
 class Blocking:
-    """How a tile is computed: ``vectors`` of ``lanes`` queries at a time with ``height`` numbers of
-    keys or values, in blocks of ``keys``; up to ``few`` queries row by row.
+    """How a tile is computed: ``vectors`` of ``lanes`` queries at a time with ``height`` elements
+    of keys or values, in blocks of ``keys``; up to ``few`` queries row by row.
     """
 
     lanes: int
@@ -98,8 +98,8 @@ class Blocking:
 
 
 def chosen(machine: Machine, attention: Attention) -> Blocking:
-    """The blocking that costs least, by the model of ``tile.py``: as many turns as the strips of
-    the second product take, for as many lanes as the queries fill, counting those that are empty.
+    """The blocking of least cost, by the model of ``tile.py``: the cycles for the strips of the
+    second product, times the lanes that the queries occupy, idle ones included.
     """
     queries, keys = attention.count
     lanes, best = machine.lanes(F32), (0.0, 0, 0)
@@ -125,7 +125,7 @@ def chosen(machine: Machine, attention: Attention) -> Blocking:
 
 
 def _turns(rows: Extent, height: int, vectors: int) -> float:
-    """Turns of the arithmetic units for a step of the depth, for so many rows."""
+    """Cycles of the multiply-add units for a step of the depth, for so many rows."""
     total, left = 0.0, rows if isinstance(rows, int) else height
     while left:
         strips, left = divmod(left, height)
@@ -144,7 +144,7 @@ def _lanes_used(queries: Extent, width: int, rows_too: bool) -> int:
 
 
 class Writer(KernelWriter):
-    """Writes the kernel of one attention; what both ways to compute a tile need."""
+    """Writes the kernel of one attention; has what both ways to compute a tile need."""
 
     def __init__(self, at: Instruction, machine: Machine, attention: Attention) -> None:
         super().__init__(at, machine)
@@ -177,8 +177,8 @@ class Writer(KernelWriter):
         )
 
     def _together(self) -> Extent:
-        """How many of the heads that share keys and values a tile has: one, but where queries are
-        few all of them, or as many as leave a tile for each core.
+        """The heads of a tile, among those that share keys and values: one, but if queries are few,
+        all of them, or as many as leave a tile for each core.
         """
         attention, few = self.attention, self.blocking.few
         groups = prod(max(1, int(dim.bounds(extent)[0])) for extent in attention.groups)
@@ -187,8 +187,8 @@ class Writer(KernelWriter):
         return dim.maximum(1, dim.minimum(most, (few + 1 - attention.count[0]) * most))
 
     def _go_to(self, item: Value, parts: Extent, together: Extent) -> Value:
-        """Finds the place in the batch of the heads of a tile, of which there are so many parts in
-        each group; how many heads there are.
+        """Sets the batch indices of a tile's heads, given ``parts`` tiles per group; gives the
+        number of heads.
         """
         frame, groups = self.frame, self.attention.groups
         each, most, axes = frame.extent(parts), frame.extent(together), range(len(groups))
@@ -197,7 +197,7 @@ class Writer(KernelWriter):
         return self.f.minimum(most, self.attention.heads - first)
 
     def _tile(self, top: Value, rows: Value, heads: Value) -> None:
-        """One tile: by whichever way is less work for as many queries as it has."""
+        """One tile, computed in whichever way is less work for its number of queries."""
         f, (queries, _), few = self.f, self.attention.count, self.blocking.few
         width = self.blocking.width
         last = queries % width if isinstance(queries, int) else None
@@ -212,8 +212,8 @@ class Writer(KernelWriter):
                 self._block(top, rows)
 
     def matrix(self, access: Access, head: Value | None = None) -> Matrix:
-        """Where an operand's elements lie for the item of this tile; for one of its heads after the
-        first, if that is given.
+        """An operand as a matrix for the item of this tile; ``head`` counts from the tile's first,
+        if given.
         """
         row, column = map(self.frame.extent, access.strides[-2:])
         first = self.frame.start(access, self.places)
@@ -223,18 +223,18 @@ class Writer(KernelWriter):
         return Matrix(first, row, column, access.dtype)
 
     def scaled(self, x: Value) -> Value:
-        """Queries by all that scales the scores."""
+        """Queries times all factors of the scores."""
         for scale in self.attention.scales:
             by = float(scale.by.array.reshape(-1)[0])
             x = x / by if scale.divides else x * by
         return x
 
     def evaluated(self, node: int, read: Callable[[Access], Value]) -> Value:
-        """A node, where what it reads is given."""
+        """A node, given a function that reads its operands."""
         return evaluated(self.f, self.attention.nodes, read, [node])[node]
 
     def begun(self, read: Callable[[Access], Value]) -> tuple[Value, Value]:
-        """A vector of the greatest scores before there are keys, and of the sums: of nothing, or of
+        """Vectors of the greatest scores and of the sums before any key: those of nothing, or of
         the sinks.
         """
         f, lanes = self.f, self.blocking.lanes
@@ -246,8 +246,8 @@ class Writer(KernelWriter):
         return greatest, exp_to_zero(f, sink - greatest)
 
     def finished(self, value: Value, total: Value, read: Callable[[Access], Value]) -> Value:
-        """Weighted values by the sum of the weights, and what that is made into; 0 where there are
-        no keys, or where rows that would be NaN are guarded.
+        """Weighted values divided by the sum of the weights, and what follows; 0 if there are no
+        keys, or for guarded rows that would be NaN.
         """
         f = self.f
         if not self.attention.by_row:
@@ -259,11 +259,11 @@ class Writer(KernelWriter):
         if dim.bounds(self.attention.count[1])[0] > 0:
             return made
         none = f.splat(f.compare("eq", self.keys, 0), total.type.lanes)
-        return f.select(none, 0.0, made)  # whatever the rows meet, of which there may be nothing
+        return f.select(none, 0.0, made)  # whatever other operands rows have, which may be empty
 
     def weight(self, softmax: Value, read: Callable[[Access], Value] | None = None) -> Value:
-        """What values are multiplied by, from the result of the softmax; or what becomes of values
-        that it has weighted, where ``read`` gives what their row meets.
+        """The factor of the values, from the result of the softmax; or with ``read``, which gives
+        the row's other operands, what follows on values already weighted.
         """
 
         def given(access: Access) -> Value:
@@ -271,10 +271,12 @@ class Writer(KernelWriter):
 
         return self.evaluated(self.attention.weight, given)
 
-    # A block of queries, by lanes.
+    # A block of queries, in lanes.
 
     def _divide_scratch(self) -> None:
-        """The queries turned, the weighted values, the scores, and what these meet, turned."""
+        """The queries transposed, the weighted values, the scores, and their other operands,
+        transposed.
+        """
         blocking, attention, lanes = self.blocking, self.attention, self.blocking.lanes
 
         def area(rows: Extent, row: Extent = blocking.width, type_: Type = F32) -> Value:
@@ -292,7 +294,7 @@ class Writer(KernelWriter):
             self.staged = area(blocking.keys, features // lanes * lanes)
 
     def _panel_of(self, first: Value) -> Matrix:
-        """A matrix in scratch that has a row of all the queries."""
+        """A matrix in scratch whose rows are vectors of all the queries."""
         return Matrix.dense(first, self.blocking.width, dtypes.F32)
 
     def _block(self, top: Value, rows: Value) -> None:
@@ -346,14 +348,16 @@ class Writer(KernelWriter):
     def _met_by_rows(
         self, every: Iterable[Access], top: Value, rows: Value
     ) -> Callable[[Value], Callable[[Access], Value]]:
-        """What gives, from one of the queries on, vectors of what they meet whatever the key."""
+        """A function that gives, from a query on, vectors of operands that do not depend on the
+        key.
+        """
         matrices, first = {access: self.matrix(access) for access in every}, self.f.as_index(0)
         for access in matrices:
             self._turn(access, top, rows, first, self.f.as_index(1))
         return lambda row: lambda access: self._met(access, matrices[access], first, row)
 
     def _widened(self, given: Matrix, rows: Value, columns: Value) -> Matrix:
-        """Rows of keys or values as they lie, or where they are narrower than sums, a copy."""
+        """Rows of keys or values in place, or a copy if they are narrower than sums."""
         f, lanes = self.f, self.blocking.lanes
         if not self.widens:
             return given
@@ -387,7 +391,7 @@ class Writer(KernelWriter):
         highest: list[Value],
         totals: list[Value],
     ) -> tuple[list[Value], list[Value]]:
-        """Makes weights of a block of products; the greatest scores and the sums with these."""
+        """Turns a block of products into weights; gives the updated greatest scores and sums."""
         f, attention = self.f, self.attention
         for access in self.met:
             self._turn(access, top, rows, key, many)
@@ -411,7 +415,7 @@ class Writer(KernelWriter):
         return greatest, i.carried
 
     def _scores(self, key: Value, many: Value, highest: list[Value]) -> list[Value]:
-        """Makes scores of a block of products; the greatest there are."""
+        """Turns a block of products into scores; gives the greatest so far."""
         f, between = self.f, self.attention.nodes[self.attention.score].of
         changes = not (isinstance(between, Access) and between.operand == PRODUCT)
         met = {access: self.matrix(access).moved(0, key) for access in self.met}
@@ -427,7 +431,7 @@ class Writer(KernelWriter):
         return i.carried
 
     def _scored(self, product_: Value, met: dict[Access, Matrix], key: Value, j: int) -> Value:
-        """A vector of scores, from one of products; vector j of those for a key."""
+        """A vector of scores, from vector j of the products of a key."""
         first = self.f.as_index(j * self.blocking.lanes)
 
         def read(access: Access) -> Value:
@@ -438,7 +442,9 @@ class Writer(KernelWriter):
         return self.evaluated(self.attention.score, read)
 
     def _met(self, access: Access, given: Matrix, key: Value, first: Value) -> Value:
-        """A vector of what a key's scores or weights meet, from the first of its queries on."""
+        """A vector of another operand of a key's scores or weights, from the first of its queries
+        on.
+        """
         f, lanes, memory = self.f, self.blocking.lanes, memory_of(access.dtype)
         if access.strides[-2] == 0:
             one = elements.loaded(f, f.load(given.at(0, key), memory), access.dtype)
@@ -447,20 +453,20 @@ class Writer(KernelWriter):
         return elements.loaded(f, f.load(place, memory.times(lanes)), access.dtype)
 
     def _change_weights(self, many: Value, totals: list[Value]) -> None:
-        """What stands between the softmax and the values."""
+        """Applies the operations between the softmax and the values."""
         f = self.f
         with f.loop(0, many) as i:
             for place, total in zip(self._line(i.index), totals, strict=True):
                 f.store(self.weight(f.load(place, total.type) / total), place)
 
     def _line(self, row: Value, first: Value | None = None) -> list[Value]:
-        """The addresses of the vectors of a row in scratch, of the scores unless told."""
+        """The addresses of the vectors of a row in scratch, by default of the scores."""
         f, blocking = self.f, self.blocking
         base = f.element(first or self.scores, row * blocking.width, F32)
         return [f.element(base, j * blocking.lanes, F32) for j in range(blocking.vectors)]
 
     def _turn(self, access: Access, top: Value, rows: Value, key: Value, many: Value) -> None:
-        """Turns what scores of a block meet, unless it is the same for all queries."""
+        """Transposes another operand of a block's scores, unless it is the same for all queries."""
         if access.strides[-2] == 0:
             return
         blocking = self.blocking

@@ -1,10 +1,10 @@
 """Attention of a few queries: lanes are features of keys and values, or keys.
 
-A long cache is read once, in the order it lies, so memory is the limit: rows that see the same keys
-and values are computed side by side, the queries of a head and the heads of a group. Where the
-features of a key are neighbours, as many keys as there are lanes are multiplied by each query, and
-the vectors of products folded into one of scores by a tree of shuffles and additions; where keys
-are, vectors of these are added up over the features.
+A long cache is read once, in memory order, so bandwidth is the limit: rows with the same keys and
+values are computed together, the queries of a head and the heads of a group. If the features of a
+key are contiguous, as many keys as there are lanes are multiplied by each query, and the vectors of
+products reduced to one of scores by a tree of shuffles and additions; if keys are contiguous,
+vectors of them are accumulated over the features.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
     from migx.targets.cpu.kernels.attention import Writer
 
 LOWEST = -3.4028234663852886e38
-"""Stands below all scores that are numbers; a difference of it and a number is one too."""
+"""Below all finite scores, and its difference from any of them is finite."""
 QUERIES = 2
-"""Queries that a key is multiplied by at a time, if they stay in half the registers."""
+"""Queries that a key is multiplied by at a time, if they fit in half the registers."""
 KEYS = 4
-"""Vectors of keys that are added up at a time, where keys are neighbours."""
+"""Vectors of keys accumulated at a time, if keys are contiguous."""
 CHUNKS = 4
-"""Vectors of values that are added up at a time, for each of some rows."""
+"""Vectors of values accumulated at a time, for each of some rows."""
 
 
 def fits(attention: Attention) -> bool:
-    """Whether queries can be computed so: keys or their features are neighbours, and the features
-    of values are.
+    """Whether queries can be computed this way: keys or their features are contiguous, and so are
+    the features of values.
     """
     return attention.values.strides[-1] == 1 and 1 in attention.keys.strides[-2:]
 
 
 def emit(writer: Writer, top: Value, rows: Value, heads: Value) -> None:
-    """Computes some queries of each of some heads, which begin with that of the tile and see the
-    same keys and values: as many at a time as a vector has lanes.
+    """Computes some queries of each of some heads, which begin with the tile's and share keys and
+    values: as many at a time as a vector has lanes.
     """
     with writer.f.loop(0, heads * rows, writer.blocking.lanes) as first:
         _Rows(writer, top, rows, heads * rows, first.index).emit()
@@ -63,17 +63,17 @@ class _Rows:
         self.room = self._room()
         self.keys = writer.matrix(self.attention.keys)
         self.values = writer.matrix(self.attention.values)
-        # Of each row: the greatest score, the sum, and what sums of the keys before shrink by.
+        # For each row: the greatest score, the sum, and the factor that rescales earlier sums.
         self.greatest, self.total, self.shrunk = (self.f.local(F32, self.lanes) for _ in range(3))
 
     def _room(self) -> Value:
-        """How many scores of a row there is room for, in whole vectors."""
+        """The scores of a row there is room for, in whole vectors."""
         writer, lanes = self.writer, self.lanes
         keys = (writer.blocking.keys + lanes - 1) // lanes
         return writer.frame.extent(keys * writer.blocking.width) // self.count * lanes
 
     def emit(self) -> None:
-        """All of it: keys in blocks as large as there is room for their scores."""
+        """The whole computation, in blocks of as many keys as there is room for scores."""
         f, keys = self.f, self.writer.keys
         with f.loop(0, self.count) as row:
             self._begin(row.index)
@@ -87,7 +87,7 @@ class _Rows:
             self._finish(row.index)
 
     def _begin(self, row: Value) -> None:
-        """Puts the query of a row into the panel, scaled; nothing is added up yet."""
+        """Copies a row's query into the panel, scaled, and clears its sums."""
         f, writer, depth = self.f, self.writer, int(self.attention.depth)
         given = self._of(self.attention.queries, row)
         for start in range(0, depth, self.lanes):
@@ -112,14 +112,14 @@ class _Rows:
             f.store(value, output.at(0, start), mask=mask)
 
     def _met_by(self, row: Value, every: Iterable[Access]) -> Callable[[Access], Value]:
-        """What gives a vector of what a row meets, whatever the key."""
+        """A function that gives vectors of a row's operands that do not depend on the key."""
         met, step = {access: self._of(access, row) for access in every}, self.f.as_index(0)
         return lambda access: self._read(met[access].first, step, access.dtype, None)
 
-    # Where things are.
+    # Addresses.
 
     def _of(self, access: Access, row: Value) -> Matrix:
-        """What a row has of an operand: a line of it."""
+        """The line of an operand that belongs to a row."""
         number, head = self.first + row, None
         if self.attention.heads > 1:
             number, head = number % self.rows, number // self.rows
@@ -132,12 +132,12 @@ class _Rows:
         return self._line(self.writer.sums, self.attention.width, row, start)
 
     def _line(self, area: Value, width: Extent, row: Value, start: Value | int) -> Value:
-        """A place in a row of an area that has whole vectors of features for each."""
+        """An address in an area that has whole vectors of features for each row."""
         step = -(-int(width) // self.lanes) * self.lanes
         return self.f.element(area, row * step + start, F32)
 
     def _score(self, row: Value, key: Value) -> Value:
-        """Where a product is, then the score, and then the weight."""
+        """The address of a product, which becomes the score, and then the weight."""
         return self.f.element(self.writer.scores, row * self.room + key, F32)
 
     def _left(self, many: int) -> Value:
@@ -145,12 +145,12 @@ class _Rows:
         return self.f.first_lanes(self.f.as_index(many), self.lanes)
 
     def _vector(self, row: Matrix, start: int, left: int) -> Value:
-        """A vector along a row, of which no more than what is left is read."""
+        """A vector along a row; no more than ``left`` elements are read."""
         mask = None if left >= self.lanes else self._left(left)
         return self._read(row.at(0, start), row.column, row.dtype, mask)
 
     def _read(self, place: Value, step: Value, dtype: DType, mask: Value | None) -> Value:
-        """A vector of elements a step apart, in the type they are computed in."""
+        """A vector of elements at a stride, in their computing type."""
         f, lanes, memory = self.f, self.lanes, memory_of(dtype)
         if step.number == 0:
             return f.splat(elements.loaded(f, f.load(place, memory), dtype), lanes)
@@ -165,7 +165,7 @@ class _Rows:
             self._by_keys(self.keys.moved(key, 0), many)
 
     def _by_features(self, keys: Matrix, many: Value) -> None:
-        """Several rows share what is read of a key; it is read again soon for the next. A row that
+        """Several rows share each read of a key, which is soon read again for the next. A row that
         is alone stays in registers.
         """
         f, lanes = self.f, self.lanes
@@ -178,7 +178,7 @@ class _Rows:
                 self._multiply(rows, keys, block.index, end)
 
     def _several(self, most: int) -> Iterator[list[Value]]:
-        """Goes over all rows, as many at a time as said, then half as many, and so on."""
+        """Iterates over all rows, ``most`` at a time, then half as many, and so on."""
         f, first, height = self.f, self.f.as_index(0), most
         while height:
             end = first + (self.count - first) // height * height
@@ -202,7 +202,7 @@ class _Rows:
                 f.store(f.fold("add", sum_), self._score(row, i.index))
 
     def _products_with(self, queries: Sequence[Sequence[Value]], key: Matrix) -> list[Value]:
-        """The products of queries with a key, added up lane by lane."""
+        """The products of queries with a key, as partial sums in lanes."""
         f, depth = self.f, int(self.attention.depth)
         sums = [f.const(self.vector, 0)] * len(queries)
         for start, *parts in zip(range(0, depth, self.lanes), *queries, strict=True):
@@ -229,7 +229,7 @@ class _Rows:
     # The softmax, by vectors of keys.
 
     def _softmax(self, row: Value, key: Value, many: Value) -> None:
-        """Makes weights of the products of a row with some keys."""
+        """Turns the products of a row with some keys into weights."""
         f = self.f
         best, sum_, shrunk = (
             f.element(each, row, F32) for each in (self.greatest, self.total, self.shrunk)
@@ -245,7 +245,7 @@ class _Rows:
             self._change_weights(row, many, total)
 
     def _scores(self, row: Value, key: Value, many: Value, highest: Value) -> Value:
-        """Makes scores of products; the greatest there is."""
+        """Turns products into scores; gives the greatest so far."""
         f, lanes, writer = self.f, self.lanes, self.writer
         met = {access: self._of(access, row).moved(0, key) for access in writer.met}
         with f.loop(0, many, lanes, carry=[f.const(self.vector, LOWEST)]) as i:
@@ -268,7 +268,7 @@ class _Rows:
         return self.writer.evaluated(self.attention.score, read)
 
     def _weights(self, row: Value, many: Value, greatest: Value, total: Value) -> Value:
-        """Makes weights of scores; their sum, with what it was."""
+        """Turns scores into weights; gives ``total`` plus their sum."""
         f, lanes = self.f, self.lanes
         best = f.splat(greatest, lanes)
         with f.loop(0, many, lanes, carry=[f.const(self.vector, 0)]) as i:
@@ -288,8 +288,8 @@ class _Rows:
     # Weighted values.
 
     def _weighted(self, key: Value, many: Value) -> None:
-        """Adds the values of some keys to the sums of all rows, of as many at a time as registers
-        have room for.
+        """Adds the values of some keys to the sums of all rows, as many at a time as fit in
+        registers.
         """
         f, values, step = self.f, self.values.moved(key, 0), CHUNKS * self.lanes
         rest = int(self.attention.width) % step

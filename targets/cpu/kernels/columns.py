@@ -1,8 +1,8 @@
 """The kernel of ``col2im``: columns added up where windows have read them.
 
 A row of the image begins as zeros. Each element of a window that reaches the row has a line of the
-columns for it, with one number for each window along the row; these are added by vectors where the
-windows are neighbours. Elements come in their order, so sums are the same bits as on ``ref``.
+columns for it, with one number for each window along the row; these are added by vectors if the
+windows are adjacent. Elements are visited in order, so sums have the same bits as on ``ref``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ELEMENTS = 1 << 12
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of ``col2im`` of elements that are computed as they are stored."""
+    """The kernel of ``col2im`` on elements that are computed as they are stored."""
     if not isinstance(at.op, Col2im) or at.shape.rank != len(at.op.stride) + 2:
         return None
     if not elements.is_computed_as_stored(at.shape.dtype):
@@ -47,7 +47,7 @@ class _Writer(KernelWriter):
             self.counts.append(left // op.stride[axis] + 1)
 
     def _length(self, axis: int) -> Value:
-        """How long windows are along an axis."""
+        """The length of windows along an axis."""
         shape = self.at.inputs[2].shape
         place = self.frame.extent(shape.true_strides[0] * axis)
         memory = memory_of(shape.dtype)
@@ -79,8 +79,8 @@ class _Writer(KernelWriter):
         self._elements(0, self.places[1], f.as_index(0))
 
     def _elements(self, axis: int, element: Value, window: Value) -> None:
-        """Adds what all elements of windows from an axis on have; of the axes before it, those
-        which are counted by ``element`` and ``window``.
+        """Adds the numbers of all window elements, from an axis on; ``element`` and ``window``
+        count along the axes before it.
         """
         f, op = self.f, self.op
         with f.loop(0, self.lengths[axis]) as k:
@@ -97,7 +97,7 @@ class _Writer(KernelWriter):
                     self._elements(axis + 1, number, windows + place)
 
     def _line(self, element: Value, window: Value, begin: Value) -> None:
-        """Adds the numbers of windows along the row, of which the first is for place ``begin``."""
+        """Adds the numbers of the windows along the row; the first belongs to index ``begin``."""
         f, frame, stride = self.f, self.frame, self.op.stride[-1]
         by, step = (frame.extent(s) for s in self.columns.true_strides[1:])
         line = f.element(self.given, element * by + window * step, self.number)

@@ -1,33 +1,32 @@
-"""Kernels of convolutions, with the arithmetic on their result: ``convolution``,
-``quant_convolution``, and groups of one of these and what follows it.
+"""Kernels of convolutions with their epilogues: ``convolution``, ``quant_convolution``, and groups
+of one of these and what follows it.
 
-It is a product of matrices: kernels are the rows on the left, and on the right are the windows,
-pixel by pixel as columns. ``cutting.py`` says how it is cut into tiles: some rows of the image by
-some output channels.
+A convolution is computed as a product of matrices: kernels are the rows on the left, and on the
+right windows are columns, one for each pixel. ``cutting.py`` cuts it into tiles: some rows of the
+image by some output channels.
 
 **Why it is fast.** The matrix of windows is never made. A tile first *spreads* the rows of the
-image that it reads, some channels at a time, into scratch: once for each column of the kernel,
-moved so far that the elements which windows side by side see there lie side by side, with zeros
-where there is padding; rows that windows at a stride see are brought together. Then every tap of
-every channel is a line of scratch at an offset of its own, which a small table holds, whatever
-stride, dilation and padding are; a kernel of 3 x 3 copies each element three times, not nine, and
-only once where vectors fill a row of windows. No edge is ever tested in the inner loop. This loop
-is that of matrix products: a strip of kernels by a panel of pixels, some 24 vectors of sums in
-registers, for each tap of each channel three loads of pixels and eight numbers of the kernels,
-packed ahead as they are read. Weights that are no constant are packed by the tile that reads them,
-a strip at a time, wherever they lie: squares of vectors are turned in registers, which takes as
-long as a few pixels do. Those that are stored narrower than sums are packed ahead, and made f32 a
-piece of a strip at a time: see ``narrow_weights.py``. What is spread stays in the second level
-cache until all kernels have passed over it, a strip of kernels in the first; what comes after it,
-and where the sums will be written, is asked for in time. Sums go through the epilogue from
-registers when their last channel has been added, unless it is long. An image whose elements are the
-windows, as of 1 x 1 kernels, is read where it lies, some channels being asked for ahead: see
-``InPlace``; it is spread all the same for many outputs where its channels share a place in the
-first level cache. Small images turn: see ``strips.py``. An image whose size only the run tells is
-cut for several sizes at once.
+image that it reads, some channels at a time, into scratch: one copy for each column of the kernel,
+shifted so that the elements which adjacent windows see there are contiguous, with zeros for
+padding; rows that strided windows see are grouped. Then every tap of every channel is a line of
+scratch at an offset of its own, held by a small table, whatever stride, dilation and padding are; a
+kernel of 3 x 3 copies each element three times, not nine, and only once if vectors fill a row of
+windows. The inner loop never tests for an edge. It is that of matrix products: a strip of kernels
+by a panel of pixels, some 24 vectors of sums in registers, for each tap of each channel three loads
+of pixels and eight elements of the kernels, packed ahead in the order in which they are read.
+Weights that are not constant are packed by the tile that reads them, a strip at a time, whatever
+their layout: squares of vectors are transposed in registers, which costs as much as a few pixels.
+Those stored narrower than sums are packed ahead, and widened to f32 a piece of a strip at a time:
+see ``narrow_weights.py``. The spread image stays in the L2 cache until all kernels have passed over
+it, a strip of kernels in the L1 cache; the next data, and the destination of the sums, are
+prefetched. Sums go through the epilogue from registers when their last channel has been added,
+unless the epilogue is long. An image whose elements are the windows, as for 1 x 1 kernels, is read
+in place, with some channels prefetched: see ``InPlace``; it is nevertheless spread for many outputs
+if its channels map to the same set of the L1 cache. Small images are transposed: see ``strips.py``.
+An image of unknown size is cut for several sizes at once.
 
-Each sum is added up in the order of the weights by one thread, so bits depend neither on the number
-of threads nor on the tiles.
+Each sum is accumulated in the order of the weights by one thread, so bits depend neither on the
+number of threads nor on the tiles.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ TAGS = ("conv_epilogue", "conv_quantized", "int4_gemm")
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of a convolution, by itself or in a group with its epilogue."""
+    """The kernel of a convolution, alone or in a group with its epilogue."""
     problem = described(at, machine)
     if problem is None:
         return None
@@ -73,12 +72,12 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 @dataclass(frozen=True)
 class Problem:
-    """A convolution and what is done to its elements.
+    """A convolution and its epilogue.
 
     ``image`` and ``kernels`` are numbers of inputs; ``axes`` are depth, height and width. ``steps``
-    are those of the image from one item and from one channel to the next; ``apart`` those of the
-    weights along kernels, channels and the three axes. ``channels`` and ``outputs`` are those of
-    one of the ``groups``. The weights of a ``literal`` may be packed ahead, and be ``levels``.
+    are the image's strides between items and between channels; ``apart`` the weights' strides along
+    kernels, channels and the three axes. ``channels`` and ``outputs`` are per group, of which there
+    are ``groups``. If ``literal``, the weights may be packed ahead, and be ``levels``.
     """
 
     image: int
@@ -104,13 +103,13 @@ class Problem:
 
     @property
     def planes(self) -> int:
-        """Planes that a kernel sees: of each channel as many as it is deep."""
+        """Planes that a kernel sees: its depth for each channel."""
         return self.channels * self.axes[0].length
 
     @property
     def kernel(self) -> list[tuple[Extent, tuple[Extent]]]:
-        """The axes along which the elements of a kernel lie, and the step along each. The first is
-        that of channels, and of what goes on alike in the next channel.
+        """The axes of the elements of a kernel, merged where contiguous, and the stride of each.
+        The first is that of channels, with what continues it.
         """
         extents = self.channels, *(axis.length for axis in self.axes)
         steps = [(step,) for step in self.apart[1:]]
@@ -129,8 +128,8 @@ class Problem:
 
 
 def described(at: Instruction, machine: Machine, *, padded: bool = False) -> Problem | None:
-    """The convolution an instruction computes; None where it is none, or not of its inputs as they
-    are. Where it may be ``padded``, a ``pad`` in the group counts as padding.
+    """The convolution an instruction computes; None if there is none, or its operands are not
+    inputs as they are. If ``padded``, a ``pad`` in the group counts as padding.
     """
     inner = convolution_in(at)
     if inner is None:
@@ -171,7 +170,7 @@ def described(at: Instruction, machine: Machine, *, padded: bool = False) -> Pro
 
 
 def _padded(inner: Instruction) -> tuple[Instruction, Dims | None]:
-    """What a convolution reads, and its padding, with that of a ``pad`` before it."""
+    """The image of a convolution, and its padding, merged with that of a ``pad`` before it."""
     value, padding = inner.inputs[0], inner.op_as(Convolution).padding
     if not isinstance(value.op, Pad):
         return value, padding
@@ -184,14 +183,14 @@ def convolution_in(at: Instruction) -> Instruction | None:
 
 
 def _apart(weights: Shape, axes: Sequence[Axis]) -> Dims:
-    """The steps of weights along kernels, channels and the three axes."""
+    """The strides of weights along kernels, channels and the three axes."""
     kernel, channel, *taps = weights.true_strides
     within = (step for step, extent in zip(taps, weights.dims[2:], strict=True) if extent != 1)
     return kernel, channel, *(0 if axis.length == 1 else next(within) for axis in axes)
 
 
 def is_literal(at: Instruction, number: int, rest: FusedKernel) -> bool:
-    """Whether an input is a constant, all of it as it lies, that the epilogue does not read."""
+    """Whether an input is a whole constant in standard layout that the epilogue does not read."""
     value, root = at.inputs[number], behind(at.inputs[number])
     whole = root is not None and root.shape.dims == value.shape.dims and value.shape.standard
     return whole and all(a.operand != number for a in rest.accesses)
@@ -201,7 +200,7 @@ class Writer(KernelWriter):
     """Writes the kernel of one problem."""
 
     padding_counts: ClassVar[bool] = False
-    """Whether padding may be other than zero."""
+    """Whether padding may be nonzero."""
 
     def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
         super().__init__(at, machine)
@@ -215,7 +214,7 @@ class Writer(KernelWriter):
         self._divide_scratch()
 
     def _cut(self) -> Cut:
-        """How it is cut."""
+        """The cut of the convolution."""
         problem = self.problem
         work = Work(
             problem.axes,
@@ -240,7 +239,7 @@ class Writer(KernelWriter):
         return format_of(stored.rank, unit)
 
     def _widening(self) -> Widening | None:
-        """What makes f32 of weights that are packed and narrower."""
+        """The writer that widens packed weights to f32."""
         problem, cut, at = self.problem, self.cut, self.frame.at
         if self.format is None:
             return None
@@ -255,22 +254,22 @@ class Writer(KernelWriter):
         return None if narrow is None else Widening(self.frame, narrow, cut.unit, cut.lanes)
 
     def _formats(self) -> tuple[tuple[int, str], ...]:
-        """The inputs that are read in a format, and which."""
+        """The inputs that are read in a weight format, with their formats."""
         if self.widening is not None:
             return self.widening.of.formats
         return () if self.format is None else ((self.problem.kernels, self.format),)
 
     def _lie_as_read(self) -> bool:
-        """Whether weights lie as the inner loops read them."""
+        """Whether weights have the layout that the inner loops read."""
         problem = self.problem
         alone = self.cut.unit == 1 and [step for _, step in problem.kernel] == [(1,)]
         as_sums = problem.levels is None and memory_of(problem.types[1]) == problem.sum
         return as_sums and (self.format is not None or alone)
 
     def _piece(self) -> Extent:
-        """Over how many channels a strip is summed for all pixels before the next: all that are
-        spread; where it is wide, or widened first, as many as half of the first level cache has
-        room for, with a line of pixels to each.
+        """The channels over which a strip is summed for all pixels before the next: all that are
+        spread; if the strip is wide, or widened first, as many as fit in half of the L1 cache, with
+        a line of pixels to each.
         """
         problem, cut = self.problem, self.cut
         if self.widening is None and not cut.turned:
@@ -282,7 +281,9 @@ class Writer(KernelWriter):
         return -(-chunk // pieces)
 
     def _divide_scratch(self) -> None:
-        """The table of offsets, a strip of weights, what the inner loops need, what is spread."""
+        """Takes the table of offsets, the inner loops' scratch, a strip of weights, and the spread
+        image.
+        """
         problem, cut, frame = self.problem, self.cut, self.frame
         take, depth = frame.take, problem.axes[0].length
         outputs, planes = problem.groups * problem.outputs, cut.chunk * depth
@@ -297,7 +298,7 @@ class Writer(KernelWriter):
         self.made = take(self.inner.spread.room(planes) + beyond, problem.sum)
 
     def _inner(self, finish: Epilogue, table: Value) -> Straight | Turned:
-        """The inner loops, and what spreads the image for them."""
+        """The inner loops, with what spreads the image for them."""
         problem, cut, sum_ = self.problem, self.cut, self.problem.sum
         of = self.frame, problem.axes, cut, problem.types[0]
         spread = InPlace(*of, problem.steps[1]) if cut.in_place else Spread(*of, sum_)
@@ -373,8 +374,8 @@ class Writer(KernelWriter):
     def _pieces(
         self, lines: Value, channel: Value, channels: Value
     ) -> Iterator[tuple[Value, Value, Value]]:
-        """Runs over the channels of a chunk, all at once or piece by piece: where their lines lie,
-        the first of them, and how many there are.
+        """Iterates over the channels of a chunk, all at once or piece by piece: the address of
+        their lines, the first of them, and their number.
         """
         f, piece = self.f, self._e(self.piece)
         if not self.inner.in_pieces:

@@ -1,7 +1,7 @@
-"""Kernels of convolutions whose channels do not mix, with the arithmetic on their result.
+"""Kernels of depthwise convolutions, whose channels do not mix, with their epilogues.
 
-Each element of the image is used by few sums, so reading it is most of the work, and it is read
-where it lies: see ``sliding.py``. The numbers of a kernel stay in registers.
+Each element of the image is used by few sums, so reading it is most of the work, and it is read in
+place: see ``sliding.py``. The elements of a kernel stay in registers.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ S = TypeVar("S", bound=Sliding)
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of a convolution with one channel in each of its groups. Several that come of one
-    image of a single channel share what a product of matrices reads.
+    """The kernel of a convolution with one channel per group. Several outputs of a single-channel
+    image are left to matrix products, which share its reads.
     """
     problem = described(at, machine)
     if problem is None or problem.channels > 1 or problem.levels:
@@ -62,7 +62,7 @@ class Writer(KernelWriter):
         return self._made(Sliding, lambda: zero, self._multiplied)
 
     def _made(self, kind: type[S], begun: Callable[[], Value], fold: Fold) -> S:
-        """Loops of a kind, which begin and fold as told."""
+        """Loops of a kind, with these functions to begin and to accumulate."""
         problem = self.problem
         return kind(
             self.frame,

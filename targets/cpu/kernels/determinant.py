@@ -1,7 +1,7 @@
 """The kernel of ``determinant``: elimination with partial pivoting, a row by vectors.
 
-A matrix is copied into scratch, its rows with room for a whole vector behind them, so that what is
-left of a row needs no mask: what lies there is computed, and never looked at.
+A matrix is copied into scratch, with room for a whole vector after each row, so that the end of a
+row needs no mask: what is there is computed, and never read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ELEMENTS = 1 << 10
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of ``determinant`` of floats that are computed as they are stored."""
+    """The kernel of ``determinant`` on floats that are computed as they are stored."""
     if not isinstance(at.op, Determinant) or type_of(at.shape.dtype) not in (F32, F64):
         return None
     return _Writer(at, machine).kernel()
@@ -63,7 +63,7 @@ class _Writer(KernelWriter):
             f.store(value, self._at(row.index, column.index))
 
     def _eliminated(self, k: Value, so_far: Value) -> Value:
-        """The product of the pivots so far with that of column k, which is 0 below it then."""
+        """Eliminates column k below its pivot; gives the product of the pivots with that one."""
         f = self.f
         top = f.load(self._at(k, k), self.number)
         with f.loop(k + 1, self.size, carry=[k, absolute(f, top)]) as row:
@@ -93,7 +93,7 @@ class _Writer(KernelWriter):
             f.store(one, there)
 
     def _subtract(self, k: Value, row: Value, factor: Value) -> None:
-        """Takes a multiple of row k from another, behind column k."""
+        """Subtracts a multiple of row k from another, after column k."""
         f, vector = self.f, self.number.times(self.lanes)
         with f.loop(k + 1, self.size, self.lanes) as column:
             there = self._at(row, column.index)

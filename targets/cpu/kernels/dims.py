@@ -1,7 +1,6 @@
-"""Kernels of what only sizes decide: ``dim_literal`` and ``dynamic_range``, whose length is known.
+"""Kernels of values that depend only on sizes, ``dim_literal``, and of ``dynamic_range``.
 
-They are little work, but on the host they would stand between kernels that else run one after
-another.
+They are little work, but on the host they would interrupt runs of kernels.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from migx.targets.cpu.kernel import Frame, Kernel, memory_of, type_of
 from migx.targets.cpu.machine import Machine
 
 MOST = 64
-"""More values than these are a large text for little work."""
+"""More values than these are a long text for little work."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of an instruction whose result is of 32 or 64 bits, signed where of integers."""
+    """The kernel of an instruction whose result has 32 or 64 bits, and is signed if an integer."""
     if type_of(at.shape.dtype) not in (I32, I64, F32, F64) or at.shape.dtype.kind == "uint":
         return None
     match at.op:
@@ -51,7 +50,7 @@ def _range(frame: Frame, op: DynamicRange) -> Kernel:
 
 
 def _is_other(start: Value, limit: Value, delta: Value, count: Value) -> Value:
-    """Whether a range has not so many elements, or none because its step is zero."""
+    """Whether a range has another number of elements, or none because its step is zero."""
     f = start.into
     if start.type.is_float:
         first, last, step = (f.cast(v, F64) for v in (start, limit, delta))

@@ -1,11 +1,11 @@
-"""Kernels of arithmetic on elements, of reductions, and of both fused; of copies between layouts.
+"""Kernels of elementwise arithmetic, of reductions, of both fused, and of copies between layouts.
 
-The last axis of the space is the *vector axis*: its places go through lanes. Where it is folded, a
-row is read in one loop for each *stage* (a stage is the reductions that need only what earlier ones
-gave, and the last one writes what needs them all), lanes hold partial results and are folded at the
-end; several rows that are short go abreast. Where it is not, every lane is a row of its own, and
-the loops of the stages run inside. What a later stage needs again is computed again where that is
-cheap, and kept in scratch where it is not.
+The last axis of the space is the *vector axis*, which lanes run along. If it is reduced, a row is
+read in one loop for each *stage* (a stage is the reductions that depend only on earlier ones; the
+last one writes what depends on them all), lanes hold partial results and are reduced at the end;
+several short rows are processed abreast. If it is not reduced, every lane is a row of its own, and
+the loops of the stages run inside. Values that a later stage needs again are recomputed if that is
+cheap, and kept in scratch otherwise.
 
 Rows are shared out, never a reduction, so results do not depend on the number of threads.
 """
@@ -32,7 +32,7 @@ from migx.targets.cpu.parts.epilogue import emittable
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of what ``described`` describes, where all element types are LLVM's too."""
+    """The kernel of what ``described`` describes, if LLVM has all its element types."""
     fused = described(at)
     if fused is None or not emittable(fused.nodes, machine):
         return None
@@ -41,8 +41,8 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 @dataclass
 class Point:
-    """Where an element is: its places on the folded axes, and on the vector axis the first of some
-    lanes, of which a mask may say that not all are there; ``every`` is that of all rows abreast.
+    """The position of elements: its indices on the folded axes, and the first of its lanes on the
+    vector axis, with a mask if not all exist; ``every`` is the mask for all rows abreast.
     """
 
     places: dict[int, Value]
@@ -53,12 +53,12 @@ class Point:
 
 
 Body: TypeAlias = Callable[[Point, list[Value]], list[Value]]
-"""What a turn does: from its point and what is carried to what the next turn gets."""
+"""The body of an iteration: from its point and the carried values to the next carried values."""
 
 
 class Writer:
-    """Writes one fused computation: as a kernel, or as some of the tiles of one. Where elements
-    begin may be known: ``origins`` are those of its accesses that differ, in order.
+    """Writes one fused computation: as a kernel, or as some of the tiles of one. ``origins`` are
+    the addresses of its distinct accesses, in order, if they are known.
     """
 
     def __init__(self, frame: Frame, fused: FusedKernel, origins: Sequence[Value] = ()) -> None:
@@ -79,10 +79,10 @@ class Writer:
         cut = self.cut
         return Abreast(self.f, rows, cut.lanes, cut.inner, cut.machine.vector_bytes)
 
-    # The loops around.
+    # The outer loops.
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         self.write(self.frame.begin, self.frame.end)
         return self.frame.finished(
             name_of(self.frame.at),
@@ -98,7 +98,7 @@ class Writer:
         return self.cut.tiles
 
     def write(self, begin: Value, end: Value) -> None:
-        """Writes the loops over the tiles from one number to before another."""
+        """Writes the loops over a half-open range of tiles."""
         f, frame, cut = self.f, self.frame, self.cut
         height, width, across = cut.tile
         with f.loop(begin, end) as tile:
@@ -120,7 +120,7 @@ class Writer:
                 top = end
 
     def _row(self, row: Value) -> None:
-        """Finds where a row of every operand starts, and reads what is the same all along it."""
+        """Finds the address of a row in every operand, and reads what is invariant along it."""
         f = self.f
         places = self.frame.places(row, self.fused.dims, self.cut.row_axes)
         self.bases = {
@@ -141,8 +141,8 @@ class Writer:
         return all(access.strides[i] == 0 for i in (self.cut.last, *self.cut.outer_folds))
 
     def _along(self, begin: Value, end: Value, carry: list[Value], body: Body) -> list[Value]:
-        """The turns along the vector axis: those of whole vectors, and what is left under a mask,
-        or one by one where the CPU has none.
+        """The loop along the vector axis: by whole vectors, then the rest under a mask, or one by
+        one if the CPU has none.
         """
         f, lanes, step = self.f, self.cut.lanes, self.cut.step
         whole = end if self.cut.exact else begin + (end - begin) // step * step
@@ -158,7 +158,7 @@ class Writer:
         return loop.carried
 
     def _rest(self, first: Value, end: Value) -> Point:
-        """What is left from a place on: all of it where the CPU has masks, or one element."""
+        """The rest from an index on: all of it if the CPU has masks, else one element."""
         if not self.frame.machine.masks:
             return Point({}, first, 0)
         left = end - first
@@ -167,7 +167,7 @@ class Writer:
         return Point({}, first, self.cut.lanes, mask, every)
 
     def _column(self, point: Point, carry: list[Value]) -> list[Value]:
-        """Some rows side by side, where the vector axis is not folded."""
+        """Some adjacent rows, if the vector axis is not folded."""
         self.found, self.kept_already = dict(self.rows), set()
         for stage in self.stages:
             self._between(stage, point)
@@ -177,7 +177,7 @@ class Writer:
         return carry
 
     def _along_row(self) -> None:
-        """One row, where the vector axis is folded."""
+        """One row, if the vector axis is folded."""
         f = self.f
         self.found, self.kept_already = dict(self.rows), set()
         start = Point({}, f.const(I64, 0), 0)
@@ -198,7 +198,7 @@ class Writer:
     def _nest(
         self, stage: Stage, axes: Sequence[int], point: Point, carry: list[Value]
     ) -> list[Value]:
-        """The loops of a stage over the folded axes, and what its reductions come to."""
+        """The loops of a stage over the folded axes, and the results of its reductions."""
         if not axes:
             if not self.cut.by_row:
                 return self._element(stage, point, carry)
@@ -215,7 +215,7 @@ class Writer:
         return loop.carried
 
     def _element(self, stage: Stage, point: Point, carry: list[Value]) -> list[Value]:
-        """Computes one place of each lane, writes it, and adds it to the reductions."""
+        """Computes one point of each lane, writes its outputs, and adds it to the reductions."""
         values = dict(self.found)
         for number in (n for n in stage.nodes if n not in values):
             values[number] = self._value(number, values, point)
@@ -249,13 +249,13 @@ class Writer:
         return elements.apply(self.f, node.of, given, types, node.dtype)
 
     def _spread(self, value: Value, point: Point) -> Value:
-        """What is one number for each row, or for all, in all lanes of a point."""
+        """A per-row scalar, or one for all rows, broadcast to all lanes of a point."""
         return self.abreast.spread(value) if point.lanes else value
 
     # Reductions.
 
     def _between(self, stage: Stage, point: Point) -> None:
-        """Computes what a stage needs of values that are the same for all places."""
+        """Computes the values a stage needs that are the same at all points."""
         written = [self.fused.outputs[o][0] for o in stage.outputs]
         for number in below(self.nodes, stage.nodes + stage.folds + written, self.found):
             if self.nodes[number].folded and not self.nodes[number].folds:
@@ -266,7 +266,7 @@ class Writer:
             self.found[number] = self._value(number, self.found, point)
 
     def _last_outputs(self, point: Point) -> None:
-        """Writes the results that have one value for all places."""
+        """Writes the results that have one value for all points."""
         for output, (node, access) in enumerate(self.fused.outputs):
             if is_folded(self.fused, output):
                 for number in below(self.nodes, [node], self.found):
@@ -304,7 +304,9 @@ class Writer:
         return elements.folding(node.reduction.ufunc, node.dtype)
 
     def _combined(self, number: int, total: Value, value: Value) -> Value:
-        """A total with one more value, which is asked whether it is NaN: that waits for nothing."""
+        """A total combined with one more value; the NaN test is of the value, so that it waits for
+        nothing.
+        """
         return self.f.folded(self._folding(number), value, total)
 
     # Memory.
@@ -325,7 +327,7 @@ class Writer:
         return elements.loaded(self.f, found, access.dtype)
 
     def _steps(self, access: Access) -> tuple[Value, Value]:
-        """From a row of an operand to the next, and along it."""
+        """The strides of an operand between rows and along them."""
         down = access.strides[self.cut.row_axes[-1]] if self.abreast.rows > 1 else 0
         return self.frame.extent(down), self.frame.extent(access.strides[self.cut.last])
 
@@ -342,7 +344,7 @@ class Writer:
 
     @property
     def _width_kept(self) -> Extent:
-        """Elements of scratch for one place of the outer folded axes."""
+        """Elements of scratch for one index on the outer folded axes."""
         cut, step = self.cut, self.cut.step
         if not cut.by_row:
             return step
@@ -372,11 +374,11 @@ class Writer:
             return self.f.compare("ne", kept, 0)
         return self.f.load(self._slot(number, point, one), one.times(lanes))
 
-    # What the plan is told.
+    # What the plan needs to know.
 
     def _over(self) -> tuple[tuple[int, int], ...]:
-        """Of several results, the inputs that each lies as exactly: those that nothing is made of
-        after the stage in which it is written.
+        """For several results, the inputs that each may overwrite: of the same layout, and not used
+        after the stage in which the result is written.
         """
         folds = {number for stage in self.stages for number in stage.folds}
         found = []

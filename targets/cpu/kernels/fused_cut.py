@@ -1,5 +1,5 @@
-"""How a fused computation goes through its space: how many lanes a turn has, how many rows are read
-abreast, and how tiles share it out.
+"""How a fused computation is cut: the lanes of an iteration, the rows processed abreast, and the
+tiles.
 """
 
 from __future__ import annotations
@@ -18,25 +18,26 @@ from migx.targets.cpu.parts import elements
 TILE = 16384
 """Elements of a tile: some microseconds of work, so that sharing costs little."""
 LONG = 20
-"""Additions of a turn, after which a CPU hardly begins the next one before this one is done."""
+"""The additions of an iteration beyond which a CPU hardly overlaps it with the next."""
 ROWS, TURNS = 16, 32
-"""Of rows that are folded at most so many are read abreast, where they have no more turns."""
+"""The most rows that are reduced abreast, and the most iterations they may have."""
 
 
 def total_type(node: Node) -> Type:
-    """What a reduction adds up in: means of integers in 64 bits, the rest as it is."""
+    """The type in which a reduction accumulates: 64 bits for means of integers, else its own."""
     one = elements.computing(node.dtype)
     return I64 if isinstance(node.of, ReduceMean) and not one.is_float else one
 
 
 class Cut:
-    """The form of a fused computation on a machine, its bytes looked up where that is cheaper.
+    """The form of a fused computation on a machine, with functions of bytes as tables if that is
+    cheaper.
 
-    The ``last`` axis is that of vectors, ``inner`` places long; where it is folded, the computation
-    goes ``by_row``. ``row_axes`` count the rows, ``outer_folds`` are the others that are folded. A
-    turn has so many ``lanes``, 0 where it is of one element; rows are ``exact`` where turns fill
-    them. Where rows are short, ``most_rows`` are read abreast. What is ``spilled`` is kept from one
-    of the ``stages`` for a later one.
+    The ``last`` axis is that of vectors, ``inner`` elements long; if it is folded, the computation
+    goes ``by_row``. ``row_axes`` count the rows, ``outer_folds`` are the other folded axes. An
+    iteration has ``lanes`` lanes, 0 for a single element; rows are ``exact`` if iterations fill
+    them. ``most_rows`` short rows are processed abreast. ``spilled`` values are kept from one of
+    the ``stages`` for a later one.
     """
 
     def __init__(self, machine: Machine, fused: FusedKernel) -> None:
@@ -60,30 +61,28 @@ class Cut:
 
     @property
     def step(self) -> int:
-        """Elements of one turn."""
+        """Elements of one iteration."""
         return max(1, self.lanes)
 
     @property
     def odd(self) -> bool:
-        """Whether what is left of a row is folded one by one."""
+        """Whether the rest of a row is reduced one by one."""
         return self.lanes > 0 and not self.exact and not self.machine.masks
 
     @property
     def row_count(self) -> Extent:
-        """How many rows there are."""
+        """The number of rows."""
         return product(self.fused.dims[i] for i in self.row_axes)
 
     @property
     def _row_size(self) -> Extent:
-        """How many elements a row has."""
+        """The elements of a row."""
         folds = product(self.fused.dims[i] for i in self.outer_folds)
         return dim.maximum(folds * self.inner, 1)
 
     @property
     def tile(self) -> tuple[Extent, Extent, Extent]:
-        """How many rows a tile has, how many places of each, and into how many tiles that cuts a
-        row.
-        """
+        """The rows of a tile, the elements of each, and the number of tiles across a row."""
         rows = self.most_rows
         height = dim.maximum(TILE // self._row_size // rows, 1) * rows
         if self.by_row:
@@ -93,23 +92,23 @@ class Cut:
 
     @property
     def tiles(self) -> Extent:
-        """How many tiles there are."""
+        """The number of tiles."""
         height, _, across = self.tile
         return (self.row_count + height - 1) // height * across
 
     def _width(self, folds: Extent) -> Extent:
-        """How many places of a vector axis that is not folded a tile has."""
+        """The elements that a tile has of a vector axis that is not folded."""
         most = TILE // max(1, folds) if isinstance(folds, int) else 1
         most = max(self.step, most // self.step * self.step)
         return max(1, self.inner) if isinstance(self.inner, int) and self.inner <= most else most
 
-    # What registers have room for.
+    # Register use.
 
     def _lanes(self) -> int:
-        """Lanes of one turn: some registers of the widest type, or what makes the fewest turns.
-
-        A truth value counts as the byte it lies in. What may lie apart is gathered by addresses,
-        one instruction for each lane that is narrower than 32 bits: more lanes would only be text.
+        """Lanes of one iteration: some registers of the widest type, or what makes the fewest
+        iterations. A bool counts as the byte that stores it. Elements that may not be contiguous
+        are gathered by address, one instruction for each lane that is narrower than 32 bits, so
+        more lanes would only be more text.
         """
         machine = self.machine
         apart = any(a.strides[self.last] not in (0, 1) for a in self.fused.accesses)
@@ -122,8 +121,8 @@ class Cut:
         return lanes if lanes > 1 else 0
 
     def _most_rows(self) -> int:
-        """How many rows are read abreast: short ones, as many as registers have room for. They are
-        neighbours along one axis, and in one tile.
+        """The rows processed abreast: short ones, as many as fit in registers. They are adjacent
+        along one axis, and in one tile.
         """
         inner, machine = self.inner, self.machine
         if not (self.by_row and self.lanes and self.row_axes) or self.odd:
@@ -142,24 +141,23 @@ class Cut:
         return max(1, rows)
 
     def _parts(self, inner: int) -> int:
-        """Of how many parts of the registers a value of rows abreast takes one: more where totals
-        stay in some of them while many values come and go.
+        """The divisor of the registers that a value of rows abreast may take: larger if totals stay
+        in some of them while many values come and go.
         """
         work = max(effort(self.nodes, s.nodes)[0] for s in self.stages)
         return 4 if inner > self.lanes and work > LONG // 2 else 2
 
     def _turns(self, count: int, step: int) -> int:
-        """How many turns so many elements are: what is left of them is one, or one each."""
+        """The iterations for so many elements: the rest takes one, or one each."""
         whole, rest = divmod(count, step)
         return whole + (min(rest, 1) if self.machine.masks else rest)
 
     def _registers(self) -> int:
-        """How many registers of each value a turn has.
+        """The registers that each value of an iteration has.
 
-        Several where little is done, so that the loop itself costs little, and where much is done
-        of which each operation waits for the one before it: then others fill the pipelines. Eight
-        must have room beside about three values inside an operation. What goes by lanes gains
-        nothing.
+        Several if little is done, so that the loop itself costs little, and if much is done in
+        dependent operations: then the others fill the pipelines. Eight must fit beside about three
+        values inside an operation. What is computed lane by lane gains nothing.
         """
         if sum(weight(n) for n in self.nodes) <= 4:
             return 4
@@ -175,7 +173,7 @@ class Cut:
 
 
 def by_lane(node: Node) -> bool:
-    """Whether LLVM computes a node a lane at a time: remainders, and most functions of f64."""
+    """Whether LLVM computes a node lane by lane: remainders, and most functions of f64."""
     if isinstance(node.of, Access | Argument) or weight(node) == 1:
         return False
     return node.of.name in ("fmod", "mod") or elements.computing(node.dtype) != F32

@@ -1,7 +1,7 @@
 """Kernels that pick slices by index: ``gather`` and ``gathernd``.
 
-A row of the result is a run of neighbours in the data, copied by vectors. Indices are read where
-they are needed; one that is outside its axis is an error of the run, and nothing is read there.
+A row of the result is a contiguous run of the data, copied by vectors. Indices are read where they
+are needed; one out of range is an error of the run, and nothing is read there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.indices import fail_outside, index_at
 
 BYTES = 1 << 16
-"""About how much a tile copies."""
+"""About how many bytes a tile copies."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
@@ -39,25 +39,25 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 
 class _Row(NamedTuple):
-    """An axis that counts rows, and the steps along it in data, indices and result."""
+    """An axis that counts rows, and the strides along it in data, indices and result."""
 
     extent: Extent
-    given: Extent
+    data: Extent
     indices: Extent
-    made: Extent
+    result: Extent
 
     @property
-    def steps(self) -> tuple[Extent, Extent]:
+    def strides(self) -> tuple[Extent, Extent]:
         """Those in data and result."""
-        return self.given, self.made
+        return self.data, self.result
 
 
 @dataclass(frozen=True)
 class _Axes:
-    """What is picked: the axes before the indices', theirs, and the first of a slice where slices
-    do not lie in one run count ``rows``; ``inner`` is the length of a run. ``axes`` are those of
-    the data that indices choose a place on, with the ``strides`` along them; ``step`` is from one
-    index to the next of a place. What is packed is counted in bytes.
+    """What is picked. ``rows`` are the axes before the indices, those of the indices, and the outer
+    axes of a slice that is not one run; ``inner`` is the length of a run. ``axes`` are those of the
+    data that indices select on, with the ``strides`` along them; ``step`` is the stride between the
+    indices of one point. Packed elements are counted in bytes.
     """
 
     rows: tuple[_Row, ...]
@@ -104,19 +104,19 @@ def _axes(at: Instruction) -> _Axes:
 
 
 def _run(rows: list[_Row], most: int) -> tuple[Extent, tuple[Extent, Extent]]:
-    """Takes away the last axes, of at most so many, that are one run: its length and steps."""
+    """Removes the last axes, at most so many, that are contiguous: their extent and strides."""
     inner: Extent = 1
     steps: tuple[Extent, Extent] = (1, 1)
-    while most and (inner == 1 or rows[-1].steps == (inner * steps[0], inner * steps[1])):
+    while most and (inner == 1 or rows[-1].strides == (inner * steps[0], inner * steps[1])):
         last = rows.pop()
-        steps = last.steps if inner == 1 else steps
+        steps = last.strides if inner == 1 else steps
         inner, most = inner * last.extent, most - 1
     return inner, steps
 
 
 def _has_neighbours(at: Instruction, axes: _Axes) -> bool:
-    """Whether each index picks one element of a size that vectors are gathered of, and along the
-    last axis of the result the indices lie side by side.
+    """Whether each index picks one element, of a size that can be gathered by vectors, and the
+    indices are contiguous along the last axis of the result.
     """
     if not isinstance(at.op, Gather) or axes.inner != 1 or not axes.rows:
         return False
@@ -150,7 +150,7 @@ class _Writer(KernelWriter):
         self._run(*starts)
 
     def _run(self, from_: Value, index: Value, to: Value) -> None:
-        """Writes the run at a place of the result from a place of the data and what indices add."""
+        """Writes one run of the result, from an offset of the data plus what indices add."""
         f, frame = self.f, self.frame
         inside: Value | None = None
         shape = self.at.inputs[0].shape
@@ -184,7 +184,7 @@ class _Writer(KernelWriter):
 
 
 class _Across(_Writer):
-    """Writes the kernel where runs are of one element: as many at a time as indices are loaded."""
+    """Writes the kernel for runs of one element: as many at a time as indices are loaded."""
 
     def __init__(self, at: Instruction, machine: Machine, axes: _Axes) -> None:
         *rows, last = axes.rows

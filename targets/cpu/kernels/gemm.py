@@ -1,18 +1,18 @@
-"""Kernels of matrix products, with the arithmetic on their result: ``dot``, ``quant_dot``, and
-groups of one of these and what follows it.
+"""Kernels of matrix products with their epilogues: ``dot``, ``quant_dot``, and groups of one of
+these and what follows it.
 
-A cell is a block of rows by a panel of columns; ``tile.py`` has its inner loops and says how large
-it is. A tile of the plan is one of them, or so many as are worth a thread's while. The sums of a
-cell are kept in scratch, and when they are complete the epilogue goes over them once and writes the
+A cell is a block of rows by a panel of columns; ``tile.py`` has its inner loops and chooses its
+size. A tile of the plan is one cell, or as many as are worth a thread's while. The sums of a cell
+are kept in scratch; when they are complete, the epilogue passes over them once and writes the
 result.
 
-A literal on the right is read in panels packed ahead. What else stands on the right is packed into
-scratch, or computed there from what it is made of, once for all the rows that a thread multiplies
-it with; where the rows are few it is read as it lies. Rows on the left are read as they lie, unless
-their elements must be widened first.
+A literal on the right is read in panels packed ahead. Any other right operand is packed into
+scratch, or computed there from its inputs, once for all the rows that a thread multiplies it with;
+if the rows are few, it is read in place. Rows on the left are read in place, unless their elements
+must be widened first.
 
-Each sum is added up in the order of the depth by one thread, so bits depend neither on the number
-of threads nor on how many rows there are.
+Each sum is accumulated in the order of the depth by one thread, so bits depend neither on the
+number of threads nor on the number of rows.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from migx.targets.cpu.parts.tile import (
 from migx.targets.cpu.parts.transpose import gather_columns
 
 Axes = tuple[tuple[Extent, tuple[Extent, Extent]], ...]
-"""Extents, and what a step along each is on the left and on the right, in elements."""
+"""Extents, with the strides along each on the left and on the right, in elements."""
 
 
 TAGS = ("gemm_epilogue", "gemm_quantized")
-"""The tags of groups that are products with what follows them."""
+"""The tags of groups that are products with their epilogues."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of a product of matrices, by itself or in a group with its epilogue."""
+    """The kernel of a product of matrices, alone or in a group with its epilogue."""
     problem = described(at)
     if problem is None or not problem.writable(machine):
         return None
@@ -60,12 +60,12 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 @dataclass(frozen=True)
 class Problem:
-    """A product of matrices, repeated over the ``batch``, and what is done to its elements.
+    """A product of matrices, repeated over the ``batch``, and its epilogue.
 
-    ``left`` and ``right`` are numbers of inputs; then come their types, and the steps along rows
-    and columns. ``literal`` has the letters of the axes of a literal on the right: of the batch,
-    the depth and the columns. Where the right one is ``computed`` from inputs element by element,
-    there is no such number, and the letters are those of the axes it is computed on.
+    ``left`` and ``right`` are numbers of inputs; ``types`` their element types; the ``steps`` their
+    strides along rows and columns. ``literal`` has the letters of the axes of a literal on the
+    right: of the batch, the depth and the columns. If the right operand is ``computed`` elementwise
+    from inputs, ``right`` is None, and the letters are those of the axes it is computed on.
     """
 
     left: int
@@ -83,22 +83,22 @@ class Problem:
     epilogue: FusedKernel
 
     def format(self, width: int) -> str | None:
-        """The weight format of panels this wide, where the right operand is a literal."""
+        """The weight format of panels this wide, if the right operand is a literal."""
         if self.literal is None or self.right is None:
             return None
         lead, depth, column = self.literal
         return f"{lead}{column.upper()}{depth}{width}{column}"
 
     def writable(self, machine: Machine) -> bool:
-        """Whether everything in it can be written."""
+        """Whether all its operations have instructions."""
         computed = self.computed.nodes if self.computed else ()
         types = all(elements.computable(t, machine) for t in self.types)
         return types and writable(self.epilogue, machine) and emittable(computed, machine)
 
 
 def described(at: Instruction) -> Problem | None:
-    """The product an instruction computes; None where it is none, or not of its inputs as they
-    are.
+    """The product an instruction computes; None if there is none, or its operands are not inputs as
+    they are.
     """
     dot = core_of(at, DOTS, TAGS)
     if dot is None:
@@ -141,8 +141,8 @@ def described(at: Instruction) -> Problem | None:
 
 
 def _given(at: Instruction, dot: Instruction, root: Instruction) -> tuple[int | None, Instruction]:
-    """The input that a value inside is, or is the wider form of, and its number; where it is none,
-    None and the value.
+    """The number of the input that a value inside is, or was widened from, and that input; None and
+    the value if it is none.
     """
     number = input_number(at, dot, narrower(root))
     if number is None or not at.inputs[number].shape.standard:
@@ -153,8 +153,8 @@ def _given(at: Instruction, dot: Instruction, root: Instruction) -> tuple[int | 
 def _letters(
     root: Instruction, shape: Shape, depth: Extent, columns: Extent
 ) -> tuple[str, str, str] | None:
-    """The letters of a value's axes (of the batch, the depth and the columns), where a view of it,
-    of the shape given, is all of it, matrix by matrix.
+    """The letters of a value's axes (of the batch, the depth and the columns), if a view of it with
+    this shape is all of it, matrix by matrix.
     """
     if root.shape.rank < 2 or not root.shape.standard:
         return None
@@ -200,14 +200,14 @@ class Writer(KernelWriter):
         self.widens = type_of(problem.types[0]) != problem.sum
 
     def _tile(self, tile: Tile) -> Tile:
-        """The tile, for one that is chosen."""
+        """The tile, adapted from the chosen one."""
         return tile
 
     def _format(self) -> str | None:
-        """The weight format of panels, where the right operand is a literal."""
+        """The weight format of panels, if the right operand is a literal."""
         return self.problem.format(self.tile.columns)
 
-    # The loops around.
+    # The outer loops.
 
     def kernel(self) -> Kernel:
         f, tile, problem = self.f, self.tile, self.problem
@@ -241,7 +241,7 @@ class Writer(KernelWriter):
         return () if self.format is None or right is None else ((right, self.format),)
 
     def _divide_scratch(self) -> None:
-        """Sums first, then rows widened, then a panel packed."""
+        """Takes the sums, the widened rows, and a packed panel."""
         tile, take = self.tile, self.frame.take
         room = (self.problem.depth + tile.lanes - 1) // tile.lanes * tile.lanes
         self.sums = take(tile.block * tile.columns, tile.sum)
@@ -275,7 +275,7 @@ class Writer(KernelWriter):
         return side
 
     def _add(self, lines: Matrix, right: Matrix, rows: Value, depth: Value, *, fresh: bool) -> None:
-        """Adds so much of the depth to the sums."""
+        """Adds a part of the depth to the sums."""
         left, heights = self._left(lines, rows, depth), self.heights
         accumulate(
             self.tile,
@@ -291,21 +291,21 @@ class Writer(KernelWriter):
         )
 
     def _multiply(self, f: Function, one: Value, vector: Value, total: Value) -> Value:
-        """A total and the product of a number of a row and a vector of the panel."""
+        """A total plus the product of an element of a row and a vector of the panel."""
         return f.muladd(one, vector, total)
 
     def _complete(self, right: Matrix, rows: Value) -> None:
-        """Whatever the sums of a cell still need when all products are added."""
+        """A hook for what the sums of a cell need when all products are added."""
 
     def _deep(self, begin: Value) -> Value:
-        """How much of the depth is added in the turn that begins here."""
+        """The part of the depth that is added in the iteration that begins here."""
         depth, step = self.problem.depth, self.tile.depth
         if isinstance(depth, int) and depth % step == 0:
             return self.f.as_index(step)
         return self.f.minimum(self.depth - begin, step)
 
     def _offsets(self, item: Value) -> tuple[Value, Value]:
-        """Where the two matrices of an item of the batch begin."""
+        """The offsets of the two matrices of an item of the batch."""
         problem, frame = self.problem, self.frame
         dims = tuple(extent for extent, _ in problem.batch)
         left, right = ([steps[side] for _, steps in problem.batch] for side in (0, 1))
@@ -316,11 +316,11 @@ class Writer(KernelWriter):
 
     @property
     def _right_type(self) -> DType:
-        """What the columns are read as."""
+        """The type as which columns are read."""
         return self.problem.types[1]
 
     def _packed_step(self, step: Extent) -> Extent:
-        """From one packed matrix to another, for the step between them as they were."""
+        """The stride between packed matrices, given that between the originals."""
         problem = self.problem
         panels = (problem.columns + self.tile.columns - 1) // self.tile.columns
         return (
@@ -330,13 +330,13 @@ class Writer(KernelWriter):
     # Operands.
 
     def _left(self, lines: Matrix, rows: Value, depth: Value) -> Matrix:
-        """The rows as they lie, or widened in scratch."""
+        """The rows in place, or widened in scratch."""
         if not self.widens:
             return lines
         return staged(self.tile, lines, rows, depth, self.staged)
 
     def _panel(self, offset: Value, column: Value, side: Value, packed: Value) -> Matrix:
-        """The panel whose first column is given, ready to be read by vectors."""
+        """The panel with this first column, ready to be read by vectors."""
         f, tile, problem = self.f, self.tile, self.problem
         made = Matrix.dense(self.panel, tile.columns, SUMS[tile.sum])
         missing = f.compare("ne", side, packed)
@@ -366,19 +366,19 @@ class Writer(KernelWriter):
         )
 
     def _is_packed(self) -> bool:
-        """Whether the matrix on the right is one panel as it lies."""
+        """Whether the matrix on the right already has the layout of one panel."""
         problem, width = self.problem, self.tile.columns
         lies = problem.columns == width and problem.right_steps == (width, 1)
         return lies and problem.right is not None and type_of(self._right_type) == self.tile.sum
 
     def _may_be_direct(self) -> bool:
-        """Whether a panel on the right may be read as it lies, for some sizes."""
+        """Whether a panel on the right may be read in place, for some sizes."""
         problem, tile = self.problem, self.tile
         few = bounds(problem.rows)[0] <= tile.rows and bounds(problem.columns)[1] >= tile.columns
         return few and problem.right_steps[1] == 1 and type_of(problem.types[1]) == tile.sum
 
     def _pack(self, given: Matrix, made: Matrix, columns: Value) -> None:
-        """Copies as many columns as there are to a panel."""
+        """Copies the columns that exist to a panel."""
         f, tile = self.f, self.tile
         gather_columns(
             given.turned,
@@ -390,7 +390,7 @@ class Writer(KernelWriter):
         )
 
     def _compute(self, made: Matrix, column: Value) -> None:
-        """Computes a panel from what its elements are made of."""
+        """Computes a panel from the inputs of its elements."""
         f, tile, frame, kernel = self.f, self.tile, self.frame, self.problem.computed
         assert kernel is not None
         assert self.problem.literal is not None

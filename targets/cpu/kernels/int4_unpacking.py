@@ -1,9 +1,9 @@
-"""Kernels of what unpacks elements of 2 and 4 bits for no product: ``unpack_int4``,
+"""Kernels that unpack elements of 2 and 4 bits outside of products: ``unpack_int4``,
 ``unpack_int2``, and groups tagged ``int4_gather``, which unpack the rows that are picked.
 
-A byte becomes as many bytes as it has elements without a shuffle: it is widened, copies of it are
-put beside it so that each byte of the wide word has one of the elements in its low bits, and the
-rest is masked. The upper bit of a signed element is spread by turning it over and taking it off.
+A byte becomes as many bytes as it has elements without a shuffle: it is widened, shifted copies are
+combined so that each byte of the wide word has one of the elements in its low bits, and the rest is
+masked. A signed element is sign-extended by inverting its sign bit and subtracting it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from migx.targets.cpu.parts.weight_parameters import lies_at_the_start
 ELEMENTS = 1 << 14
 """About how many elements a tile unpacks."""
 WIDE = {2: I16, 4: I32}
-"""What a byte is widened to, by the elements it has."""
+"""The type a byte is widened to, by the number of its elements."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of one of these, where elements lie row-major over the whole or along the last
+    """The kernel of one of these, if elements are row-major over the whole or along the last
     axis.
     """
     if isinstance(at.op, Group):
@@ -44,7 +44,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 
 def _of_rows(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of a group that picks rows of a table, none of which begins within a byte."""
+    """The kernel of a group that picks rows of a table, all of which begin with a byte."""
     (module,) = at.modules
     gather = next(v for v in module if type(v.op) is Gather)
     table, indices = gather.inputs
@@ -67,7 +67,7 @@ def _of_rows(at: Instruction, machine: Machine) -> Kernel | None:
 
 
 class _Writer(KernelWriter):
-    """Writes what unpacks lines of elements, each of which begins with a byte."""
+    """Writes the unpacking of lines of elements, each of which begins with a byte."""
 
     def __init__(self, at: Instruction, unpack: Instruction, machine: Machine) -> None:
         super().__init__(at, machine)
@@ -99,13 +99,13 @@ class _Writer(KernelWriter):
         return self._spread(bytes_ & ((1 << self.bits) - 1))
 
     def _spread(self, low: Value) -> Value:
-        """Elements in the low bits of bytes, with their signs."""
+        """Sign-extends elements in the low bits of bytes, if they are signed."""
         sign = 1 << (self.bits - 1)
         return (low ^ sign) - sign if self.signed else low
 
 
 class _Whole(_Writer):
-    """Unpacks all there is, in lines of the axis or, where all bytes are full, of any length."""
+    """Unpacks a whole tensor, in lines of the axis or, if all bytes are full, of any length."""
 
     def kernel(self) -> Kernel:
         f, frame, (given,), made = self.f, self.frame, self.at.inputs, self.at.shape
@@ -123,7 +123,7 @@ class _Whole(_Writer):
 
 
 class _Rows(_Writer):
-    """Unpacks rows of a table at indices; ``places`` are the inputs that these two are."""
+    """Unpacks rows of a table at indices; ``places`` are the numbers of the two inputs."""
 
     def __init__(
         self,

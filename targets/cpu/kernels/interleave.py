@@ -1,8 +1,8 @@
-"""Kernels of copies that put few things side by side again and again: an image made twice as large
-by its nearest elements, channels spread over a larger image, real and imaginary parts joined.
+"""Kernels of copies that interleave a few sources: doubling an image by its nearest elements, pixel
+shuffles, joining real and imaginary parts.
 
-In these the last axis is short and lies anywhere, and the one before it lies element by element: a
-vector is read for each place of the last axis, and their lanes go in turns to the result.
+The last axis is short and has any stride, and the one before it is contiguous: a vector is read for
+each index of the last axis, and their lanes are interleaved in the result.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.transpose import interleaved
 
 WAYS = (2, 4)
-"""How long the last axis may be."""
+"""The lengths the last axis may have."""
 TILE = 16384
 """Elements of a tile."""
 

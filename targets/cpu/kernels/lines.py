@@ -1,9 +1,9 @@
-"""Kernels of what is found along one axis: ``argmax`` and ``argmin``, running sums and products.
+"""Kernels along one axis: ``argmax`` and ``argmin``, running sums and products.
 
-A line is all elements along the axis at one place of the others. Running results walk along it in
-order, by vectors where lines lie side by side, one line in each lane. ``argmax`` is two reductions:
-the first finds what is greatest, and the second where that is first. It goes by a line twice, but
-does so little each time that this is faster than to remember a value and its place in every lane.
+A line is all elements along the axis at one index of the others. Running results walk along it in
+order, by vectors if lines are adjacent, one line in each lane. ``argmax`` is two reductions: the
+first finds the greatest value, and the second its first index. It reads a line twice, but each pass
+does so little that this is faster than keeping a value and its index in every lane.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 
 class Lines(KernelWriter):
-    """Writes the kernel of an instruction that walks along every line by itself."""
+    """Writes the kernel of one instruction, which walks along each line separately."""
 
     def __init__(self, at: Instruction, machine: Machine) -> None:
         super().__init__(at, machine)
@@ -63,8 +63,8 @@ class Lines(KernelWriter):
 
     @abstractmethod
     def line(self, given: Value, made: Sequence[Value], lanes: int) -> None:
-        """Walks along the line that begins at an address, or ``lanes`` of them side by side, and
-        writes what comes of it to others.
+        """Walks along the line that begins at an address, or ``lanes`` adjacent ones, and writes
+        its results to others.
         """
 
     def kernel(self) -> Kernel:
@@ -92,15 +92,15 @@ class Lines(KernelWriter):
             self.line(moved[0], moved[1:], lanes)
 
     def read(self, given: Value, index: Value | int, lanes: int) -> Value:
-        """The elements at a place of lines, in their computing type."""
+        """The elements at an index of lines, in their computing type."""
         memory = memory_of(self.dtype)
         place = self.f.element(given, self.step * index, memory)
         return elements.loaded(self.f, self.f.load(place, memory.times(lanes)), self.dtype)
 
 
 class _Extreme(Writer):
-    """Where the greatest or the least is: a reduction finds what it is, and a second one the first
-    or the last place at which nothing is less, or greater.
+    """The index of the greatest or the least: one reduction finds its value, and a second one the
+    first or the last index at which nothing is less, or greater.
     """
 
     def __init__(self, at: Instruction, op: Argmax, machine: Machine) -> None:
@@ -126,20 +126,22 @@ class _Extreme(Writer):
         return collapsed(FusedKernel(given.dims, folded, nodes, (result,)))
 
     def _value(self, number: int, values: dict[int, Value], point: Point) -> Value:
-        """Of the operation itself: the place of an element that is the best, or one beyond all."""
+        """For the operation itself: the index of an element if it is the best, else a number beyond
+        all.
+        """
         node = self.nodes[number]
         if not isinstance(node.of, Argmax):
             return super()._value(number, values, point)
         f, here = self.f, elements.computing(node.dtype)
         x, best = (self._spread(values[i], point) for i in node.inputs)
         is_less = f.compare("ne", x, best)
-        if x.type.is_float:  # where there is NaN, it is the best
+        if x.type.is_float:  # NaN, if there is one, is the best
             is_less = is_less & f.compare("eq", x, x)
         beyond = -1 if self.is_last else 2 ** (here.bits - 1) - 1
         return f.select(is_less, beyond, self._place(point, here))
 
     def _place(self, point: Point, one: Type) -> Value:
-        """Where along the folded axis a point is."""
+        """The index of a point along the folded axis."""
         f = self.f
         if self.cut.by_row:
             first = f.splat(f.cast(point.first, one), point.lanes * self.abreast.rows)

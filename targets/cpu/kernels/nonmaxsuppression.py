@@ -1,9 +1,8 @@
 """Kernels of ``nonmaxsuppression``.
 
-Of each class the scores that are high enough are put in order. Each box in turn is compared with
-those kept before it, a vector of them at a time, and kept itself if it overlaps none too much: then
-a box that goes costs little more than what it takes to find one that is better. How many boxes that
-makes is only known in the end.
+The scores of each class that are high enough are sorted. Each box in turn is compared with those
+kept before it, a vector of them at a time, until one overlaps it too much; so a suppressed box
+costs little more than finding the better one. The number of boxes kept is known only at the end.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ CORNERS = 4
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of ``nonmaxsuppression`` of floats that are computed as they are stored."""
+    """The kernel of ``nonmaxsuppression`` on floats that are computed as they are stored."""
     if not isinstance(at.op, Nonmaxsuppression):
         return None
     limits = [v.shape.dtype for v in at.inputs[MOST:] if v.shape.dtype is not OPTIONAL]
@@ -73,7 +72,7 @@ class _Writer(KernelWriter):
         return frame.finished("nonmaxsuppression", 1, most=most)
 
     def _limit(self, index: int) -> Value | None:
-        """A limit, as an i64 or in the type of boxes; None where there is none."""
+        """A limit, as an i64 or in the type of boxes; None if there is none."""
         at, to = self.at, I64 if index == MOST else self.number
         if index >= len(at.inputs) or at.inputs[index].shape.dtype is OPTIONAL:
             return None if index == SCORE else self.f.const(to, 0)
@@ -82,7 +81,7 @@ class _Writer(KernelWriter):
         return self.f.cast(raw, to, signed=dtype.kind == "int")
 
     def _class(self, batch: Value, kind: Value, written: Value) -> Value:
-        """Writes the boxes of one class behind those written; gives how many there are then."""
+        """Appends the boxes kept of one class to those written; gives the new number."""
         f, frame = self.f, self.frame
         count = self._candidates(batch, kind)
         self.buffer.sort(count)
@@ -146,7 +145,7 @@ class _Writer(KernelWriter):
         return _Box(low, high, (high[0] - low[0]) * (high[1] - low[1]))
 
     def _is_overlapped(self, box: _Box, kept: Value) -> Value:
-        """Whether a box shares more with one of those kept than it may."""
+        """Whether a box overlaps one of those kept more than it may."""
         f, lanes = self.f, self.lanes
         none = f.compare("ne", kept, kept)
         with f.loop(0, kept, lanes, carry=[none]) as k:

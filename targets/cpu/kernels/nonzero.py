@@ -1,9 +1,8 @@
 """The kernel of ``nonzero``.
 
-It goes by the elements in order. Where a whole vector of them is zero, as most are in masks that
-choose little, it goes on to the next; of any other it writes down where each element is, over what
-it wrote for the last one if that was zero, so there is no branch that is hard to foretell. How many
-that makes is only known in the end.
+It visits the elements in order. A vector of zeros, as most are in sparse masks, is skipped; of any
+other the indices of each element are written, over those of the last one if that was zero, so there
+is no unpredictable branch. The number of results is known only at the end.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from migx.targets.cpu.parts.matrix import apart
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of ``nonzero`` of elements in some dims that the machine computes with."""
+    """The kernel of ``nonzero`` on elements of rank 1 or more that the machine computes with."""
     if not isinstance(at.op, Nonzero):
         return None
     given = at.inputs[0].shape
@@ -55,8 +54,8 @@ class _Writer(KernelWriter):
         return frame.finished("nonzero", 1, flops=given.elements, most=given.elements)
 
     def _line(self, first: Value, places: Mapping[int, Value], count: Value) -> Value:
-        """Writes the places of a line's elements behind those written; gives how many there are
-        then.
+        """Appends the indices of a line's nonzero elements to those written; gives the new
+        number.
         """
         f, end = self.f, self.frame.extent(self.given.dims[-1])
         whole = end // self.lanes * self.lanes
@@ -70,7 +69,7 @@ class _Writer(KernelWriter):
     def _each(
         self, first: Value, places: Mapping[int, Value], begin: Value, end: Value, count: Value
     ) -> Value:
-        """The same, of the elements from one to before another."""
+        """The same for a half-open range of elements."""
         f, result = self.f, self.frame.operands[1]
         with f.loop(begin, end, carry=[count]) as k:
             for axis, place in {**places, len(places): k.index}.items():
@@ -80,7 +79,7 @@ class _Writer(KernelWriter):
         return k.carried[0]
 
     def _counts(self, first: Value, index: Value, lanes: int) -> Value:
-        """Whether the element of a line at a place is not zero; of so many, each."""
+        """Whether the element of a line at an index is nonzero; with lanes, for each of several."""
         f, dtype = self.f, self.given.dtype
         place = f.element(first, index * self.step, self.memory)
         raw = apart(f, place, self.step, self.memory.times(lanes), None)

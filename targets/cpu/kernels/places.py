@@ -1,8 +1,8 @@
-"""Kernels that fetch each element from a place reckoned along the axes: ``pad`` that repeats what
-is inside, ``reverse_sequence``, and resampling to the nearest element.
+"""Kernels that fetch each element from an index computed per axis: ``pad`` that repeats what is
+inside, ``reverse_sequence``, and resampling to the nearest element.
 
-A row of the result runs along the last axis, in parts: where neighbours come from neighbours they
-are copied by vectors, elsewhere one by one. The place on other axes is reckoned once for a row.
+A row of the result runs along the last axis, in parts: contiguous ones are copied by vectors,
+others element by element. The indices on other axes are computed once for a row.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 
 def _is_counted(op: Resize) -> bool:
-    """Whether a resize is told its sizes, and counts in a known way."""
+    """Whether a resize has constant sizes, and a coordinate transformation that kernels know."""
     return type(op) is Resize and op.coordinate_transformation_mode in COORDINATES
 
 
 def _has_members_in_rows(at: Instruction) -> bool:
-    """Whether each row of a reverse_sequence is of one member of the batch."""
+    """Whether each row of a reverse_sequence belongs to one member of the batch."""
     known = type_of(at.inputs[1].shape.dtype) is not None
     return known and at.op_as(ReverseSequence).batch_axis != at.shape.rank - 1
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of a row, from one place of the last axis to another. Its elements come from as many
-    places on as ``moved`` says, or from those that ``place`` gives.
+    """A part of a row, a half-open range of the last axis. Its elements come from indices shifted
+    by ``moved``, or from those given by ``place``.
     """
 
     begin: Value
@@ -73,8 +73,8 @@ class _Writer(KernelWriter):
 
     @abstractmethod
     def place(self, axis: int, index: Value, places: Sequence[Value]) -> Value:
-        """Where on an axis of the data the element comes from that is at an index of the result;
-        ``places`` are the indices of the axes before the last.
+        """The index on an axis of the data of the element at an index of the result; ``places`` are
+        the indices on the axes before the last.
         """
 
     @abstractmethod
@@ -82,9 +82,7 @@ class _Writer(KernelWriter):
         """The parts of a row."""
 
     def end(self) -> Value:
-        """The tile before which to stop: the first, where the operands are such that there is no
-        result.
-        """
+        """The end of the tiles: the first, if the operands are such that there is no result."""
         return end_of(self.frame, self.given.elements)
 
     def kernel(self) -> Kernel:
@@ -123,14 +121,12 @@ class _Writer(KernelWriter):
             f.store(read, f.element(made, at, self.memory))
 
     def _whole(self) -> tuple[Value, Value]:
-        """From where to where the last axis goes."""
+        """The range of the last axis."""
         return self.f.as_index(0), self.frame.extent(self.at.shape.dims[self.last])
 
 
 class _Pads(_Writer):
-    """Padding with what is inside: what is left once the elements are dropped that a negative
-    number is for.
-    """
+    """Padding with what is inside, after dropping the elements that negative pads remove."""
 
     def __init__(self, at: Instruction, machine: Machine) -> None:
         super().__init__(at, machine)
@@ -153,7 +149,7 @@ class _Pads(_Writer):
         return found + self.frame.extent(self.dropped[axis])
 
     def _found(self, mode: str, index: Value, extent: Value) -> Value:
-        """Where among so many elements an index is that may lie beyond them."""
+        """The index, among ``extent`` elements, for one that may lie beyond them."""
         f, last = self.f, extent - 1
         if mode == "edge":
             return f.minimum(f.maximum(index, 0), last)
@@ -200,7 +196,7 @@ class _Sequences(_Writer):
             bad = f.cast((length < 0) | (length > time), I64)
             member.carry(member.carried[0] | bad)
         wrong = f.compare("ne", member.carried[0], 0)
-        self.frame.fails(wrong, "reverse_sequence: a length is not on its axis")
+        self.frame.fails(wrong, "reverse_sequence: a length is negative or beyond its axis")
         return f.select(wrong, self.frame.begin, self.frame.end)
 
     def _turned(self, time: Value, member: Value) -> Value:

@@ -1,8 +1,8 @@
-"""Kernels of ``max_pool_indices``: where each window of a max pooling has its greatest element.
+"""Kernels of ``max_pool_indices``: the index of the greatest element of each max pooling window.
 
-Windows side by side are looked at together, one in each lane, which remembers the greatest element
-so far and its place. Axes are done from the last to the first, as the operation itself does them,
-so that where elements are NaN the same place comes of it.
+Adjacent windows are processed together, one in each lane, which keeps the greatest element so far
+and its index. Axes are visited from the last to the first, as in the operation's own meaning, so
+that elements that are NaN give the same index.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.windows import Axis
 
 ELEMENTS = 1 << 13
-"""About how many elements of windows a tile looks at."""
+"""About how many elements of windows a tile visits."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of one of these whose places count row by row."""
+    """The kernel of one of these whose indices are row-major."""
     op = at.op
     if type(op) is not MaxPoolIndices or op.column_major or not at.shape.standard:
         return None
@@ -66,7 +66,7 @@ class _Writer(KernelWriter):
         return frame.finished("places of max pooling", rows.tiles)
 
     def _in_space(self, start: Value, z: Value, y: Value, column: Value) -> Sequence[Value]:
-        """The greatest elements of windows side by side, and their places in the image."""
+        """The greatest elements of adjacent windows, and their indices in the image."""
         f, frame, depth, height = self.f, self.frame, self.depth, self.height
         with f.loop(*depth.taps(frame, z), carry=self.none) as plane:
             level = depth.place(frame, z, plane.index)
@@ -81,7 +81,7 @@ class _Writer(KernelWriter):
         return plane.carried
 
     def _in_row(self, line: Value, number: Value, column: Value) -> Sequence[Value]:
-        """The same for what windows see of one row, whose first element has a number."""
+        """The same for what windows see of one row, whose first element has index ``number``."""
         f, width = self.f, self.width
         found: Sequence[Value] = self.none
         limit = self.frame.extent(width.given)
@@ -99,8 +99,8 @@ class _Writer(KernelWriter):
     def _better(
         self, one: Sequence[Value], other: Sequence[Value], known: Value | None = None
     ) -> list[Value]:
-        """Of two elements and their places the other where that is greater, or the one is none;
-        where it is ``known`` to be one.
+        """Of two elements and their indices the other if that is greater, or if there is none yet;
+        where it is ``known`` to exist.
         """
         f = self.f
         greater = f.compare("gt", other[0], one[0], signed=self.dtype.kind != "uint")

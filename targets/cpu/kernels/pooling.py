@@ -20,7 +20,7 @@ Axes = tuple[Axis, Axis, Axis]
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of a pooling, but for norms."""
+    """The kernel of a pooling by maximum or average."""
     op = at.op
     if type(op) is not Pooling or op.mode not in ("max", "average") or not at.shape.standard:
         return None
@@ -31,7 +31,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 
 def axes_known(at: Instruction, op: Pooling, machine: Machine) -> Axes | None:
-    """The axes of windows of known lengths, over elements that a machine computes with."""
+    """The axes of windows of constant lengths, over elements that a machine computes with."""
     x, lengths = at.inputs[0].shape, [n for n in op.lengths if isinstance(n, int)]
     if len(lengths) < len(op.lengths) or not elements.computable(x.dtype, machine):
         return None
@@ -90,7 +90,7 @@ class _Writer(KernelWriter):
         f.store(elements.stored(f, total, self.dtype), there, mask=at.mask)
 
     def _count(self, at: WindowVector) -> Value:
-        """How many elements each window counts."""
+        """The number of elements that each window counts."""
         f, axes = self.f, self.axes
         if self.op.count_include_pad:
             depth, height, width = (axis.padded for axis in axes)

@@ -1,14 +1,14 @@
-"""Kernels of convolutions of bytes by constant bytes, with the arithmetic on their result.
+"""Kernels of convolutions of bytes by constant bytes, with their epilogues.
 
-They are those of ``convolution.py``, of channels taken four at a time: an element is four bytes of
-one pixel, one of each channel, and it is multiplied by the four of a kernel in one instruction
-(``dot4.py``). So spreading also brings the bytes of four channels together, and weights are packed
-four channels deep. A channel that the last four lack is read as the last there is, for its weights
+They are those of ``convolution.py`` on channels in groups of four: an element is four bytes of one
+pixel, one per channel, and is multiplied by four bytes of a kernel in one instruction
+(``dot4.py``). So spreading also interleaves the bytes of four channels, and weights are packed four
+channels deep. Channels missing from the last group are read as the last channel, as their weights
 are zero.
 
-**Why it is fast.** The inner loop is that of floats, and an instruction does in it four times the
-arithmetic on a quarter of the memory. Bytes are spread as they lie and never widened. What is
-quantised again leaves as bytes, straight from the sums in registers.
+**Why it is fast.** The inner loop is that of floats, and each instruction in it does four times the
+arithmetic on a quarter of the memory. Bytes are spread as they are and never widened. Requantised
+results are stored as bytes, directly from the sums in registers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from migx.targets.cpu.parts.strips import Inner, Share, Straight, Turned
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of a convolution of bytes whose weights are constant, by itself or in a group."""
+    """The kernel of a convolution of bytes whose weights are constant, alone or in a group."""
     inner = convolution_in(at)
     if inner is None or type(inner.op) is not QuantConvolution or machine.lanes(I32) < BYTES:
         return None
@@ -40,7 +40,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     if problem is None or not problem.literal:
         return None
     if problem.groups > 1 and problem.channels % BYTES:
-        return None  # four channels would be of two groups
+        return None  # four channels would straddle two groups
     writer = _Writer(at, machine, problem)
     if problem.groups > 1 and problem.outputs % writer.cut.unit:
         return None  # so would a strip of kernels
@@ -48,7 +48,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 
 def filling(frame: Frame) -> Value:
-    """The byte that padding stands for: 0, or what a ``pad`` in the group is given."""
+    """The byte that represents padding: 0, or the value of a ``pad`` in the group."""
     f, at = frame.function, frame.at
     inner = convolution_in(at)
     pad = None if inner is None or inner is at else inner.inputs[0]
@@ -63,12 +63,12 @@ def filling(frame: Frame) -> Value:
 
 
 class _Spread(Spread):
-    """Spreads four channels at a time, of so many; their bytes lie beside each other."""
+    """Spreads four of ``channels`` channels at a time; their bytes are adjacent."""
 
     def __init__(
         self, of: Problem, channels: int, frame: Frame, cut: Cut, flip: bool, fill: Value
     ) -> None:
-        """``fill`` is the byte that padding stands for."""
+        """``fill`` is the byte that represents padding."""
         super().__init__(frame, of.axes, cut, of.types[0], of.sum)
         f = frame.function
         self.channels = channels
@@ -79,18 +79,18 @@ class _Spread(Spread):
 
     @property
     def vector(self) -> Type:
-        """A vector of fours of bytes."""
+        """A vector of groups of four bytes."""
         return self.sum.times(self.cut.lanes)
 
     def enter(self, channel: Value, step: Value) -> None:
-        """Finds the four channels; ``step`` leads to the next four."""
+        """Finds the four channels; ``step`` is the stride to the next four."""
         f, last = self.f, self.f.as_index(BYTES - 1)
         if self.channels % BYTES:
             last = f.minimum(self.channels - 1 - channel * BYTES, last)
         self.offsets = [f.minimum(last, i) * (step // BYTES) for i in range(1, BYTES)]
 
     def nothing(self) -> Value:
-        """A vector of what padding stands for, as the image is multiplied."""
+        """A vector of padding, in the form in which the image is multiplied."""
         return self.fill
 
     def seen(self, line: Value, first: Value, limit: Value | None) -> Value:
@@ -114,11 +114,11 @@ class _Bytes(Inner):
     signs: Signs
 
     def multiplied(self, number: Value, pixel: Value, total: Value) -> Value:
-        """A total and the products of four bytes."""
+        """A total plus the products of four bytes."""
         return dot4(self.frame.function, total, pixel, number, self.signs)
 
     def enter(self, share: Share) -> None:
-        """Sums the weights of a share, where bytes of the image are turned over."""
+        """Sums the weights of a share, if the upper bits of the image's bytes are inverted."""
         if not self.signs.flip:
             return
         f, cut, vector = self.frame.function, self.cut, self.sum.times(self.cut.lanes)
@@ -136,7 +136,7 @@ class _Bytes(Inner):
         self.surplus = [total * self.signs.surplus for total in k.carried]
 
     def begun(self, share: Share, places: list[Value]) -> list[Value]:
-        """Vectors of sums without what turning bytes over will add."""
+        """Vectors of initial sums, less what inverted upper bits will add."""
         sums = super().begun(share, places)
         if not self.signs.flip:
             return sums
@@ -151,17 +151,17 @@ class _Bytes(Inner):
 
 
 class _Straight(_Bytes, Straight):
-    """Vectors of pixels, four bytes to a lane."""
+    """Vectors of pixels, four bytes per lane."""
 
 
 class _Turned(_Bytes, Turned):
-    """Vectors of output channels, four bytes to a lane."""
+    """Vectors of output channels, four bytes per lane."""
 
 
 class _Writer(Writer):
-    """Writes the kernel of a convolution of bytes, its channels taken four at a time."""
+    """Writes the kernel of a convolution of bytes, its channels in groups of four."""
 
-    padding_counts = True  # it is what zero points stand for
+    padding_counts = True  # it is the zero point of the image
 
     def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
         x, w = problem.types
@@ -181,7 +181,7 @@ class _Writer(Writer):
         return replace(made, name=f"byte {made.name}", flops=flops)
 
     def _cut(self) -> Cut:
-        """All at once, where the last channels are fewer than four."""
+        """All channels at once, if the last group has fewer than four."""
         cut = super()._cut()
         return replace(cut, chunk=self.problem.channels) if self.channels % BYTES else cut
 

@@ -1,12 +1,13 @@
-"""Kernels of convolutions of bytes whose channels do not mix, with the arithmetic on their result.
+"""Kernels of depthwise convolutions of bytes, with their epilogues.
 
-Four neighbours in a row of a kernel are multiplied by what windows see of them in one instruction
-(``dot4.py``): a lane takes the four bytes that its window sees, which one permutation brings
-together from what is read at once. Rows are copied to scratch first, with what padding stands for
-around them, so there are neither edges nor masks; see ``sliding.py``, whose loops these are. The
-numbers of a kernel, by fours, lie in scratch behind the rows, filled up with zeros.
+Four adjacent elements in a row of a kernel are multiplied by what windows see of them in one
+instruction (``dot4.py``): a lane takes the four bytes that its window sees, which one permutation
+gathers from a single load. Rows are copied to scratch first, surrounded by padding, so there are
+neither edges nor masks; see ``sliding.py``, whose loops these are. The elements of a kernel, in
+groups of four filled up with zeros, are in scratch after the rows.
 
-Bytes of the image that the instruction wants of the other sign are turned over as they are copied.
+If the instruction needs the image's bytes with the other sign, their upper bits are inverted as
+they are copied.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ TURNED = -128
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of a convolution of bytes with one channel in each of its groups, of which there
-    are several, and kernels of up to 100 elements in a plane.
+    """The kernel of a convolution of bytes with several groups of one channel, and kernels of up to
+    100 elements in a plane.
     """
     inner = convolution_in(at)
     if inner is None or type(inner.op) is not QuantConvolution or machine.lanes(I32) < BYTES:
@@ -48,8 +49,9 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 
 class _Fours(Sliding):
-    """The loops over windows whose elements are multiplied by fours along a row. ``words`` are the
-    numbers of a kernel, and behind them what sums begin with; ``weigh`` writes them for a channel.
+    """The loops over windows whose elements are multiplied in groups of four along a row. ``words``
+    are the elements of a kernel, followed by the initial value of sums; ``weigh`` writes them for a
+    channel.
     """
 
     fill: Value
@@ -59,36 +61,36 @@ class _Fours(Sliding):
 
     @property
     def copies(self) -> bool:
-        """Always, with what is beside the image."""
+        """Always, together with the padding."""
         return True
 
     @property
     def taps(self) -> range:
-        """The fours of a row of a window."""
+        """The groups of four in a row of a window."""
         return range(-(-self.axes[2].length // BYTES))
 
     @property
     def count(self) -> int:
-        """How many fours a kernel has."""
+        """The groups of four in a kernel."""
         return self.axes[1].length * len(self.taps)
 
     @property
     def _span(self) -> int:
-        """The bytes that are read for a vector of windows, a power of two."""
+        """The bytes read for a vector of windows, a power of two."""
         width = self.axes[2]
         seen = (self.lanes - 1) * width.stride + (BYTES - 1) * width.dilation + 1
         return 1 << (seen - 1).bit_length()
 
     @property
     def _room(self) -> Extent:
-        """How many bytes a copy has; lanes that are no windows may see beyond the rows."""
+        """The bytes of a copy; lanes that are no windows may read beyond the rows."""
         width = self.axes[2]
         beyond = self._span + self.lanes * width.stride + len(self.taps) * BYTES * width.dilation
         return self._seen_rows(self._rows_of_tile) * self._pitch + beyond
 
     @property
     def _pitch(self) -> Extent:
-        """Bytes from one row of the copy to the next, whole lines of the cache."""
+        """The row stride of the copy in bytes, whole cache lines."""
         width = self.axes[2]
         return (width.made * width.stride + (width.reach + WIDE)) // WIDE * WIDE
 
@@ -123,11 +125,11 @@ class _Fours(Sliding):
             f.store(self._turned(seen), f.element(out, at, I8), mask=mask)
 
     def _turned(self, seen: Value) -> Value:
-        """Bytes as they are multiplied."""
+        """Bytes in the form in which they are multiplied."""
         return seen ^ TURNED if self.flip else seen
 
     def _seen(self, at: WindowVector, plane: Value, row: Value, tap: Value | int) -> Value:
-        """What windows see of a row by four of their columns."""
+        """What windows see of a row at four of their columns."""
         f, width = self.frame.function, self.axes[2]
         ahead = at.column * width.stride + tap * (BYTES * width.dilation)
         place = f.element(plane, row * self.frame.extent(self._pitch) + ahead, I8)
@@ -153,14 +155,14 @@ class _Writer(Writer):
         return made
 
     def _begun(self) -> Value:
-        """What sums begin with: less what turning bytes over will add."""
+        """The initial value of sums, less what inverted upper bits will add."""
         f, kind = self.f, I32.times(self.lanes)
         if not self.signs.flip:
             return f.const(kind, 0)
         return f.splat(f.load(f.element(self.loops.words, self.loops.count, I32), I32), self.lanes)
 
     def _by_fours(self, total: Value, seen: Value, channel: Value, tap: Tap) -> Value:
-        """A total and the products of four bytes."""
+        """A total plus the products of four bytes."""
         f, (_, row, four) = self.f, tap
         assert isinstance(row, int)
         assert isinstance(four, int)
@@ -169,7 +171,7 @@ class _Writer(Writer):
         return dot4(f, total, seen, word, self.signs)
 
     def _weigh(self, words: Value, channel: Value) -> None:
-        """Writes the fours of the kernel of a channel, and what its sums begin with."""
+        """Writes the groups of four of a channel's kernel, and the initial value of its sums."""
         f, problem = self.f, self.problem
         kernel, _, _, *steps = (self.frame.extent(e) for e in problem.apart)
         first = channel % self.all * kernel

@@ -1,13 +1,13 @@
-"""Kernels of products of bytes, with the arithmetic on their result.
+"""Kernels of products of bytes, with their epilogues.
 
-They are those of ``gemm.py``, of a depth taken four bytes at a time: what is one number in a row
-there is four here, and one instruction multiplies them by four of each column (``dot4.py``). Rows
-are read as they lie, where each begins at a whole number of fours and nothing has to be done to its
-bytes; else they are copied to scratch first, and filled up with zeros.
+They are those of ``gemm.py`` with the depth in groups of four bytes: an element of a row is four
+bytes, and one instruction multiplies them by four of each column (``dot4.py``). Rows are read in
+place if their stride and length are multiples of four and their bytes need no change; otherwise
+they are copied to scratch first, filled up with zeros.
 
 **Why it is fast.** As there, a tile of sums stays in registers; each instruction does four times
-the arithmetic, and panels, packed four deep, take a quarter of the memory. What is quantised again
-leaves as bytes.
+the arithmetic, and panels, packed four deep, take a quarter of the memory. Requantised results are
+stored as bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from migx.targets.cpu.parts.tile import Tile
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of a product of bytes, by itself or in a group."""
+    """The kernel of a product of bytes, alone or in a group."""
     dot = core_of(at, DOTS, TAGS)
     if dot is None or type(dot.op) is not QuantDot or machine.lanes(I32) < BYTES:
         return None
@@ -43,7 +43,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 
 class _Writer(Writer):
-    """Writes the kernel of a product of bytes, the depth taken four at a time."""
+    """Writes the kernel of a product of bytes, with the depth in groups of four."""
 
     def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
         x, w = problem.types
@@ -59,17 +59,16 @@ class _Writer(Writer):
         self.widens = not self.direct
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
         problem, made = self.problem, super().kernel()
         flops = 2 * self.items * problem.rows * problem.columns * self.bytes
         return replace(made, name=f"byte {made.name}", flops=flops + problem.epilogue.flops)
 
     def _tile(self, tile: Tile) -> Tile:
-        """All of the depth at once, where its end must be filled up."""
+        """A tile of all the depth at once, if its end must be filled up."""
         return replace(tile, depth=-(-self.bytes // BYTES)) if self.bytes % BYTES else tile
 
     def _format(self) -> str | None:
-        """Panels of columns, four deep, of a literal."""
+        """The weight format of a literal: panels of columns, four deep."""
         if self.problem.literal is None:
             return None
         lead, depth, column = self.problem.literal
@@ -77,13 +76,13 @@ class _Writer(Writer):
         return f"{lead}{column.upper()}{depth.upper()}{panel}"
 
     def _packed_step(self, step: Extent) -> Extent:
-        """From one packed matrix to another, for the step between them as they were."""
+        """The stride between packed matrices, given that between the originals."""
         problem, width = self.problem, self.tile.columns
         panels = (problem.columns + width - 1) // width
         return step // (self.bytes * problem.columns) * panels * problem.depth * width
 
     def _left(self, lines: Matrix, rows: Value, depth: Value) -> Matrix:
-        """The rows by fours of bytes, as they lie or copied to scratch."""
+        """The rows in groups of four bytes, in place or copied to scratch."""
         f, tile = self.f, self.tile
         if self.direct:
             return Matrix.dense(lines.first, lines.row // BYTES, WORD)
@@ -101,15 +100,15 @@ class _Writer(Writer):
 
     @property
     def _right_type(self) -> DType:
-        """What is not packed yet is read by its bytes."""
+        """A right operand that is not packed yet is read as bytes."""
         return super()._right_type if self.format is not None else self.stored
 
     def _may_be_direct(self) -> bool:
-        """Never: what is not packed has no fours of bytes along columns."""
+        """Never: an operand that is not packed has no groups of four bytes along columns."""
         return False
 
     def _pack(self, given: Matrix, made: Matrix, columns: Value) -> None:
-        """Brings four bytes of each column together; beyond the depth, they meet zeros."""
+        """Gathers four bytes of each column; those beyond the depth are multiplied by zeros."""
         f, tile = self.f, self.tile
         down, along = self.problem.right_steps
         if down == 1 and isinstance(along, int) and self.bytes % BYTES == along % BYTES == 0:
@@ -125,11 +124,11 @@ class _Writer(Writer):
             f.store(word, made.at(k.index, j.index))
 
     def _multiply(self, f: Function, one: Value, vector: Value, total: Value) -> Value:
-        """A total and the products of four bytes of a row, in all lanes, and four of columns."""
+        """A total plus the products of four bytes of a row, broadcast, and four of each column."""
         return dot4(f, total, one, vector, self.signs)
 
     def _complete(self, right: Matrix, rows: Value) -> None:
-        """Takes off what turning bytes of rows over has added."""
+        """Subtracts what inverted upper bits of rows have added."""
         if not self.signs.flip:
             return
         f, tile = self.f, self.tile

@@ -1,18 +1,18 @@
 """Kernels of recurrent layers: ``lstm``, ``gru`` and ``rnn``.
 
 A direction of a layer is the work of a team of tiles (``together.py``). First the inputs of many
-steps are multiplied with their weights at once, as any product of matrices is; then step follows
-step, each a product of the states with the recurrent weights, and the arithmetic of the cells on
-vectors of units. Of the products each tile has some panels, of the cells some units. So a step
-costs no more than reading the recurrent weights, and each thread reads its own part of them, which
-stays in its cache where it fits. A step that is too little to be shared is done by one.
+steps are multiplied with their weights at once, as any product of matrices; then come the steps,
+each a product of the states with the recurrent weights, and the arithmetic of the cells on vectors
+of units. Each tile has some panels of the products and some units of the cells. So a step costs no
+more than reading the recurrent weights, and each thread reads its own part of them, which stays in
+its cache if it fits. A step too small to be shared is done by one tile.
 
-Constant weights are read in panels packed ahead. Others are packed into scratch, however they lie:
-each panel of the inputs' just before it is multiplied with, so it is still in the cache; the
+Constant weights are read in panels packed ahead. Others are packed into scratch, whatever their
+layout: each panel of the input weights just before it is used, so it is still in the cache; the
 recurrent ones once, for all steps.
 
-Everything between is f32 in memory that the team shares: products by rows of ``width`` (the gates
-behind each other, as they stand in the weights), states by rows of whole vectors.
+Intermediate values are f32 in memory that the team shares: products in rows of ``width`` (one gate
+after another, as in the weights), states in rows of whole vectors.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from migx.targets.cpu.parts.together import Part, Team
 from migx.targets.cpu.parts.transpose import gather_columns
 
 PAIR = 2
-"""Panels by which a single row is multiplied at a time: it then has as many sums as cover the
-latency of the units. Several rows take one after the other, and need the registers themselves.
+"""Panels by which a single row is multiplied at a time: enough sums to hide the latency of the
+units. Several rows take the panels one after another, as they need the registers themselves.
 """
 BLOCK = 24
-"""Rows that are multiplied with a panel before they are put in their place."""
+"""Rows that are multiplied with a panel before they are copied to their place."""
 ROWS = 1024
 """About how many rows of inputs are multiplied before the steps that need them."""
 PART = WORTH // 4
-"""Operations that are worth a part of a step, all of whose parts have to wait for each other."""
+"""Operations that are worth a part of a step, all of whose parts must wait for each other."""
 MOST = 16
-"""How many tiles share a direction at most."""
+"""The most tiles that share a direction."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of a layer in f32, f16 or bf16, whose weights are of known size."""
+    """The kernel of a layer in f32, f16 or bf16, whose weights have static sizes."""
     if not isinstance(at.op, LSTM | GRU | RNN) or not _is_taken(at.op, at, machine):
         return None
     return _Writer(at, machine, at.op).kernel()
@@ -70,15 +70,13 @@ def _is_taken(op: Recurrent, at: Instruction, machine: Machine) -> bool:
 
 @dataclass
 class _Rooms:
-    """How shared memory is divided: the first float of each room by its name, and how many there
-    are in all.
-    """
+    """The layout of shared memory: the offset of each area by name, in floats, and the total."""
 
     total: Extent = 0
     starts: dict[str, Extent] = field(default_factory=dict)
 
     def add(self, name: str, floats: Extent) -> None:
-        """One more, aligned to a line of the cache."""
+        """Adds an area, aligned to a cache line."""
         self.starts[name] = self.total
         self.total = self.total + (floats + 15) // 16 * 16
 
@@ -102,7 +100,7 @@ class _Writer(KernelWriter):
         self._divide()
 
     def _form_team(self, most: int) -> None:
-        """Makes the team as large as the work is worth; a step may take fewer of it."""
+        """Sizes the team to the work; a step may use fewer members."""
         gates = 2 * self.batch * self.op.gates * self.hidden
         work = self.time * gates * (self.features + self.hidden)
         self.flops = work * self.directions
@@ -111,7 +109,7 @@ class _Writer(KernelWriter):
         self.team = Team(self.frame, self.directions, self.members, most)
 
     def _divide(self) -> None:
-        """Finds room for products, states, and what is on its way."""
+        """Allocates products, states, and intermediate values."""
         lanes, rows = self.tile.lanes, self.span * self.batch
         w, r = self.at.inputs[1:3]
         self.padded = padded = -(-self.hidden // lanes) * lanes
@@ -119,7 +117,7 @@ class _Writer(KernelWriter):
         self.sums = take(BLOCK * columns, F32)
         self.panels_of_w = take(0 if w in self.packed else self._deep(w) * PAIR * columns, F32)
         self.common = common = _Rooms()
-        common.add("given", rows * self.width + lanes)  # vectors may reach beyond the last gate
+        common.add("given", rows * self.width + lanes)  # vectors may extend beyond the last gate
         common.add("recurrent", self.batch * self.width + lanes)
         for state in self.op.states:
             common.add(state, self.batch * padded)
@@ -153,7 +151,7 @@ class _Writer(KernelWriter):
         return f"aBC{PAIR}b{depth}c{columns}b"
 
     def _room(self, name: str, direction: Value) -> Value:
-        """A room that the tiles of a direction have in common."""
+        """The address of an area that the tiles of a direction share."""
         f, frame = self.f, self.frame
         start = direction * frame.extent(self.common.total) + frame.extent(self.common.starts[name])
         return f.element(frame.operands[-1], start, F32)
@@ -161,14 +159,14 @@ class _Writer(KernelWriter):
     # Operands.
 
     def _operand(self, role: str, direction: Value) -> Matrix | None:
-        """An input for a direction, by its rows; None where there is none."""
+        """An input for a direction, by rows; None if it is absent."""
         number = self.roles.get(role)
         if number is None or self.at.inputs[number].shape.dtype is OPTIONAL:
             return None
         return self._matrix(number, self.at.inputs[number].shape, direction)
 
     def _matrix(self, number: int, shape: Shape, direction: Value) -> Matrix:
-        """The last two axes of an operand; those of one axis less have one row."""
+        """The last two axes of an operand; with one axis less, there is one row."""
         frame, strides = self.frame, shape.true_strides
         row = strides[-2] if shape.rank > 2 else 0
         of_direction = strides[-3] if shape.rank > 2 else strides[0] if shape.rank == 2 else 0
@@ -176,7 +174,7 @@ class _Writer(KernelWriter):
         return Matrix.of(frame, number, (row, strides[-1]), shape.dtype, offset)
 
     def _results(self, direction: Value) -> list[Matrix]:
-        """What is written: after each step, of which this is the first, and after the last."""
+        """The outputs: after each step, here the first, and after the last."""
         count = len(self.at.inputs)
         parts = enumerate(self.at.shape.parts, count)
         return [self._matrix(number, shape, direction) for number, shape in parts]
@@ -203,7 +201,7 @@ class _Writer(KernelWriter):
         )
 
     def _rows(self, start: Value, count: Value, direction: Value) -> Matrix:
-        """The inputs of some steps as rows, copied where they do not lie so."""
+        """The inputs of some steps as rows, copied if they are not contiguous."""
         f, x = self.f, self.at.inputs[0].shape
         steps = [self.frame.extent(s) for s in x.true_strides]
         number, memory = self.roles["x"], memory_of(x.dtype)
@@ -234,7 +232,7 @@ class _Writer(KernelWriter):
         to: Value,
         pairs: range | None = None,
     ) -> None:
-        """A part of the product of some rows with pairs of panels of a weight, all unless given, in
+        """A part of the product of some rows with pairs of panels of a weight, by default all, in
         rows of ``width``.
         """
         f, weight = self.f, self.at.inputs[self.roles[role]]
@@ -260,7 +258,7 @@ class _Writer(KernelWriter):
                     self._block(lines, right, many, deep, heights, there)
 
     def _row(self, left: Matrix, panels: list[Matrix], deep: Value, to: Value) -> None:
-        """The product of one row and panels beside each other."""
+        """The product of one row and adjacent panels."""
         f, tile = self.f, self.tile
         columns = [(panel, j) for panel in panels for j in range(0, tile.columns, tile.lanes)]
         with f.loop(0, deep, carry=[f.const(tile.vector, 0)] * len(columns)) as k:
@@ -273,7 +271,7 @@ class _Writer(KernelWriter):
     def _block(
         self, left: Matrix, right: Matrix, rows: Value, deep: Value, heights: list[int], to: Value
     ) -> None:
-        """The product of several rows and a panel, put in its place."""
+        """The product of several rows and a panel, copied to its place."""
         f, tile, sums = self.f, self.tile, self.sums
         accumulate(tile, sums, left, right, rows, deep, heights, fresh=True)
         with f.loop(0, rows) as row:
@@ -283,8 +281,8 @@ class _Writer(KernelWriter):
                 f.store(taken, f.element(place, j, F32))
 
     def _heights(self, rows: Extent) -> list[int]:
-        """The heights that so many rows are cut into. Two rows have as many sums as a unit's
-        latency takes, so what is between them and the tallest would gain little.
+        """The heights that so many rows are cut into. Two rows have enough sums to hide a unit's
+        latency, so heights between two and the tallest would gain little.
         """
         every = sorted({self.tile.rows, 2, 1}, reverse=True)
         if not isinstance(rows, int) or rows > ROWS:
@@ -297,7 +295,7 @@ class _Writer(KernelWriter):
         return [height for height in every if height in used]
 
     def _panel(self, role: str, direction: Value, panel: Value) -> Matrix:
-        """A panel of a weight for a direction: as it was packed ahead, or made in scratch."""
+        """A panel of a weight for a direction: packed ahead, or made in scratch."""
         f, columns, number = self.f, self.tile.columns, self.roles[role]
         weight = self.at.inputs[number]
         if weight in self.packed:
@@ -311,12 +309,12 @@ class _Writer(KernelWriter):
         return Matrix.dense(first, columns, FLOAT)
 
     def _keep_recurrent(self, part: Part, direction: Value) -> None:
-        """Packs panels of the recurrent weights, where that has not been done ahead."""
+        """Packs panels of the recurrent weights, if that has not been done ahead."""
         if self.at.inputs[self.roles["r"]] not in self.packed:
             self._pack("r", direction, *part.of(self.f.as_index(self.panels)))
 
     def _pack(self, role: str, direction: Value, begin: Value, end: Value) -> None:
-        """Copies rows of a weight to the panels from one to before another, as f32."""
+        """Copies rows of a weight to a half-open range of panels, as f32."""
         f, tile, number = self.f, self.tile, self.roles[role]
         weight = self.at.inputs[number]
         rows, depth = int(weight.shape.dims[1]), f.as_index(self._depth(weight))
@@ -367,14 +365,14 @@ class _Writer(KernelWriter):
                 self._write(nothing, self._made(late.index, direction), at)
 
     def _backward(self, direction: Value) -> Value:
-        """Whether a direction walks backward in time, as an i1."""
+        """Whether a direction runs backward in time, as an i1."""
         backward = BACKWARD[self.op.direction]
         if len(backward) == 1:
             return self.f.const(I1, backward[0])
         return self.f.compare("ne", direction, 0)
 
     def _begin(self, part: Part, cells: Cells, direction: Value) -> None:
-        """Brings the states from before the first step."""
+        """Loads the initial states."""
         f = self.f
         for role, state in zip(self.op.states, cells.states, strict=True):
             given = self._operand(role, direction)
@@ -385,7 +383,7 @@ class _Writer(KernelWriter):
                 f.store(value, cells.place(state, at))
 
     def _step(self, t: Value, row: Value, cells: Cells, direction: Value) -> None:
-        """The step at a time, whose inputs' products begin at a row."""
+        """The step at a time; the products of its inputs begin at a row."""
         extent, team, gates = self.frame.extent, self.team, self.op.gates
         batch, parts = extent(self.batch), extent(self.of_step)
         resets = resets_first(self.op)
@@ -406,35 +404,35 @@ class _Writer(KernelWriter):
             self._write(cells.step(at, self._alive(t, at.row)), to, at)
 
     def _made(self, t: Value, direction: Value) -> Matrix:
-        """What is written after the step at a time."""
+        """The output of the step at a time."""
         f, (to, *_) = self.f, self._results(direction)
         step = self.frame.extent(self.at.shape.parts[0].true_strides[0])
         return replace(to, first=f.element(to.first, t * step, memory_of(to.dtype)))
 
     def _end(self, part: Part, cells: Cells, direction: Value) -> None:
-        """Writes the states there are after the last step."""
+        """Writes the states after the last step."""
         for number, final in enumerate(self._results(direction)[1:]):
             with cells.units(part) as at:
                 self._write(cells.state(number, at), final, at)
 
     def _states(self, first: Value) -> Matrix:
-        """States, or what else has their form, as rows."""
+        """States, or values of the same layout, as rows."""
         return Matrix.dense(first, self.padded, FLOAT)
 
     def _alive(self, t: Value, row: Value) -> Value | None:
-        """Whether a sequence is as long as that; None where all are."""
+        """Whether a sequence is longer than that time; None if all are."""
         lengths = self._lengths()
         return None if lengths is None else t < self._length(lengths, row)
 
     def _lengths(self) -> Matrix | None:
-        """How long sequences are; None where all are as long as there is time."""
+        """The lengths of sequences; None if all span the whole time."""
         return self._operand("sequence_lens", self.f.as_index(0))
 
     def _length(self, lengths: Matrix, row: Value) -> Value:
         return self.f.cast(self.f.load(lengths.at(0, row), memory_of(lengths.dtype)), I64)
 
     def _longest(self) -> Value:
-        """The time after which no sequence goes on."""
+        """The length of the longest sequence."""
         f, time, lengths = self.f, self.frame.extent(self.time), self._lengths()
         if lengths is None:
             return time

@@ -1,4 +1,4 @@
-"""The cells of recurrent layers: what becomes of the products of a step, on vectors of units."""
+"""The cells of recurrent layers: the arithmetic on the products of a step, on vectors of units."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def resets_first(op: Recurrent) -> bool:
-    """Whether a product of a step waits for its reset gates."""
+    """Whether a product of a step depends on its reset gates."""
     return isinstance(op, GRU) and not op.linear_before_reset
 
 
 @dataclass(frozen=True)
 class Units:
-    """A vector of units in one step: the member of the batch, the first unit, which of them there
-    are, and where the products of its input and of its states begin.
+    """A vector of units in one step: the member of the batch, the first unit, the mask of those
+    that exist, and the addresses of the products of its input and of its states.
     """
 
     row: Value
@@ -42,9 +42,9 @@ class Cells:
     """The cells of one direction of a layer.
 
     Rows of ``width`` hold the products, those ``given`` by the inputs of some steps and the
-    ``recurrent`` ones of the states; rows of ``padded`` the ``states`` themselves, the ``update``
-    gates of a step, and what its ``reset`` gates leave of the states. ``bias`` and ``peepholes``
-    are weights, where there are any.
+    ``recurrent`` ones of the states; rows of ``padded`` hold the ``states`` themselves, the
+    ``update`` gates of a step, and the states times its ``reset`` gates. ``bias`` and ``peepholes``
+    are weights, if there are any.
     """
 
     f: Function
@@ -62,12 +62,12 @@ class Cells:
 
     @property
     def padded(self) -> int:
-        """From one row of states to the next: whole vectors of units."""
+        """The row stride of states: whole vectors of units."""
         return -(-self.op.hidden_size // self.lanes) * self.lanes
 
     @contextmanager
     def units(self, part: Part, first: Value | int = 0) -> Iterator[Units]:
-        """The vectors of units that are part of a step, whose inputs' products begin at a row."""
+        """The vectors of units in a part of a step, whose products of inputs begin at a row."""
         f, lanes, hidden = self.f, self.lanes, self.op.hidden_size
         begin, end = part.of(self.batch * (self.padded // lanes))
         vectors = max(self.padded // lanes, 1)
@@ -81,7 +81,7 @@ class Cells:
                 yield Units(row.index, unit.index, mask, given, recurrent)
 
     def place(self, states: Value, at: Units) -> Value:
-        """Where some units of states are."""
+        """The address of some units of states."""
         return self.f.element(states, at.row * self.padded + at.unit, F32)
 
     def state(self, number: int, at: Units) -> Value:
@@ -89,7 +89,7 @@ class Cells:
         return self._load(self.place(self.states[number], at))
 
     def step(self, at: Units, alive: Value | None) -> Value:
-        """One step of some units: puts their states where they were, and gives the result."""
+        """One step of some units: updates their states in place, and gives the result."""
         f = self.f
         before = [self.state(number, at) for number in range(len(self.states))]
         match self.op:
@@ -108,7 +108,7 @@ class Cells:
         return result
 
     def reset_states(self, at: Units) -> None:
-        """The gates of a step, and what the reset gates leave of the states."""
+        """The gates of a step, and the states times the reset gates."""
         update, reset = (self._activated(0, self._both(at, gate)) for gate in (0, 1))
         self.f.store(update, self.place(self.update, at))
         self.f.store(reset * self.state(0, at), self.place(self.reset, at))
@@ -119,12 +119,12 @@ class Cells:
     # The terms of a gate.
 
     def _given(self, at: Units, gate: int) -> Value:
-        """What the input gives to a gate."""
+        """The input's term of a gate."""
         place = self.f.element(at.given, at.unit + gate * self.op.hidden_size, F32)
         return self._load(place) + self._weight(self.bias, at, gate)
 
     def _recurrent(self, at: Units, gate: int) -> Value:
-        """What the states give to a gate."""
+        """The states' term of a gate."""
         place = self.f.element(at.recurrent, at.unit + gate * self.op.hidden_size, F32)
         return self._load(place) + self._weight(self.bias, at, self.op.gates + gate)
 
@@ -132,14 +132,14 @@ class Cells:
         return self._given(at, gate) + self._recurrent(at, gate)
 
     def _weight(self, weights: Matrix | None, at: Units, number: int) -> Value:
-        """Weights of some units, behind which lie those of other gates; 0 where there are none."""
+        """The weights of some units for gate ``number``; 0 if there are none."""
         if weights is None:
             return self.f.const(F32.times(self.lanes), 0)
         column = at.unit + number * self.op.hidden_size
         return weights.loaded(0, column, self.lanes, at.mask)
 
     def _activated(self, number: int, x: Value) -> Value:
-        """What a gate of a number lets through, of what it is given."""
+        """An activation, by its number, of a gate's sum."""
         name = (self.op.activations or self.op.defaults)[number]
         return ACTIVATIONS[name](self.f, self._clipped(x))
 

@@ -1,9 +1,8 @@
-"""Kernels of results made in regions, as ``migx.fusion.regions`` describes them, and assumptions.
+"""Kernels of results made in regions, as ``migx.fusion.regions`` describes them, and of ``assume``.
 
-Each region is written by ``fused.py``, so a concatenation that comes with arithmetic is done when
-its operands have been read once. Regions that differ only in where they read and write are written
-once, with a table of these places: a concatenation of two dozen parts is not two dozen kernels. A
-tile of the kernel is a share of each region.
+Each region is written by ``fused.py``, so a concatenation fused with arithmetic reads its operands
+once. Regions that differ only in addresses share their code, with a table of these: a concatenation
+of two dozen parts is not two dozen kernels. A tile of the kernel is a share of each region.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.epilogue import emittable
 
 MOST = 128
-"""More regions that differ than these are a large text for little work."""
+"""More different regions than these are a long text for little work."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
@@ -51,7 +50,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 
 def _alike(regions: Sequence[FusedKernel]) -> list[list[FusedKernel]]:
-    """The regions, those together that differ only in their operands and offsets."""
+    """The regions, grouped by equality up to operands and offsets."""
     groups: dict[Hashable, list[FusedKernel]] = {}
     for region in regions:
         groups.setdefault(_form(region), []).append(region)
@@ -59,7 +58,7 @@ def _alike(regions: Sequence[FusedKernel]) -> list[list[FusedKernel]]:
 
 
 def _form(region: FusedKernel) -> Hashable:
-    """All of a region but its operands and offsets."""
+    """A key of a region without its operands and offsets."""
     number = {access: i for i, access in enumerate(dict.fromkeys(region.accesses))}
 
     def what(node: Node) -> object:
@@ -74,7 +73,7 @@ def _form(region: FusedKernel) -> Hashable:
 
 
 def _write(frame: Frame, alike: Sequence[FusedKernel], tiles: Extent) -> None:
-    """The share of some regions that a call for some of so many tiles computes."""
+    """Writes the share of some like regions that a call for some of ``tiles`` tiles computes."""
     f, (first, *others) = frame.function, alike
     if not others:
         _write_share(frame, fused.Writer(frame, first), tiles)
@@ -91,7 +90,7 @@ def _write(frame: Frame, alike: Sequence[FusedKernel], tiles: Extent) -> None:
 
 
 def _write_share(frame: Frame, writer: fused.Writer, tiles: Extent) -> None:
-    """The tiles of a region that belong to some of so many of the kernel."""
+    """The tiles of a region that belong to a call for some of ``tiles`` tiles of the kernel."""
     begin, end = (
         limit * frame.extent(writer.tiles) // frame.extent(tiles)
         for limit in (frame.begin, frame.end)
@@ -100,7 +99,7 @@ def _write_share(frame: Frame, writer: fused.Writer, tiles: Extent) -> None:
 
 
 def _check(frame: Frame, op: Assume) -> None:
-    """Ends the run where the condition is not what was expected."""
+    """Ends the run if the condition is not the expected one."""
     f = frame.function
     condition = f.load(frame.operands[1], I8)
     frame.fails(f.compare("ne", condition, int(op.expected)), op.fault)

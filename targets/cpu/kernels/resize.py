@@ -1,8 +1,9 @@
 """Kernels of resampling by weights, linear or cubic, over any axes.
 
-For a row of the result, which runs along the last axis, the rows it lies between are mixed first,
-into scratch and by vectors; then its elements are mixed from their neighbours. Which these are, and
-with what weights, is the same for all rows: a table has it, made once for the tiles of a call.
+For a row of the result, which runs along the last axis, the surrounding input rows are interpolated
+first, by vectors, into scratch; then its elements are interpolated from their neighbours there. The
+indices and weights of these are the same for all rows, so they are tabulated once for the tiles of
+a call.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from migx.targets.cpu.parts.matrix import Matrix, widened
 from migx.targets.cpu.parts.resampling import COORDINATES, coordinate, cubic, end_of
 
 ELEMENTS = 1 << 13
-"""About how many elements a tile makes."""
+"""About how many elements a tile computes."""
 MOST = 64
-"""More taps than these are a large text for a rare kernel."""
+"""More taps than these are a long text for a rare kernel."""
 DIGITS = 1e6
 """Integers are truncated after rounding to multiples of one over this."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of a linear or cubic ``resize`` that is told its sizes, and counts in a known
-    way.
+    """The kernel of a linear or cubic ``resize`` with constant sizes and a known coordinate
+    transformation.
     """
     op = at.op
     if type(op) is not Resize or op.mode == "nearest" or at.shape.rank == 0:
@@ -50,7 +51,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 
 def taps_of(at: Instruction, op: Resize, axis: int) -> int:
-    """How many elements count for one along an axis; 0 where that is not known."""
+    """The number of taps along an axis; 0 if it is unknown."""
     reach = 1 if op.mode == "linear" else 2
     if (shrink := _shrink(at, op, axis)) is None:
         return 0
@@ -58,7 +59,7 @@ def taps_of(at: Instruction, op: Resize, axis: int) -> int:
 
 
 def _shrink(at: Instruction, op: Resize, axis: int) -> float | None:
-    """What distances are multiplied by, at most 1; None where that is not known."""
+    """The factor of distances, at most 1; None if it is unknown."""
     if not op.antialias:
         return 1.0
     if op.scales:
@@ -74,7 +75,7 @@ def _given(at: Instruction) -> tuple[Extent, ...]:
 
 
 Taps = list[tuple[Value, Value]]
-"""The places on an axis of the elements that count for one, and their weights."""
+"""The indices of taps on an axis, and their weights."""
 
 
 class _Writer(KernelWriter):
@@ -108,7 +109,7 @@ class _Writer(KernelWriter):
         return frame.finished("resize", rows.tiles, flops=flops)
 
     def _around(self, axis: int, index: Value) -> Taps:
-        """The places that count for the elements of some indices on an axis."""
+        """The taps of the elements at some indices on an axis."""
         f, op = self.f, self.op
         at = coordinate(self.frame, axis, index)
         below = f.intrinsic("floor", at)
@@ -131,7 +132,7 @@ class _Writer(KernelWriter):
         return [(place, f.cast(weight / total, self.number)) for place, weight in found]
 
     def _tabulate(self) -> None:
-        """Makes the table of the last axis."""
+        """Tabulates the last axis."""
         f = self.f
         if not self.taps:
             return
@@ -157,7 +158,7 @@ class _Writer(KernelWriter):
         self._spread(made)
 
     def _mix(self, fixed: Value, rows: Sequence[tuple[tuple[Value, Value], ...]]) -> None:
-        """The rows of some places and weights as one, in scratch."""
+        """Interpolates rows of the input to one in scratch."""
         f = self.f
         dtype = self.given.dtype
         length = self.frame.extent(self.length)
@@ -183,7 +184,7 @@ class _Writer(KernelWriter):
             f.store(total, f.element(self.row, k.index, self.number))
 
     def _spread(self, made: Value) -> None:
-        """Makes a row of the result of the one in scratch."""
+        """Interpolates a row of the result from the one in scratch."""
         f, lanes = self.f, self.lanes
         size, vector = self.frame.extent(self.size), self.number.times(lanes)
         with f.loop(0, size, lanes) as k:
@@ -200,8 +201,8 @@ class _Writer(KernelWriter):
             f.store(self._stored(total), to, mask=mask)
 
     def _stored(self, value: Value) -> Value:
-        """A mixture as it lies in memory: integers are truncated, but an error of rounding costs no
-        whole unit.
+        """A result in its type in memory: integers are truncated, after rounding away errors that
+        would cost a whole unit.
         """
         f, dtype = self.f, self.at.shape.dtype
         if dtype.is_float:

@@ -1,9 +1,9 @@
-"""Kernels of ``roi_align`` that take means.
+"""Kernels of ``roi_align`` by average.
 
 The samples of a region are a grid, and a mean is linear: an element of the result is a sum over
-rows of the image of sums over its columns. How much each row weighs in each bin, whatever number of
-samples there are, is reckoned once for a region, and so for columns. For every channel and row of
-bins the rows of the image are added up by vectors, and then the columns, a lane for each bin.
+rows of the image of sums over its columns. The weight of each row in each bin, for any number of
+samples, is computed once for a region, and likewise for columns. For every channel and row of bins
+the rows of the image are added up by vectors, and then the columns, with a lane for each bin.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from migx.targets.cpu.parts.matrix import Matrix, widened
 from migx.targets.cpu.parts.resampling import end_of
 
 CHANNELS = 64
-"""How many channels a tile makes of a region."""
+"""The channels of a region that a tile computes."""
 FURTHEST = 2.0**24
 """A bin of more elements than this along a side cannot be sampled at each of them."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of ``roi_align`` of floats, but not of maxima."""
+    """The kernel of ``roi_align`` on floats, by average."""
     if not isinstance(at.op, RoiAlign) or at.op.mode != "avg":
         return None
     dtype, images = at.shape.dtype, at.inputs[2].shape.dtype
@@ -38,9 +38,8 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 @dataclass(frozen=True)
 class _Side:
-    """What elements along an axis of the image weigh in bins: ``weights``, in which one bin is
-    ``bin`` places from the next and one element ``element``; the first and the last that count for
-    each bin, and for any.
+    """The ``weights`` in bins of the elements along an axis of the image, with strides ``bin`` and
+    ``element``; the first and the last element with a weight in each bin, and in any.
     """
 
     extent: Extent
@@ -110,7 +109,7 @@ class _Writer(KernelWriter):
     # Tables.
 
     def _memory(self, axis: int) -> _Side:
-        """Where the table of an axis is put: that of columns has all bins of an element together,
+        """Takes the memory of an axis's table: for columns, all bins of an element are contiguous,
         in whole vectors.
         """
         bins, extent, none = self.op.dims[axis], self.image.dims[2 + axis], self.f.as_index(0)
@@ -145,7 +144,7 @@ class _Writer(KernelWriter):
         return replace(side, first=bin_.carried[0], last=bin_.carried[1])
 
     def _bins(self, axis: int, region: Value) -> tuple[Value, Value]:
-        """Where the bins of a region begin along an axis, and their size, in f64."""
+        """The start of a region's bins along an axis, and their size, in f64."""
         f, op, dtype = self.f, self.op, self.regions.dtype
         strides = [self.frame.extent(s) for s in self.regions.true_strides]
         ends = []
@@ -159,7 +158,7 @@ class _Writer(KernelWriter):
         return ends[0], size / float(op.dims[axis])
 
     def _samples(self, step: Value) -> Value:
-        """How many samples there are of a bin along an axis."""
+        """The samples of a bin along an axis."""
         f = self.f
         if self.op.sampling_ratio:
             return f.as_index(self.op.sampling_ratio)
@@ -170,7 +169,7 @@ class _Writer(KernelWriter):
     def _sample(
         self, side: _Side, place: Value, count: Value, weights: Value
     ) -> tuple[Value, Value]:
-        """Adds what a sample weighs to the two elements around it, and gives these."""
+        """Adds a sample to the weights of the two elements around it, and gives their indices."""
         f = self.f
         extent, step = (self.frame.extent(e) for e in (side.extent, side.element))
         length = f.cast(extent, F64)
@@ -187,7 +186,9 @@ class _Writer(KernelWriter):
     # Sums.
 
     def _mix(self, plane: Matrix, rows: _Side, columns: _Side, row: Value, line: Value) -> None:
-        """Adds up the rows of the image that count for a row of bins, where columns count."""
+        """Adds up the rows of the image with weights in a row of bins, over the columns that have
+        weights.
+        """
         f, vector = self.f, self.number.times(self.lanes)
         first, last = (
             f.load(f.element(table, row, I64), I64) for table in (rows.firsts, rows.lasts)
@@ -204,7 +205,7 @@ class _Writer(KernelWriter):
             f.store(y.carried[0], f.element(line, k.index, self.number))
 
     def _spread(self, columns: _Side, line: Value, made: Value) -> None:
-        """Adds up the columns that count for a row of bins, each for all of them."""
+        """Adds up the columns with weights in a row of bins, each into all bins."""
         f, lanes = self.f, self.across
         vector, step = self.number.times(lanes), self.frame.extent(columns.element)
         with f.loop(0, columns.bins, lanes) as k:

@@ -1,8 +1,8 @@
-"""Kernels that read images at places between their elements: ``grid_sample``.
+"""Kernels that sample images between their elements: ``grid_sample``.
 
-A vector holds neighbouring places of a grid, one in each lane. Which elements lie around each, and
-what they weigh, is the same for all channels and reckoned once; then every channel is a gather and
-a multiply-add for each of these taps, and its results are stored side by side.
+A vector holds adjacent points of a grid, one in each lane. The offsets and weights of the elements
+around each are the same for all channels and computed once; then each channel is a gather and a
+multiply-add for each of these taps, and its results are stored contiguously.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from migx.targets.cpu.parts.matrix import apart
 from migx.targets.cpu.parts.resampling import cubic, end_of
 
 ELEMENTS = 1 << 12
-"""About how many elements a tile makes."""
+"""About how many elements a tile computes."""
 MOST = 64
-"""More taps than these are a large text for a rare kernel."""
+"""More taps than these are a long text for a rare kernel."""
 TAPS = {"nearest": 1, "linear": 2, "cubic": 4}
-"""How many elements around a place count along one axis."""
+"""The elements around a point that have weights along one axis."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
@@ -42,7 +42,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 @dataclass(frozen=True)
 class _Tap:
-    """How far on in the image an element lies along an axis, in each lane, and its weight, unless
+    """The offset in the image of an element along an axis, in each lane, and its weight, None if
     that is 1.
     """
 
@@ -79,7 +79,7 @@ class _Writer(KernelWriter):
         return frame.finished("grid_sample", product(self.counted) * blocks, flops=flops)
 
     def _row(self, places: dict[int, Value], row: Value, begin: Value, last: Value) -> None:
-        """Some neighbouring places, of one image, in all channels."""
+        """Some adjacent points, of one image, in all channels."""
         f, frame = self.f, self.frame
         image = places[0]
         at = frame.offset(self.steps, places)
@@ -98,7 +98,7 @@ class _Writer(KernelWriter):
     def _channels(
         self, given: Value, taps: Sequence[Sequence[_Tap]], made: Value, step: Value, mask: Value
     ) -> None:
-        """The sum over the taps in each channel; ``step`` is from one channel to the next."""
+        """The sum over the taps in each channel; ``step`` is the channel stride."""
         f, frame, dtype = self.f, self.frame, self.image.dtype
         memory, vector = self.memory, self.number.times(self.lanes)
         found: list[tuple[Value, Value]] = []
@@ -118,10 +118,10 @@ class _Writer(KernelWriter):
             to = f.element(made, channel.index * step, memory)
             f.store(elements.stored(f, total, dtype), to, mask=mask)
 
-    # Where an element comes from along one axis.
+    # The elements along one axis.
 
     def _taps(self, axis: int, at: Value, first: Value, mask: Value) -> list[_Tap]:
-        """The taps of some places on an axis of the image."""
+        """The taps of some points on an axis of the image."""
         f, op = self.f, self.op
         extent = f.cast(self.frame.extent(self.image.dims[2 + axis]), self.number)
         place = self._place(axis, at, first, mask)
@@ -135,7 +135,7 @@ class _Writer(KernelWriter):
         return [self._tap(i, weight, extent, step) for i, weight in self._around(place)]
 
     def _place(self, axis: int, at: Value, first: Value, mask: Value) -> Value:
-        """Places on an axis of the image, counted in its elements; the grid has the last first."""
+        """Coordinates on an axis of the image, in elements; the grid has the last axis first."""
         f, grid = self.f, self.grid
         step, apart_by = (self.frame.extent(s) for s in (self.step, grid.true_strides[-1]))
         offset = at + first * step + apart_by * (self.image.rank - 3 - axis)
@@ -148,7 +148,7 @@ class _Writer(KernelWriter):
         return f.cast(value, self.number)
 
     def _around(self, place: Value) -> list[tuple[Value, Value | None]]:
-        """The elements around a place, inside the image or not, and their weights."""
+        """The elements around a point, inside the image or not, and their weights."""
         f = self.f
         if self.op.mode == "nearest":
             return [(place, None)]
@@ -161,7 +161,7 @@ class _Writer(KernelWriter):
         ]
 
     def _tap(self, index: Value, weight: Value | None, extent: Value, step: Value) -> _Tap:
-        """A tap, where what lies outside is what the padding says."""
+        """A tap, with the padding applied to what lies outside."""
         f = self.f
         inside = (index >= 0.0) & (index < extent)
         if self.op.padding_mode == "zeros":
@@ -174,7 +174,7 @@ class _Writer(KernelWriter):
         return _Tap(f.cast(_whole(index), I64) * step, weight)
 
     def _reflected(self, place: Value, extent: Value) -> Value:
-        """Places folded back between the bounds of the image, as often as it takes."""
+        """Coordinates reflected at the bounds of the image, as often as needed."""
         f = self.f
         low = 0.0 if self.op.align_corners else -0.5
         high = extent - (1.0 + low)
@@ -182,7 +182,7 @@ class _Writer(KernelWriter):
         away = f.intrinsic("fabs", place - low)
         period = f.splat(span * 2.0, self.lanes)
         rest = f.fma(-f.intrinsic("trunc", away / period), period, away)
-        rest = f.select(rest < 0.0, rest + period, rest)  # the quotient was rounded up
+        rest = f.select(rest < 0.0, rest + period, rest)  # if the quotient was rounded up
         folded = f.select(rest > span, period - rest, rest) + low
         stays = (place >= low) & (place <= high)
         folded = f.select(stays, place, folded)
@@ -190,5 +190,5 @@ class _Writer(KernelWriter):
 
 
 def _whole(x: Value) -> Value:
-    """A float that is a whole number within bounds as an integer of as many bits."""
+    """A whole number in a float as an integer of as many bits."""
     return x.into.toward_zero(x, Type(f"i{x.type.bits}"))

@@ -1,8 +1,7 @@
-"""Kernels that put or fetch elements one by one where indices say: ``gather_elements``, and the
-scatters.
+"""Kernels that scatter or gather single elements: ``gather_elements``, and the scatters.
 
-A scatter is one tile, for its updates come in order: the data is copied, unless the result has
-taken over its memory, and then each update goes to its place.
+A scatter is one tile, as its updates are ordered: the data is copied, unless the result has taken
+over its memory, and then the updates are applied.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.indices import fail_outside, index_at
 
 ELEMENTS = 1 << 13
-"""About how many elements a tile fetches."""
+"""About how many elements a tile gathers."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of one of these, for elements and indices of whole bytes; of those that combine,
-    for types that are computed as they are stored.
+    """The kernel of one of these, for elements and indices of whole bytes; scatters with a
+    reduction only for types that are computed as they are stored.
     """
     if not isinstance(at.op, GatherElements | Scatter) or at.shape.rank == 0:
         return None
@@ -49,7 +48,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 
 class _Writer(KernelWriter):
-    """What these have in common: walking over all places of the indices, row by row."""
+    """What these share: the loop over all indices, row by row."""
 
     def __init__(self, at: Instruction, machine: Machine) -> None:
         super().__init__(at, machine)
@@ -57,7 +56,7 @@ class _Writer(KernelWriter):
         self.result = self.frame.operands[len(at.inputs)]
 
     def offset(self, shape: Shape, places: Mapping[int, Value]) -> Value:
-        """Where in a value of a shape some places are."""
+        """The offset of an element of a value, given its indices."""
         return self.frame.offset(shape.true_strides, places)
 
     def element(self, number: int, offset: Value) -> Value:
@@ -66,7 +65,7 @@ class _Writer(KernelWriter):
 
 
 class _Fetch(_Writer):
-    """Each element of the result from its own place but along one axis."""
+    """``gather_elements``: the index of each element of the result is replaced along one axis."""
 
     def kernel(self) -> Kernel:
         f, frame, (data, indices) = self.f, self.frame, [v.shape for v in self.at.inputs]
@@ -84,7 +83,7 @@ class _Fetch(_Writer):
 
 
 class _Put(_Writer):
-    """Each update to its own place but along one axis."""
+    """``scatter_elements``: the index of each update is replaced along one axis."""
 
     def kernel(self) -> Kernel:
         f, frame = self.f, self.frame
@@ -94,7 +93,7 @@ class _Put(_Writer):
         return frame.finished(self.at.name, tiles=1, in_place=(0,))
 
     def copy(self) -> None:
-        """Copies the data, where it does not lie there already."""
+        """Copies the data, unless the result is in its memory."""
         f, given, made = self.f, self.at.inputs[0].shape, self.at.shape
         dtype = DType.of(f"u{made.dtype.bits}")
         read = Node(Access(0, dtype, given.true_strides), dtype, False)
@@ -105,7 +104,7 @@ class _Put(_Writer):
             writer.write(f.as_index(0), self.frame.extent(writer.tiles))
 
     def walk(self) -> None:
-        """Puts one update after another."""
+        """Applies one update after another."""
         f, frame, made = self.f, self.frame, self.at.shape
         indices, updates = (v.shape for v in self.at.inputs[1:])
         axis = self.at.op_as(ScatterElements).axis % made.rank
@@ -117,7 +116,7 @@ class _Put(_Writer):
                 self.put(self.offset(updates, places), self.offset(made, {**places, axis: index}))
 
     def put(self, update: Value, to: Value, lanes: int = 0) -> None:
-        """Combines an update, or a vector of them, with what is there."""
+        """Combines an update, or a vector of them, with the element there."""
         f, op, dtype = self.f, self.at.op_as(Scatter), self.at.shape.dtype
         there, memory = self.element(3, to), self.memory.times(lanes)
         new = f.load(self.element(2, update), memory)
@@ -129,7 +128,7 @@ class _Put(_Writer):
 
 
 class _PutSlices(_Put):
-    """Each update, a slice, to where a tuple of indices says."""
+    """``scatternd``: each update, a slice, goes to a tuple of indices."""
 
     def walk(self) -> None:
         f, frame, made = self.f, self.frame, self.at.shape
@@ -149,8 +148,8 @@ class _PutSlices(_Put):
                 self._slice(self.offset(updates, places), self.offset(made, to))
 
     def _slice(self, update: Value, to: Value) -> None:
-        """Its lines, of the last axes that lie alike here and there: by vectors where elements are
-        neighbours, and what is left one by one.
+        """Applies a slice line by line, along the last axes contiguous in both: by vectors if
+        elements are adjacent, and the rest one by one.
         """
         f, frame, (indices, updates) = self.f, self.frame, (v.shape for v in self.at.inputs[1:])
         count = indices.rank - 1

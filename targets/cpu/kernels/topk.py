@@ -1,9 +1,9 @@
 """Kernels of ``topk``.
 
 The keys of a line that are no worse than the worst of the best known are put into a buffer; most
-vectors have none, and cost a load and a comparison. When the buffer is full it is sorted, and what
-is behind the best k is forgotten. Where k is small the best of each lane of the first vectors are
-compared beforehand: none can be among the best k that is behind the k-th of these.
+vectors have none, and cost a load and a comparison. When the buffer is full it is sorted and
+truncated to the best k. If k is small, an initial limit is the k-th of the best in each lane of the
+first vectors: nothing worse can be among the best k.
 """
 
 from __future__ import annotations
@@ -22,15 +22,19 @@ from migx.targets.cpu.parts.matrix import apart
 from migx.targets.cpu.parts.ordering import Buffer, in_order, key_type, rising
 
 SPARE, LEAST = 4, 32
-"""The buffer has room for so many times k, or at least for so many."""
+"""The room of the buffer, as a multiple of k, and at least."""
 FIRST = 32
-"""How many vectors are looked at beforehand."""
+"""The vectors that give the initial limit."""
 FEW = 16
-"""Of so many vectors all are put into the buffer, which has no branch to be foreseen."""
+"""Lines of up to so many vectors are put into the buffer as a whole, without unpredictable
+branches.
+"""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of ``topk`` of elements that the machine computes with, whose k sizes say."""
+    """The kernel of ``topk``, with a k known from sizes, on elements that the machine computes
+    with.
+    """
     if not isinstance(at.op, Topk) or len(at.inputs) != 1:
         return None
     if not elements.computable(at.inputs[0].shape.dtype, machine):
@@ -71,7 +75,7 @@ class _Best(Lines):
                 f.store(one, f.element(made[number], k.index * step, type_))
 
     def _limit(self, given: Value, whole: Value) -> Value:
-        """The k-th of the best in each lane of some vectors; all ones where they are too few."""
+        """The k-th of the best in each lane of some vectors; all ones if they are too few."""
         f, lanes = self.f, self.lanes
         none = f.const(self.key, -1)
         if not isinstance(self.op.k, int) or not 0 < self.op.k <= lanes:
@@ -83,7 +87,7 @@ class _Best(Lines):
         return f.extract(in_order(k.carried[0]), self.op.k - 1)
 
     def _key(self, given: Value, index: Value, limit: Value, lanes: int = 0) -> tuple[Value, Value]:
-        """The keys of the elements from a place on, and whether they are within a limit."""
+        """The keys of the elements from an index on, and whether they are within a limit."""
         f, memory = self.f, memory_of(self.dtype)
         start = f.element(given, index * self.step, memory)
         raw = apart(f, start, self.step, memory.times(lanes), None)
@@ -92,8 +96,8 @@ class _Best(Lines):
         return key, f.compare("le", key, f.splat(limit, lanes), signed=False)
 
     def _cleared(self, count: Value, limit: Value) -> list[Value]:
-        """Forgets all but the best k keys where the buffer is full; gives how many there are then,
-        and the limit.
+        """Truncates the buffer to the best k keys if it is full; gives their number then, and the
+        limit.
         """
         f, buffer = self.f, self.buffer
         with f.when(count > self.frame.extent(self.most), [count, limit]) as full:

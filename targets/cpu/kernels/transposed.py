@@ -1,8 +1,8 @@
-"""Kernels of copies whose result lies across what they read: transposes made real.
+"""Kernels of copies that transpose.
 
-Squares of as many rows as a vector has lanes are read along the one side, turned in registers and
-written along the other, so each line of memory is read once and written once, whole. What is left
-at the edges is copied one by one.
+Squares of as many rows as a vector has lanes are read along one side, transposed in registers and
+written along the other, so each cache line is read once and written once, whole. The edges are
+copied element by element.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ ELEMENTS = 1 << 14
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of a ``contiguous`` or ``reshape`` whose last axis is not the one along which
-    neighbours are read, where both are as long as a side of a square, or may be.
+    """The kernel of a ``contiguous`` or ``reshape`` whose last axis is not the contiguous one of
+    its input, if both are, or may be, as long as a side of a square.
     """
     copy = _copy(at)
     if copy is None:
@@ -40,8 +40,8 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 @dataclass(frozen=True)
 class _Copy:
-    """What is copied: the dims, the steps along them in what is read and in the result, and the
-    axis ``across`` along which neighbours are read.
+    """What is copied: the dims, the strides of what is read and of the result, and the axis
+    ``across``, which is contiguous in what is read.
     """
 
     dims: Dims
@@ -90,7 +90,7 @@ class _Writer(KernelWriter):
         return frame.finished(frame.at.name, product(copy.dims[i] for i in counted) * strips)
 
     def _strip(self, number: Value, counted: list[int], top: Value, bottom: Value) -> None:
-        """The rows of the result from one to before another, at one place of the other axes."""
+        """A half-open range of rows of the result, at one index on the other axes."""
         f, frame, copy, lanes = self.f, self.frame, self.copy, self.lanes
         places = frame.places(number, copy.dims, counted)
         given, made = (

@@ -1,9 +1,9 @@
 """Kernels of ``tree_ensemble``.
 
-A tile is some rows. It takes one tree after another, so that its nodes stay in the cache while all
-rows go through it, and what a row is told is added up in the order of the trees. A step from node
-to node has no branch: how two numbers lie to each other is one bit of four, and a test says for
-which of these it holds.
+A tile is some rows. It takes one tree after another, so that a tree's nodes stay in the cache while
+all rows walk it, and the leaves of a row are accumulated in the order of the trees. A step from
+node to node has no branch: the relation of two numbers is one of four bits, and a test is the mask
+of the relations for which it holds.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from migx.targets.cpu.parts import elements
 from migx.weights import value_of
 
 ROWS = 64
-"""How many rows a tile has."""
+"""The rows of a tile."""
 ABREAST = 8
-"""How many walks from root to leaf are made side by side: each waits for memory all the time."""
+"""The walks from root to leaf that are interleaved, as each always waits for memory."""
 X, FEATURES, TESTS, SPLITS, WAYS, WEIGHTS, ROOTS, RESULT = range(8)
-"""The operands by what they are."""
+"""The operands by role."""
 
 FLOATS = (
     *("false", "uno", "ogt", "ugt", "olt", "ult", "one", "une"),
     *("oeq", "ueq", "oge", "uge", "ole", "ule", "ord", "true"),
 )
-"""What LLVM calls each test."""
+"""LLVM's name of each test."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of ``tree_ensemble`` of floats whose weights are f32 or f64."""
+    """The kernel of ``tree_ensemble`` on floats whose weights are f32 or f64."""
     if not isinstance(at.op, TreeEnsemble) or type_of(at.shape.dtype) not in (F32, F64):
         return None
     compared = [at.inputs[index].shape.dtype for index in (X, SPLITS)]
@@ -47,7 +47,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 
 def _test_of_all(tests: Instruction) -> int | None:
-    """The test that all nodes make, where there is one and it is fixed."""
+    """The test that all nodes make, if there is one and it is fixed."""
     if isinstance(tests.op, Multibroadcast):
         tests = tests.inputs[0]
     known = value_of(tests) if tests.shape.elements == 1 else None
@@ -87,7 +87,7 @@ class _Writer(KernelWriter):
     def _walk(
         self, top: Value, count: Value, trees: Value, walks: Sequence[tuple[Value, Value]]
     ) -> None:
-        """Adds to some rows what some trees say to them."""
+        """Adds the leaves of some trees to the totals of some rows."""
         f = self.f
         made = [(row < count) & (tree < trees) for row, tree in walks]
         rows, roots = [], []
@@ -100,14 +100,14 @@ class _Writer(KernelWriter):
                 self._add(row, leaf)
 
     def _address(self, operand: int, *places: Value) -> tuple[Value, Type]:
-        """Where the element at some places of an operand is, and what it is in memory."""
+        """The address of an operand's element at some indices, and its type in memory."""
         shape = self.shapes[operand]
         offset = self.frame.offset(shape.true_strides, dict(enumerate(places)))
         memory = memory_of(shape.dtype)
         return self.f.element(self.frame.operands[operand], offset, memory), memory
 
     def _at(self, operand: int, *places: Value) -> Value:
-        """The element at some places of an operand, in its computing type."""
+        """An operand's element at some indices, in its computing type."""
         raw = self.f.load(*self._address(operand, *places))
         return elements.loaded(self.f, raw, self.shapes[operand].dtype)
 
@@ -116,7 +116,9 @@ class _Writer(KernelWriter):
         return self.f.cast(self._at(operand, *places), I64, signed=signed)
 
     def _leaves(self, rows: Sequence[Value], roots: Sequence[Value]) -> list[Value]:
-        """The leaves some rows come to; none that there is, where one comes to none."""
+        """The leaves that some rows reach; an index that no leaf has for a row that reaches
+        none.
+        """
         f, extent = self.f, self.frame.extent
         features = self.shapes[0].dims[1]
         some = extent(self.nodes) * extent(features) > 0
@@ -129,7 +131,9 @@ class _Writer(KernelWriter):
         return [-1 - at for at in grown.carried]
 
     def _step(self, row: Value, at: Value) -> Value:
-        """Where a row is after one step. What goes on to where nothing is stays, as in a circle."""
+        """The node of a row after one step. A step to a node that does not exist stays, as in a
+        cycle.
+        """
         f = self.f
         known = self._mask(at, self.nodes)
         here = at & known
@@ -145,9 +149,9 @@ class _Writer(KernelWriter):
         return at ^ ((self._place(WAYS, here, holds) ^ at) & known & found)
 
     def _mask(self, place: Value, extent: Extent) -> Value:
-        """All bits, where a place is inside; else none.
+        """All bits if an index is in range, else none.
 
-        What LLVM sees to be a choice it makes a branch, which no CPU can foresee.
+        LLVM would turn a select into a branch, which no CPU can predict.
         """
         return self.f.opaque(0 - self.f.cast(self._inside(place, extent), I64))
 
@@ -155,7 +159,7 @@ class _Writer(KernelWriter):
         return self.f.compare("lt", place, self.frame.extent(extent), signed=False)
 
     def _add(self, row: Value, leaf: Value) -> None:
-        """Adds what a leaf says to what a row has been told."""
+        """Adds a leaf's weights to a row's totals."""
         f = self.f
         there = self._inside(leaf, self.shapes[WEIGHTS].dims[0])
         self.frame.fails(~there, FAULT)
@@ -175,7 +179,7 @@ class _Writer(KernelWriter):
         return f.select(nearer | f.compare("ne", total, total), said, total)
 
     def _finish(self, top: Value, row: Value, trees: Value) -> None:
-        """Writes what a row has been told."""
+        """Writes the totals of a row."""
         f, targets = self.f, self.frame.extent(self.targets)
         with f.loop(0, targets) as target:
             total = f.load(f.element(self.totals, row * targets + target.index, F64), F64)

@@ -1,24 +1,24 @@
-"""Kernels of products with constant weights in four bits or eight, exactly in f32: groups in which
+"""Kernels of products with constant weights of four or eight bits, exactly in f32: groups in which
 a ``dot`` reads what is dequantised.
 
-Where rows are rounded to bytes, ``weight_only_bytes.py`` writes them.
+If rows are rounded to bytes, ``weight_only_bytes.py`` writes them.
 
-Weights are read in panels, as they are stored: for each place of the depth one vector of 32-bit
-words, of which each has eight neighbouring columns in four bits, or four in eight. Where a shorter
-vector holds all columns there are, it is taken, so that a narrow matrix stays small. **Why it is
-fast.** A level becomes a number without a conversion: its bits, taken where they stand in the word
-and put under the exponent of 2**(23 - place), *are* the float 2**(23 - place) + level, so one
-bitwise operation makes it and one subtraction takes both the power and the zero point away,
-exactly. With the multiply-add that is three instructions for a vector of weights, on three kinds of
-unit. As many sums as a word has levels cover the latency of the units, and nothing but the levels
-and the scales is read from memory, in the order in which it lies.
+Weights are read in panels: for each index of the depth one vector of 32-bit words, each with eight
+adjacent columns in four bits, or four in eight. If a shorter vector holds all columns, it is used,
+so that a narrow matrix stays small. **Why it is fast.** A level becomes a float without a
+conversion: its bits, masked where they are in the word and combined with the exponent of 2**(23 -
+position), *are* the float 2**(23 - position) + level, so one bitwise operation makes it and one
+subtraction removes both the power and the zero point, exactly. With the multiply-add that is three
+instructions for a vector of weights, on three kinds of unit. As many sums as a word has levels hide
+the latency of the units, and only the levels and the scales are read from memory, in memory order.
 
-With eight levels to a word, lanes of the k-th sum are every eighth column from the k-th on. Scales
-are brought into that order once for each block, by shuffles, and sums out of it once, when they are
+With eight levels to a word, the k-th sum has every eighth column from the k-th on. Scales are
+permuted into that order once for each block, by shuffles, and sums out of it once, when they are
 complete.
 
-A single row is multiplied as it is unpacked, and each block's sum is scaled once. For more rows, a
-slab of the panel is unpacked and scaled into scratch, and the tiles of ``tile.py`` run over it.
+A single row is multiplied as weights are unpacked, and each block's sum is scaled once. For more
+rows, a slab of the panel is unpacked and scaled into scratch, and the tiles of ``tile.py`` run over
+it.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from migx.targets.cpu.parts.transpose import deinterleaved, interleaved
 from migx.targets.cpu.parts.weight_parameters import Parameter
 
 SLAB = 256
-"""About how much of the depth is unpacked at a time: it stays in the second level cache."""
+"""About how much of the depth is unpacked at a time: it stays in the L2 cache."""
 ROWS = 96
-"""About how many rows use a slab, so that unpacking it costs little beside."""
+"""About how many rows use a slab, enough to amortise unpacking it."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of a group whose product reads constant weights of four bits or eight."""
+    """The kernel of a group whose product reads constant weights of four or eight bits."""
     if machine.lanes(F32) < 4:
         return None
 
@@ -83,7 +83,7 @@ class _Writer(KernelWriter):
         self.epilogue = Epilogue(self.frame, problem.epilogue, F32, lanes, problem.rows)
 
     def _slab(self) -> int:
-        """How much of the depth is unpacked at a time: whole blocks, or a block in parts."""
+        """How much of the depth is unpacked at a time: whole blocks, or a part of one."""
         block, depth = self.problem.block, self.problem.depth
         if block >= depth or block % SLAB == 0:
             return min(depth, SLAB)
@@ -115,7 +115,7 @@ class _Writer(KernelWriter):
         )
 
     def _divide_scratch(self) -> None:
-        """Sums first, those of each part of the panel behind each other, then a slab, then rows."""
+        """Takes the sums, grouped by part of the panel, the slab, and widened rows."""
         tile = self.tile
         self.part = tile.block * tile.columns
         many, widens = bounds(self.problem.rows)[1] > 1, self.problem.left_dtype is not FLOAT
@@ -125,7 +125,7 @@ class _Writer(KernelWriter):
         self.staged = take(tile.block * tile.depth * widens, F32)
 
     def _place(self, vector: int, row: Value | int) -> Value:
-        """Where a vector of a row's sums lies, of as many as there are levels in a word."""
+        """The address of a vector of a row's sums, of as many as a word has levels."""
         tile = self.tile
         part, rest = divmod(vector, tile.vectors)
         start = self.f.as_index(part * self.part + rest * tile.lanes)
@@ -154,7 +154,7 @@ class _Writer(KernelWriter):
             f.store(total, self._place(k, 0))
 
     def _end(self, start: Value) -> Value:
-        """Where the block of the depth ends that begins here."""
+        """The end of the block of the depth that begins here."""
         problem = self.problem
         end = start + problem.block
         whole = problem.depth % problem.block == 0
@@ -181,7 +181,7 @@ class _Writer(KernelWriter):
                 accumulate(tile, sums, left, right, count, deep, heights, fresh=False)
 
     def _unpack(self, panel: Value, begin: Value, end: Value) -> None:
-        """Unpacks and scales so much of a panel into the slab."""
+        """Unpacks and scales a range of the depth of a panel into the slab."""
         f, problem = self.f, self.problem
         step = min(problem.block, self.tile.depth)
         with f.loop(begin, end, step) as start:
@@ -204,7 +204,7 @@ class _Writer(KernelWriter):
         return whole.moved(top, k)
 
     def _left(self, lines: Matrix, rows: Value, depth: Value) -> Matrix:
-        """The rows as they lie, or as f32 in scratch."""
+        """The rows in place, or as f32 in scratch."""
         if lines.dtype is FLOAT:
             return lines
         return staged(self.tile, lines, rows, depth, self.staged)
@@ -220,13 +220,13 @@ class _Writer(KernelWriter):
         carry: list[Value],
         use: Callable[[Value, list[Value], list[Value]], list[Value]],
     ) -> list[Value]:
-        """Runs over places of the depth that share a scale; ``use`` is given each and its weights
-        without the zero points, and makes what is carried on.
+        """Loops over indices of the depth that share a scale; ``use`` gets each, its weights less
+        the zero points, and the carried values, and gives the next carried values.
         """
         f, problem, lanes = self.f, self.problem, self.lanes
         real = problem.zero.dtype.is_float
         zeros = self._parameters(problem.zero, panel, block, problem.signed and not real)
-        # A whole zero point goes into the power; one that is not would lose its fraction there.
+        # A whole zero point is combined with the power; a fractional one would be rounded there.
         offsets = [self._bias(k) + (self.base if real else z) for k, z in enumerate(zeros)]
         start = panel * (problem.stored * self.width * problem.bits // 8)
         words = f.element(self.frame.operands[problem.weight], start, I8)
@@ -241,11 +241,11 @@ class _Writer(KernelWriter):
         return k.carried
 
     def _bias(self, number: int) -> Value:
-        """What stands above a level in the float that it is made."""
+        """The power of two in the float made of a level."""
         return self.f.const(self.vector, float(2 ** (23 - self._where(number))))
 
     def _where(self, number: int) -> int:
-        """At which bit of its half of a word a level stands."""
+        """The position, in bits, of a level in its half of a word."""
         return self.problem.bits * (number % (self.levels // 2))
 
     def _levels(self, word: Value, signed: bool, offsets: Sequence[Value]) -> list[Value]:
@@ -265,7 +265,7 @@ class _Writer(KernelWriter):
         self, parameter: Parameter, panel: Value, block: Value, signed: bool = False
     ) -> list[Value]:
         """Scales or zero points for the vectors of a panel, in the order of levels; ``signed``
-        levels count from their least on, and so do their zero points.
+        levels, and their zero points, are biased to start from 0.
         """
         f, lanes = self.f, self.lanes
         base = self.base if signed else 0.0
@@ -288,13 +288,13 @@ class _Writer(KernelWriter):
         return [v + base for v in found] if base else found
 
     def _number(self, value: Value, dtype: DType) -> Value:
-        """What was read, as f32."""
+        """A value read from memory, as f32."""
         return self.f.cast(elements.loaded(self.f, value, dtype), F32, signed=dtype.kind == "int")
 
-    # The end.
+    # Results.
 
     def _write(self, panel: Value, top: Value, count: Value) -> None:
-        """Brings sums into the order of columns, and writes the results."""
+        """Permutes sums into the order of columns, and writes the results."""
         f, tile = self.f, self.tile
         with f.loop(0, count) as row:
             places = [self._place(k, row.index) for k in range(self.levels)]

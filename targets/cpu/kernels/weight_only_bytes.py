@@ -1,19 +1,19 @@
-"""Kernels of products with constant weights in four bits or eight and rows rounded to bytes: groups
-in which ``quantize_activations`` has said that they may be.
+"""Kernels of products with constant weights of four or eight bits and rows rounded to bytes: groups
+that ``quantize_activations`` has allowed to round.
 
-Rows are rounded first, once for all that this call computes of them: each block of neighbours gets
-the scale that ``choose_scales`` gives it, and becomes bytes. Then the products of a block are whole
-numbers: levels times bytes, four to a lane of 32 bits. A zero point is what the sum of
-the block's bytes is multiplied by, and taken off before anything is scaled; after it come the two
-scales, and the sum over the blocks in f32.
+Rows are rounded first, once for all that this call computes of them: each block of adjacent
+elements gets the scale that ``choose_scales`` gives it, and becomes bytes. Then the products of a
+block are integers: levels times bytes, four per 32-bit lane. A zero point is multiplied by the sum
+of the block's bytes and subtracted before anything is scaled; after it come the two scales, and the
+sum over the blocks in f32.
 
-**Why it is fast.** Weights are read in panels of a few vectors of columns. In eight bits a vector
-has four places of the depth, ready to be multiplied; in four bits eight, the even ones in the lower
+**Why it is fast.** Weights are read in panels of a few vectors of columns. In eight bits a lane has
+four indices of the depth, ready to be multiplied; in four bits eight, the even ones in the lower
 halves of its bytes and the odd ones in the upper, so a load and three bitwise operations make two
-vectors of bytes. Each is multiplied and summed by one instruction, for four places of the depth at
-once: a fifth of what f32 takes. What is multiplied with is four bytes of the row, which lie side by
-side since the rounding has put even places before odd ones. For one row that leaves memory as the
-limit; more rows share what was made of the weights in registers.
+vectors of bytes. Each is multiplied and summed by one instruction, for four indices of the depth at
+once: a fifth of the time that f32 takes. The other factor is four adjacent bytes of the row, as
+rounding has put even indices before odd ones. For one row that leaves memory bandwidth as the
+limit; several rows share the unpacked weights in registers.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ from migx.targets.cpu.parts.tile import Tile
 TOGETHER = 2
 """Vectors of columns that several rows are multiplied with at a time."""
 ROWS = 48
-"""About how many rows are rounded together, if a quarter of the second level cache holds them."""
+"""About how many rows are rounded together, if they fit in a quarter of the L2 cache."""
 SHARES = 8
-"""At most so many tiles to a block of rows: whoever takes a tile has to round the rows first."""
+"""The most tiles for a block of rows: each tile must round the rows first."""
 UNROLLED = 4
-"""Groups that are multiplied in one turn, if they divide a block."""
+"""Groups that are multiplied in one iteration, if they divide a block."""
 WRITTEN_OUT = 8
-"""Vectors of a block that are rounded without a loop."""
+"""The most vectors of a block that are rounded without a loop."""
 AHEAD = 8192
-"""Bytes of the panel asked for ahead: prefetchers of CPUs stop where a page does."""
+"""The prefetch distance in a panel in bytes: hardware prefetchers stop at page boundaries."""
 TINY = 2.0**-100
-"""What is less is made greater by its reciprocal before it is divided by its scale."""
+"""A smaller maximum is scaled up by its reciprocal before the division."""
 MAGIC = 1.5 * 2**23
-"""A float to which a small one is added to be rounded: the lower bits are then a whole number."""
+"""Adding a small float to this rounds it to an integer, in the low bits."""
 MAGIC_BITS = 0x4B400000
 LEAST, MOST = limits(BYTE)
 ORDER = {4: (0, 2, 4, 6, 1, 3, 5, 7), 8: range(4)}
-"""The places of a lane of weights, by their bits, in the order in which they are multiplied."""
+"""The indices of a lane of weights, by their bits, in the order in which they are multiplied."""
 SIGNS = -0x77777778
-"""As i32: the upper bit of each of eight levels."""
+"""The upper bit of each of eight levels, as i32."""
 
 
 def widths(machine: Machine) -> list[int]:
-    """How many columns a panel may have: a few vectors of them."""
+    """The widths a panel may have: a few vectors of columns."""
     lanes = machine.lanes(F32)
     return [lanes * vectors for vectors in ((2, 4) if machine.registers >= 32 else (2,))]
 
@@ -100,7 +100,7 @@ class Writer(KernelWriter):
         self.width = problem.width
         self.tile = Tile(height, self.width // lanes, lanes, block, self.depth, F32)
         self.epilogue = Epilogue(self.frame, problem.epilogue, F32, lanes, problem.rows)
-        # What levels are multiplied as; those of four bits are under 128, and the same as both.
+        # The signs of the factors; levels of four bits are under 128, so either sign reads them.
         self.signs = Signs.chosen(machine, lanes, x=False, w=True)
         self.turned = problem.signed != (problem.bits == 8 and self.signs.flip)
         self.base = (1 << problem.bits - 1) * (1 if problem.signed else -1) * self.turned
@@ -149,7 +149,7 @@ class Writer(KernelWriter):
         self.epilogue.write_lines(to, self.sums, self.width, there, whole=whole)
 
     def _divide_scratch(self) -> None:
-        """Sums first, then the scales of rows, the sums of their blocks, and their bytes."""
+        """Takes the sums, the scales of rows, the sums of their blocks, and their bytes."""
         rows, take = self.tile.block, self.frame.take
         self.sums = take(rows * self.width, F32)
         self.scales = take(rows * self.blocks, F32)
@@ -159,10 +159,10 @@ class Writer(KernelWriter):
     # Rows.
 
     def _round(self, top: Value, count: Value) -> None:
-        """Makes bytes of rows, their scales and the sums of their blocks."""
+        """Rounds rows to bytes, with their scales and the sums of their blocks."""
         f, problem, frame = self.f, self.problem, self.frame
         whole = Matrix.of(frame, problem.left, problem.steps, problem.left_dtype)
-        # In two turns, for what waits for a scale would keep the next blocks waiting too.
+        # Two loops, as waiting for a scale would stall the next blocks too.
         with f.loop(0, count) as row:
             scales = f.element(self.scales, row.index * self.blocks, F32)
             with f.loop(0, self.blocks) as block:
@@ -183,18 +183,18 @@ class Writer(KernelWriter):
                 f.store(total, f.element(self.totals, row.index * self.blocks + block.index, I32))
 
     def _length(self, start: Value) -> Value:
-        """How many places the block has that begins here."""
+        """The length of the block that begins here."""
         f, problem = self.f, self.problem
         block = f.as_index(problem.block)
         return block if self.even else f.minimum(problem.depth - start, block)
 
     def _read(self, line: Matrix, k: Value, length: Value) -> Value:
-        """A vector of a block of a row in f32, zeros behind its end."""
+        """A vector of a block of a row in f32, with zeros beyond its end."""
         mask = None if self.even else self.f.first_lanes(length - k, self.wide)
         return self.f.cast(line.loaded(0, k, self.wide, mask), F32)
 
     def _most(self, line: Matrix, length: Value) -> Value:
-        """The magnitude of a block that is to be the greatest byte; NaN where an element is none or
+        """The magnitude of a block that maps to the greatest byte; NaN if an element is NaN or
         infinite.
         """
         f, wide = self.f, self.wide
@@ -209,13 +209,13 @@ class Writer(KernelWriter):
         least, most, lost = self._over(length, [nothing] * 3, seen)
         least = least * (MOST / LEAST)
         most = f.select(least > most, least, most) + lost
-        # As whole numbers, floats that are not negative are in order, and NaN is the greatest.
+        # As integers, nonnegative floats are in order, and NaN is the greatest.
         bits = f.bitcast(most, I32.times(wide)) & 0x7FFFFFFF
         return f.bitcast(f.fold("umax", bits), F32)
 
     def _scale(self, most: Value) -> tuple[Value, Value, Value]:
-        """The scale of a block; and two factors that divide by it, for the reciprocal of a small
-        one would be infinite.
+        """The scale of a block; and two factors that divide by it, as the reciprocal of a small
+        scale would be infinite.
         """
         f = self.f
         raised = f.select(most < TINY, 1 / TINY, f.const(F32, 1.0))
@@ -224,7 +224,7 @@ class Writer(KernelWriter):
         return f.select(none, 1.0, scale), raised, f.select(none, 0.0, inverse)
 
     def _rounded(self, line: Matrix, length: Value, factors: Sequence[Value], to: Value) -> Value:
-        """Writes the bytes of a block in the order in which levels come; their sum."""
+        """Writes the bytes of a block in the order of the levels; gives their sum."""
         f, wide = self.f, self.wide
         integers = I32.times(wide)
         raised, inverse = (f.splat(factor, wide) for factor in factors)
@@ -249,7 +249,7 @@ class Writer(KernelWriter):
         carried: list[Value],
         step: Callable[[Value, list[Value]], list[Value]],
     ) -> list[Value]:
-        """What is carried from vector to vector of a block."""
+        """Carries values from vector to vector of a block."""
         f, count = self.f, self.problem.block // self.wide
         if self.even and count <= WRITTEN_OUT:
             for number in range(count):
@@ -289,7 +289,7 @@ class Writer(KernelWriter):
                 f.store(block.carried[i * many + j], f.element(self.sums, place, F32))
 
     def _begun(self, strip: _Strip, block: Value) -> list[Value]:
-        """What the sums of a block begin with: what its zero points take off."""
+        """The initial sums of a block, which subtract its zero points."""
         f, nothing = self.f, self.f.const(self.integers, 0)
         if self.plain_zero == 0:
             return [nothing] * (strip.height * len(strip.vectors))
@@ -303,12 +303,12 @@ class Writer(KernelWriter):
     def _multiplied(
         self, strip: _Strip, start: Value, end: Value, begun: list[Value]
     ) -> list[Value]:
-        """The sums of the products of one block, in whole numbers."""
+        """The sums of the products of one block, as integers."""
         f, problem, single = self.f, self.problem, strip.height == 1
         size = self.width * WORD // 8
         panel_bytes = -(-problem.stored // self.group) * size
         words = f.element(self.frame.operands[problem.weight], strip.panel * panel_bytes, I8)
-        # One row has few sums: every other product has its own, so that none waits for itself.
+        # One row has few sums: products alternate between two sets, so that none waits for itself.
         carried = begun + [f.const(self.integers, 0)] * (len(begun) if single else 0)
         with f.loop(start, end, self.group * self.unrolled, carry=carried) as k:
             sums = list(k.carried)
@@ -335,7 +335,7 @@ class Writer(KernelWriter):
         return found
 
     def _levels(self, word: Value) -> Sequence[Value]:
-        """The levels in words as bytes: of four bits those of even places, and of odd ones."""
+        """The levels in words as bytes: of four bits those of even indices, and of odd ones."""
         if self.problem.bits == 8:
             return [word ^ FLIP if self.turned else word]
         if self.turned:
@@ -359,7 +359,7 @@ class Writer(KernelWriter):
         return [f.cast(elements.loaded(f, v, scale.dtype), F32) for v in loaded]
 
     def _zeros(self, strip: _Strip, block: Value) -> list[Value]:
-        """The zero points of columns in i32, for some vectors, counted as levels are."""
+        """The zero points of columns in i32, for some vectors, biased as levels are."""
         f, zero, lanes = self.f, self.problem.zero, self.lanes
         assert zero.operand is not None
         if not zero.by_column:

@@ -1,5 +1,5 @@
-"""What a product with weights in four bits or eight computes: which of the inputs of its group are
-the rows, the weights, the scales and the zero points, and in which formats a kernel reads them.
+"""Describes a product with weights of four or eight bits: which inputs of its group are the rows,
+the weights, the scales and the zero points, and in which formats a kernel reads them.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from migx.targets.cpu.parts.weight_parameters import (
 TAGS = ("int4_gemm", "gemm_epilogue")
 """The tags of groups that may hold such a product."""
 WORD = 32
-"""Bits of a lane of weights: where rows are rounded, those of as many places of the depth."""
+"""Bits of a lane of weights; if rows are rounded, it has as many indices of the depth as fit."""
 MOST_PLACES = 2**31 // (128 * 255)
-"""As many products of a byte and a level less its zero point are summed in 32 bits."""
+"""The most products of a byte and a level less its zero point whose sum fits in 32 bits."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A product of rows with weights of so many ``bits``, and what is done to its elements.
+    """A product of rows with weights of so many ``bits``, and its epilogue.
 
-    ``left`` and ``weight`` are numbers of inputs; ``steps`` those from row to row and from place to
-    place of the left one. Of ``stored`` places of each column the first ``depth`` are multiplied,
-    and a scale holds for ``block`` of them. A panel of weights has ``width`` columns. Where rows
-    are ``rounded``, it is to bytes, with a scale for each such block.
+    ``left`` and ``weight`` are numbers of inputs; ``steps`` are the strides of the left one between
+    rows and along them. Of ``stored`` elements of each column the first ``depth`` are multiplied,
+    and a scale applies to ``block`` of them. A panel of weights has ``width`` columns. ``rounded``
+    rows are rounded to bytes, with a scale for each such block.
     """
 
     left: int
@@ -70,8 +70,8 @@ class Problem:
     rounded: bool
 
     def heights(self, most: int, about: int) -> tuple[int, int]:
-        """How many rows are multiplied at a time, and how many make a block: as many as told, but
-        of a block a whole number of times, and no more than there are.
+        """The rows that are multiplied at a time, and the rows of a block: at most ``most`` and
+        about ``about``, the block a multiple of the height, and no more than there are.
         """
         height = int(min(most, max(1, bounds(self.rows)[1])))
         block = max(1, about // height) * height
@@ -81,12 +81,12 @@ class Problem:
 
     @property
     def group(self) -> int:
-        """The places of the depth that a lane of weights has, where rows are rounded."""
+        """The indices of the depth in a lane of weights, if rows are rounded."""
         return WORD // self.bits
 
     @property
     def formats(self) -> tuple[tuple[int, str], ...]:
-        """The inputs that are read in a format, and which."""
+        """The inputs that are read in a weight format, with their formats."""
         wanted = {self.weight: self.format}
         for parameter in (self.scale, self.zero):
             if parameter.operand is not None and parameter.format is not None:
@@ -95,9 +95,9 @@ class Problem:
 
 
 def described(at: Instruction, widths: Callable[[int, bool], Sequence[int]]) -> Problem | None:
-    """The product a group computes, its weights in panels of the least of some widths that holds
-    all columns, or of the last: of those for so many bits, and rows that are rounded or not. None
-    for other forms.
+    """The product a group computes, with weights in panels of the least width that holds all
+    columns, or else the last; ``widths`` gives these for the bits and for whether rows are rounded.
+    None for other forms.
     """
     dot = core_of(at, (Dot,), TAGS)
     left = None if dot is None or dot is at else _left(at, dot)
@@ -136,8 +136,8 @@ def described(at: Instruction, widths: Callable[[int, bool], Sequence[int]]) -> 
 
 @dataclass(frozen=True)
 class _Left:
-    """The rows on the left of a product: the number of the input, its type, how many they are, and
-    the steps along them. Where they are rounded, a scale holds for a ``block`` of neighbours.
+    """The rows on the left of a product: the number of the input, its type, their number, and the
+    strides between them and along them. If rounded, a scale applies to a ``block`` of elements.
     """
 
     operand: int
@@ -148,7 +148,7 @@ class _Left:
 
 
 def _left(at: Instruction, dot: Instruction) -> _Left | None:
-    """The rows of a product in a group, where they are an input, perhaps rounded."""
+    """The rows of a product in a group, if they are an input, perhaps rounded."""
     value, block = _rounded(dot.inputs[0]) or (dot.inputs[0], 0)
     number = input_number(at, dot, value)
     if number is None:
@@ -160,7 +160,7 @@ def _left(at: Instruction, dot: Instruction) -> _Left | None:
 
 @dataclass(frozen=True)
 class _Right:
-    """The matrix on the right of a product: its storage, and what makes numbers of that."""
+    """The matrix on the right of a product: its storage, and how it is dequantised."""
 
     packed: Instruction
     form: Format
@@ -171,7 +171,7 @@ class _Right:
 
 
 def _scaled(of: WeightGroup, right: Instruction) -> _Right | None:
-    """What a view of a dequantisation shows."""
+    """The matrix behind a view of a dequantisation."""
     linear = source(right)
     if not isinstance(linear.op, DequantizeLinear):
         return None
@@ -188,8 +188,8 @@ def _scaled(of: WeightGroup, right: Instruction) -> _Right | None:
 
 
 def _shifted(of: WeightGroup, right: Instruction) -> _Right | None:
-    """What a view shows of levels from which real numbers are taken before they are scaled: numbers
-    for a few neighbours each, in the order in which the storage lies.
+    """The matrix behind a view of levels that are shifted by fractional zero points before they are
+    scaled; both apply to runs of adjacent elements, in storage order.
     """
     product = source(right)
     if type(product.op) is not Mul or not product.shape.static:
@@ -215,7 +215,7 @@ def _in_order(
     scaling: Instruction,
     shifting: Instruction | None,
 ) -> _Right | None:
-    """The matrix of levels that are shifted and scaled in the order of their storage."""
+    """The matrix of levels that are shifted and scaled in storage order."""
     if packed.shape.rank != 2 or of.operand(packed) is None or not _is_one_matrix(right):
         return None
     axis = depth_of(right, packed.shape.dims, (0, 1), 1)
@@ -237,8 +237,8 @@ def _in_order(
 
 
 def _fits(of: WeightGroup, left: _Left, right: _Right, depth: int) -> bool:
-    """Whether rows that are rounded in blocks of a size fit those of the weight, and their sums of
-    products fit into 32 bits; rows that are not always do.
+    """Whether rows rounded in blocks have the blocks of the weight, and their sums of products fit
+    in 32 bits; rows that are not rounded always fit.
     """
     if not left.block:
         return True
@@ -247,8 +247,8 @@ def _fits(of: WeightGroup, left: _Left, right: _Right, depth: int) -> bool:
 
 
 def _rounded(value: Instruction) -> tuple[Instruction, int] | None:
-    """What a value is before its rows are rounded to bytes, and for how many neighbours a scale
-    holds; None where it is not rounded.
+    """The value before its rows are rounded to bytes, and the elements to which a scale applies;
+    None if it is not rounded.
     """
     value = _before_convert(value)
     if not isinstance(value.op, DequantizeLinear) or len(value.inputs) != 2:
@@ -267,14 +267,14 @@ def _rounded(value: Instruction) -> tuple[Instruction, int] | None:
 
 
 def _before_convert(value: Instruction) -> Instruction:
-    """What a value is before it is converted from one floating type to another."""
+    """The value before a conversion between floating types."""
     floating = isinstance(value.op, Convert) and value.inputs[0].shape.dtype.is_float
     return value.inputs[0] if floating else value
 
 
 def _axes(linear: Instruction, right: Instruction) -> tuple[int, int] | None:
-    """Which axes of a matrix are the depth and the columns, where a view shows it once, or once and
-    the same for a whole batch.
+    """The axes of a matrix that are the depth and the columns, if a view shows it once, or
+    broadcast over a batch.
     """
     if linear.shape.rank != 2 or not linear.shape.static or linear.shape.elements == 0:
         return None
@@ -287,14 +287,16 @@ def _axes(linear: Instruction, right: Instruction) -> tuple[int, int] | None:
 
 
 def _is_one_matrix(right: Instruction) -> bool:
-    """Whether a value is a matrix of fixed dims that has elements, the same for a whole batch."""
+    """Whether a value is a nonempty matrix of static dims, perhaps broadcast over a batch."""
     fixed = all(isinstance(d, int) and d > 0 for d in right.shape.dims[-2:])
     leading = zip(right.shape.dims[:-2], right.shape.true_strides[:-2], strict=True)
     return fixed and all(extent == 1 or stride == 0 for extent, stride in leading)
 
 
 def _lines(x: Shape) -> tuple[Extent, tuple[Extent, Extent]] | None:
-    """The rows of a value and the steps along them, where all lie one step apart."""
+    """The number of rows of a value, and the strides between them and along them, if one stride
+    fits all.
+    """
     strides = x.true_strides
     rows: Extent = 1
     step: Extent = 0

@@ -1,17 +1,17 @@
-"""Kernels of convolutions of 3 x 3 by minimal filtering, with the arithmetic on their result:
-groups tagged ``winograd``, see ``migx.fusion.winograd``.
+"""Kernels of 3 x 3 convolutions by minimal filtering, with their epilogues: groups tagged
+``winograd``, see ``migx.fusion.winograd``.
 
-What a thread does at a time is a block of tiles by some output channels. First what the block sees
-is transformed, channel by channel: down, with rows as they lie, and then across, with elements
-brought together by their column in a tile; so a vector holds one place of tiles side by side. They
-stay in scratch, for each of the 36 places a matrix of channels by tiles. Then for each strip of
-kernels come the 36 products of matrices, with the inner loop of any product; their sums are
-transformed back, put in order, and go through the epilogue from registers.
+A thread computes a block of tiles by some output channels at a time. First what the block sees is
+transformed, channel by channel: down, on contiguous rows, and then across, on elements
+deinterleaved by their column in a tile; so a vector holds one position of adjacent tiles. Results
+stay in scratch, for each of the 36 positions a matrix of channels by tiles. Then for each strip of
+kernels come the 36 matrix products, with the inner loop of any product; their sums are transformed
+back, interleaved, and go through the epilogue from registers.
 
-A block has as many rows of tiles as fill the vectors of a panel best, one after another. What the
-last vector of a row has too much, the next row overwrites.
+A block has as many rows of tiles, one after another, as fill the vectors of a panel best. The
+excess of the last vector of a row is overwritten by the next row.
 
-Each sum is added up channel by channel by one thread, so bits depend neither on the number of
+Each sum is accumulated channel by channel by one thread, so bits depend neither on the number of
 threads nor on the blocks.
 """
 
@@ -38,11 +38,11 @@ from migx.targets.cpu.parts.strips import AHEAD
 from migx.targets.cpu.parts.transpose import deinterleaved, interleaved
 
 MOST_ROWS, MOST_VECTORS = 16, 6
-"""Rows of a strip of kernels, and vectors of a panel of tiles."""
+"""The most rows of a strip of kernels, and vectors of a panel of tiles."""
 FORTH, BACK = 150.0, 120.0
-"""Turns that it takes to transform a vector of tiles of one channel, and their sums back."""
+"""Cycles to transform a vector of tiles of one channel, and their sums back."""
 FAR = 1.15
-"""What sums cost whose image does not stay in the second level cache, to those where it does."""
+"""The cost of sums whose image does not stay in the L2 cache, relative to those whose does."""
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
@@ -53,10 +53,10 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 @dataclass(frozen=True)
 class Problem:
-    """A convolution and what is done to its elements.
+    """A convolution and its epilogue.
 
-    ``image`` and ``weights`` are numbers of inputs; ``steps`` those of the image along its axes,
-    ``given`` its height and width, ``made`` those of the result, and ``before`` the zeros before
+    ``image`` and ``weights`` are numbers of inputs; ``steps`` are the strides of the image,
+    ``given`` its height and width, ``made`` those of the result, and ``before`` the padding before
     the image along both.
     """
 
@@ -73,13 +73,15 @@ class Problem:
 
     @property
     def tiles(self) -> tuple[int, int]:
-        """How many tiles there are down and across."""
+        """The number of tiles down and across."""
         down, across = map(tiles, self.made)
         return down, across
 
 
 def described(at: Instruction, machine: Machine) -> Problem | None:
-    """The convolution that a group is; None where it is none, or not of its inputs as they are."""
+    """The convolution of a group; None if there is none, or its operands are not inputs as they
+    are.
+    """
     parts = winograd.found(at)
     if parts is None:
         return None
@@ -105,8 +107,8 @@ def described(at: Instruction, machine: Machine) -> Problem | None:
 
 
 class Cut(NamedTuple):
-    """Tiles of ``height`` by ``width`` of the image's, whose number ``vectors`` hold, by a share of
-    the output channels, of which there are ``shares``; these in strips of ``rows``.
+    """Tiles of ``height`` by ``width`` of the image's, as many as ``vectors`` hold, by one of
+    ``shares`` shares of the output channels; these in strips of ``rows``.
     """
 
     rows: int
@@ -117,12 +119,12 @@ class Cut(NamedTuple):
 
 
 def chosen(machine: Machine, problem: Problem) -> Cut:
-    """The cut by which an item costs least."""
+    """The cut of least cost per item."""
     return min(_cuts(machine, problem), key=lambda cut: _cost(machine, problem, cut))
 
 
 def _cuts(machine: Machine, problem: Problem) -> Iterator[Cut]:
-    """The ways to cut there are."""
+    """The possible cuts."""
     lanes, (down, across) = machine.lanes(F32), problem.tiles
     for vectors in range(1, MOST_VECTORS + 1):
         most = min(MOST_ROWS, (machine.registers - vectors - 1) // vectors, problem.outputs)
@@ -138,12 +140,12 @@ def _cuts(machine: Machine, problem: Problem) -> Iterator[Cut]:
 
 
 def _even(extent: int, most: int) -> int:
-    """The size of pieces, of at most so many, when all are about alike."""
+    """The size of pieces of about equal size, at most ``most``."""
     return -(-extent // -(-extent // most))
 
 
 def _cost(machine: Machine, problem: Problem, cut: Cut) -> float:
-    """The turns that an item takes on as many threads as there are cores."""
+    """The cycles for an item on as many threads as there are cores."""
     lanes, (down, across) = machine.lanes(F32), problem.tiles
     strips = -(-problem.outputs // (cut.rows * cut.shares))
     step = step_turns(cut.rows, cut.vectors) + FETCH * cut.rows / lanes
@@ -157,7 +159,7 @@ def _cost(machine: Machine, problem: Problem, cut: Cut) -> float:
 
 
 class Corner(NamedTuple):
-    """A block of tiles: of which item, the first down and across, and how many there are."""
+    """A block of tiles: its item, the first tile down and across, and the numbers of tiles."""
 
     item: Value
     top: Value
@@ -177,7 +179,7 @@ class Writer(KernelWriter):
         self.columns = self.cut.vectors * self.lanes
         self.strips = -(-problem.outputs // self.cut.rows)
         self.epilogue = Epilogue(self.frame, problem.epilogue, F32, self.lanes, problem.outputs)
-        # A vector of the last row of a block may reach beyond it.
+        # A vector of the last row of a block may extend beyond it.
         self.seen = problem.channels * self.columns + self.lanes
         self.made = self.cut.rows * self.columns + self.lanes
         self.tiles = self.frame.take(PLACES * self.seen, F32)
@@ -222,7 +224,7 @@ class Writer(KernelWriter):
                 self._see_tiles(plane, first, to)
 
     def _see_tiles(self, plane: Value, first: tuple[Value, Value], to: Value) -> None:
-        """Transforms what a vector of tiles side by side sees of a channel."""
+        """Transforms what a vector of adjacent tiles sees of a channel."""
         f, lanes = self.f, self.lanes
         lines = list(self._lines(plane, first))
         turned = [_combined(f, INPUT, column) for column in zip(*lines, strict=True)]
@@ -234,7 +236,7 @@ class Writer(KernelWriter):
                 f.store(value, f.element(to, (i * SEEN + j) * self.seen, F32))
 
     def _lines(self, plane: Value, first: tuple[Value, Value]) -> Iterator[list[Value]]:
-        """The six rows that tiles side by side see, element by element, with one vector more."""
+        """The six rows that adjacent tiles see, element by element, with one vector more."""
         f, lanes, problem = self.f, self.lanes, self.problem
         (height, width), (above, beside) = problem.given, problem.before
         _, following, step, _ = map(self.frame.extent, problem.steps)
@@ -248,7 +250,7 @@ class Writer(KernelWriter):
             there = f.compare("lt", row, height, signed=False)
             limit = f.splat(f.cast(f.select(there, f.as_index(width), 0), I32), lanes)
             start = f.element(plane, row * step + left, F32)
-            # Rows are short runs of memory: of the next channel's the processor knows nothing.
+            # Rows are short runs of memory, and the prefetcher cannot guess the next channel's.
             for j in range(MADE if i >= SEEN - MADE else 0):
                 f.prefetch(f.element(start, following + j * lanes, F32), locality=2)
             yield [
@@ -261,7 +263,7 @@ class Writer(KernelWriter):
             ]
 
     def _multiply(self, strip: Value) -> None:
-        """The sums of a strip of kernels at all places of the block's tiles."""
+        """The sums of a strip of kernels at all positions of the block's tiles."""
         f, cut, channels = self.f, self.cut, self.problem.channels
         weights = self.frame.operands[self.problem.weights]
         count, zero = range(cut.vectors), f.const(self.vector, 0)
@@ -286,7 +288,7 @@ class Writer(KernelWriter):
                 f.store(total, f.element(sums, i * self.lanes, F32))
 
     def _make(self, corner: Corner, output: Value) -> None:
-        """Transforms the sums of a strip of kernels back and writes what they become."""
+        """Transforms the sums of a strip of kernels back and writes the results."""
         f = self.f
         outputs = f.minimum(self.problem.outputs - output, self.cut.rows)
         with f.loop(0, outputs) as channel:
@@ -300,7 +302,7 @@ class Writer(KernelWriter):
     def _make_tiles(
         self, item: Value, output: Value, sums: Value, first: tuple[Value, Value], columns: Value
     ) -> None:
-        """Writes a vector of tiles side by side of one channel."""
+        """Writes a vector of adjacent tiles of one channel."""
         f, (height, width) = self.f, self.problem.made
         places = [f.element(sums, i * self.made, F32) for i in range(PLACES)]
         loaded = [f.load(place, self.vector) for place in places]
@@ -318,7 +320,7 @@ class Writer(KernelWriter):
 
 
 def _combined(f: Function, matrix: Matrix, values: Sequence[Value]) -> list[Value]:
-    """The linear combinations of some values that the rows of a matrix say."""
+    """The linear combinations of some values with the rows of a matrix."""
     return [_combination(f, row, values) for row in matrix]
 
 

@@ -1,1 +1,1 @@
-"""What kernels are built of: loops of tiles and windows, and what is done to elements in them."""
+"""The building blocks of kernels: loops over tiles and windows, and the arithmetic on elements."""

@@ -1,9 +1,9 @@
-"""Rows abreast: some rows of a matrix in one vector, each in as many of its lanes.
+"""Several rows of a matrix in one vector, each in a group of lanes.
 
-A row that is folded alone waits for each step of the fold, in which ever fewer lanes do anything.
-Rows abreast take these steps together; where rows are short they fill registers, which one alone
-does not; and what is one number for each row is computed for all of them at once. The lanes of a
-row are folded as they are if it is alone, so answers are the same bits.
+Reducing a single row waits for each step of the reduction, in which ever fewer lanes are active.
+Rows abreast share these steps; if rows are short, they fill registers that one row would not; and
+per-row scalars are computed for all rows at once. The lanes of a row are reduced in the same order
+as for a row alone, so answers have the same bits.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from migx.targets.cpu.parts.matrix import apart
 
 @dataclass(frozen=True)
 class Abreast:
-    """Some ``rows`` of so many ``lanes`` each, both powers of two. ``length`` is how many elements
-    a row has, which may be several turns of its lanes; ``vector_bytes`` is the width of a register.
+    """``rows`` rows of ``lanes`` lanes each, both powers of two. ``length`` is the elements of a
+    row, which may take several iterations over its lanes; ``vector_bytes`` is the width of a
+    register.
 
-    What is one number for each row is a vector of ``rows`` lanes. Of a single row it is a scalar,
-    and its elements are a scalar, too, where it has 0 lanes.
+    A per-row scalar is a vector of ``rows`` lanes. For a single row it is a scalar, and so is an
+    element if ``lanes`` is 0.
     """
 
     f: Function
@@ -33,30 +34,30 @@ class Abreast:
 
     @property
     def across(self) -> int:
-        """The lanes of what is one number for each row."""
+        """The lanes of a vector of per-row scalars."""
         return self.rows if self.rows > 1 else 0
 
     def spread(self, value: Value) -> Value:
-        """What is one number for each row, in all lanes of its row; else itself."""
+        """Per-row scalars broadcast to the lanes of each row; any other value itself."""
         if not self.across or value.type.lanes != self.rows:
             return self.f.splat(value, self.rows * self.lanes)
         places = [row for row in range(self.rows) for _ in range(self.lanes)]
         return self.f.shuffle(value, value, places)
 
     def iota(self, one: Type) -> Value:
-        """0, 1, 2, ... in the lanes of every row, integers of a type."""
+        """0, 1, 2, ... in the lanes of every row, as integers of a type."""
         return self.f.vector(one, [*range(self.lanes)] * self.rows)
 
     def mask(self, count: Value) -> Value:
-        """The first lanes of every row, as many as an i64 says."""
+        """A mask of the first ``count`` (an i64) lanes of every row."""
         return self.f.first_lanes(count, self.lanes, self.rows)
 
-    # Memory: from row to row a step ``down``, and from element to element of a row one ``along``.
+    # Memory: ``down`` is the stride between rows, ``along`` that between elements of a row.
 
     def read(
         self, first: Value, down: Value, along: Value, one: Type, mask: Value | None = None
     ) -> Value:
-        """Elements of each row, from that at an address on; of a row those of a mask."""
+        """Elements of each row, from an address on; with a mask, those of each row that it has."""
         f, row = self.f, one.times(self.lanes)
         if self.rows == 1 or down.number == 0:
             found = apart(f, first, along, row, mask)
@@ -72,7 +73,9 @@ class Abreast:
     def write(
         self, value: Value, first: Value, down: Value, along: Value, mask: Value | None = None
     ) -> None:
-        """Writes elements of each row, from that at an address on; of a row those of a mask."""
+        """Writes elements of each row, from an address on; with a mask, those of each row that it
+        has.
+        """
         f, one = self.f, value.type.one
         together = self._together(down, along, one)
         starts = self._starts(first, down, one, together)
@@ -88,11 +91,11 @@ class Abreast:
                 f.scatter(part, start, f.iota(I64.times(self.lanes)) * along, mask)
 
     def read_each(self, first: Value, down: Value, one: Type) -> Value:
-        """One number of each row, that of the first at an address."""
+        """A scalar of each row; that of the first row is at an address."""
         return apart(self.f, first, down, one.times(self.across), None)
 
     def write_each(self, value: Value, first: Value, down: Value) -> None:
-        """Writes one number of each row, that of the first at an address."""
+        """Writes a scalar of each row; that of the first row to an address."""
         f, lanes = self.f, self.across
         value = f.splat(value, lanes)
         if not lanes or down.number == 1:
@@ -101,12 +104,12 @@ class Abreast:
             f.scatter(value, first, f.iota(I64.times(lanes)) * down)
 
     def _starts(self, first: Value, down: Value, one: Type, together: int) -> list[Value]:
-        """Where every so many rows begin."""
+        """The start of every ``together``-th row."""
         return [self.f.element(first, down * row, one) for row in range(0, self.rows, together)]
 
     def _together(self, down: Value, along: Value, one: Type) -> int:
-        """How many rows are read in one go: all where they lie in memory as they do in lanes, those
-        of a register where they lie close, and where they do not each by itself.
+        """How many rows one load reads: all if memory has the layout of the lanes, as many as fill
+        a register if rows are adjacent, else one.
         """
         length = self.length
         close = isinstance(length, int) and down.number == length <= self.lanes
@@ -117,8 +120,8 @@ class Abreast:
         return max(1, min(self.rows, self.vector_bytes // one.nbytes // self.lanes))
 
     def _packing(self, together: int) -> tuple[Value | None, list[int], list[int]]:
-        """Of so many rows that lie close: the mask of those lanes that memory fills, and where in
-        these each lane of the rows is, and the reverse; -1 is nowhere.
+        """For so many adjacent rows: the mask of the lanes that memory fills, the lane there of
+        each lane of the rows, and the inverse; -1 is none.
         """
         count, length = together * self.lanes, self.length
         if not isinstance(length, int) or length >= self.lanes:
@@ -129,7 +132,7 @@ class Abreast:
         return there, apart_, [apart_.index(n) if n in apart_ else -1 for n in range(count)]
 
     def _joined(self, parts: Sequence[Value]) -> Value:
-        """Vectors as one, a power of two of them."""
+        """A power of two of vectors, concatenated."""
         while len(parts) > 1:
             count = 2 * parts[0].type.lanes
             pairs = zip(parts[::2], parts[1::2], strict=True)

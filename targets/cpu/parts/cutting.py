@@ -14,55 +14,57 @@ from migx.targets.cpu.emit import Type
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.windows import Axis
 
-# Costs, in turns of the two units that multiply and add.
+# Costs, in cycles of the two multiply-add units.
 LOADS = 0.1
-"""What a load costs beside the arithmetic it hides behind; 0.5 would be all of it."""
+"""The cost of a load beyond the arithmetic it hides behind; 0.5 would hide nothing."""
 STEP = 2.0
-"""Going on to the next element of the kernels."""
+"""Advancing to the next element of the kernels."""
 LATENCY = 4.0
-"""Turns until a sum can be added to again."""
+"""Cycles until a sum can be added to again."""
 COPY = 2.0
-"""Spreading a vector of the image; of a row whose elements are gathered, ``GATHER``."""
+"""Spreading a vector of the image; for a row whose elements are gathered, ``GATHER``."""
 GATHER = 12.0
 FINISH = 2.0
-"""Writing a vector of the result; a vector of sums that waits for more channels costs as much."""
+"""Writing a vector of the result; a vector of partial sums that waits for more channels costs the
+same.
+"""
 TURNING = 12.0
-"""The same where pixels and channels must change places."""
+"""The same if pixels and channels must be transposed."""
 FETCH = 3.0
-"""Bringing a vector from afar, for each tile again: of weights, of an image read as it lies."""
+"""Bringing a vector from far memory, once per tile: of weights, or of an image read in place."""
 WAIT = 4.0
-"""What a step waits for an image that is read as it lies, where channels share a place in the first
-level cache: it is never there.
+"""What a step waits for an image read in place whose channels map to the same set of the L1 cache:
+it always misses.
 """
 TILE = 1000.0
-"""Beginning a tile."""
+"""Starting a tile."""
 ALONE = 30_000.0
-"""What one thread has done before others have come."""
+"""The work one thread has done before others have joined."""
 
 UNKNOWN = (96, 288, 800)
-"""What a size is taken for, each in turn, that only the run will tell: odd multiples of 32, for
-many networks halve images five times.
+"""Stand-ins, each tried in turn, for a size known only at run time: odd multiples of 32, as many
+networks halve images five times.
 """
 FEWEST = (1, 4)
-"""How many tiles an image of unknown size is cut into at least, where its rows allow it."""
+"""The fewest tiles into which an image of unknown size is cut, if it has rows enough."""
 ROOM = 512
-"""How many pixels a tile has at most, of whose number nothing is known."""
+"""The most pixels of a tile if nothing is known of their number."""
 MOST_ROWS, MOST_VECTORS = 12, 4
-"""With more rows, numbers that are repeated take registers before it is their turn."""
+"""With more rows, broadcast numbers occupy registers before they are needed."""
 PANELS = (1, 2, 4, 6, 7, 8, 12, 14, 16, 20, 24, 32)
 BLOCKS = (1, 2, 4, 8, 16)
-"""Into how many tiles pixels and output channels are cut: as many panels of pixels to each, and so
-many blocks of channels.
+"""The candidate tiles: panels of pixels per tile, and the number of blocks that output channels are
+cut into.
 """
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done: the windows, channels and outputs of each of so many ``repeats``. Panels
-    may be of output channels where it ``may_turn``. An image in ``lines`` may be read as it lies;
-    where it is ``aliased``, the same pixels of different channels share a place in caches. The size
-    may be ``guessed``. Where ``padding_counts`` it may be other than zero. Outputs of a strip come
-    in ``pairs`` where two share a byte.
+    """A convolution to cut: the windows, channels and outputs of each of so many ``repeats``.
+    Panels may be of output channels if it ``may_turn``. An image in ``lines`` may be read in place;
+    if it is ``aliased``, the same pixels of different channels map to one cache set. The size may
+    be ``guessed``. If ``padding_counts``, padding may be nonzero. Outputs of a strip come in
+    ``pairs`` if two share a byte.
     """
 
     axes: tuple[Axis, Axis, Axis]
@@ -79,27 +81,27 @@ class Work:
 
     @property
     def skips(self) -> bool:
-        """Whether taps are left out that see nothing but padding."""
+        """Whether taps that see only padding are skipped."""
         return not self.padding_counts and any(axis.scattered for axis in self.axes[1:])
 
     @property
     def known(self) -> bool:
-        """Whether the size of the image is."""
+        """Whether the size of the image is known."""
         return all(isinstance(axis.made, int) for axis in self.axes)
 
     def fills_rows(self, lanes: int) -> bool:
-        """Whether a kernel is wide, at no stride, and vectors fill a row of windows."""
+        """Whether a kernel is wide, of stride 1, and vectors fill a row of windows exactly."""
         width = self.axes[2]
         several = width.length > 1 and width.stride == 1
         return several and isinstance(width.made, int) and width.made % lanes == 0
 
     @property
     def cases(self) -> list[Work]:
-        """The same of an image of known size; of several such, where the size is not known."""
+        """The work itself if its size is known, else one for each stand-in size."""
         return [self] if self.known else [self._of(size) for size in UNKNOWN]
 
     def _of(self, size: int) -> Work:
-        """The same with a size in the place of each that is not known."""
+        """The work with ``size`` in place of each unknown extent."""
         axes = [
             replace(a, made=_guess(a.made, size), given=_guess(a.given, size)) for a in self.axes
         ]
@@ -108,10 +110,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Strip:
-    """The sums that registers hold: ``rows`` are output channels, a panel ``vectors`` of ``lanes``
-    pixels; or, when ``turned``, a panel is of output channels, and ``rows`` are pixels. Panels
-    ``by_row`` do not go on in the next row of windows, and then a row is spread but once; for those
-    ``in_place`` nothing is spread.
+    """The sums held in registers: ``rows`` are output channels, a panel is ``vectors`` of ``lanes``
+    pixels; if ``turned``, a panel is of output channels, and ``rows`` are pixels. Panels ``by_row``
+    end with a row of windows, so that a row is spread only once; ``in_place``, nothing is spread.
     """
 
     rows: int
@@ -134,14 +135,14 @@ class Strip:
 
 @dataclass(frozen=True)
 class Cut(Strip):
-    """Tiles of ``height`` rows of windows by ``width``, whole rows where there are several, by
-    so many ``strips`` of output channels, each of this form. Channels are spread ``chunk`` at a
+    """Tiles of ``height`` rows of windows by ``width``, whole rows if there are several, by
+    ``strips`` strips of output channels, each of this form. Channels are spread ``chunk`` at a
     time.
 
-    ``positions`` are the pixels of the greatest tile; ``fills`` says whether a tile has whole
-    panels. ``rests`` are the vectors that what is left may take: how many of them are whole at
-    least, and how many there are. ``even`` widths are always whole. Where a cut ``skips``, taps are
-    left out that see nothing but padding.
+    ``positions`` are the pixels of the largest tile; ``fills`` says whether a tile has full panels.
+    ``rests`` are the numbers of vectors the remainder of a panel may take: those that are full at
+    least, and all. ``even`` widths always divide. If a cut ``skips``, taps that see only padding
+    are left out.
     """
 
     height: Extent
@@ -157,7 +158,7 @@ class Cut(Strip):
 
 @dataclass(frozen=True)
 class _Limit:
-    """How many pixels a tile has at most, and how many tiles there are at least."""
+    """The most pixels of a tile, and the fewest tiles."""
 
     pixels: int
     fewest: int = 1
@@ -165,9 +166,9 @@ class _Limit:
 
 @dataclass(frozen=True)
 class _Tile:
-    """A tile of at most some pixels, or of one row of windows: so many rows of windows, the pixels
-    in each row, and how many such tiles there are of each number of pixels. One channel of it is
-    spread to ``spread`` elements, ``chunk`` channels at a time.
+    """A tile within a limit: ``down`` rows of windows, ``across`` pixels in each row, and how many
+    tiles there are of each number of pixels. One channel of it is spread to ``spread`` elements,
+    ``chunk`` channels at a time.
     """
 
     down: Extent
@@ -178,7 +179,7 @@ class _Tile:
 
     @classmethod
     def of(cls, machine: Machine, work: Work, strip: Strip, limit: _Limit) -> _Tile:
-        """The tile of at most so many pixels of an image cut into so many, for strips of a form."""
+        """The tile within a limit, for strips of a form."""
         _, height, width = work.axes
         across = minimum(maximum(width.made, 1), limit.pixels)
         down = minimum(maximum(limit.pixels // maximum(width.made, 1), 1), maximum(height.made, 1))
@@ -197,14 +198,14 @@ class _Tile:
         return cls(down, across, _sizes(work, across, down), spread, chunk)
 
     def runs(self, strip: Strip, pixels: int) -> tuple[int, int]:
-        """How many runs of pixels there are in a tile of so many, and the pixels of each."""
+        """The number of runs of pixels in a tile of so many, and the pixels of each."""
         across = int(self.across) if strip.by_row else pixels
         return (pixels // across, across) if across and pixels % across == 0 else (1, pixels)
 
 
 @lru_cache(maxsize=1024)
 def chosen(machine: Machine, work: Work) -> Cut:
-    """The cut by which the work costs least; of unknown size, least beyond the best for each."""
+    """The cut of least cost; for an unknown size, the one least above the best of each case."""
     found = list(_candidates(machine, work))
     best = [max(1.0, min(costs)) for costs in zip(*(costs for costs, *_ in found), strict=True)]
     _, strip, limit, strips = min(
@@ -216,9 +217,7 @@ def chosen(machine: Machine, work: Work) -> Cut:
 def _candidates(
     machine: Machine, work: Work
 ) -> Iterator[tuple[tuple[float, ...], Strip, _Limit, int]]:
-    """For each way to cut its cost in each case, the strip, the limit of a tile and the strips in
-    it.
-    """
+    """The ways to cut: the cost in each case, the strip, the limit of a tile, the strips in it."""
     cases = work.cases
     for turned in (False, True) if work.may_turn else (False,):
         for strips in _strips(machine, work, turned):
@@ -238,8 +237,8 @@ def _candidates(
 
 
 def _guess(extent: Extent, size: int) -> int:
-    """An extent where each of its symbols has a size, or what its bounds leave of it; at least 1,
-    and that size where the extent refuses it.
+    """An extent with each symbol set to a size, clamped to its bounds; at least 1, and the size
+    itself if the extent refuses it.
     """
     sizes = {s.name: int(min(max(size, s.bounds[0]), s.bounds[1])) for s in dim.symbols(extent)}
     try:
@@ -249,7 +248,7 @@ def _guess(extent: Extent, size: int) -> int:
 
 
 def _limits(work: Work, strip: Strip) -> Iterator[_Limit]:
-    """The limits of tiles: sums of any number of pixels take room for them all."""
+    """The limits of tiles; for an unknown number of pixels, those whose sums have bounded size."""
     if work.known:
         yield from (_Limit(count * strip.panel) for count in PANELS)
         return
@@ -258,7 +257,7 @@ def _limits(work: Work, strip: Strip) -> Iterator[_Limit]:
 
 
 def _strips(machine: Machine, work: Work, turned: bool) -> Iterator[list[Strip]]:
-    """The strips that registers have room for, those of equal panels together."""
+    """The strips that fit in registers, grouped by panel."""
     lanes = machine.lanes(work.sum)
     for vectors in range(1, MOST_VECTORS + 1):
         most = min(MOST_ROWS, (machine.registers - vectors - 1) // vectors)
@@ -276,7 +275,7 @@ def _strips(machine: Machine, work: Work, turned: bool) -> Iterator[list[Strip]]
 
 
 def _forms(work: Work, turned: bool, lanes: int) -> list[tuple[bool, bool]]:
-    """Whether panels may be by row, and whether in place."""
+    """The pairs (by row, in place) that panels may have."""
     if turned:
         return [(False, False)]
     if work.lines:
@@ -305,7 +304,7 @@ def _cut(work: Work, strip: Strip, tile: _Tile, pixels: int, strips: int) -> Cut
 
 
 def _sizes(work: Work, across: Extent, down: Extent) -> dict[int, int]:
-    """How many tiles there are of each number of pixels; nothing where that is not known."""
+    """The number of tiles of each number of pixels; empty if unknown."""
     _, height, width = work.axes
     if not all(isinstance(e, int) for e in (across, down, height.made, width.made)):
         return {}
@@ -317,7 +316,7 @@ def _sizes(work: Work, across: Extent, down: Extent) -> dict[int, int]:
 
 
 def _pieces(extent: int, step: int) -> list[tuple[int, int]]:
-    """The pieces of an extent: how large, and how many of them."""
+    """The pieces of an extent: the size and the number of each."""
     pieces = [(step, extent // step), (extent % step, 1)]
     return [(size, count) for size, count in pieces if size and count]
 
@@ -338,8 +337,8 @@ def _spread(work: Work, strip: Strip, down: Extent, across: Extent) -> Extent:
 def _costs(
     machine: Machine, work: Work, strip: Strip, tile: _Tile, shares: Iterable[int]
 ) -> Iterator[float]:
-    """The turns that all of the work takes on as many threads as there are cores, for each number
-    of strips that a tile may have.
+    """The cycles of all the work on as many threads as there are cores, for each number of strips
+    per tile.
     """
     depth, spread = work.axes[0], _spreading(work, strip, tile)
     steps = work.channels * depth.length * _live(work, int(tile.down), int(tile.across))
@@ -368,14 +367,16 @@ def _spreading(work: Work, strip: Strip, tile: _Tile) -> float:
     copy = COPY if width.stride <= 2 and width.step == 1 else GATHER
     row = -(-across // strip.lanes) / across
     spread = copy * work.channels * row * int(tile.spread) / (across * down)
-    if work.lines:  # from afar; what is spread is written and read again, too
+    if work.lines:  # from far memory; what is spread is also written and read again
         spread += FETCH * (1 if strip.in_place else 3) * work.channels / strip.lanes
     return spread
 
 
 @lru_cache(maxsize=256)
 def _live(work: Work, down: int, across: int) -> float:
-    """The taps of a plane, on average, that tiles of so many windows down and across have."""
+    """The average number of taps of a plane that tiles of ``down`` by ``across`` windows do not
+    skip.
+    """
     _, height, width = work.axes
     if not work.skips:
         return height.length * width.length
@@ -383,22 +384,23 @@ def _live(work: Work, down: int, across: int) -> float:
 
 
 def _until_all_are_done(tiles: list[tuple[float, int]], threads: int) -> float:
-    """The turns of tiles of several costs, so many of each, when threads take one after another,
-    the dearest first.
+    """The cycles until threads that take tiles one after another, the costliest first, have done
+    all.
     """
     (longest, count), *others = sorted(tiles, reverse=True)
     rounds = -(-count // threads)
     if not others:
         return rounds * longest
     next_to, left = others[0][0], sum(n for _, n in others)
-    between = (rounds * threads - count) * int(longest // next_to)  # what fits beside the dearest
+    between = (rounds * threads - count) * int(longest // next_to)  # what fits beside the costliest
     return rounds * longest + -(-max(0, left - between) // threads) * next_to
 
 
 def _turns_of(strip: Strip, pixels: int, guessed: bool) -> tuple[float, float]:
-    """The turns of one step of the sums of a strip and all pixels, and their number of vectors."""
+    """The cycles of one step of the sums of a strip and all pixels, and their number of vectors."""
     if strip.turned:
-        # Of a number that is guessed it says nothing that it can be divided; half is left over.
+        # A guessed number need not divide as the real one does: on average half a strip is left
+        # over.
         pieces = max(1, pixels / strip.rows + 0.5) if guessed else -(-pixels // strip.rows)
         turns = pieces * step_turns(strip.rows, strip.vectors)
         return turns, pieces * strip.rows * strip.vectors
@@ -409,5 +411,5 @@ def _turns_of(strip: Strip, pixels: int, guessed: bool) -> tuple[float, float]:
 
 
 def step_turns(rows: int, vectors: int) -> float:
-    """The turns of one step of the sums of a strip and a panel."""
+    """The cycles of one step of the sums of a strip and a panel."""
     return max(rows * vectors / 2 + LOADS * (rows + vectors) + STEP, LATENCY)

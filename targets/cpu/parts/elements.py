@@ -1,8 +1,8 @@
-"""What each operation does to an element, as instructions.
+"""The instructions for each operation on elements.
 
 ``apply(function, op, operands, result)`` computes an operation on values in *computing types*:
-floats under 32 bits are f32 there and bools i1; the rest is as in memory. ``loaded`` and ``stored``
-go between memory and computing types.
+floats under 32 bits are computed in f32 and bools in i1, all others in their type in memory.
+``loaded`` and ``stored`` convert between memory and computing types.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FLOAT_ONLY = frozenset(
         *("erf", "exp", "log", "sigmoid", "sin", "sinh", "tan", "tanh"),
     }
 )
-"""Operations that are functions of ``vector_math`` by the same names, on floats alone."""
+"""Operations that are functions of ``vector_math`` of the same names, for floats only."""
 FOLDS: dict[np.ufunc, str] = {
     np.add: "add",
     np.multiply: "mul",
@@ -50,21 +50,21 @@ FOLDS: dict[np.ufunc, str] = {
     np.logical_and: "and",
     np.logical_or: "or",
 }
-"""What ``Function.fold`` calls the folding of floats, or of bools, by a ufunc."""
+"""The names in ``Function.fold`` of reductions of floats, or of bools, by a ufunc."""
 
 Emit = Callable[[Function, Any, Sequence[Value], Sequence[DType], DType], Value]
 """An operation on operands of some element types, for a result of one."""
 
 
 def computing(dtype: DType) -> Type:
-    """The scalar an element is computed in, of a type that LLVM has."""
+    """The scalar an element is computed in; its type must have one in LLVM."""
     if dtype in (F16, BF16):
         return F32
     return I1 if dtype is BOOL else memory_of(dtype)
 
 
 def is_computed_as_stored(dtype: DType) -> bool:
-    """Whether elements of a type are computed in the type that they have in memory."""
+    """Whether elements of a type are computed in their type in memory."""
     return type_of(dtype) is not None and computing(dtype) == type_of(dtype)
 
 
@@ -89,7 +89,7 @@ def has(op: Operation, operands: Sequence[DType], result: DType) -> bool:
 def apply(
     f: Function, op: Operation, values: Sequence[Value], types: Sequence[DType], result: DType
 ) -> Value:
-    """An operation on operands of these element types, which ``has`` it."""
+    """An operation on operands of these element types, for which ``has`` holds."""
     lanes = max(v.type.lanes for v in values)
     spread = [f.splat(v, lanes) for v in values]
     if op.name in FLOAT_ONLY:
@@ -101,7 +101,7 @@ def apply(
 
 
 def loaded(f: Function, value: Value, dtype: DType) -> Value:
-    """What was read from memory, in its computing type."""
+    """A value read from memory, in its computing type."""
     if dtype is BF16:
         bits = f.cast(f.bitcast(value, I16.times(value.type.lanes)), I32, signed=False) << 16
         return f.bitcast(bits, F32.times(value.type.lanes))
@@ -111,7 +111,7 @@ def loaded(f: Function, value: Value, dtype: DType) -> Value:
 
 
 def stored(f: Function, value: Value, dtype: DType) -> Value:
-    """A value in its computing type, as it lies in memory; floats round to the nearest."""
+    """A value in its computing type, converted to its type in memory; floats round to nearest."""
     if dtype is BF16:
         return rounded_to_bf16(f, value)
     if dtype is F16:
@@ -120,7 +120,7 @@ def stored(f: Function, value: Value, dtype: DType) -> Value:
 
 
 def rounded_to_bf16(f: Function, x: Value) -> Value:
-    """f32 as bf16, halves to even, by integers: CPUs that have an instruction flush subnormals."""
+    """f32 as bf16, ties to even, by integers: CPUs' own instructions flush subnormals."""
     lanes = x.type.lanes
     bits = f.bitcast(x, I32.times(lanes))
     up = ((bits >> 16) & 1) + 0x7FFF
@@ -129,7 +129,9 @@ def rounded_to_bf16(f: Function, x: Value) -> Value:
 
 
 def _truncated(f: Function, x: Value, to: DType) -> Value:
-    """As ``convert`` says: through i32 or i64, whose least number is what does not fit there."""
+    """As ``convert`` defines it: through i32 or i64, whose least number stands for what does not
+    fit.
+    """
     if to is U64:
         high = f.compare("ge", x, 2.0**63)
         whole = _whole(f, f.select(high, x - 2.0**63, x), I64)
@@ -138,7 +140,7 @@ def _truncated(f: Function, x: Value, to: DType) -> Value:
 
 
 def _whole(f: Function, x: Value, scalar: Type) -> Value:
-    """A float truncated; where it does not fit, and of NaN, the least number there is."""
+    """A float truncated; the least integer if it does not fit or is NaN."""
     whole, least = f.toward_zero(x, scalar), -(2 ** (scalar.bits - 1))
     return f.select(f.intrinsic("fabs", x) < -float(least), whole, least)
 
@@ -163,7 +165,7 @@ def _compared(relation: str) -> Emit:
 
 
 def folding(ufunc: np.ufunc, dtype: DType) -> str:
-    """What ``Function.fold`` calls the folding of elements of a type by a ufunc of two."""
+    """The name in ``Function.fold`` of a reduction of elements of a type by a binary ufunc."""
     name = FOLDS[ufunc]
     if name not in ("max", "min"):
         return name
@@ -173,7 +175,7 @@ def folding(ufunc: np.ufunc, dtype: DType) -> str:
 
 
 def combined(f: Function, ufunc: np.ufunc, x: Value, y: Value, dtype: DType) -> Value:
-    """Two elements of a type in one, by a ufunc that can fold."""
+    """Two elements of a type combined by a ufunc that can reduce."""
     return f.folded(folding(ufunc, dtype), x, y)
 
 
@@ -198,7 +200,9 @@ def _abs(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType)
 
 
 def _shift(left: bool) -> Emit:
-    """0, or what the sign says, from the width of the type on; a negative count is as wide."""
+    """A shift that gives 0, or the sign, for counts of at least the width; negative counts are
+    such.
+    """
 
     def emitted(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
         x, by = v
@@ -245,8 +249,8 @@ def _pow(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType)
 
 
 def _convert(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
-    """As numpy does: to bool by != 0, floats truncated, integers wrapped. What becomes f16 or bf16
-    is rounded to it here, though arithmetic goes on in f32: that is what was asked for.
+    """As numpy does: to bool by != 0, floats truncated, integers wrapped. A conversion to f16 or
+    bf16 rounds to it, though arithmetic continues in f32: rounding is what was asked for.
     """
     (x,), (given,) = v, t
     if r is BOOL:
@@ -285,21 +289,21 @@ def _quantize(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: D
 
 
 def _within(f: Function, x: Value, low: Value, high: Value) -> Value:
-    """A number, or the limit it is beyond; NaN, which no limit is, stays. One instruction each."""
+    """A number clamped to limits, by two instructions; NaN stays."""
     above = f.select(f.compare("gt", low, x), low, x)
     return f.select(f.compare("lt", high, above), high, above)
 
 
 def _is_usual(scale: Value) -> bool:
-    """Whether a scale is a known f32 whose reciprocal and multiples are exact to the last bit."""
+    """Whether a scale is a known f32 whose reciprocal and multiples are normal numbers."""
     return scale.type.one == F32 and scale.number is not None and 2**-60 < scale.number < 2**60
 
 
 def _steps(f: Function, x: Value, scale: float, low: float, high: float) -> Value:
-    """How many steps of a constant scale a number is, within limits, before it is rounded.
+    """The quotient of a number, clamped to limits, and a constant scale, before rounding.
 
-    A number beyond a limit is taken for the limit. The quotient is that of a division: a product
-    with the reciprocal, and what it lacks added (Markstein), which is much faster.
+    It is exactly that of a division: a product with the reciprocal, corrected by the remainder
+    (Markstein), which is much faster.
     """
     by = np.float32(scale)
     within = f.minimum(f.maximum(x, float(low * by)), float(high * by))
@@ -310,7 +314,9 @@ def _steps(f: Function, x: Value, scale: float, low: float, high: float) -> Valu
 
 
 def _scaled(f: Function, op: Any, v: Sequence[Value], r: DType) -> Value:
-    """X / scale and the zero point, as a float that may have to be finite; NaN stays."""
+    """The quotient x / scale plus the zero point, as a float, clamped to the finite range if asked;
+    NaN stays.
+    """
     q = v[0] / v[1]
     if len(v) > 2:
         q = q + f.cast(v[2], q.type.one)
@@ -321,7 +327,7 @@ def _scaled(f: Function, op: Any, v: Sequence[Value], r: DType) -> Value:
 
 
 def _dequantize(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
-    """The difference is exact: f64 holds that of two i32."""
+    """The difference is exact, as f64 holds that of two i32."""
     exact = F64 if t[0].bits == 32 and len(v) > 2 else I32
     difference = f.cast(v[0], exact, signed=_signed(t[0]))
     if len(v) > 2:

@@ -1,8 +1,8 @@
-"""What follows a product or a convolution: its sums, in registers or row by row in scratch, go
-through the arithmetic of the epilogue and become the result.
+"""What follows a product or a convolution: the epilogue's arithmetic turns its sums, in registers
+or row by row in scratch, into the result.
 
-The sums are taken once, when they are complete. So the inner loops of products know nothing of what
-comes after, and this knows nothing of how sums were made.
+The sums are read once, when they are complete. So the inner loops of products are independent of
+the epilogue, and the epilogue of how the sums were made.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.matrix import Matrix
 
 LIGHT = 6
-"""Arithmetic on an element that is worth writing for each vector of a strip."""
+"""The operations per element up to which the arithmetic is repeated in the code of each vector of a
+strip.
+"""
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where sums belong: the item, the first row of it and the first column, and how many rows. Of
-    a convolution rows are output channels, and columns pixels.
+    """The destination of sums: the item, its first row and column, and the number of rows. For a
+    convolution rows are output channels, and columns pixels.
     """
 
     item: Value
@@ -38,8 +40,8 @@ class Destination:
 
 
 class Epilogue:
-    """Writes the results of a description that ``migx.fusion.kernels.epilogue`` has made, of which
-    each item has so many rows; ``light`` are those that take little arithmetic.
+    """Writes the results of a description made by ``migx.fusion.kernels.epilogue``, whose items
+    have ``rows`` rows each; a ``light`` one takes little arithmetic.
     """
 
     def __init__(
@@ -52,8 +54,8 @@ class Epilogue:
         self.light = sum(weight(node) for node in self.kernel.nodes) <= LIGHT
 
     def fetch(self, to: Destination, vectors: int) -> None:
-        """Asks for the memory that so many vectors of a strip will be written to, and for what is
-        read with them; to begin to write lines one after another that are far takes long.
+        """Prefetches the memory to which so many vectors of a strip will be written, and what is
+        read with them: the first accesses to distant lines take long.
         """
         f, kernel = self.f, self.kernel
         near = [a for a in kernel.accesses if a.operand != PRODUCT and along(kernel, a) == 1]
@@ -66,7 +68,7 @@ class Epilogue:
                     f.prefetch(f.element(at, place, I8), locality=2)
 
     def write(self, to: Destination, sums: list[Value], rows: int, columns: Value | None) -> None:
-        """Writes a strip of sums, so many rows; of each, all columns or some."""
+        """Writes a strip of sums of so many rows; of each, all columns or the first ``columns``."""
         f, lanes = self.f, self.lanes
         vectors = len(sums) // rows
         masks: list[Value | None] = [None] * vectors
@@ -80,8 +82,8 @@ class Epilogue:
     def write_lines(
         self, to: Destination, lines: Value, pitch: int, columns: Value, *, whole: bool = False
     ) -> None:
-        """Writes sums that lie in memory, from one row to the next by so many elements; as many
-        columns as there are, of which it may be known that they are ``whole`` vectors.
+        """Writes sums from memory with stride ``pitch`` between rows, ``columns`` of each, which
+        may be known to be ``whole`` vectors.
         """
         f, lanes = self.f, self.lanes
         with f.loop(0, to.rows) as row:
@@ -101,7 +103,7 @@ class Epilogue:
             write_results(self.frame, self.kernel, starts, column, total, mask)
 
     def _starts(self, to: Destination, row: Value) -> dict[Access, Value]:
-        """Where a row of each operand begins."""
+        """The start of a row in each operand."""
         frame, dims, axes = self.frame, self.kernel.dims, self.row_axes
         if axes and dims[axes[-1]] == self.rows:
             places = {axes[-1]: row} | frame.places(to.item, dims, axes[:-1])
@@ -113,7 +115,7 @@ class Epilogue:
 def starts_of(
     frame: Frame, kernel: FusedKernel, places: Mapping[int, Value]
 ) -> dict[Access, Value]:
-    """Where a row of each operand and result begins that is at some places along the row axes."""
+    """The start of a row in each operand and result, given its indices along the row axes."""
     given = [a for a in kernel.accesses if a.operand != PRODUCT]
     return {access: frame.start(access, places) for access in given}
 
@@ -126,8 +128,8 @@ def write_results(
     total: Value,
     mask: Value | None,
 ) -> None:
-    """Writes what becomes of a vector of sums, from a column of a row on; only the lanes of a mask.
-    The row begins at ``starts`` in each operand and result.
+    """Writes the results of a vector of sums, from a column of a row on; with a mask, only its
+    lanes. The row begins at ``starts`` in each operand and result.
     """
     f, lanes = frame.function, total.type.lanes
 
@@ -151,8 +153,8 @@ def evaluated(
     read: Callable[[Access], Value],
     wanted: Iterable[int] | None = None,
 ) -> dict[int, Value]:
-    """The values of nodes by number, in their computing types, for operands as ``read`` gives them:
-    of all, or of those that are wanted and what they are computed from.
+    """The values of nodes by number, in their computing types, for operands given by ``read``: of
+    all nodes, or of those that are wanted and their inputs.
     """
     values: dict[int, Value] = {}
     for number in range(len(nodes)) if wanted is None else below(nodes, wanted, ()):
@@ -171,13 +173,13 @@ def evaluated(
 
 
 def along(kernel: FusedKernel, access: Access) -> Extent:
-    """The step of an operand from one column to the next."""
+    """The stride of an operand between columns."""
     return next((access.strides[i] for i in row_and_column_axes(kernel)[1]), 0)
 
 
 def writable(kernel: FusedKernel, machine: Machine) -> bool:
     """Whether ``Epilogue`` can write a description: its types and operations have instructions, and
-    its results have neighbours side by side, along at most one axis.
+    its results are contiguous along at most one column axis.
     """
     _, columns = row_and_column_axes(kernel)
     if len(columns) > 1 or any(along(kernel, a) not in (0, 1) for _, a in kernel.outputs):
@@ -186,7 +188,7 @@ def writable(kernel: FusedKernel, machine: Machine) -> bool:
 
 
 def emittable(nodes: Sequence[Node], machine: Machine) -> bool:
-    """Whether a machine has instructions for all types and operations but reductions."""
+    """Whether a machine has instructions for all types, and all operations but reductions."""
     return all(
         elements.computable(n.dtype, machine)
         and (

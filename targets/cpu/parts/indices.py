@@ -12,8 +12,8 @@ from migx.targets.cpu.kernel import Frame, memory_of
 def index_at(
     frame: Frame, place: Value, extent: Extent, lanes: int = 0, operand: int = 1
 ) -> tuple[Value, Value]:
-    """The index at a place of an input, or a vector of those from there on, counted from the front
-    of an axis of this extent, and whether it is on it.
+    """The index at an offset of an input, or a vector of those from there on, counted from the
+    front of an axis of this extent, and whether it is in range.
     """
     f, dtype = frame.function, frame.at.inputs[operand].shape.dtype
     memory = memory_of(dtype)
@@ -25,7 +25,7 @@ def index_at(
 
 
 def fail_outside(frame: Frame, inside: Value, axes: Iterable[int]) -> None:
-    """Ends the run where an index is not inside some axes of the first input."""
+    """Ends the run if an index is out of range on some axes of the first input."""
     shape, which = frame.at.inputs[0].shape, ", ".join(map(str, axes))
     outside = frame.function.any_of(~inside)
     frame.fails(outside, f"{frame.at.name}: an index is outside axis {which} of {shape.text}")

@@ -1,4 +1,4 @@
-"""Where the elements of matrices lie, and reading them by vectors."""
+"""The layout of matrices, and reading them by vectors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from migx.targets.cpu.parts import elements
 
 @dataclass(frozen=True)
 class Matrix:
-    """Where elements lie: the first, and from one row and one column to the next."""
+    """A matrix in memory: the address of its first element, and the strides between rows and
+    columns.
+    """
 
     first: Value
     row: Value
@@ -54,18 +56,20 @@ class Matrix:
         return f.element(self.first, self.row * row + self.column * column, memory_of(self.dtype))
 
     def moved(self, row: Value | int, column: Value | int) -> Matrix:
-        """What begins at another element."""
+        """The matrix that begins at another element."""
         return Matrix(self.at(row, column), self.row, self.column, self.dtype)
 
     @property
     def turned(self) -> Matrix:
-        """The same with its rows for columns."""
+        """The transposed matrix."""
         return Matrix(self.first, self.column, self.row, self.dtype)
 
     def vector(
         self, row: Value | int, column: Value | int, lanes: int, mask: Value | None
     ) -> Value:
-        """Elements of a row from a column on, as they lie in memory; only those of a mask."""
+        """Elements of a row from a column on, of their type in memory; with a mask, only its
+        lanes.
+        """
         f, memory = self.into, memory_of(self.dtype)
         return apart(f, self.at(row, column), self.column, memory.times(lanes), mask)
 
@@ -77,9 +81,9 @@ class Matrix:
 
 
 def apart(f: Function, first: Value, step: Value, vector: Type, mask: Value | None) -> Value:
-    """Elements a step apart, from an address on; only those of a mask. They are read in one go
-    where they are neighbours, from the back too, which of a step that is not known is asked at run
-    time; a scalar is one element.
+    """Elements at a stride, from an address on; with a mask, only its lanes. Contiguous ones, in
+    either direction, are read by one load; an unknown stride is tested at run time. Without lanes
+    it is one element.
     """
     if step.number == 0:
         return f.splat(f.load(first, vector.one), vector.lanes)
@@ -102,5 +106,5 @@ def apart(f: Function, first: Value, step: Value, vector: Type, mask: Value | No
 
 
 def widened(f: Function, value: Value, dtype: DType, to: Type) -> Value:
-    """What was read from memory, in the type of sums."""
+    """A value read from memory, in the type of sums."""
     return f.cast(elements.loaded(f, value, dtype), to, signed=dtype.kind == "int")

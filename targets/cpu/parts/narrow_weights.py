@@ -1,12 +1,12 @@
-"""Weights of convolutions that are stored narrower than they are multiplied, and made f32 by the
-tile that reads them: floats of 16 bits, and levels of eight bits or four that are dequantised.
+"""Weights of convolutions that are stored narrower than they are multiplied, widened to f32 by the
+tile that reads them: 16-bit floats, and quantised levels of eight or four bits.
 
-They lie in strips of output channels, as f32 that is packed ahead does: for each element of the
-kernels those of a strip's channels, side by side. So do scales and zero points, for each block of
-elements. **Why it is fast.** Little is read from memory, which is where f32 waits. What is made of
-it is as much as the first level cache holds, and all pixels of the tile read it there. A vector is
-made in a few instructions, by the arithmetic of ``dequantizelinear``: widened, less the zero
-points, times the scales. Four bits are widened by shifts, of which each lane has its own.
+They are packed in strips of output channels, like f32: for each element of the kernels, those of a
+strip's channels are contiguous. So are scales and zero points, for each block of elements. **Why it
+is fast.** Little is read from memory, which is the limit for f32. A piece that fits in the L1 cache
+is widened, and read there by all pixels of the tile. A vector takes a few instructions, the
+arithmetic of ``dequantizelinear``: widen, subtract the zero points, multiply by the scales. Four
+bits are widened by shifts that differ by lane.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ ONE, NOTHING = Parameter(FLOAT, 1.0), Parameter(FLOAT)
 
 @dataclass(frozen=True)
 class Narrow:
-    """Weights of a convolution: the number of the input they are, their type there, and ``size`` of
-    them for each output channel. Each ``block`` of levels has a scale and a zero point; floats have
-    none. ``formats`` are the inputs that are read by strips of channels, and those formats.
+    """Weights of a convolution: the number of their input, their type there, and their number
+    (``size``) for each output channel. Each ``block`` of levels has a scale and a zero point;
+    floats have none. ``formats`` are the inputs that are read by strips of channels, with their
+    formats.
     """
 
     operand: int
@@ -53,13 +54,13 @@ class Narrow:
 
     @property
     def in_pairs(self) -> bool:
-        """Whether two of them share a byte, or two zero points."""
+        """Whether two of them share a byte, or two zero points do."""
         return self.dtype.is_packed or self.zero.dtype.is_packed
 
 
 def levels_of(at: Instruction, weights: Instruction, unit: int = 2) -> Narrow | None:
-    """The levels that are made the weights of a convolution in its group, in strips of so many
-    channels, an even number; None where they are no such, or lie otherwise.
+    """The quantised levels behind the weights of a convolution in its group, in strips of ``unit``
+    channels, an even number; None if there are none, or they are stored otherwise.
     """
     linear = source(weights)
     if not isinstance(linear.op, DequantizeLinear):
@@ -88,7 +89,7 @@ def format_of(rank: int, unit: int) -> str:
 
 
 def _in_order(weights: Instruction, linear: Instruction, stored: Instruction) -> bool:
-    """Whether weights lie as their levels are stored, channel by channel."""
+    """Whether weights have the order of their stored levels, channel by channel."""
     views = weights, linear.inputs[0]
     every = (*views, linear, stored)
     lie = all(v.shape.static and v.shape.standard for v in every)
@@ -97,7 +98,7 @@ def _in_order(weights: Instruction, linear: Instruction, stored: Instruction) ->
 
 
 class Widening:
-    """Writes what makes f32 of narrow weights, in strips of ``unit`` channels."""
+    """Writes the widening of narrow weights to f32, in strips of ``unit`` channels."""
 
     def __init__(self, frame: Frame, of: Narrow, unit: int, lanes: int) -> None:
         self.frame, self.f, self.of = frame, frame.function, of
@@ -105,8 +106,8 @@ class Widening:
         self.rows = max(1, lanes // unit)
 
     def write(self, strip: Value, begin: Value, end: Value, to: Value) -> None:
-        """Writes the elements from one to before another of a strip, its channels side by side.
-        Behind them there is room for a vector.
+        """Widens a half-open range of elements of a strip; its channels are contiguous. There must
+        be room for a vector after them.
         """
         f, of = self.f, self.of
         with f.loop(begin // of.block, (end + (of.block - 1)) // of.block) as block:
@@ -131,8 +132,8 @@ class Widening:
 
     @property
     def _beyond(self) -> int:
-        """How many rows a vector may read beyond the one it begins with: what it makes of them is
-        written again, but they must be there.
+        """How many rows a vector may read beyond its first: results for them are overwritten, but
+        their memory must exist.
         """
         return (len(self.places) * self.lanes - 1) // self.unit
 
@@ -143,14 +144,14 @@ class Widening:
         return read if of.dtype.is_float else self.f.cast(read - zero, F32) * scale
 
     def _fetch(self, row: Value, place: int) -> None:
-        """Asks for a vector of a row."""
+        """Prefetches a vector of a row."""
         f, of = self.f, self.of
         bits = (row * self.unit + place) * of.dtype.bits
         f.prefetch(f.element(self.frame.operands[of.operand], bits // BYTE, I8))
 
     def _parameters(self, of: Parameter, strip: Value, block: Value) -> Sequence[Value]:
-        """Scales, or zero points as i32, of the channels of a strip, vector by vector; of as many
-        rows as fit in one.
+        """Scales, or zero points as i32, of the channels of a strip, vector by vector; repeated for
+        as many rows as fit in one.
         """
         f, one = self.f, F32 if of.dtype.is_float else I32
         if of.operand is None:
@@ -163,8 +164,8 @@ class Widening:
         return [f.splat(of.shared(self.frame, block, one), self.lanes)] * len(self.places)
 
     def _read(self, operand: int, dtype: DType, row: Value, place: int, *, alone: bool) -> Value:
-        """A vector of a row of a strip's channels from one on: floats as f32, integers as i32. Read
-        ``alone``, nothing behind them is touched.
+        """A vector of a row of a strip, from channel ``place`` on: floats as f32, integers as i32.
+        If ``alone``, nothing after the row is touched.
         """
         f, first = self.f, self.frame.operands[operand]
         count = min(self.unit - place, self.lanes)
@@ -179,7 +180,7 @@ class Widening:
         return read if dtype.is_float else f.cast(read, I32, signed=dtype.kind == "int")
 
     def _loaded(self, at: Value, vector: Type, there: int) -> Value:
-        """A vector, or so many of its lanes where some are not there."""
+        """A vector, or the first ``there`` lanes of it if that is not 0."""
         f = self.f
         mask = f.first_lanes(f.as_index(there), vector.lanes) if there else None
         return f.load(at, vector, mask=mask)

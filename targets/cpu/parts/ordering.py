@@ -1,9 +1,8 @@
-"""Numbers put in order: a buffer in scratch, of keys and of the places they come from.
+"""Sorting: a buffer in scratch, of keys and the indices they come from.
 
-A *key* is an unsigned number that is the less the sooner its element comes, so that integers and
-floats are ordered alike. A few keys are sorted by their ranks: how many come before each is counted
-by vectors. Many are sorted by one byte after another (radix sort), but for bytes in which they are
-all alike. Both keep equals in their order.
+A *key* is an unsigned number that is less the sooner its element comes, so that integers and floats
+are sorted alike. A few keys are sorted by rank: the keys before each are counted by vectors. Many
+are radix sorted byte by byte, skipping bytes in which all are alike. Both are stable.
 """
 
 from __future__ import annotations
@@ -17,19 +16,19 @@ from migx.targets.cpu.emit import I32, I64, Type, Value
 from migx.targets.cpu.kernel import Frame
 
 FEW = 128
-"""Up to so many keys counting ranks is faster than going through bytes."""
+"""The number of keys up to which counting ranks is faster than a radix sort."""
 BYTE = 8
 DIGITS = 1 << BYTE
 
 
 def key_type(dtype: DType) -> Type:
-    """The unsigned number that a key of such elements is."""
+    """The unsigned type of a key for such elements."""
     return I64 if dtype.bits == 64 else I32
 
 
 def rising(x: Value, dtype: DType) -> Value:
-    """The keys of elements, in their computing type, of which the least come first; the two zeros
-    are equal, and NaN comes last.
+    """The keys of elements, in their computing type, in ascending order; the two zeros are equal,
+    and NaN comes last.
     """
     f, key = x.into, key_type(dtype)
     sign = f.const(key.times(x.type.lanes), 1 << (key.bits - 1))
@@ -42,7 +41,7 @@ def rising(x: Value, dtype: DType) -> Value:
 
 
 def in_order(x: Value) -> Value:
-    """A vector of unsigned numbers with the least first (a bitonic sort)."""
+    """A vector of unsigned numbers in ascending order (a bitonic sort)."""
     f, lanes, size = x.into, x.type.lanes, 2
     while size <= lanes:
         far = size // 2
@@ -58,7 +57,7 @@ def in_order(x: Value) -> Value:
 
 @dataclass
 class Buffer:
-    """Keys and their places, with room for ``most`` of them and two vectors of ``lanes``."""
+    """Keys and their indices, with room for ``most`` of them and two vectors of ``lanes``."""
 
     frame: Frame
     key: Type
@@ -77,8 +76,8 @@ class Buffer:
     def entered(
         self, begin: Value, end: Value, count: Value, key_of: Callable[[Value], tuple[Value, Value]]
     ) -> Value:
-        """Puts keys behind those there are, for all places between two; ``key_of`` gives that of a
-        place, and whether it enters. Gives how many there are then.
+        """Appends the keys of a half-open range of indices; ``key_of`` gives that of an index, and
+        whether it enters. Gives the new number of keys.
         """
         f = self.f
         with f.loop(begin, end, carry=[count]) as k:
@@ -90,8 +89,8 @@ class Buffer:
         return k.carried[0]
 
     def packed(self, first: Value, keys: Value, enters: Value, count: Value) -> Value:
-        """Puts those of a vector of keys that enter behind those there are; the places they come
-        from begin with one. Gives how many there are then.
+        """Appends those of a vector of keys that enter; their indices begin with ``first``. Gives
+        the new number of keys.
         """
         f = self.f
         f.store(f.compress(keys, enters), f.element(self.keys, count, self.key))
@@ -100,11 +99,11 @@ class Buffer:
         return count + f.count_of(enters)
 
     def index(self, number: Value) -> Value:
-        """The place that a key comes from."""
+        """The index that a key comes from."""
         return self.f.load(self.f.element(self.indices, number, I64), I64)
 
     def sort(self, count: Value) -> None:
-        """Sorts the first keys of the buffer, and their places with them."""
+        """Sorts the first keys of the buffer, and their indices with them."""
         f = self.f
         few = f.compare("le", count, FEW)
         with f.when(few):
@@ -113,7 +112,9 @@ class Buffer:
             self._by_bytes(count)
 
     def _by_ranks(self, count: Value) -> None:
-        """Puts each key where as many are before it as are less, or equal and before it now."""
+        """Moves each key to its rank: the number of keys that are less, or equal and before it
+        now.
+        """
         f, vector = self.f, self.key.times(self.lanes)
         f.store(f.const(vector, -1), f.element(self.keys, count, self.key))
         with f.loop(0, count) as one:
@@ -131,7 +132,7 @@ class Buffer:
         self._copied(count)
 
     def _copied(self, count: Value) -> None:
-        """Brings the first keys of the other buffer back, and their places."""
+        """Copies the first keys of the other buffer back, and their indices."""
         f = self.f
         for given, made, type_ in (
             (self._other_keys, self.keys, self.key),
@@ -142,8 +143,8 @@ class Buffer:
                 f.store(many, f.element(made, k.index, type_))
 
     def _by_bytes(self, count: Value) -> None:
-        """Sorts by one byte of the keys after another, the lowest first, from the buffer to the
-        other one and back.
+        """Radix sorts by one byte of the keys after another, the lowest first, alternating between
+        the two buffers.
         """
         f, differ = self.f, self._differing(count)
         pairs = [self.keys, self.indices, self._other_keys, self._other_indices]
@@ -159,7 +160,7 @@ class Buffer:
             self._copied(count)
 
     def _differing(self, count: Value) -> Value:
-        """The bits in which keys are not all the same."""
+        """The bits in which keys differ."""
         f, vector = self.f, self.key.times(self.lanes)
         first = f.splat(f.load(self.keys, self.key), self.lanes)
         f.store(first, f.element(self.keys, count, self.key))
@@ -177,7 +178,7 @@ class Buffer:
         new_keys: Value,
         new_indices: Value,
     ) -> None:
-        """Puts keys and their places in the order of the byte from a bit on."""
+        """Sorts keys and their indices by the byte that begins at a bit."""
         f = self.f
         with f.loop(0, DIGITS) as k:
             f.store(f.as_index(0), f.element(self._tally, k.index, I64))
@@ -198,7 +199,7 @@ class Buffer:
             f.store(index, f.element(new_indices, place, I64))
 
     def _digit(self, keys: Value, index: Value, shift: Value) -> tuple[Value, Value]:
-        """A key, and the word in which keys with its digit are counted."""
+        """A key, and the address of the counter of its digit."""
         f = self.f
         key = f.load(f.element(keys, index, self.key), self.key)
         digit = f.cast((key >> shift) & (DIGITS - 1), I64, signed=False)

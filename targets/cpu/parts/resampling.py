@@ -1,5 +1,5 @@
-"""What kernels that make images of others have in common: where on an axis of what is given an
-element of the result lies, and what its neighbours there weigh.
+"""What kernels that resample images share: the input coordinates of elements of the result, and the
+weights of their neighbours.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ COORDINATES = frozenset(
         "tf_half_pixel_for_nn",
     }
 )
-"""The ways of counting that ``coordinate`` knows."""
+"""The coordinate transformation modes that ``coordinate`` knows."""
 
 
 def coordinate(frame: Frame, axis: int, index: Value) -> Value:
-    """Where on an axis of what is resampled the elements of some indices lie, as f64: reckoned step
-    by step as the operation's own meaning does, so that nothing is rounded another way.
+    """The coordinates on an input axis of the elements at some indices, as f64: computed step by
+    step as in the operation's own meaning, so that rounding is the same.
     """
     f, op = frame.function, frame.at.op_as(Resize)
     length, size = (
@@ -59,9 +59,7 @@ def cubic(distance: Value, a: float = -0.75) -> Value:
 
 
 def end_of(frame: Frame, elements: Extent) -> Value:
-    """The tile before which to stop: the first, where there are no elements of the first input to
-    make others of.
-    """
+    """The end of the tiles: the first, if the first input has no elements to make others from."""
     f, at = frame.function, frame.at
     if bounds(elements)[0] > 0:
         return frame.end

@@ -1,13 +1,13 @@
-"""Windows that are folded where they lie: the loops of depthwise convolutions and of pooling.
+"""Windows reduced in place: the loops of depthwise convolutions and of pooling.
 
-Lanes are windows side by side. Those of the rows that lie in the image as a whole are written out,
-element by element and some rows together, so that what they see is read once, and masks and the
-numbers of a kernel stay in registers; at the upper and lower edge a loop runs over the rows that
-are there. To the left and to the right masks say what is beside the image.
+Lanes are adjacent windows. Rows of windows entirely inside the image are unrolled element by
+element, several rows together, so that each input is read once, and masks and the numbers of a
+kernel stay in registers; at the upper and lower edge a loop runs over the rows that exist. Masks
+mark what is beyond the left and right edges.
 
-Where windows are so large that elements are seen many times, rows are first copied to scratch with
-what is beside the image around them, at a stride the columns of each phase apart from the others.
-Then there are neither edges nor masks, and lanes are always neighbours.
+If windows are so large that elements are read many times, rows are first copied to scratch together
+with their padding; for a stride, the columns of each phase are stored apart. Then there are neither
+edges nor masks, and lanes are always contiguous.
 """
 
 from __future__ import annotations
@@ -26,22 +26,24 @@ from migx.targets.cpu.parts.windows import Axis
 TILE = 16384
 """Windows of a tile: some microseconds of work, so that sharing costs little."""
 UNROLLED, TOGETHER = 100, 4
-"""Elements of windows that are written out, and rows of windows that are folded together."""
+"""The most window elements that are unrolled, and rows of windows that are reduced together."""
 MORE = 350, 7
-"""The same of windows of a copy: the more sums, the better they cover the latency of each."""
+"""The same for windows of a copy: the more sums, the better they hide each other's latency."""
 COPIED = 16
-"""Elements of a window that make it worth copying the image first."""
+"""The elements of a window from which copying the image first pays."""
 
 Tap = tuple[Value | int, Value | int, Value | int]
-"""The place of an element in its window, or of several in a row of it."""
+"""The index of an element in its window, or of a group of them in a row of it."""
 Fold = Callable[[Value, Value, Value, Tap], Value]
-"""A total and one more, for what a window of a channel sees at a tap."""
+"""A function of a total, the values that the windows of a channel see at a tap, the channel and the
+tap, that gives the next total.
+"""
 
 
 @dataclass(frozen=True)
 class WindowVector:
-    """Some windows side by side: the channel they are of, counted over all items; their places in
-    depth and height, and the first in width; and which lanes there are.
+    """Adjacent windows: their channel, counted over all items; their indices in depth and height,
+    and the first in width; and the mask of lanes that exist.
     """
 
     channel: Value
@@ -53,12 +55,11 @@ class WindowVector:
 
 @dataclass
 class Sliding:
-    """The loops over all windows of an image. ``steps`` lead from one item and one channel to the
-    next, of which each item has ``channels``, and each is seen by ``repeat`` channels of windows.
-
-    ``begun`` gives what a fold begins with for a channel, ``fold`` adds an element, and ``done``
-    takes what came out. ``other`` is seen beside the image. Two folds are ``joined`` to that of all
-    their elements, where that can be.
+    """The loops over all windows of an image. ``steps`` are the strides between items and between
+    channels; ``counts`` are the items, the channels of each, and how many channels of windows see
+    each. ``begun`` gives the initial value of a reduction, ``fold`` adds an element, and ``done``
+    takes the result. ``other`` is the value of padding. ``joined``, if possible, combines two
+    reductions.
     """
 
     frame: Frame
@@ -78,7 +79,7 @@ class Sliding:
 
     @property
     def copies(self) -> bool:
-        """Whether the image is copied with what is beside it."""
+        """Whether the image is copied together with its padding."""
         depth, height, width = self.axes
         pays = width.stride <= 2 or width.length > width.stride
         return depth.plain and pays and COPIED <= height.length * width.length <= UNROLLED
@@ -90,7 +91,7 @@ class Sliding:
 
     @property
     def _room(self) -> Extent:
-        """How many elements a copy has; lanes that are no windows may see beyond the rows."""
+        """The elements of a copy; lanes that are no windows may read beyond the rows."""
         width = self.axes[2]
         rows = self._seen_rows(self._rows_of_tile) * width.stride
         return rows * self._pitch + (self.lanes + width.reach)
@@ -105,14 +106,14 @@ class Sliding:
         return maximum(minimum(TILE // maximum(width.made, 1), height.made), 1)
 
     def _seen_rows(self, rows: Extent) -> Extent:
-        """How many rows of the image that many rows of windows see."""
+        """The rows of the image that so many rows of windows see."""
         height = self.axes[1]
         return (rows - 1) * height.stride + height.reach + 1
 
     @property
     def _pitch(self) -> Extent:
-        """Elements from one row of the copy to the next, in whole vectors. Lanes that are no
-        windows may see more.
+        """The row stride of the copy in elements, whole vectors. Lanes that are no windows may read
+        more.
         """
         width, lanes = self.axes[2], self.lanes
         reach = width.reach // width.stride
@@ -202,8 +203,8 @@ class Sliding:
 
     @property
     def groups(self) -> list[int]:
-        """How many rows of windows are folded in one turn, for what they see is read once: the
-        most, and then of those that are left.
+        """How many rows of windows are reduced together, so that what they see is read once: the
+        most, and then those for the remainder.
         """
         _, height, width = self.axes
         unrolled, most = MORE if self.copies else (UNROLLED, TOGETHER)
@@ -216,8 +217,8 @@ class Sliding:
         return [n for n in (even, height.made % even) if n] + [1]
 
     def _turns(self, at: WindowVector, image: Value, begin: Value, end: Value, rows: int) -> None:
-        """Rows of windows, so many in each turn, which lie in the image as a whole; 0 are single
-        ones that do not.
+        """Rows of windows, ``rows`` per iteration, entirely inside the image; 0 means single rows
+        that may not be.
         """
         f = self.frame.function
         with f.loop(begin, end, max(1, rows)) as row:
@@ -226,8 +227,8 @@ class Sliding:
             self._done(there, totals)
 
     def _done(self, at: list[WindowVector], totals: list[Value]) -> None:
-        """Hands over what came out. In rows of unknown length most vectors are whole, and without a
-        mask they are written faster.
+        """Passes on the results. In rows of unknown length most vectors are full, and are written
+        faster without a mask.
         """
         f, mask, made = self.frame.function, at[0].mask, self.axes[2].made
         if mask is None or isinstance(made, int) or len(at) == 1:
@@ -244,8 +245,8 @@ class Sliding:
             self.done(windows, total)
 
     def _folded(self, at: list[WindowVector], image: Value, whole: bool) -> list[Value]:
-        """The folds of rows of windows, which lie in the image as a whole, or one that does not.
-        Where the depth is plain, the image is their plane.
+        """The reductions of rows of windows entirely inside the image, or of one that is not. If
+        the depth is plain, the image is their plane.
         """
         f, (depth, _, _) = self.frame.function, self.axes
         begun = [self.begun() for _ in at]
@@ -270,7 +271,7 @@ class Sliding:
                 first = (at[0].row - self.top) * height.stride
             if self.joined is not None and height.length > height.stride:
                 return self._joined(at, plane, (first, deep), totals)
-            # Column by column: what these rows see of one is no more than registers hold.
+            # Column by column: what these rows see of one column fits in registers.
             for j in taps:
                 seen: dict[int, Value] = {}
                 for i, n in product_of(range(height.length), range(len(at))):
@@ -301,7 +302,9 @@ class Sliding:
     def _joined(
         self, at: list[WindowVector], plane: Value, place: tuple[Value, Value], totals: list[Value]
     ) -> list[Value]:
-        """The folds of rows of windows, each joined of those of its rows, which several share."""
+        """The reductions of rows of windows, each joined from those of its rows, which windows
+        share.
+        """
         (first, deep), height = place, self.axes[1]
         assert self.joined is not None
         parts: dict[int, Value] = {}
@@ -318,7 +321,7 @@ class Sliding:
         return totals
 
     def _seen(self, at: WindowVector, plane: Value, row: Value, tap: Value | int) -> Value:
-        """What windows see of a row by one of their columns."""
+        """What adjacent windows see of an image row at one of their columns."""
         f, (_, height, width) = self.frame.function, self.axes
         if self.copies and isinstance(tap, int):
             ahead, phase = divmod(tap * width.dilation, width.stride)

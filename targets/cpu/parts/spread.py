@@ -1,12 +1,12 @@
-"""Spreading an image (a lean im2col): copying what windows see so that every tap of a kernel is a
-line of its own.
+"""Spreading an image (a lean im2col): copying what windows see so that every tap of a kernel reads
+contiguous elements.
 
 For one channel, and each plane in depth that kernels see, there is a copy for each column of the
-kernel; in it the rows that windows see lie by *phase*: first those that windows begin on, then
-those one further, as far as the stride. So what windows side by side see of one tap lies side by
-side, from row to row of windows too, and taps differ by an offset alone. Where panels of sums end
-with a row of windows, one copy does: its rows are as long as all that windows see of them. What
-only those taps see that see nothing but padding is not spread.
+kernel. Its rows are ordered by *phase*: first those at which windows begin, then those one further,
+up to the stride. So what adjacent windows see at one tap is contiguous, across rows of windows too,
+and taps differ only by an offset. If panels of sums end with a row of windows, one copy suffices:
+its rows are as long as all that windows see of them. Pixels seen only by taps that see nothing but
+padding are not spread.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from migx.targets.cpu.parts.matrix import widened
 from migx.targets.cpu.parts.windows import Axis
 
 UNROLLED, WRITTEN = 8, 7
-"""Vectors of a row that are copied without a loop around them, and columns of a kernel likewise."""
+"""The most vectors of a row whose copy is unrolled, and the most columns of a kernel."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """The windows of a tile: those from (depth, top, left) on, so many rows and columns of them."""
+    """The windows of a tile: ``rows`` by ``columns`` of them from (depth, top, left) on."""
 
     depth: Value
     top: Value
@@ -39,10 +39,9 @@ class Windows:
 
 
 class Spread:
-    """Writes the code that spreads the rows a tile reads; ``plane`` is the size of what is made of
-    one plane, in elements, and ``room`` what is made of so many.
-
-    ``beyond`` says that behind the last window there is something that may be read.
+    """Writes the code that spreads the rows a tile reads; ``plane`` is the size of the copy of one
+    plane in elements, ``room`` that of several. ``beyond`` says that memory after the last window
+    may be read.
     """
 
     beyond = True
@@ -71,12 +70,13 @@ class Spread:
         self.plane = self.copy * self.row.length
 
     def room(self, planes: Extent) -> Extent:
-        """The elements that are made of so many planes."""
+        """The elements of the copy of so many planes."""
         return self.plane * planes
 
     def _most_rows(self, shift: int) -> Extent:
-        """How many rows of a phase are spread at most, of which windows see so many beyond theirs:
-        where taps are left out, those of the image, and beside it what other windows see there.
+        """The most rows of a phase that are spread; windows see ``shift`` rows beyond theirs. If
+        taps are skipped, these are the rows of the image, and the padding that other windows see
+        with them.
         """
         rows, height = self.cut.height + shift, self.height
         if not self.compact:
@@ -86,17 +86,17 @@ class Spread:
 
     @property
     def _apart(self) -> int:
-        """How many rows lie between those of one tap and the next, of one phase."""
+        """The rows between one tap and the next of the same phase."""
         return self.height.dilation // self.height.stride
 
     @property
     def compact(self) -> bool:
-        """Whether rows that only those taps see which are left out take no place."""
+        """Whether rows that only skipped taps see take no room."""
         return self.cut.skips and len(self.phases) == 1
 
     def begin(self, table: Value, windows: Windows) -> Value:
-        """Writes for each tap of the windows of a tile where it begins, in elements from the start
-        of a plane, and where some are left out its number; gives how many there are.
+        """Writes the offset of each tap of the windows of a tile, in elements from the start of a
+        plane, and if some are skipped its number; gives how many there are.
         """
         f, e = self.f, self.frame.extent
         self.rows_seen = first, last = self._live(self.height, windows.top, windows.rows)
@@ -119,8 +119,8 @@ class Spread:
         return (last - first) * (right - left)
 
     def _live(self, axis: Axis, first: Value, count: Value) -> tuple[Value, Value]:
-        """Which taps along an axis windows from one on see in the image: from one to before
-        another.
+        """The taps along an axis with which windows from ``first`` on see the image, as a half-open
+        range.
         """
         if not self.cut.skips:
             return self.f.as_index(0), self.f.as_index(axis.length)
@@ -131,11 +131,10 @@ class Spread:
     def write(
         self, made: Value, image: Value, channels: Value, step: Value, windows: Windows
     ) -> Value:
-        """Spreads some channels for the windows of a tile. Gives the address where what is spread
-        begins.
+        """Spreads some channels for the windows of a tile; gives the address of the copy.
 
-        Rows are written in the order in which they lie, for a vector may run over into the next;
-        behind the last of a copy there is room for that.
+        Rows are written in memory order, as a vector may run over into the next row; there is room
+        for that after the last row of a copy.
         """
         f, e = self.f, self.frame.extent
         self.step = step
@@ -153,16 +152,18 @@ class Spread:
         return made
 
     def enter(self, channel: Value, step: Value) -> None:
-        """Whatever is best done once for all rows of a channel; ``step`` leads to the next."""
+        """A hook for what is best done once for all rows of a channel; ``step`` is the channel
+        stride.
+        """
 
     def place(self, pixel: Value) -> Value:
-        """Where the first element of the window of a pixel is, in what was made of a plane."""
+        """The offset of the first element of a pixel's window in the copy of a plane."""
         if not self.cut.by_row:
             return pixel
         return pixel + pixel // self.frame.extent(self.cut.width) * self.width.reach
 
     def nothing(self) -> Value:
-        """A vector of what is seen beside the image."""
+        """A vector of padding."""
         return self.f.const(self.sum.times(self.cut.lanes), 0)
 
     def _phase(self, number: int, to: Value, given: Value, there: Value, windows: Windows) -> None:
@@ -185,8 +186,8 @@ class Spread:
                     f.store(self.nothing(), f.element(copy, column.index, self.sum))
 
     def _taps(self, out: Value) -> Iterator[tuple[Value, Value]]:
-        """The columns of the kernel, and where the copy of a row for each is: one after another, so
-        that the row is still near; in a loop where they are many, or some are left out.
+        """The columns of the kernel, and for each the address of its copy of a row: in sequence,
+        while the row is still in cache; in a loop if they are many, or some are skipped.
         """
         f, copy = self.f, self.frame.extent(self.copy)
         skips = self.cut.skips and self.row.length > 1
@@ -198,9 +199,7 @@ class Spread:
             yield tap.index, f.element(out, tap.index * copy, self.sum)
 
     def _row(self, out: Value, line: Value, left: Value, columns: Value) -> None:
-        """The copies of one row of the image, from a place on. Only at its ends is there something
-        beside it.
-        """
+        """The copies of one row of the image, from a column on. Only its ends have padding."""
         f, lanes, width = self.f, self.cut.lanes, self.pitch
         limit = self.frame.extent(self.width.given)
 
@@ -208,7 +207,7 @@ class Spread:
             for tap, copy in self._taps(out):
                 begin = self.width.place(self.frame, left, tap)
                 self._vector(copy, line, bound, begin, at)
-            # Rows are short runs of memory: of the next channel's the processor knows nothing.
+            # Rows are short runs of memory, and the prefetcher cannot guess the next channel's.
             ahead = self.step + (left + at) * self.width.stride * self.frame.extent(self.width.step)
             f.prefetch(f.element(line, ahead, memory_of(self.dtype)), locality=2)
 
@@ -240,14 +239,14 @@ class Spread:
         self.f.store(vector, self.f.element(out, at, self.sum))
 
     def seen(self, line: Value, first: Value, limit: Value | None) -> Value:
-        """What windows side by side see of a row from a place on, in the type of sums."""
+        """What adjacent windows see of a row from a column on, in the type of sums."""
         vector = self.width.vector(self.frame, line, first, limit, self.dtype, self.cut.lanes)
         return widened(self.f, vector, self.dtype, self.sum)
 
 
 def in_lines(axes: tuple[Axis, Axis, Axis], dtype: DType, sum_: Type) -> bool:
-    """Whether each channel of an image is a line of elements, of the type of sums, and each of them
-    a window.
+    """Whether each channel of an image is contiguous, of the type of sums, and each element a
+    window.
     """
     *outer, width = axes
     lines = width.plain and width.step == 1 and all(a.plain and a.made == 1 for a in outer)
@@ -255,8 +254,8 @@ def in_lines(axes: tuple[Axis, Axis, Axis], dtype: DType, sum_: Type) -> bool:
 
 
 class InPlace(Spread):
-    """Spreads nothing: where windows are single elements side by side, each channel is a line as it
-    lies, and the next is a ``step`` away.
+    """Spreads nothing: if windows are adjacent single elements, each channel is read in place, and
+    the next is ``step`` elements away.
     """
 
     beyond = False
@@ -274,5 +273,5 @@ class InPlace(Spread):
     def write(
         self, made: Value, image: Value, channels: Value, step: Value, windows: Windows
     ) -> Value:
-        """Gives the address of the first window of the first channel."""
+        """The address of the first window of the first channel."""
         return self.f.element(image, windows.left, self.sum)

@@ -1,8 +1,8 @@
 """The inner loops of convolutions: sums of some output channels at some pixels, in registers.
 
-``Straight`` has vectors of pixels, and numbers of the kernels are repeated to their lanes. Where
-the image is so small that its pixels fill vectors badly, ``Turned`` has vectors of output channels
-and repeats pixels; its results lie pixel by pixel, and change places when they are complete.
+``Straight`` has vectors of pixels, and broadcasts elements of the kernels. For images so small that
+their pixels fill vectors badly, ``Turned`` has vectors of output channels and broadcasts pixels;
+its results are pixel-major, and are transposed when they are complete.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from migx.targets.cpu.parts.spread import Spread
 from migx.targets.cpu.parts.transpose import turned
 
 AHEAD = 4096
-"""Bytes ahead of their use at which weights are asked for: they often come from far."""
+"""The prefetch distance of weights in bytes: they often come from far memory."""
 PLANES_AHEAD = 8
-"""Channels ahead of their use at which an image that is read where it lies is asked for, unless
-there is room in the first level cache for two panels of all channels: then it is the next panel.
+"""The prefetch distance, in channels, of an image read in place, unless the L1 cache has room for
+two panels of all channels: then it is the next panel.
 """
 TOGETHER = 16
-"""Vectors of pixels that change places with channels at a time."""
+"""Vectors of pixels that are transposed at a time."""
 
 Step = Callable[[Value, Value, list[Value], Value], list[Value]]
-"""What an element of the kernels does to sums: it is given the line of pixels, the numbers of the
-kernels, the sums, and how many elements were before.
+"""A function that adds the products of an element of the kernels: it gets the line of pixels, the
+elements of the kernels, the sums, and the index of the element.
 """
 
 
 @dataclass(frozen=True)
 class Share:
-    """What is computed in one go: all ``count`` pixels of a tile, in rows of ``columns``, by a
-    strip of output channels, the ``number``-th of the tile; of the sums, those over ``channels``
-    from ``channel`` on, which are spread to ``lines``.
+    """A unit of work: all ``count`` pixels of a tile, in rows of ``columns``, by the ``number``-th
+    strip of output channels of the tile; of the sums, those over ``channels`` from ``channel`` on,
+    which are spread to ``lines``.
     """
 
     to: Destination
@@ -52,8 +52,8 @@ class Share:
 
 @dataclass
 class Inner:
-    """What the inner loops share: how many channels kernels have, planes of each, and taps in a
-    plane; where the table of taps is; and of a tile how many taps are ``live``. The weights of a
+    """What the inner loops share: the channels of kernels, their planes, and the taps of a plane;
+    the address of the table of taps; and how many of them are ``live`` in a tile. The weights of a
     strip may come ``in_pieces``, some channels at a time.
     """
 
@@ -76,16 +76,18 @@ class Inner:
 
     @property
     def held(self) -> int:
-        """Of how many strips sums are held at a time: all of a tile's wait for what is spread."""
+        """The number of strips whose sums are kept: all of a tile's if they wait for channels to be
+        spread.
+        """
         return self.cut.strips if self.cut.chunk != self.channels else 1
 
     def enter(self, share: Share) -> None:
-        """Whatever is best done once for all pixels of a share."""
+        """A hook for what is best done once for all pixels of a share."""
 
     def summed(
         self, share: Share, first: Value, begun: list[Value], step: Step, numbers: int
     ) -> list[Value]:
-        """The sums over the share's channels, of kernels with so many ``numbers`` side by side."""
+        """The sums over the share's channels, of kernels with so many adjacent ``numbers``."""
         f = self.frame.function
         with f.loop(0, share.channels * self.depth, carry=begun) as plane:
             line = f.element(first, plane.index * self.frame.extent(self.spread.plane), self.sum)
@@ -105,7 +107,7 @@ class Inner:
         return plane.carried
 
     def multiplied(self, number: Value, pixel: Value, total: Value) -> Value:
-        """A total and the product of an element of the kernels and one of the image."""
+        """A total plus the product of an element of the kernels and one of the image."""
         return self.frame.function.muladd(number, pixel, total)
 
     def begun(self, share: Share, places: list[Value]) -> list[Value]:
@@ -118,13 +120,13 @@ class Inner:
         return [f.select(fresh, zero, f.load(p, vector)) for p in places]
 
     def places(self, first: Value, vectors: int, pitch: int) -> list[Value]:
-        """Where the vectors of a strip lie, from one row to the next by so many elements."""
+        """The addresses of the vectors of a strip, whose rows have stride ``pitch``."""
         f, cut = self.frame.function, self.cut
         offsets = [i * pitch + j * cut.lanes for i in range(cut.rows) for j in range(vectors)]
         return [f.element(first, offset, self.sum) for offset in offsets]
 
     def leave(self, places: list[Value], sums: list[Value]) -> None:
-        """Leaves sums for later."""
+        """Stores sums for later."""
         for place, total in zip(places, sums, strict=True):
             self.frame.function.store(total, place)
 
@@ -138,26 +140,26 @@ class Straight(Inner):
 
     @property
     def _stored(self) -> bool:
-        """Whether the sums of all panels go through memory: they wait, or there is much to do with
-        them, which is then written but once. Those of a panel that is not whole always do.
+        """Whether the sums of all panels go through memory: they wait, or the epilogue is long, so
+        that its code is written only once. Those of a partial panel always do.
         """
         return self.waits or not self.finish.light
 
     @property
     def _ahead(self) -> int:
-        """Bytes ahead of their use at which weights are asked for: where taps are left out, as far
-        as to the same tap of another plane.
+        """The prefetch distance of weights in bytes; if taps are skipped, a multiple of a plane, so
+        that it reaches the same tap of another plane.
         """
         plane = self.taps * self.cut.rows * self.sum.nbytes
         return -(-AHEAD // plane) * plane if self.cut.skips else AHEAD
 
     @property
     def _next(self) -> Value:
-        """How many elements behind what is read an image is asked for that is read as it lies."""
+        """The prefetch distance, in elements, of an image read in place."""
         panels = 2 * (self.cut.panel * self.sum.nbytes + LINE)
         apart = places_apart(self.spread.plane * self.sum.nbytes)
         fits = max(panels, apart) * self.channels <= self.frame.machine.l1
-        if fits or apart == PAGE:  # neither stays where all share one place
+        if fits or apart == PAGE:  # neither stays if all share one set
             return self.frame.function.as_index(self.cut.panel)
         return self.frame.extent(self.spread.plane) * PLANES_AHEAD
 
@@ -169,7 +171,7 @@ class Straight(Inner):
         return -(-pixels // cut.panel) * cut.panel
 
     def take(self) -> None:
-        """Takes its scratch: sums of a strip, of all of a tile where they wait."""
+        """Takes its scratch: the sums of a strip, or of all strips of a tile if they wait."""
         self.sums = self.frame.take(self.held * self.cut.rows * self._pitch, self.sum)
 
     def write(self, share: Share) -> None:
@@ -188,7 +190,7 @@ class Straight(Inner):
                 self.finish.write_lines(share.to, sums, self._pitch, share.count)
 
     def _run(self, share: Share, sums: Value, first: Value, count: Value) -> None:
-        """A strip by some pixels one after another, panel by panel."""
+        """A strip by a run of pixels, panel by panel."""
         f, cut = self.frame.function, self.cut
         full = count // cut.panel * cut.panel
         if cut.fills:
@@ -208,8 +210,8 @@ class Straight(Inner):
                 self.finish.write_lines(here, last, self._pitch, rest)
 
     def _panel(self, share: Share, sums: Value, at: Value, masks: list[Value | None]) -> None:
-        """A strip by a panel of some vectors from a pixel on, whose sums may be put somewhere;
-        where there are masks, it is not whole.
+        """A strip by a panel of some vectors from a pixel on, whose sums may go to ``sums``; with
+        masks, a partial panel.
         """
         f, cut, vectors = self.frame.function, self.cut, len(masks)
         whole = masks == [None] * cut.vectors
@@ -244,7 +246,7 @@ class Straight(Inner):
             for j, mask in enumerate(masks)
         ]
         f.prefetch(f.element(kernel, self._ahead, I8))
-        if not self.spread.beyond:  # what is spread is near; this comes from afar
+        if not self.spread.beyond:  # a copy is in cache; this comes from far memory
             ahead = f.element(line, self._next, sum_)
             for begin in range(0, vector.nbytes * vectors, LINE):
                 f.prefetch(f.element(ahead, begin, I8))
@@ -268,11 +270,11 @@ class Turned(Inner):
 
     @property
     def _block(self) -> int:
-        """How many pixels change places at a time."""
+        """The pixels transposed at a time."""
         return TOGETHER * self.cut.lanes
 
     def take(self) -> None:
-        """Takes its scratch: sums by channels, and by pixels, of all panels where they wait."""
+        """Takes its scratch: sums by channel, and by pixel, of all panels if they wait."""
         self.by_channel = self.frame.take(self.cut.panel * self._block, self.sum)
         self.by_pixel = self.frame.take(self.held * self._pitch * self.cut.panel, self.sum)
 
@@ -288,7 +290,7 @@ class Turned(Inner):
             self._finish(share, sums)
 
     def _strip(self, share: Share, at: Value, sums: Value) -> None:
-        """One strip of pixels, while a part of the next panel's weights is asked for."""
+        """One strip of pixels, while a part of the next panel's weights is prefetched."""
         f, cut = self.frame.function, self.cut
         deep = share.channels * (self.depth * self.taps)
         after = f.element(share.weights, deep * cut.panel, self.sum)
@@ -316,7 +318,7 @@ class Turned(Inner):
         return made
 
     def _finish(self, share: Share, sums: Value) -> None:
-        """Some pixels at a time, so few that they stay near while they change places."""
+        """Transposes and finishes some pixels at a time, so few that they stay in cache."""
         f, cut, sum_ = self.frame.function, self.cut, self.sum
         lanes, wide = cut.lanes, sum_.times(cut.lanes)
         with f.loop(0, share.count, self._block) as at:

@@ -1,13 +1,13 @@
 """The inner loops of matrix products: a tile of sums in registers, fed by rows and a panel.
 
-**Why it is fast.** A tile of ``rows`` x ``vectors`` sums stays in registers while the depth goes
-by. One step of the depth reads one number of each row, which is repeated to all lanes, and
-``vectors`` vectors of the panel; each serves all the others, so nine rows by three vectors are 27
-fused multiply-adds for twelve loads, and the loads hide behind the arithmetic. The sums are enough
-to cover the latency of the units. The panel lies as it is read, vector after vector, so the
-prefetcher brings it in ahead. Rows are read where they are: each is a stream of its own, and
-copying them first would gain nothing. Blocks of the depth are short enough for panel and rows to
-stay in the second level cache, from which they are read again for the next rows.
+**Why it is fast.** A tile of ``rows`` x ``vectors`` sums stays in registers along the depth. One
+step of the depth reads one number of each row, which is broadcast, and ``vectors`` vectors of the
+panel; each is used with all of the other kind, so nine rows by three vectors are 27 fused
+multiply-adds for twelve loads, and the loads hide behind the arithmetic. There are sums enough to
+hide the latency of the units. The panel is packed in the order in which it is read, so the hardware
+prefetcher keeps ahead. Rows are read in place: each is a stream of its own, and packing them would
+gain nothing. Blocks of the depth are short enough for panel and rows to stay in the L2 cache, from
+which they are read again for the next rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SUMS = {F32: DType.of("f32"), F64: DType.of("f64"), I32: DType.of("i32"), I64: D
 
 
 def sum_type(dtype: DType) -> Type | None:
-    """What products of this type are summed in: integers modulo the width, so at least 32 bits."""
+    """The type in which products of a type are summed: integers wrap, in at least 32 bits."""
     if dtype.is_float:
         return {64: F64, 32: F32, 16: F32}.get(dtype.bits)
     return (I64 if dtype.bits == 64 else I32) if dtype.is_integer else None
@@ -37,8 +37,8 @@ def sum_type(dtype: DType) -> Type | None:
 @dataclass(frozen=True)
 class Tile:
     """How a product is cut. ``rows`` x ``vectors`` of ``lanes`` sums are in registers; ``block``
-    rows are computed by one panel before the next; ``depth`` is how much of the sum is added at a
-    time; ``sum`` is the type of the sums.
+    rows use one panel before the next; ``depth`` is how much of the sum is added at a time; ``sum``
+    is the type of the sums.
     """
 
     rows: int
@@ -59,7 +59,7 @@ class Tile:
         return self.sum.times(self.lanes)
 
     def heights(self, rows: Extent) -> list[int]:
-        """The heights that a matrix of so many rows is cut into, the greatest first."""
+        """The heights that a matrix of so many rows is cut into, the largest first."""
         every = [self.rows]
         while every[-1] > 1:
             every.append(every[-1] // 2)
@@ -71,27 +71,27 @@ class Tile:
         return sorted(used - {0}, reverse=True)
 
 
-# The cost model. Steps of the depth are counted in turns of the two units that multiply and add.
+# The cost model. Steps of the depth are counted in cycles of the two multiply-add units.
 LOADS = 0.25
-"""What a load costs beside the arithmetic it hides behind; 0.5 would be all of it."""
+"""The cost of a load beyond the arithmetic it hides behind; 0.5 would hide nothing."""
 LATENCY = 4.0
-"""Turns until a sum can be added to again."""
+"""Cycles until a sum can be added to again."""
 MOST_ROWS, MOST_VECTORS = 16, 6
 BLOCK = 64
-"""About how many rows use a panel before the next comes: enough to make its packing cheap."""
+"""About how many rows use a panel before the next: enough to amortise packing it."""
 FEW_TILES = 8
 """With fewer tiles than this, blocks are made smaller, so that every thread has some."""
 WORTH = 1 << 17
-"""Operations that are worth handing to another thread: under a microsecond of arithmetic."""
+"""The operations worth handing to another thread: under a microsecond of arithmetic."""
 
 
 def chosen(
     machine: Machine, sum_: Type, rows: Extent, columns: Extent, depth: Extent, items: Extent = 1
 ) -> Tile:
-    """The tile by which a product of these extents, and so many like it, cost least.
+    """The tile of least cost for ``items`` products of these extents.
 
-    The width of panels does not depend on how many rows there are, so that weights packed for one
-    number of rows serve any other.
+    The width of panels does not depend on the number of rows, so weights packed for one number of
+    rows serve any other.
     """
     lanes = machine.lanes(sum_)
     best: tuple[float, int, int] | None = None
@@ -112,7 +112,7 @@ def chosen(
 
 
 def _block(rows: Extent, height: int, panels: Extent) -> int:
-    """How many rows to a block: a multiple of the height, and all blocks about alike."""
+    """The rows of a block: a multiple of the height, with all blocks about equal."""
     most = -(-BLOCK // height) * height
     if not isinstance(rows, int):
         return most
@@ -124,9 +124,7 @@ def _block(rows: Extent, height: int, panels: Extent) -> int:
 
 
 def _depth(machine: Machine, sum_: Type, block: int, vectors: int, depth: Extent) -> int:
-    """How much of the depth goes by before the next rows: its panel and rows fill half the second
-    level cache.
-    """
+    """The depth of a block: its panel and rows fill half the L2 cache."""
     bytes_of_step = (vectors * machine.lanes(sum_) + block) * sum_.nbytes
     most = max(64, machine.l2 // 2 // bytes_of_step // 16 * 16)
     if not isinstance(depth, int):
@@ -135,7 +133,7 @@ def _depth(machine: Machine, sum_: Type, block: int, vectors: int, depth: Extent
 
 
 def staged(tile: Tile, lines: Matrix, rows: Value, depth: Value, to: Value) -> Matrix:
-    """A copy of some rows in the type of sums, each ``tile.depth`` behind the one before."""
+    """A copy of some rows in the type of sums, with row stride ``tile.depth``."""
     f, made = lines.into, Matrix.dense(to, tile.depth, SUMS[tile.sum])
     with f.loop(0, rows) as i, f.loop(0, depth, tile.lanes) as k:
         mask = f.first_lanes(depth - k.index, tile.lanes)
@@ -145,7 +143,7 @@ def staged(tile: Tile, lines: Matrix, rows: Value, depth: Value, to: Value) -> M
 
 
 Multiply = Callable[[Function, Value, Value, Value], Value]
-"""What adds the product of two values to a third."""
+"""A function that adds the product of two values to a third."""
 
 
 def accumulate(
@@ -161,12 +159,12 @@ def accumulate(
     ahead: bool = False,
     multiply: Multiply = Function.muladd,
 ) -> None:
-    """Adds the product of some rows and a panel to the sums, row after row of ``tile.columns``;
-    ``fresh`` ones have no value yet.
+    """Adds the product of some rows and a panel to the sums, which have row stride
+    ``tile.columns``; ``fresh`` sums are uninitialised.
 
     ``left`` has elements of the type of sums; the panel is read by vectors along its rows.
-    ``ahead`` says that the next panel lies right behind, and is worth fetching meanwhile.
-    ``multiply`` is given a number in all lanes, a vector of the panel and a vector of sums.
+    ``ahead`` says that the next panel follows directly, and is worth prefetching. ``multiply`` is
+    given a broadcast number, a vector of the panel and a vector of sums.
     """
     f = left.into
     first = f.as_index(0)
@@ -177,8 +175,9 @@ def accumulate(
             here = f.element(sums, turn.index * tile.columns, tile.sum)
             lines, behind = left.moved(turn.index, 0), None
             if ahead and height == tile.rows:
-                # Each turn fetches one vector of every row, so there must be turns enough for all;
-                # with fewer, memory is what all wait for, and its own prefetcher does better.
+                # Each iteration prefetches one vector of every row of the panel, so there must be
+                # enough of them; with fewer, memory bandwidth is the limit, and the hardware
+                # prefetcher does better.
                 vector = turn.index // height % tile.vectors * tile.lanes
                 place = f.select(enough, panel.at(depth, vector), panel.first)
                 behind = replace(panel, first=place, row=f.select(enough, panel.row, 0))
@@ -197,7 +196,7 @@ def _strip(
     behind: Matrix | None,
     multiply: Multiply,
 ) -> None:
-    """As many rows as fit in registers, over all of the depth; a column ``behind`` is fetched."""
+    """As many rows as fit in registers, over all of the depth; prefetches a column ``behind``."""
     f, wide = left.into, memory_of(panel.dtype).times(tile.lanes)
     places = [
         f.element(sums, i * tile.columns + j * tile.lanes, tile.sum)

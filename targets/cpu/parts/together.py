@@ -1,17 +1,17 @@
-"""Tiles of a kernel that work together, phase after phase.
+"""Tiles of a kernel that synchronise, phase by phase.
 
-The tiles of a *team* all do the same: they go through its phases in order, and each phase is cut
-into parts. Whoever comes to a phase claims a part, its own one first, and goes on when all parts
-are done. So each phase may read what the one before has written, whichever thread has: a step of a
-recurrent layer the states that the step before has left.
+The tiles of a *team* all go through the same phases in order, and each phase is cut into parts. A
+member that reaches a phase claims parts, its own first, and goes on when all parts are done. So
+each phase may read what the one before has written, by whichever thread: a step of a recurrent
+layer reads the states of the step before.
 
-No thread waits for one that is not there. A part is claimed only by who is at work on it, so it
-will be done; while some of the team have not come, those who have take the parts of the others, be
-it all of them, and who comes late goes straight to where they are. Once all are there each does the
-same part of every phase, so what it reads again is still in its cache.
+No thread waits for one that has not started. A part is claimed only by a thread that is at work on
+it, so it will be done; while members are missing, those present take their parts, if need be all of
+them, and a late member goes straight to the current phase. Once all are present each does the same
+part of every phase, so what it reads again is still in its cache.
 
-The counters are words of the block of arguments. They begin as zeros, and the last of the team to
-leave puts the zeros back. In a phase of one part, or a team of one, nothing is counted.
+The counters are words of the block of arguments. They start as zeros, and the last member to leave
+resets them. A phase of one part, or a team of one, needs no counting.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from migx.targets.cpu.kernel import Frame
 from migx.targets.cpu.threads.runtime import filled, waiting, watched
 
 PATIENCE = 64
-"""How often a thread looks whether the others are done before it lets the system run something else
-on its core. Parts take about as long as each other, so they are soon; where they are not, it is
-likely that one of them waits for this core.
+"""How often a thread polls before it yields its core. Parts take about equally long, so the others
+are done soon; if not, one of them is likely waiting for this core.
 """
 LINE = 8
-"""Words in a line of the cache: what is written by different threads lies on different ones."""
+"""Words in a cache line: words written by different threads are on different lines."""
 DONE, CAME, LEFT, CLAIMS = 0, LINE, LINE + 1, 2 * LINE
-"""Where counters of a team are, in words: the parts done so far, how many have come and how many
-have left, and then for each part, on a line of its own, the last phase in which it was claimed.
+"""The offsets, in words, of a team's counters: the parts done so far, the members that have come
+and that have left, and then for each part, on a line of its own, the last phase in which it was
+claimed.
 """
 MEMBER, PHASE, EXPECTED = 0, 1, 2
-"""Where a member keeps, in words, its own number, that of the phase it is in, and how many parts
-there are until that is done.
+"""The offsets, in words, of a member's state: its own number, the number of its phase, and the
+parts done by the end of that.
 """
 
 
@@ -121,12 +121,12 @@ class Part:
     parts: Value
 
     def of(self, items: Value) -> tuple[Value, Value]:
-        """From which to before which of some items it goes."""
+        """The half-open range of some items that it covers."""
         return items * self.number // self.parts, items * (self.number + 1) // self.parts
 
 
 class Team:
-    """A team of ``members`` tiles, of which a kernel has several, at most ``most`` strong."""
+    """One of a kernel's teams of ``members`` tiles; ``most`` is the maximal size."""
 
     def __init__(self, frame: Frame, teams: int, members: Extent, most: int) -> None:
         self.f, self.single = frame.function, members == 1
@@ -141,7 +141,7 @@ class Team:
 
     @contextmanager
     def joined(self, team: Value, member: Value) -> Iterator[None]:
-        """What one member does: all phases."""
+        """The body of one member: all phases."""
         if self.single:
             yield
             return
@@ -161,14 +161,14 @@ class Team:
 
     @contextmanager
     def phase(self, parts: Value) -> Iterator[Part]:
-        """Each part of a phase, which one of the team does; all wait until all are done."""
+        """Each part of a phase, done by one member; all wait until all are done."""
         with self._shared(parts, parts > 1) as part:
             yield part
 
     @contextmanager
     def by_one(self, condition: Value) -> Iterator[None]:
-        """What one member does alone, where an i1 holds, while the others wait; else each does it.
-        Phases in it are of one part then.
+        """A body that one member executes while the others wait, if an i1 holds; otherwise each
+        executes it, and phases in it are of one part.
         """
         one = self.f.as_index(1)
         with self._shared(one, condition if self.single else condition & (self.members > 1)):
@@ -176,7 +176,7 @@ class Team:
 
     @contextmanager
     def _shared(self, parts: Value, condition: Value) -> Iterator[Part]:
-        """Parts of a phase that are claimed, where an i1 holds; else each member does all of it."""
+        """The parts of a phase, claimed if an i1 holds; otherwise each member does all of it."""
         f, none = self.f, self.f.as_index(0)
         if self.single:
             yield Part(none, f.as_index(1))

@@ -1,4 +1,4 @@
-"""Turning rows into columns in registers: what lies by rows is used by columns, or the reverse."""
+"""Transposing in registers: what is stored by rows is used by columns, or the reverse."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from migx.targets.cpu.parts.matrix import Matrix, apart
 def turned(f: Function, rows: Sequence[Value]) -> list[Value]:
     """The columns of a square of vectors, as many as they have lanes, a power of two.
 
-    Blocks off the diagonal change places, halves first, then halves of these: two shuffles of two
-    vectors for each pair, so ``lanes * log2(lanes)`` in all.
+    Off-diagonal blocks are swapped, halves first, then halves of these: two shuffles of two vectors
+    for each pair, so ``lanes * log2(lanes)`` in all.
     """
     made = list(rows)
     lanes = len(made)
@@ -31,11 +31,11 @@ def turned(f: Function, rows: Sequence[Value]) -> list[Value]:
 
 
 def folded(f: Function, lanes: int, given: Callable[[int], list[Value]]) -> list[Value]:
-    """A vector of the sums of the lanes of vectors, as many as they have lanes, a power of two; of
-    each of several such squares, of which vectors are ``given`` by their number.
+    """A vector whose lanes are the sums of the lanes of vectors, as many as they have lanes, a
+    power of two; for several such squares, in vectors that are ``given`` by their number.
 
-    Each is added up in the order of ``Function.fold``. Vectors are asked for as they are needed, so
-    that few of them are held at a time.
+    Each sum is in the order of ``Function.fold``. Vectors are requested as they are needed, so that
+    few are live at a time.
     """
 
     def every(step: int, number: int) -> list[Value]:
@@ -49,7 +49,7 @@ def folded(f: Function, lanes: int, given: Callable[[int], list[Value]]) -> list
 
 
 def interleaved(f: Function, vectors: Sequence[Value]) -> list[Value]:
-    """The lanes of vectors in turns, in as many vectors; a power of two of them."""
+    """The lanes of a power of two of vectors interleaved, in as many vectors."""
     made, lanes = list(vectors), vectors[0].type.lanes
     mixed = [n for k in range(lanes) for n in (k, lanes + k)]
     bit = len(made) // 2
@@ -62,7 +62,7 @@ def interleaved(f: Function, vectors: Sequence[Value]) -> list[Value]:
 
 
 def deinterleaved(f: Function, vectors: Sequence[Value]) -> list[Value]:
-    """The vectors that ``interleaved`` was given."""
+    """The inverse of ``interleaved``."""
     made, lanes = list(vectors), vectors[0].type.lanes
     even, odd = range(0, 2 * lanes, 2), range(1, 2 * lanes, 2)
     bit = 1
@@ -75,7 +75,7 @@ def deinterleaved(f: Function, vectors: Sequence[Value]) -> list[Value]:
 
 
 def _exchanged(lanes: int, far: int) -> tuple[list[int], list[int]]:
-    """Which lanes of two vectors go where, when blocks of ``far`` lanes change places."""
+    """The two shuffles that swap blocks of ``far`` lanes of two vectors."""
     low = [i if not i & far else lanes + i - far for i in range(lanes)]
     high = [i + far if not i & far else lanes + i for i in range(lanes)]
     return low, high
@@ -89,12 +89,13 @@ def gather_columns(
     lanes: int,
     change: Callable[[Value], Value] = lambda value: value,
 ) -> None:
-    """Copies the columns of a matrix of ``count`` rows and columns into rows of ``made``, each of
-    ``width`` elements in whole vectors; ``change`` is applied to each vector.
+    """Transposes a matrix of ``count`` rows and columns into ``made``, whose rows have ``width``
+    elements in whole vectors; ``change`` is applied to each vector.
 
-    Beyond its rows there are repetitions or zeros, and ``made`` has room for columns up to whole
-    vectors of them. Nothing beyond the matrix is read. Where rows of ``made`` are no whole vectors
-    apart, each takes the place of what the one before has too much; what the last has lies behind.
+    The excess of a row of ``made`` is filled with repetitions or zeros, and ``made`` has room for
+    columns up to whole vectors. Nothing outside the matrix is read. If the row stride of ``made``
+    is less than whole vectors, each row overwrites the excess of the one before; the last row's
+    follows it.
     """
     if given.column.number == 1:
         _by_squares(given, count, made, width, lanes, change)
@@ -118,8 +119,8 @@ def gather_lines(
     lanes: int,
     change: Callable[[Value], Value],
 ) -> None:
-    """``gather_columns`` of a matrix whose columns lie along several ``axes``, each an extent and
-    the step from one to the next, the outermost first.
+    """``gather_columns`` for a matrix whose columns lie along several ``axes``, each an extent and
+    a stride, the outermost first.
     """
     (count, step), *inner = axes
     along = replace(given, column=step)
@@ -145,7 +146,7 @@ def _by_squares(
     vector = memory_of(given.dtype).times(lanes)
     known = columns.number
     with f.loop(0, width, lanes) as turn:
-        i = (width - 1) // lanes * lanes - turn.index  # back to front: see what takes whose place
+        i = (width - 1) // lanes * lanes - turn.index  # back to front, as excess is overwritten
         lines = [given.moved(f.intrinsic("smin", i + k, rows - 1), 0) for k in range(lanes)]
         with f.loop(0, columns, lanes) as j:
             whole = known is not None and known % lanes == 0
@@ -163,9 +164,9 @@ def scatter_columns(
     lanes: int,
     change: Callable[[Value, Value], Value],
 ) -> None:
-    """Copies rows of ``given``, of ``width`` elements in whole vectors, into the columns of a
-    matrix of ``count`` rows and columns, whose columns are neighbours, rounded to its type.
-    ``change`` is applied to each vector, and told the first of its rows.
+    """Transposes rows of ``given``, of ``width`` elements in whole vectors, into a matrix of
+    ``count`` rows and columns, contiguous along rows, rounding to its type. ``change`` is applied
+    to each vector, and given the index of its first row.
     """
     f, (rows, columns) = given.into, count
     vector = memory_of(given.dtype).times(lanes)

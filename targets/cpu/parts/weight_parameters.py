@@ -1,5 +1,5 @@
-"""What belongs to weights that are stored in four bits or eight: their scales and zero points, and
-the formats in which kernels of products and of convolutions read these and the levels.
+"""The parameters of weights that are stored in four or eight bits, their scales and zero points,
+and the formats in which kernels of products and of convolutions read these and the levels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from migx.weights import value_of
 
 @dataclass(frozen=True)
 class Parameter:
-    """Scales or zero points: a number for all, or an input, its format, and whether columns and
+    """Scales or zero points: a single number, or an input, its format, and whether columns and
     blocks of the depth have their own; there may be more ``blocks`` than the product reads.
     """
 
@@ -36,7 +36,7 @@ class Parameter:
     blocks: int = 0
 
     def panel(self, panel: Value, block: Value) -> Value:
-        """The number of its panel for a panel of columns and a block of the depth."""
+        """The index of the parameter's panel for a panel of columns and a block of the depth."""
         return panel * self.blocks + block if self.by_block else panel
 
     def shared(self, frame: Frame, block: Value, to: Type) -> Value:
@@ -53,8 +53,8 @@ class Parameter:
 
 @dataclass(frozen=True)
 class WeightGroup:
-    """The instruction, the bits of its weights, and how panels are made: of so many columns, and
-    so many places of the depth of each together, 0 where they are not.
+    """The instruction, the bits of its weights, and the form of panels: ``width`` columns, with
+    ``group`` adjacent indices of the depth, 0 for none.
     """
 
     at: Instruction
@@ -68,7 +68,7 @@ class WeightGroup:
         return list(self.at.modules[0].parameters.values())
 
     def operand(self, value: Instruction) -> int | None:
-        """The number of the input that a value inside is, where it is all of a constant."""
+        """The number of the input that a value inside is, if it is a whole constant."""
         if value not in self.inputs:
             return None
         number = self.inputs.index(value)
@@ -76,7 +76,7 @@ class WeightGroup:
         return number if behind(given) is given else None
 
     def levels(self, shown: Instruction) -> Instruction | None:
-        """The integers of so many bits that a value shows, as they are stored."""
+        """The stored integers of so many bits behind a view."""
         root = source(shown)
         if type(root.op) is UnpackInt4 and root.op.axis == FLAT:
             root = root.inputs[0]
@@ -114,7 +114,7 @@ def parameter_of(
 
 
 def _of_blocks(dtype: DType, operand: int, form: Format) -> Parameter:
-    """Those of an input in which each column has its own, and each block of the depth."""
+    """A parameter that each column, and each block of the depth, has its own values of."""
     return Parameter(
         dtype,
         operand=operand,
@@ -126,7 +126,7 @@ def _of_blocks(dtype: DType, operand: int, form: Format) -> Parameter:
 
 
 def of_neighbours(of: WeightGroup, shown: Instruction, columns: int) -> Parameter | None:
-    """Numbers of which each is shown for as many neighbours, first for those of one column."""
+    """A parameter whose values each apply to a run of adjacent elements, column by column."""
     root = source(shown)
     dtype = root.shape.dtype
     if (number := _number(root)) is not None:
@@ -154,13 +154,13 @@ def of_neighbours(of: WeightGroup, shown: Instruction, columns: int) -> Paramete
 
 
 def _number(value: Instruction) -> float | None:
-    """The number that a fixed literal of one element holds; None for others."""
+    """The value of a fixed literal of one element; None for others."""
     known = value_of(value) if value.shape.elements == 1 else None
     return None if known is None else float(known.elements.reshape(-1)[0])
 
 
 def block_of(linear: Instruction, axis: int, whole: int) -> int:
-    """For how many of so many places along an axis a scale holds."""
+    """The elements along an axis, of ``whole``, to which a scale applies."""
     op = linear.op_as(DequantizeLinear)
     if op.axis % linear.shape.rank != axis or linear.inputs[1].shape.elements == 1:
         return whole
@@ -169,7 +169,7 @@ def block_of(linear: Instruction, axis: int, whole: int) -> int:
 
 @dataclass(frozen=True)
 class Format:
-    """The format that a matrix is read in, and how long the axis of the depth is there."""
+    """The format that a matrix is read in, and the length of the depth's axis there."""
 
     name: str
     stored: int
@@ -182,8 +182,8 @@ def panel_format(
     axes: tuple[int, int],
     group: int = 0,
 ) -> Format | None:
-    """The format in panels of a literal that comes in as a parameter and is shown, perhaps
-    transposed, as a matrix with these axes; ``group`` places of the depth of each column together.
+    """The panel format of a literal that is a parameter and is viewed, perhaps transposed, as a
+    matrix with these axes; ``group`` indices of the depth of each column are adjacent.
     """
     if of.operand(parameter) is None or parameter.shape.rank != 2 or shown.shape.rank != 2:
         return None
@@ -194,7 +194,7 @@ def panel_format(
 
 
 def panel_name(depth: str, width: int, group: int) -> str:
-    """The name of the format of panels in which an axis is the depth."""
+    """The name of the panel format whose depth is this axis."""
     low, high = depth, "ab"[depth == "a"]
     ends = f"{group}{low}" if group else ""
     return f"{high.upper()}{low.upper() if group else low}{width}{high}{ends}"
@@ -203,9 +203,9 @@ def panel_name(depth: str, width: int, group: int) -> str:
 def depth_of(
     view: Instruction, dims: Sequence[Extent], axes: tuple[int, int], likely: int
 ) -> int | None:
-    """Which axis of a matrix that lies in order is the depth of a view of it, whose depth and
-    columns are these of its last two ``axes``: of all columns the places from the first on, as many
-    as there are in the view. Where both may be, the ``likely`` one is.
+    """The axis of a row-major matrix that is the depth of a view of it, whose last two ``axes`` are
+    the depth and the columns: the view has all columns, from the first element on. If both axes may
+    be, the ``likely`` one.
     """
     if not lies_at_the_start(view):
         return None
@@ -220,7 +220,7 @@ def depth_of(
 
 
 def lies_at_the_start(view: Instruction) -> bool:
-    """Whether a view is no copy in another order, and its first element that of what it shows."""
+    """Whether a view keeps the order, and begins with the first element, of what it shows."""
     while (below := viewed(view)) is not None:
         if isinstance(view.op, Slice) and any(start != 0 for start in view.op.starts):
             return False

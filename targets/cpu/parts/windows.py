@@ -14,9 +14,9 @@ from migx.targets.cpu.kernel import Frame, memory_of
 
 @dataclass(frozen=True)
 class Axis:
-    """Windows along one axis: how many places it has in the image (``given``) and how many windows
-    there are (``made``); what windows are; how many places are added before the first and after the
-    last; and how many elements lie from one place to the next.
+    """Windows along one axis: the size of the image (``given``) and the number of windows
+    (``made``); the geometry of a window; the padding at the beginning and at the end; and the
+    stride of the image in memory, in elements (``step``).
     """
 
     given: Extent = 1
@@ -30,23 +30,23 @@ class Axis:
 
     @property
     def plain(self) -> bool:
-        """Whether each window is the one place of its own number."""
+        """Whether each window is the single element of its own index."""
         alike = self.length == self.stride == 1 and self.begin == 0
         return alike and self.given == self.made
 
     @property
     def reach(self) -> int:
-        """How many places a window sees beyond its first."""
+        """How far a window reaches beyond its first element."""
         return (self.length - 1) * self.dilation
 
     @property
     def scattered(self) -> bool:
-        """Whether elements of windows are far apart, and so some may see padding alone."""
+        """Whether elements of windows are far apart, so that some may see only padding."""
         return self.length > 1 and self.dilation > 1 and (self.begin, self.end) != (0, 0)
 
     def live(self, step: int) -> float:
-        """How many elements, on average, of ``step`` windows side by side at least one sees in the
-        image; all of them where its size is not known.
+        """The average number of window elements with which at least one of ``step`` adjacent
+        windows sees the image; all of them if its size is unknown.
         """
         given, begin, made = self.given, self.begin, self.made
         if not (isinstance(given, int) and isinstance(begin, int) and isinstance(made, int)):
@@ -61,15 +61,15 @@ class Axis:
 
     @property
     def padded(self) -> Axis:
-        """The same windows on an axis to which the places of padding belong."""
+        """The same windows on an axis that includes the padding."""
         return replace(self, given=self.begin + self.given + self.end, begin=0, end=0)
 
     def place(self, frame: Frame, window: Value, tap: Value | int) -> Value:
-        """Where an element of a window lies in the image, or beside it."""
+        """The index in the image of an element of a window; outside its range, padding."""
         return window * self.stride - frame.extent(self.begin) + tap * self.dilation
 
     def taps(self, frame: Frame, window: Value) -> tuple[Value, Value]:
-        """Which elements of a window lie in the image: from one to before another."""
+        """The elements of a window that lie in the image, as a half-open range."""
         f, first = frame.function, self.place(frame, window, 0)
         before = f.maximum(-first, 0) + (self.dilation - 1)
         left = f.maximum(frame.extent(self.given) - first, 0) + (self.dilation - 1)
@@ -77,7 +77,7 @@ class Axis:
         return f.minimum(before // self.dilation, end), end
 
     def whole(self, frame: Frame) -> tuple[Value, Value]:
-        """Which windows lie in the image as a whole: from one to before another."""
+        """The windows entirely inside the image, as a half-open range."""
         f, begin = frame.function, frame.extent(self.begin)
         first = (begin + (self.stride - 1)) // self.stride
         free = frame.extent(self.given) + begin - self.reach
@@ -86,14 +86,16 @@ class Axis:
         return f.minimum(first, end), end
 
     def inside(self, frame: Frame, first: Value, limit: Value, lanes: int) -> Value:
-        """Which of the places that windows side by side see are at least 0 and below a limit."""
+        """A mask of the adjacent windows whose indices in the image are at least 0 and below a
+        limit.
+        """
         f = frame.function
         numbers = f.iota(I32.times(lanes)) * self.stride + f.splat(f.cast(first, I32), lanes)
         return f.compare("lt", numbers, f.splat(f.cast(limit, I32), lanes), signed=False)
 
     def clear(self, frame: Frame, begin: Value, lanes: int) -> tuple[Value, Value]:
-        """Which windows, in vectors from the one that begins at a place, see the image alone: from
-        one to before another.
+        """The windows, in vectors from the one that begins at an index, that see no padding, as a
+        half-open range.
         """
         f, span = frame.function, self.stride * lanes
         first = (f.maximum(-begin, 0) + (span - 1)) // span * lanes
@@ -110,8 +112,8 @@ class Axis:
         lanes: int,
         other: float = 0,
     ) -> Value:
-        """What windows side by side see from a place on, as it lies in memory; ``other`` where that
-        is not ``inside`` a limit. Without one, all of it must be.
+        """What adjacent windows see from an index on, in its type in memory; ``other`` where that
+        is not ``inside`` a limit. Without a limit, all of it must be inside.
         """
         f, memory = frame.function, memory_of(dtype)
         rest = f.const(memory.times(lanes), other)
@@ -140,8 +142,8 @@ def axes_of(
     stride: Sequence[int],
     dilation: Sequence[int],
 ) -> tuple[Axis, Axis, Axis] | None:
-    """Three axes, outermost first: those of an image [N, C, ...], fewer filled up with axes of one
-    place, and neighbours that lie in one row made one. None where there are more.
+    """The three axes, outermost first, of an image [N, C, ...]: missing ones have one element, and
+    adjacent plain ones that are contiguous are merged. None if more than three remain.
     """
     geometry = zip(
         x.dims[2:],

@@ -1,1 +1,3 @@
-"""From the instructions of a module to steps and places in memory, for any sizes and for given."""
+"""From the instructions of a module to steps and memory offsets, first for any sizes, then for
+given.
+"""

@@ -1,7 +1,7 @@
 """Control flow without Python: which modules of ``if``, ``loop`` and ``scan`` are steps of a plan.
 
-Where all sizes in a module are known before it runs, and all its instructions are kernels or such
-control flow again, its steps stand among those of the module around it (``control_steps.py``).
+If all sizes in a module are known before it runs, and all its instructions are kernels or again
+such control flow, its steps are inlined into those of the enclosing module (``control_steps.py``).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from migx.targets.cpu.plans.rounds import Rounds
 def native(
     instructions: Iterable[Instruction], known: set[str], kernel_of: KernelOf
 ) -> dict[Instruction, Writer]:
-    """The control flow among the instructions of a module whose modules can be steps, and such
-    control flow in these, each with what writes its steps; ``known`` are the symbols known around
+    """The control flow among the instructions of a module whose modules can become steps, nested
+    control flow included, each with the writer of its steps; ``known`` are the symbols known around
     the module.
     """
     found: dict[Instruction, Writer] = {}
@@ -46,7 +46,7 @@ def native(
 
 
 def _late(at: Instruction, known: set[str], kernel_of: KernelOf) -> Late | None:
-    """What its run tells of a loop, of which all else is known before; None where that is all."""
+    """The dims that the run of a loop determines, if everything else is known before; else None."""
     iterations, kept = Iterations.of(at), len(at.inputs) - 2
     lengths = {part.dims[0] for part in at.shape.parts[kept:] if part.dims}
     symbols = [length.symbol if isinstance(length, Dim) else None for length in lengths]
@@ -60,7 +60,7 @@ def _late(at: Instruction, known: set[str], kernel_of: KernelOf) -> Late | None:
 
 
 def _within(at: Instruction) -> Iterator[Instruction]:
-    """The instructions in the modules of control flow, and in those that such control flow runs."""
+    """The instructions in the modules of an instruction, including those of nested control flow."""
     for inner in (inner for module in at.modules for inner in module):
         yield inner
         if isinstance(inner.op, If | Loop | Scan):
@@ -75,8 +75,8 @@ def _native(
     *,
     grows: bool = False,
 ) -> dict[Instruction, Writer] | None:
-    """An instruction and the control flow in its modules; None where these cannot be steps. What is
-    around it may hold state that ``grows``.
+    """The writers of an instruction and of the control flow in its modules; None if these cannot
+    become steps. An enclosing loop may have state that ``grows``.
     """
     growth = Growth() if late is None else late.growth
     if not symbols_of(at) <= known or not _fits(at, growth):
@@ -97,8 +97,8 @@ def _native(
 
 
 def refused(o: Outline, sizes: Mapping[str, int]) -> dict[tuple[Instruction, int], str]:
-    """The modules of choices that cannot be run with some sizes, by number, and why: one that is
-    not chosen need not fit.
+    """The modules of ``if`` that given sizes refuse, by number, and why: a branch that is not taken
+    need not fit the sizes.
     """
     found: dict[tuple[Instruction, int], str] = {}
     for at in o.instructions:
@@ -121,8 +121,8 @@ def _is_step(at: Instruction, kernel_of: KernelOf) -> bool:
 
 
 def _fits(at: Instruction, growth: Growth) -> bool:
-    """Whether what goes into the modules of an instruction, and what comes out of them, lies as it
-    is read and has the same dims each time, but for what grows.
+    """Whether the values that enter and leave the modules of an instruction have the layout in
+    which they are read, and the same dims in each iteration, except for state that grows.
     """
     if isinstance(at.op, If):
         outputs = [v.shape for m in at.modules for v in m.outputs]
@@ -158,7 +158,7 @@ def _alike(given: Shape, wanted: Shape) -> bool:
 
 
 def _is_row(value: Shape, whole: Shape, row: Row, length: Extent) -> bool:
-    """Whether a value is bytes of a row of a tensor."""
+    """Whether a value has exactly the bytes of a row of a tensor."""
     dims, axis = whole.dims, row.axis
     rest = Shape(whole.dtype, (*dims[:axis], *dims[axis + 1 :]))
     standard = whole.strides is None and not whole.dtype.is_packed

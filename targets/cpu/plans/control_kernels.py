@@ -8,12 +8,12 @@ from migx.targets.cpu.emit import I1, I8, I64, PTR, Function, Module, Type, Valu
 from migx.targets.cpu.kernel import PARAMETERS, Kernel
 
 WORDS = {"p": PTR, "i": I64}
-"""What words are, by letter: addresses and numbers."""
+"""The types of words, by letter: addresses and numbers."""
 
 
 def text_of(words: str, write: Callable[..., None]) -> str:
-    """The text of a kernel whose arguments begin with these words; ``write`` is given the function
-    and what they hold.
+    """The text of a kernel whose arguments begin with these words; ``write`` gets the function and
+    their values.
     """
     f = Module().function("kernel", PARAMETERS)
     write(f, *(f.load(word(f, i), WORDS[kind]) for i, kind in enumerate(words)))
@@ -21,7 +21,7 @@ def text_of(words: str, write: Callable[..., None]) -> str:
 
 
 def word(f: Function, index: int) -> Value:
-    """Where a word of the arguments is."""
+    """The address of a word of the arguments."""
     return f.element(f.parameters[0], index, I64)
 
 
@@ -30,7 +30,7 @@ def _move(f: Function, from_: Value, to: Value, nbytes: Value) -> None:
 
 
 COPY = Kernel("copy", text_of("ppi", _move), tiles=1)
-"""From one place to another."""
+"""Copies bytes."""
 
 
 def _settle(f: Function, from_: Value, index: Value, to: Value, nbytes: Value) -> None:
@@ -39,7 +39,7 @@ def _settle(f: Function, from_: Value, index: Value, to: Value, nbytes: Value) -
 
 
 SETTLE = Kernel("copy", text_of("pppi", _settle), tiles=1)
-"""From one place to another, after an odd number of iterations."""
+"""Copies bytes after an odd number of iterations."""
 
 
 def _row(
@@ -53,11 +53,11 @@ def _row(
 
 
 ROW = Kernel("row", text_of("pppiiiiiiii", _row), tiles=1)
-"""A number of pieces, which begin where an iteration's number says."""
+"""Copies strided pieces whose offsets depend on the iteration number."""
 
 
 def _told(f: Function, place: Value, type_: Type, usual: Value) -> Value:
-    """What lies at an address; where that is 0, what is usual."""
+    """The value at an address; ``usual`` if the address is 0."""
     with f.when(f.compare("ne", place, Value("null", PTR, f)), [usual]) as there:
         there.carry(f.load(place, type_))
     return there.carried[0]
@@ -94,14 +94,14 @@ COUNT = Kernel(
     tiles=1,
     fault="the loop ends after another number of iterations than the dims of its results say",
 )
-"""That a loop has run as often as the dims of its scan outputs say."""
+"""Checks that a loop has run as often as the dims of its scan outputs say."""
 REFUSED = Kernel(
     "refused",
     text_of("", lambda f: f.store(f.as_index(1), word(f, 0))),
     tiles=1,
     words=(0,),
 )
-"""That a module has been chosen which cannot be run with these sizes."""
+"""The error that a branch has been taken that cannot run with these sizes."""
 
 
 def _rounds(
@@ -127,10 +127,10 @@ def _rounds(
 
 
 ROUNDS = Kernel("rounds", text_of("piiii", _rounds), tiles=1)
-"""A kernel whose tiles are each done a number of times, one after another, with operands that are
-moved in between: in a copy of the words of that kernel, which stand behind its own.
+"""Calls a kernel a number of times for each tile, advancing operands in between, in a copy of that
+kernel's words, which follow its own.
 """
 JUMP = Kernel("jump", "", tiles=0)
 UNLESS = Kernel("jump", "", tiles=1)
 KERNELS = (COPY, SETTLE, ROW, BEGIN, AGAIN, COUNT, REFUSED, ROUNDS)
-"""Those that have code."""
+"""The kernels that have code."""

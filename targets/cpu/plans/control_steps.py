@@ -1,8 +1,9 @@
-"""The steps of control flow: those of both modules of a choice, and those of a body, in a circle.
+"""The steps of control flow: those of both branches of an ``if``, and those of a loop's body, with
+the jumps that select or repeat them.
 
-Jumps lead through them. What iterations hand on is copied from where the body leaves it to where it
-is read next, unless it may be written there; rows of scan inputs and outputs are copied to and from
-their places. Memory that a body reads is kept until the loop has ended.
+Carried values are copied from where the body computes them to where the next iteration reads them,
+unless it may compute them there; rows of scan inputs and outputs are copied from and to their
+tensors. Memory that a body reads stays live until the loop has ended.
 """
 
 from __future__ import annotations
@@ -34,19 +35,19 @@ from migx.targets.cpu.plans.outline import Cell, Kind, Label, Outline, Reference
 
 
 def write_choice(o: Outline, at: Instruction) -> None:
-    """Adds the steps of both modules of an ``if``, one of which a run leaves out."""
+    """Adds the steps of both branches of an ``if``, with the jumps that select one."""
     _Choice(o, at).write()
 
 
 def write_iterations(o: Outline, at: Instruction) -> None:
-    """Adds the steps of a loop or a scan."""
+    """Adds the steps of a loop or a scan, with the jumps that repeat its body."""
     _Circle(o, at).write()
 
 
 @dataclass(frozen=True)
 class Late:
-    """Writes the steps of a loop of which its run tells the dims of results: those of the symbol
-    ``length``, if there is one, are how often it runs, and others are of state that grows.
+    """Writes the steps of a loop whose run determines dims of its results: its trip count, which is
+    the symbol ``length`` if there is one, and the dims of state that grows.
     """
 
     length: str | None
@@ -57,16 +58,16 @@ class Late:
 
     @property
     def names(self) -> set[str]:
-        """The symbols that are not known before."""
+        """The symbols that only the run determines."""
         return self.growth.names | ({self.length} if self.length else set())
 
     @property
     def room(self) -> Extent:
-        """How many iterations there is room for, by the sizes of a plan."""
+        """The number of iterations there is room for, in terms of a plan's sizes."""
         return Dim(self.length) if self.length else self.growth.room
 
     def after(self, iterations: int, sizes: Mapping[str, int]) -> Sizes:
-        """Sizes with those that there are after so many iterations."""
+        """The sizes after so many iterations."""
         found = self.growth.after(iterations, sizes)
         if self.length:
             found[self.length] = iterations
@@ -82,18 +83,18 @@ class _Steps:
     def step(
         self, kernel: Kernel, reads: Sequence[Reference], writes: Sequence[Cell], *words: Extent
     ) -> None:
-        """Adds a step that writes cells there are already."""
+        """Adds a step that writes existing cells."""
         o = self.o
         for cell in (*(r.cell for r in reads), *writes):
             cell.last = max(cell.last, len(o.works))
         o.works.append(Work(self.at, replace(kernel, words=words), tuple(reads), tuple(writes)))
 
     def copy(self, value: Reference, cell: Cell) -> None:
-        """Copies a value."""
+        """Adds a copy of a value to a cell."""
         self.step(COPY, [value], [cell], value.shape.nbytes)
 
     def jump(self, to: Label, unless: Reference | None = None) -> None:
-        """Goes on elsewhere; where a bool is given, only if it does not hold."""
+        """Adds a jump; given a bool, it is taken only if that is false."""
         o, reads = self.o, () if unless is None else (unless,)
         for reference in reads:
             reference.cell.last = max(reference.cell.last, len(o.works))
@@ -114,7 +115,7 @@ class _Choice(_Steps):
         end.step = len(o.works)
 
     def _write_branch(self, index: int, results: Sequence[Cell]) -> None:
-        """The steps of one module. What it computes lies where the results are read, if it can."""
+        """The steps of one branch. It computes its results in place where it can."""
         o, at = self.o, self.at
         if (why := o.refused.get((at, index))) is not None:
             o.works.append(Work(at, replace(REFUSED, fault=why), (), ()))
@@ -135,9 +136,9 @@ class _Choice(_Steps):
 
 
 class _Circle(_Steps):
-    """``state`` are the cells for the number of an iteration, its condition, and whether it is to
-    be run; ``carried`` those in which iterations find what is carried, and after the last, the
-    results; ``rows`` and ``results`` hold the rows an iteration is given, and all it has made.
+    """``state`` are the cells of the iteration number, the condition, and whether the iteration is
+    to be run; ``carried`` those in which iterations find the carried values, and after the last,
+    the results; ``rows`` those of rows that an iteration reads, ``results`` of the stacked rows.
     """
 
     def __init__(self, o: Outline, at: Instruction, late: Late | None = None) -> None:
@@ -197,10 +198,10 @@ class _Circle(_Steps):
             cell.last = max(cell.last, end.step)
 
     def _write_turn(self) -> Reference:
-        """The steps of one iteration; gives whether there is to be another."""
+        """The steps of one iteration; gives the condition for another."""
         o, begins, inside = self.o, len(self.o.works), len(self.o.cells)
         if self.growth is not None:
-            o.works.append(Work(self.at, None, (), ()))  # till the steps behind it are known
+            o.works.append(Work(self.at, None, (), ()))  # until the steps after it are known
         self._write_body()
         self._write_over(begins)
         if self.growth is not None:
@@ -208,7 +209,7 @@ class _Circle(_Steps):
         return self._carry()
 
     def _write_body(self) -> None:
-        """From the rows it is given to those it makes."""
+        """The steps of one iteration, from reading rows to writing rows."""
         o, iterations = self.o, self.iterations
         for row, cell in zip(iterations.given, self.rows, strict=True):
             assert row.whole is not None
@@ -233,7 +234,7 @@ class _Circle(_Steps):
         self.step(ROW, [value, self.number], [cell], product(dims[:axis]), nbytes, *places)
 
     def _write_over(self, begins: int) -> None:
-        """Lets steps, from one on, write what is handed on over what it is made of."""
+        """Lets the steps of a body, from ``begins`` on, overwrite carried values in place."""
         o, iterations = self.o, self.iterations
         agains = [o.read(again).cell for _, _, again in iterations.carried]
         if iterations.goes_on is not None:
@@ -246,8 +247,8 @@ class _Circle(_Steps):
                     break
 
     def _in_turn(self, made: Sequence[Cell]) -> dict[Cell, Cell]:
-        """The second place of what an iteration makes anew to hand it on, by the first: the next
-        finds it there, and makes the first anew. So nothing is copied.
+        """A second cell for each carried value that an iteration computes afresh, by the first:
+        successive iterations alternate between the two, so nothing is copied.
         """
         own = {cell for cell in made if cell.kind is Kind.ARENA and cell.same_as is None}
         found: dict[Cell, Cell] = {}
@@ -255,13 +256,13 @@ class _Circle(_Steps):
             new = self.o.read(again)
             if new.cell in own and new.shape.nbytes == new.cell.nbytes:
                 own.remove(new.cell)
-                new.cell.kind = Kind.RESULT  # so that it is no other's memory in between
+                new.cell.kind = Kind.RESULT  # so that nobody else uses its memory in between
                 found[cell] = new.cell
         return found
 
     def _carry(self) -> Reference:
-        """Puts what iterations hand on where the next reads it, none of it over what is still to be
-        read, and gives whether there is to be another.
+        """Copies carried values to where the next iteration reads them, none over a value still to
+        be read, and gives the condition for another iteration.
         """
         o, iterations, turns = self.o, self.iterations, self.turns
         overwritten = {*self.carried, *self.state[:2]} - turns.keys()
@@ -287,8 +288,8 @@ class _Circle(_Steps):
         return goes_on
 
     def _settle(self, begins: int, end: int) -> None:
-        """Brings what was made in turn to its first place, where that is not; and with the steps
-        from the first of a turn to its last known, fills in the one that makes state grow.
+        """Copies alternating values that lie in their second cell to the first; and, the steps of
+        an iteration being known, fills in the step that makes state grow.
         """
         o, number = self.o, self.number
         for cell, other in self.turns.items():

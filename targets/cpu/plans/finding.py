@@ -1,9 +1,9 @@
-"""Blocks of a packed constant that an index picks, as the weights of one expert of many: they are
-read where they lie.
+"""Blocks of a packed constant that an index picks, such as the weights of one of many experts, read
+in place.
 
-The step of such a ``gather`` copies nothing. It computes where the block begins, and writes this
-address among the words of the steps that read it: a table behind its own words says how many words
-those are, and then where each is.
+The step of such a ``gather`` copies nothing. It computes the address of the block and stores it
+into the words of the steps that read it: a table after its own words has the number of these words,
+then the address of each.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from migx.targets.cpu.kernel import Kernel, memory_of
 from migx.targets.cpu.plans.control_kernels import text_of, word
 
 FAULT = 2
-"""The word that says whether the index is outside."""
+"""The word that reports an index out of range."""
 
 
 def finding(at: Instruction) -> Kernel:
-    """The kernel that finds the block that a ``gather`` picks of a packed constant. One outside
-    ends the run; until then the first stands for it.
+    """The kernel that finds the block that a ``gather`` picks from a packed constant. An index out
+    of range ends the run; until then the first block stands in.
     """
     packed, index = at.inputs[0], memory_of(at.inputs[1].shape.dtype)
     whole, count = packed.inputs[0].shape, int(packed.shape.dims[0])

@@ -1,10 +1,9 @@
-"""What the plans of an outline have in common, whatever the sizes.
+"""What all plans of an outline share, for any sizes.
 
-A ``Form`` is the block of arguments of every kernel, filled as far as no size decides it. A program
-that is run at other sizes each time, as one that decodes is, waits for its plans; so a form knows
-its numbers as one product of a matrix, remembers what each check and each shape came to, asking
-anew those alone that have a symbol of another size, and keeps how the arena is arranged for sizes
-that are near each other.
+A ``Form`` is the block of arguments of every kernel, filled except for what depends on sizes. A
+program that runs at new sizes each time, such as a decoder, waits for its plans; so a form
+evaluates all extents as one matrix product, caches each check and each shape, recomputing only
+those with a symbol whose size has changed, and reuses the layout of the arena for nearby sizes.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from migx.targets.cpu.threads.runtime import STEP_WORDS, TILES_WORD
 
 
 def rounds_of(work: Work) -> list[Extent]:
-    """What ``ROUNDS`` is told behind the address of the code: the words of a tile's own copy, the
-    bytes these take, how often to call it, and the operands that are moved. Nothing of a step that
-    is done once.
+    """The words of ``ROUNDS`` after the address of the code: the number of words in a tile's copy,
+    the bytes these take, the number of calls, and the operands to advance. Empty for a step that
+    runs once.
     """
     if work.kernel is None or work.times is None:
         return []
@@ -49,8 +48,8 @@ def scratch_of(work: Work, kernel: Kernel) -> Extent:
 
 @dataclass(frozen=True)
 class Address:
-    """How many elements of so many bits from where a cell begins, by its place among the numbers,
-    something lies.
+    """An address in a cell: ``offset`` is the index, among the form's numbers, of the distance in
+    elements of ``bits`` each.
     """
 
     cell: Cell
@@ -58,7 +57,7 @@ class Address:
     bits: int
 
     def start(self, numbers: Numbers) -> int:
-        """How many bytes from where the cell begins."""
+        """The distance in bytes from the start of the cell."""
         return int(numbers[self.offset]) * self.bits // 8
 
 
@@ -74,18 +73,20 @@ class Addresses:
         self._bits = np.array([a.bits for a in own.values()], np.int64)
 
     def starts(self, numbers: Numbers) -> Numbers:
-        """How many bytes from where its cell begins each is."""
+        """The distance of each from the start of its cell, in bytes."""
         found: Numbers = numbers[self._offsets] * self._bits // 8
         return found
 
     def each(self, numbers: Numbers) -> Iterator[tuple[int, Cell, int]]:
-        """The words, with their cells and how many bytes from where these begin they are."""
+        """The words, with their cells and their distances from the start of these in bytes."""
         return zip(self._listed, self.cells, self.starts(numbers).tolist(), strict=True)
 
 
 @dataclass(frozen=True)
 class Handed:
-    """A result, and where its arrays lie and how; none where it is no array of the piece's."""
+    """A result, and the addresses and layouts of its arrays; none if it is not computed by the
+    piece.
+    """
 
     at: Instruction
     shape: Latest[Shape]
@@ -94,11 +95,11 @@ class Handed:
 
 class Form:
     """What all plans of an outline share. ``words`` are those that kernels are called with;
-    ``sized`` says which of them are which of the ``numbers``, ``in_arena`` and its like which hold
-    an address there, and ``in_args`` which that of the words themselves.
+    ``sized`` pairs words with the ``numbers`` they hold, ``in_arena`` and the like are words with
+    addresses in one kind of memory, ``in_args`` words with addresses of words.
 
-    ``runs`` are the steps in order: kernels from one number to before another, and works for the
-    host between. ``faults`` are the words in which kernels say that their operands are wrong.
+    ``runs`` are the steps in order: ranges of kernels, and between them works for the host.
+    ``faults`` are the words in which kernels report wrong operands.
     """
 
     def __init__(
@@ -130,16 +131,16 @@ class Form:
             self.words[word] = literals(cell.of[0])
 
     def place(self, extent: Extent) -> int:
-        """Where an extent is among the numbers."""
+        """The index of an extent among the numbers."""
         return self._extents.place(extent)
 
     def numbers(self, sizes: Mapping[str, int]) -> Numbers:
-        """All extents with the sizes put in, which the shape rules have been asked about."""
+        """All extents evaluated at these sizes, which the shape rules have checked."""
         self.rules.check(sizes)
         return self._extents.at(sizes)
 
     def layout(self, shape: Shape) -> Latest[Layout]:
-        """How a value of a shape lies in memory that begins with it."""
+        """The layout of a value of a shape, in memory that begins with it."""
         if shape not in self._layouts:
             bound = self.rules.latest(shape)
             self._layouts[shape] = Latest(bound.names, lambda s: Layout.of_shape(bound.at(s)))
@@ -189,8 +190,8 @@ class Form:
 
 
 class _Words:
-    """Words being laid out: what the loop over steps reads of each, then what each is called with,
-    then tables. The fields are those of a form.
+    """The words of a form while they are laid out: a header for each step, then the arguments of
+    each, then tables. The fields are those of the form.
     """
 
     def __init__(self, form: Form, steps: int) -> None:
@@ -206,7 +207,7 @@ class _Words:
     def add(
         self, number: int, work: Work, kernel: Kernel, code_of: Mapping[str, int], to: int
     ) -> None:
-        """The step of a number, and what it is called with; ``to`` is the step it jumps to."""
+        """Adds the header and the arguments of a step; ``to`` is the step it jumps to."""
         first = STEP_WORDS * number
         code = code_of[kernel.symbol] if work.to is None else 0
         called = code if work.times is None else code_of[ROUNDS.symbol]
@@ -241,13 +242,13 @@ class _Words:
         self.words.append(0)
 
     def _add_place(self, nbytes: int) -> None:
-        """How many bytes from the first word something is."""
+        """Adds a word for an address, at so many bytes from the first word."""
         self.in_args.append(len(self.words))
         self.words.append(nbytes)
 
     def add_tables(self) -> None:
-        """The tables of steps that find cells: how many words hold an address in the cell, and the
-        address of each.
+        """Adds the tables of steps that find cells: the number of words that hold an address in the
+        cell, and the address of each of these words.
         """
         for cell, place in self._tables.items():
             read = self._found.get(cell, [])

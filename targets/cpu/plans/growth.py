@@ -1,9 +1,9 @@
-"""State that grows: sizes in the body of a loop that the number of the iteration tells.
+"""State that grows: sizes in the body of a loop that depend on the iteration number.
 
-What a body takes may be longer in each iteration, by as much each time: tokens that have been
-chosen, or what attention has seen. Its memory is planned for as many iterations as there is room
-for, and each begins with a kernel made for the loop, which writes anew all that sizes decide in the
-steps of the body: their words, how many tiles they have, and where what they read begins.
+A carried value may grow by a constant amount per iteration: the tokens chosen so far, or a cache of
+keys and values. Its memory is planned for a maximal number of iterations, and each iteration begins
+with a kernel made for the loop, which rewrites all that depends on sizes in the steps of the body:
+their words, their numbers of tiles, and the addresses of their operands.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from migx.targets.cpu.threads.runtime import STEP_WORDS, TILES_WORD
 ENDLESS = 1 << 62
 """More iterations than there will ever be."""
 Carried = tuple[Instruction, Instruction, Instruction]
-"""A parameter of a body, its first value, and what it is next."""
+"""A parameter of a body, its first value, and its next one."""
 
 
 @dataclass(frozen=True)
 class Growth:
-    """The symbols of a body that say dims of what its loop carries: what they are in the first
-    iteration, and how much ``more`` in each one after. The symbols in ``ends`` say the same dims of
-    the loop's results.
+    """The symbols of a body that are dims of carried values: their values in the ``first``
+    iteration, and how much ``more`` they are in each later one. The symbols in ``ends`` are the
+    same dims of the loop's results.
     """
 
     first: Mapping[str, Extent] = field(default_factory=dict)
@@ -46,8 +46,8 @@ class Growth:
 
     @classmethod
     def of(cls, carried: Iterable[Carried], made: Sequence[Shape], known: set[str]) -> Growth:
-        """That of what is carried, of which the loop makes results of these shapes; the ``known``
-        sizes are the same throughout.
+        """The growth of carried values, from which the loop makes results of these shapes; the
+        ``known`` sizes are invariant.
         """
         first: dict[str, Extent] = {}
         more: dict[str, Extent] = {}
@@ -71,26 +71,26 @@ class Growth:
 
     @property
     def room(self) -> Extent:
-        """How many iterations there is room for, by the sizes of a plan."""
+        """The number of iterations there is room for, in terms of a plan's sizes."""
         for end, name in self.ends.items():
             if (more := self.more[name]) != 0:
                 return (Dim(end) - self.first[name]) // maximum(more, 1)
         return ENDLESS
 
     def first_of(self, shape: Shape) -> Shape:
-        """A shape that the body is given first, for one of a parameter."""
+        """The shape of a parameter in the first iteration."""
         return shape.substitute(self.first)
 
     def next_of(self, shape: Shape) -> Shape:
-        """That of a parameter in the iteration after, by what is there in this one."""
+        """The shape of a parameter in the next iteration, in terms of this one's."""
         return shape.substitute({name: Dim(name) + more for name, more in self.more.items()})
 
     def inside(self, shape: Shape) -> Shape:
-        """That of a parameter, for one of a result."""
+        """The shape of a parameter, for one of a result."""
         return shape.substitute({end: Dim(name) for end, name in self.ends.items()})
 
     def after(self, iterations: int, sizes: Mapping[str, int]) -> Sizes:
-        """Sizes with those that there are after so many iterations."""
+        """The sizes after so many iterations."""
         found = dict(sizes)
         for name, first in self.first.items():
             more = dim.evaluate(self.more[name], sizes)
@@ -100,9 +100,8 @@ class Growth:
         return found
 
     def suits(self, body: Sequence[Instruction], known: set[str], kernel_of: KernelOf) -> bool:
-        """Whether the instructions of a body can be run so: the room for the last iteration is
-        enough for all, a shape rule that allows a few sizes allows all,
-        and nothing is divided by zero.
+        """Whether a body can be run this way: memory for the last iteration suffices for all, a
+        shape rule that holds for a few iterations holds for all, and nothing is divided by zero.
         """
         rates = [*self.first.values(), *self.more.values()]
         kernels = [k for k in map(kernel_of, body) if k is not None]
@@ -119,11 +118,11 @@ class Growth:
         )
 
     def moves(self, extent: Extent) -> bool:
-        """Whether an extent may be another in another iteration."""
+        """Whether an extent may vary between iterations."""
         return not _names(extent).isdisjoint(self.first)
 
     def _grows(self, extent: Extent) -> bool:
-        """Whether an extent is never less in a later iteration."""
+        """Whether an extent never decreases."""
         return not self.moves(extent) or all(
             coefficient >= 0 and all(map(self._atom_grows, monomial))
             for monomial, coefficient in dim.terms(extent)
@@ -131,7 +130,7 @@ class Growth:
         )
 
     def _atom_grows(self, atom: Atom) -> bool:
-        """Whether that is so of an atom, which is never negative."""
+        """Whether an atom never decreases, and is never negative."""
         if isinstance(atom, Symbol):
             return True
         over = atom.args[:1] if atom.function == "floordiv" else atom.args
@@ -144,7 +143,7 @@ class Growth:
         )
 
     def _is_straight(self, extent: Extent) -> bool:
-        """Whether an extent is as much more from each iteration to the next."""
+        """Whether an extent is linear in the iteration number."""
         for monomial, _ in dim.terms(extent):
             moving = [atom for atom in monomial if self.moves(dim.of_atom(atom))]
             if len(moving) > 1 or any(isinstance(atom, Call) for atom in moving):
@@ -152,7 +151,7 @@ class Growth:
         return True
 
     def _is_number(self, extent: Extent) -> bool:
-        """Whether an extent has a value in each iteration, which a kernel can find."""
+        """Whether an extent has a value in each iteration, which a kernel can compute."""
         atoms = [atom for monomial, _ in dim.terms(extent) for atom in monomial]
         calls = [atom for atom in atoms if isinstance(atom, Call) and self.moves(dim.of_atom(atom))]
         return all(
@@ -171,9 +170,9 @@ def beginning(
     number: Reference,
     turns: Mapping[Cell, Cell],
 ) -> Work:
-    """The step that begins an iteration of some number: it writes what sizes decide in the steps of
-    the body, which follow it, and in those ``after`` the last iteration. In the body, two cells of
-    ``turns`` change places from each iteration to the next.
+    """The step that begins an iteration: it writes what depends on sizes into the steps of the
+    body, which follow it, and into those ``after`` the last iteration. In the body, the two cells
+    of each pair in ``turns`` swap between iterations.
     """
     read = (r.cell.root for work in (*body, *after) for r in work.operands)
     cells = [*dict.fromkeys((number.cell, *read))]
@@ -187,8 +186,8 @@ def beginning(
 
 
 class _Beginning:
-    """The kernel of such a step being written, whose operands are some cells, the first of them the
-    number of the iteration. What does not change from one to the next is a word of it.
+    """The kernel of such a step being written. Its operands are cells, the first of which is the
+    iteration number. What is invariant is one of its words.
     """
 
     def __init__(self, growth: Growth, cells: Sequence[Cell]) -> None:
@@ -203,7 +202,7 @@ class _Beginning:
         self._step = self._word = 0
 
     def step(self, work: Work, other: Mapping[Cell, Cell]) -> None:
-        """Writes the next step, in which others stand for some cells in every second iteration."""
+        """Writes the next step; ``other`` replaces some cells in every second iteration."""
         assert work.kernel is not None
         self._step += 1
         if self.growth.moves(work.kernel.tiles):
@@ -223,8 +222,8 @@ class _Beginning:
         self._word += work.finds is not None
 
     def finished(self) -> Kernel:
-        """The kernel: its own words stand before those of the steps, and behind them the address of
-        its step.
+        """The kernel: its own words come before those of the steps, and are followed by the address
+        of its step.
         """
         f, own = self.function, len(self.place) + len(self.words)
         behind = f.element(f.parameters[0], own + 1, I64)
@@ -239,7 +238,7 @@ class _Beginning:
         return f.load(f.element(f.parameters[0], index, I64), type_)
 
     def _address(self, cell: Cell, other: Cell) -> Value:
-        """Where a cell is, or in every second iteration another."""
+        """The address of a cell, or in every second iteration of the other."""
         here = self._given(self.place[cell], I64)
         if other is cell:
             return here
@@ -282,7 +281,7 @@ class _Beginning:
 
 
 def _new(extent: Extent, known: set[str]) -> str | None:
-    """The name of the symbol that an extent is, of any size, if that is not ``known``."""
+    """The name of the symbol that an extent is, if it is not ``known`` and may have any size."""
     symbol = extent.symbol if isinstance(extent, Dim) else None
     if symbol is None or symbol.name in known or (symbol.low, symbol.high) != (0, None):
         return None
@@ -294,12 +293,12 @@ def _names(extent: Extent) -> set[str]:
 
 
 def _read(at: Instruction) -> tuple[object, ...]:
-    """What the shape rule of an instruction is asked about."""
+    """What the shape rule of an instruction depends on."""
     return (at.shape, *(v.shape for v in at.inputs), *operations.attributes(at.op).values())
 
 
 def _extents(values: Iterable[object]) -> Iterator[Dim]:
-    """The extents in some attributes and shapes that are no numbers."""
+    """The symbolic extents in some attributes and shapes."""
     for value in values:
         if isinstance(value, Dim):
             yield value

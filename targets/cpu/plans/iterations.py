@@ -1,4 +1,4 @@
-"""What iterations of a loop or a scan are given, carry, and make."""
+"""What the iterations of a loop or a scan read, carry and produce."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from migx.targets.cpu.plans.growth import ENDLESS
 
 @dataclass(frozen=True)
 class Row:
-    """A value that is a row along an axis of a whole tensor in each iteration: of an input, or
-    where there is none, of a result. ``back`` is from the last to the first.
+    """A value that in each iteration is a row along an axis of a whole tensor: an input or, if that
+    is None, a result. ``back`` runs from the last row to the first.
     """
 
     value: Instruction
@@ -24,9 +24,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Iterations:
-    """A loop or a scan: at most how often it runs, on which conditions, and what iterations are
-    given and hand on. ``state`` are the parameters for the number and the condition; ``carried``
-    are a parameter, its first value, and what it is next.
+    """A loop or a scan: its maximal trip count, its conditions, and the values its iterations read
+    and pass on. ``state`` are the parameters for the number and the condition; each of ``carried``
+    is a parameter, its first value, and its next one.
     """
 
     body: Module
@@ -41,7 +41,7 @@ class Iterations:
 
     @classmethod
     def of(cls, at: Instruction) -> Iterations:
-        """Those of a loop or a scan."""
+        """The iterations of a loop or a scan."""
         (body,) = at.modules
         taken, returned = list(body.parameters.values()), body.outputs
         if isinstance(at.op, Loop):

@@ -1,7 +1,7 @@
-"""Lengths that inputs say: how often loops run whose trip count is computed from what is given.
+"""Lengths that inputs determine: trip counts of loops that are computed from values of parameters.
 
-They are known before anything runs, as the dims of inputs are; so what comes before such a loop and
-what follows it is planned with it.
+Like the dims of inputs they are known before anything runs, so the steps before and after such a
+loop are planned together with it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from migx.sizes import symbols_of
 
 
 class Lengths:
-    """The lengths of what loops of a module stack, by the symbols they have, as extents over its
-    sizes and over numbers that its parameters hold.
+    """The lengths of what a module's loops stack, by their symbols, as extents over the module's
+    sizes and over numbers in its parameters.
     """
 
     def __init__(self, main: Module) -> None:
@@ -44,7 +44,7 @@ class Lengths:
         return {*self._extents}
 
     def told(self, given: Sequence[Argument], sizes: Sizes) -> Sizes:
-        """The sizes with those that the values of parameters tell."""
+        """The sizes, with those determined by the values of parameters."""
         if not self._extents:
             return sizes
         found = dict(sizes)
@@ -54,7 +54,7 @@ class Lengths:
         return {**sizes, **lengths}
 
     def _trips(self, loop: Instruction, length: str) -> Extent | None:
-        """How often a loop runs that makes rows, as many as the length says."""
+        """The trip count of a loop that makes rows, as many as ``length``."""
         trips, begins, *carried = loop.inputs
         rows = loop.shape.parts[len(carried) :]
         starts = not begins.shape.dtype.is_tensor or is_true(begins)
@@ -69,8 +69,8 @@ class Lengths:
         return dim.maximum(found, 0)
 
     def _given(self, extent: Extent, counters: Counters) -> dict[str, tuple[int, int, int]] | None:
-        """The symbols in an extent that are numbers a parameter holds: its place, that of the
-        number, and its sign; None where others are.
+        """The symbols in an extent that are numbers in a parameter: the index of the parameter,
+        that of the number in it, and its sign; None if there are other symbols.
         """
         found = {}
         for symbol in dim.symbols(extent):

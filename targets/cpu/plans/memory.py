@@ -1,4 +1,4 @@
-"""Memory: aligned arrays, and how values lie in them."""
+"""Memory: aligned arrays, and the layout of values in them."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _first_byte = c_char.from_buffer
 
 
 def allocated(nbytes: int) -> NDArray[np.uint8]:
-    """Uninitialised bytes that begin at a multiple of 64; ``EvaluationError`` where there is no
-    memory for them.
+    """Uninitialised bytes, aligned to 64; raises ``EvaluationError`` if there is no memory for
+    them.
     """
     return block(nbytes)[0]
 
 
 def block(nbytes: int) -> tuple[NDArray[np.uint8], int]:
-    """What ``allocated`` gives, and where it lies."""
+    """The array that ``allocated`` gives, and its address."""
     raw, at = empty((nbytes + ALIGNMENT,), _BYTES)
     start = -at % ALIGNMENT
     return raw[start : start + nbytes], at + start
 
 
 def empty(dims: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[NDArray[Any], int]:
-    """An uninitialised array, and where it lies; ``EvaluationError`` where there is no memory for
+    """An uninitialised array, and its address; raises ``EvaluationError`` if there is no memory for
     it.
     """
     try:
@@ -45,8 +45,8 @@ def empty(dims: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[NDArray[Any], in
 
 
 def address(array: Any) -> int:
-    """Where an array's first element lies."""
-    try:  # five times as fast, for what is contiguous, not empty, and may be written to
+    """The address of an array's first element."""
+    try:  # five times as fast, if the array is contiguous, not empty and writable
         return addressof(_first_byte(array))
     except (BufferError, TypeError, ValueError):
         found: int = array.__array_interface__["data"][0]
@@ -55,7 +55,7 @@ def address(array: Any) -> int:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a value of static shape lies in some bytes: from where on, and its strides in bytes."""
+    """The layout of a value of static shape in some bytes: its start and strides, in bytes."""
 
     shape: Shape
     start: int
@@ -64,22 +64,22 @@ class Layout:
 
     @classmethod
     def of_shape(cls, shape: Shape) -> Layout:
-        """The layout that a shape says, from the start on."""
+        """The layout of a shape, from offset 0."""
         size = shape.dtype.numpy.itemsize
         strides = tuple(int(s) * size for s in shape.true_strides)
         return cls(shape, 0, tuple(int(d) for d in shape.dims), strides)
 
     def at(self, start: int) -> Layout:
-        """The layout from another place on."""
+        """The layout from another offset."""
         return Layout(self.shape, start, self.dims, self.strides) if start else self
 
     @property
     def whole(self) -> bool:
-        """Whether it is that of an array by itself, from its first byte to its last."""
+        """Whether it is that of an array alone, from its first byte to its last."""
         return not self.start and self.shape.strides is None and not self.shape.dtype.is_packed
 
     def of(self, memory: NDArray[Any]) -> NDArray[Any]:
-        """The value that lies in some memory; flat bytes where it is packed."""
+        """The value in some memory; flat bytes if it is packed."""
         if self.shape.dtype.is_packed:
             flat = memory.reshape(-1).view(np.uint8)
             return flat[self.start : self.start + int(self.shape.nbytes)]
@@ -89,13 +89,13 @@ class Layout:
 
 
 def viewed(memory: NDArray[np.uint8], shape: Shape) -> NDArray[Any]:
-    """A value of static shape that lies at the start of some bytes."""
+    """The value of static shape at the start of some bytes."""
     return Layout.of_shape(shape).of(memory)
 
 
 def laid_out(array: NDArray[Any], layout: Layout) -> NDArray[Any]:
-    """The array, if its elements lie as the layout says, else a copy that does. Raises
-    ``InputError`` where by its shape some share their memory and are not the same.
+    """The array if it has this layout, else a copy that does. Raises ``InputError`` if the layout
+    gives elements the same memory that are not equal.
     """
     shape = layout.shape
     if shape.dtype.is_packed or all(
@@ -105,5 +105,5 @@ def laid_out(array: NDArray[Any], layout: Layout) -> NDArray[Any]:
     made = layout.of(allocated(int(shape.nbytes)))
     made[...] = array
     if int(shape.element_space) < int(shape.elements) and made.tobytes() != array.tobytes():
-        raise InputError(f"what is given for {shape} has other elements where it repeats some")
+        raise InputError(f"the value for {shape} has different elements where they share memory")
     return made

@@ -1,8 +1,8 @@
 """From the instructions of a module to steps and cells of memory, for any sizes.
 
-A module is cut into *pieces* after each instruction whose sizes only its result decides. A piece is
-outlined once, when the program is compiled: which instructions are kernels, which run on the host,
-and which are views, that is, no step at all; and which *cell* of memory each value lies in.
+A module is cut into *pieces* after each instruction with sizes that only its result determines. A
+piece is outlined once, when the program is compiled: which instructions are kernels, which run on
+the host, and which are views and so need no step; and which *cell* of memory each value is in.
 """
 
 from __future__ import annotations
@@ -27,13 +27,12 @@ from migx.targets.cpu.kernel import Kernel
 KernelOf = Callable[[Instruction], Kernel | None]
 """The kernel of an instruction, if it has one."""
 Part = tuple[Instruction, int]
-"""A value, or with the number of the part, one of a tuple; -1 is the value itself."""
+"""A value and the number of a part, if it is a tuple; -1 is the value itself."""
 
 
 class Kind(enum.Enum):
-    """Where a cell is: in the arena; in an array of its own, because it outlives the run; given
-    from outside; a literal; no memory at all, but an object of the host; or a part of a constant,
-    which a step finds.
+    """The memory of a cell: the arena; an array of its own, as it outlives the run; an argument; a
+    literal; none, as it is an object of the host; or a part of a constant, which a step finds.
     """
 
     ARENA, RESULT, GIVEN, LITERAL, OBJECT, FOUND = range(6)
@@ -41,7 +40,7 @@ class Kind(enum.Enum):
 
 @dataclass(eq=False)
 class Cell:
-    """Memory of one value and its views, and the steps from which to which it is needed."""
+    """The memory of one value and its views, and its live range in steps."""
 
     kind: Kind
     shape: Shape
@@ -52,12 +51,12 @@ class Cell:
 
     @cached_property
     def nbytes(self) -> Extent:
-        """Its bytes."""
+        """Its size in bytes."""
         return self.shape.nbytes
 
     @property
     def root(self) -> Cell:
-        """The cell whose memory this one takes over."""
+        """The cell whose memory this one reuses."""
         cell = self
         while cell.same_as is not None:
             cell = cell.same_as
@@ -66,7 +65,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Reference:
-    """A value as a step reads it: its cell, and how many elements from its start."""
+    """A value as a step reads it: its cell, and its offset in elements."""
 
     cell: Cell
     offset: Extent
@@ -75,15 +74,15 @@ class Reference:
 
 @dataclass(eq=False)
 class Label:
-    """The number of the step that a jump goes to."""
+    """The target of a jump: the number of a step."""
 
     step: int = -1
 
 
 @dataclass(frozen=True)
 class Round:
-    """Where an operand is, by its number: how many bytes from its address the first time, and how
-    many further on each time after.
+    """How an operand, given by its number, advances: its offset in bytes the first time, and the
+    increment for each time after.
     """
 
     operand: int
@@ -93,13 +92,13 @@ class Round:
 
 @dataclass(frozen=True)
 class Work:
-    """One step: a kernel, or where there is none, an instruction for the host; what it reads, and
-    the cells it writes. ``captured`` is what its modules read of the values around them. With
-    ``to``, it is a jump. One that ``knows_itself`` finds its own address behind its words, and one
-    that ``finds`` where a cell is that of a table there.
+    """One step: a kernel, or None for an instruction on the host; its operands, and the cells it
+    writes. ``captured`` are the values around them that its modules read. With ``to``, it is a
+    jump. A step that ``knows_itself`` has its own address after its words; one that ``finds`` a
+    cell has the address of a table there.
 
-    A kernel whose tiles are each done so many ``times``, one after another, has operands that are
-    ``moved`` in between.
+    A kernel whose tiles each run several ``times`` in sequence has operands that are ``moved`` in
+    between.
     """
 
     at: Instruction
@@ -115,25 +114,25 @@ class Work:
 
     @property
     def operands(self) -> tuple[Reference, ...]:
-        """Where a kernel reads and writes, in the order of its arguments."""
+        """The operands of a kernel, inputs then results, in the order of its arguments."""
         return (*self.reads, *(Reference(cell, 0, cell.shape) for cell in self.writes))
 
 
 def _root(at: Instruction) -> Instruction:
-    """What a value is an alias of, whole."""
+    """The value that this one is an alias of, as a whole."""
     while is_alias(at) and type(at.op) is not GetTupleElem:
         at = at.inputs[0]
     return at
 
 
 def lies_in_literal(at: Instruction) -> bool:
-    """Whether a value is a literal or lies in one's memory, so that no piece hands it on."""
+    """Whether a value is a literal or aliases one, so that no piece hands it on."""
     return type(_root(at).op) in (Literal, Undefined)
 
 
 def packed(value: Instruction, form: str | None) -> Instruction | None:
-    """What a kernel reads that takes a value in the format in which it is packed: the packed
-    constant itself, or a block of one, which is then found there.
+    """The operand of a kernel that takes a value in its packed format: the packed constant itself,
+    or a block of one, which a step then finds.
     """
     root = _root(value)
     if is_block(root) and form is not None:
@@ -146,21 +145,21 @@ def packed(value: Instruction, form: str | None) -> Instruction | None:
 def operands(
     at: Instruction, kernel: Kernel | None
 ) -> list[tuple[Instruction, Instruction | None]]:
-    """The inputs of an instruction, each with the packed constant that its kernel takes in its
-    place; None for those that are read as they are.
+    """The inputs of an instruction, each with the packed constant that its kernel takes instead;
+    None for those read as they are.
     """
     formats = {} if kernel is None else dict(kernel.formats)
     return [(value, packed(value, formats.get(i))) for i, value in enumerate(at.inputs)]
 
 
 Writer = Callable[["Outline", Instruction], None]
-"""What adds the steps of an instruction to an outline."""
+"""A function that adds the steps of an instruction to an outline."""
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 def is_taken_packed(at: Instruction, kernel_of: KernelOf) -> bool:
-    """Whether all who read a packed constant, or a block of one, are kernels that take it as it
-    lies.
+    """Whether all users of a packed constant, or of a block of one, are kernels that take it
+    packed.
     """
     for user in at.users:
         reads = (taken for value, taken in operands(user, kernel_of(user)) if value is at)
@@ -172,10 +171,10 @@ def is_taken_packed(at: Instruction, kernel_of: KernelOf) -> bool:
 class Outline:
     """The steps and cells of a piece, for any sizes.
 
-    ``given`` are the values it reads from outside, ``results`` those that are read after it, of
-    which the ``lasting`` are given away, so they are no part of the arena; ``native`` is the
-    control flow whose modules are steps among the others, ``refused`` those of these modules, by
-    number, that cannot be run, and why. It ``lends`` results that lie in the arena.
+    ``given`` are the values it reads from outside, ``results`` those that are read after it; the
+    ``lasting`` ones escape, so they are not in the arena. ``native`` is the control flow whose
+    modules are inlined as steps, ``refused`` those of these modules, by number, that cannot be run,
+    and why. It ``lends`` results that lie in the arena.
     """
 
     def __init__(
@@ -201,7 +200,7 @@ class Outline:
         for at in self.instructions:
             names |= dict.fromkeys(sorted(read_symbols(at)))
             for i, module in enumerate(at.modules):
-                if at not in native or (at, i) in refused:  # else what it holds is among these
+                if at not in native or (at, i) in refused:  # else its instructions are here
                     names |= dict.fromkeys(sorted(symbols_within(module)))
         for at in self._outer:
             self.outline(at)
@@ -213,7 +212,7 @@ class Outline:
         self.lends = any(c.root.kind is Kind.ARENA for c in self._cells(self.results))
 
     def _expanded(self, instructions: Iterable[Instruction]) -> Iterator[Instruction]:
-        """The instructions, and those of the modules that become steps among them."""
+        """The instructions, and those of the modules inlined among them."""
         for at in instructions:
             yield at
             for i, module in enumerate(at.modules if at in self.native else ()):
@@ -226,7 +225,7 @@ class Outline:
             self._outer, self.results, self._kernel_of, self.native, refused, self.lasting
         )
 
-    # What each instruction becomes.
+    # Steps and cells of instructions.
 
     def outline(self, at: Instruction) -> None:
         """Adds the steps and cells of an instruction."""
@@ -273,7 +272,7 @@ class Outline:
         self.works.append(Work(at, kernel, reads, writes, tuple(inner)))
 
     def cell(self, at: Instruction, index: int, shape: Shape, kind: Kind = Kind.ARENA) -> Cell:
-        """Memory of its own for a value, or for a part of it."""
+        """A new cell for a value, or for a part of it."""
         step = len(self.works)
         cell = Cell(kind, shape, (at, index), step, step)
         self.cells.append(cell)
@@ -281,7 +280,7 @@ class Outline:
         return cell
 
     def read(self, at: Instruction) -> Reference:
-        """A value as the next step reads it, which keeps its memory until then."""
+        """A value as the next step reads it; extends its live range to that step."""
         if at not in self._own and at not in self.given and (at, -1) not in self.where:
             if lies_in_literal(at):
                 self.outline(at)
@@ -298,13 +297,15 @@ class Outline:
         return found
 
     def _alias(self, at: Instruction) -> Reference | None:
-        """A value that lies in its input's memory, if it does; else it is for the host to take."""
+        """A value that aliases its input's memory; None if it does not, so that the host evaluates
+        it.
+        """
         if not is_alias(at):
             return None
         source = at.inputs[0]
         if type(at.op) is GetTupleElem:
             self.read(source)
-            part = self.where.get((source, at.op.index))  # none where the tuple is in another one
+            part = self.where.get((source, at.op.index))  # None if the tuple is a member of another
             return None if part is None else Reference(part.cell, part.offset, at.shape)
         found = self.read(source)
         offset = found.offset
@@ -314,7 +315,7 @@ class Outline:
                 offset = offset + start * strides[axis]
         return Reference(found.cell, offset, at.shape)
 
-    # Where cells lie.
+    # Memory of cells.
 
     def _cells(self, values: Iterable[Instruction]) -> Iterator[Cell]:
         """The cells of some values, or of the parts of those that are tuples."""
@@ -324,14 +325,14 @@ class Outline:
             yield from (reference.cell for reference in found if reference is not None)
 
     def _outlive(self) -> None:
-        """Gives what is given away arrays of its own."""
+        """Gives values that escape arrays of their own."""
         for cell in self._cells(self.lasting):
             if cell.kind is Kind.ARENA:
                 cell.kind = Kind.RESULT
 
     def _share(self) -> None:
-        """Lets results take over the memory of inputs that nobody reads afterwards: those that are
-        their kernel's only one, for of several small ones each is slower for it.
+        """Lets results reuse the memory of inputs that are dead afterwards, if the kernel has one
+        result: with several small ones, each is slower for it.
         """
         for step, work in enumerate(self.works):
             if len(work.writes) != 1:
@@ -343,8 +344,8 @@ class Outline:
                     break
 
     def overwritten(self, step: int, work: Work) -> Iterator[tuple[Cell, Cell]]:
-        """What a step writes, with each cell that this may be written over: nobody reads it later,
-        and its elements lie as those that are written.
+        """The cells a step writes, each with a cell it may overwrite: one that is dead afterwards,
+        and whose elements have the same layout.
         """
         if work.kernel is None or work.times is not None:
             return
@@ -372,8 +373,8 @@ def _absorbed(
     kernel_of: KernelOf,
     native: Mapping[Instruction, Writer],
 ) -> set[Instruction]:
-    """The readings of packed constants, of this piece or one before, that need not be done for it:
-    all who read them are kernels that take the packed form.
+    """The unpackings of packed constants, in this piece or one before, that this piece does not
+    need: all their users here are kernels that take the packed form.
     """
     unpacked = {_root(value) for value in results}
     for at in instructions:
@@ -388,8 +389,8 @@ def _absorbed(
 
 
 def captured(at: Instruction, kernel_of: KernelOf) -> list[Instruction]:
-    """What the modules of an instruction read of the values around them, but for the constants that
-    their kernels take packed.
+    """The values around an instruction that its modules read, except constants that their kernels
+    take packed.
     """
     inside: set[Instruction] = set()
     found: dict[Instruction, None] = {}

@@ -1,7 +1,7 @@
-"""From an outline to places in memory, for given sizes.
+"""From an outline to memory offsets, for given sizes.
 
 An outline has a ``Form``, see ``form.py``. When sizes are known, it becomes a ``Plan``: an offset
-in the arena for each cell, and the words that sizes decide.
+in the arena for each cell, and the words that depend on sizes.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from migx.targets.cpu.plans.outline import Cell, Kind, Part
 TOGETHER = 4096
 """Results of up to so many bytes share a block of memory: one allocation instead of many."""
 ALONE = 1 << 16
-"""Results of up to so many bytes are sooner made as arrays than as views of aligned bytes, although
-vectors that cross cache lines are stored more slowly.
+"""Results of up to so many bytes are allocated faster as arrays than as views of aligned bytes,
+which outweighs the slower stores of vectors that cross cache lines.
 """
 Patch: TypeAlias = list[tuple[int, int]]
-"""Words of the arguments that hold addresses in one piece of memory, and how far in each lies."""
+"""The words that hold addresses in one piece of memory, each with its offset there."""
 
 
 @dataclass
 class Block:
     """Memory for results of one run, and the words that hold addresses in it.
 
-    A result that is small, and that nothing else lies beside, is an array by itself, of the layout
+    A small result that shares its block with nothing else is an array by itself, of layout
     ``alone``.
     """
 
@@ -50,24 +50,24 @@ class Block:
     alone: Layout | None = None
 
     def take(self, nbytes: int) -> int:
-        """Where bytes begin for which room is made."""
+        """The offset of so many more bytes."""
         start = aligned(self.nbytes)
         self.nbytes = start + nbytes
         return start
 
     def allocated(self) -> tuple[NDArray[Any], int]:
-        """New memory for it, and where that begins."""
+        """New memory for the block, and its address."""
         if (lie := self.alone) is not None:
             return empty(lie.dims, lie.shape.dtype.numpy)
         return block(self.nbytes)
 
 
 class Plan:
-    """An outline for given sizes: the words that kernels are called with, and where cells lie.
+    """An outline for given sizes: the words that kernels are called with, and the offsets of cells.
 
-    ``args`` is a template: the form's words ``in_arena`` want the arena's address added, its
-    ``in_args`` that of the copy itself, and those of ``patches``, for what is given, and of
-    ``blocks``, for what is made, are filled in for each run; those of ``slots`` for each epoch.
+    ``args`` is a template: to the form's words ``in_arena`` the arena's address is added, to its
+    ``in_args`` that of the copy itself; those of ``patches`` (values from outside) and ``blocks``
+    (results) are filled in for each run, those of ``slots`` for each weight epoch.
     """
 
     def __init__(self, form: Form, sizes: Mapping[str, int], threads: int) -> None:
@@ -92,7 +92,7 @@ class Plan:
         self._set_apart()
 
     def _arrange(self, nbytes: Numbers) -> Numbers:
-        """Places cells of so many bytes; gives the offsets of those in the arena."""
+        """Places cells of these sizes; gives the offsets of those in the arena."""
         mine = self.form.arena
         offsets, self.arena_bytes = self.form.arranged(nbytes[: len(mine)])
         self.offset_of = dict(zip(mine, offsets.tolist(), strict=True))
@@ -102,7 +102,7 @@ class Plan:
         return offsets
 
     def _into_block(self, cell: Cell, nbytes: int) -> None:
-        """Places a result: small ones together, any other in memory that lives as long as it."""
+        """Places a result: small ones together, each larger one in memory of its own lifetime."""
         last = len(self.blocks) - 1
         if nbytes > TOGETHER or last < 0 or self.blocks[last].nbytes + nbytes > TOGETHER:
             self.blocks.append(Block())
@@ -113,7 +113,7 @@ class Plan:
     def _place(
         self, address: Address, layout: Latest[Layout], numbers: Numbers
     ) -> tuple[int, Layout]:
-        """The block that a result lies in, and how."""
+        """The block of a result, and its layout there."""
         start = self.offset_of[address.cell] + address.start(numbers)
         return self.block_of[address.cell], layout.at(self.sizes).at(start)
 
@@ -129,7 +129,7 @@ class Plan:
                 made.alone = lie
 
     def lies(self, part: Part) -> tuple[Cell, Layout] | None:
-        """The cell that a value lies in, and how; None where that is no memory of this plan's."""
+        """The cell and layout of a value; None if it is not in memory of this plan."""
         if part not in self._lying:
             self._lying[part] = self._found(part)
         return self._lying[part]
@@ -156,27 +156,27 @@ class Plan:
             patches.setdefault(cell, []).append((word, start))
 
     def bound_op(self, at: Instruction) -> tuple[Operation, Shape]:
-        """An instruction's operation and shape with the sizes put in."""
+        """An instruction's operation and shape at these sizes."""
         if at not in self._bound:
             self._bound[at] = operations.bind(at.op, self.sizes), self.shape(at.shape)
         return self._bound[at]
 
     def bound_view(self, at: Instruction, sizes: Mapping[str, int]) -> tuple[Operation, Shape]:
-        """The same of a view, which a piece before may hold: then this plan need not know all of
-        the sizes it has.
+        """The same for a view, which may belong to an earlier piece, so this plan need not know all
+        of its sizes.
         """
         if at in self._bound or symbols_of(at) <= self.sizes.keys():
             return self.bound_op(at)
         return operations.bind(at.op, sizes), at.shape.bind(sizes)
 
     def shape(self, shape: Shape) -> Shape:
-        """A shape with the sizes put in."""
+        """A shape at these sizes."""
         return self.form.rules.bound(shape, self.sizes)
 
     def layout(self, shape: Shape) -> Layout:
-        """The layout that a shape says, from the start on."""
+        """The layout of a shape, from offset 0."""
         return self.form.layout(shape).at(self.sizes)
 
     def number(self, extent: Extent) -> int:
-        """An extent with the sizes put in."""
+        """An extent at these sizes."""
         return dim.evaluate(extent, self.sizes)

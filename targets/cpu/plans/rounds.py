@@ -1,10 +1,9 @@
-"""A scan whose body is one kernel: a tile of it does all iterations before the next one begins.
+"""A scan whose body is one kernel, with the loops interchanged: each tile runs all iterations.
 
-Tiles of a kernel are independent of each other. So where it writes what is carried over what it
-reads of it, a tile finds of the last iteration what itself has written, and nothing else: the two
-loops may change places. **Why it is fast.** What a tile carries stays in the first caches of one
-core, no thread waits for another between two iterations, and rows are read and written where they
-lie.
+Tiles of a kernel are independent. So if the kernel writes carried values over those it reads, a
+tile depends only on what it has itself written in the iteration before, and the loop over tiles may
+become the outer one. **Why it is fast.** The carried values of a tile stay in one core's L1 and L2
+caches, threads do not synchronise between iterations, and rows are read and written in place.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from migx.targets.cpu.plans.outline import Cell, KernelOf, Outline, Reference, R
 
 @dataclass(frozen=True)
 class Rounds:
-    """Writes the steps of such a scan: the ``kernel`` of the instruction ``inner``, whose results
-    are, by their numbers, the next values that are ``carried``, by theirs, or ``made`` rows.
+    """Writes the steps of such a scan: ``kernel`` is that of the instruction ``inner``; ``carried``
+    maps the numbers of its results to those of carried values, ``made`` to those of rows.
     """
 
     iterations: Iterations
@@ -38,7 +37,7 @@ class Rounds:
 
     @classmethod
     def of(cls, at: Instruction, kernel_of: KernelOf) -> Rounds | None:
-        """That of a scan; None where its body is something else, or rows do not lie together."""
+        """The rounds of a scan; None if its body is something else, or rows are not contiguous."""
         if not isinstance(at.op, Scan):
             return None
         iterations, still = Iterations.of(at), (Param, Return, Literal)
@@ -64,7 +63,7 @@ class Rounds:
         return found if all(map(found._is_written_over, written)) else None
 
     def _is_written_over(self, number: int) -> bool:
-        """Whether a result is written over what it is the next value of, which is read once."""
+        """Whether a result is written over the carried value it replaces, which is read once."""
         parameter, _, _ = self.iterations.carried[self.carried[number]]
         places = [i for i, v in enumerate(self.inner.inputs) if lies_in(v)[0] is parameter]
         pairs = self.kernel.over or tuple((i, 0) for i in self.kernel.in_place)
@@ -74,7 +73,7 @@ class Rounds:
         return read.dims == made.dims and read.true_strides == made.true_strides
 
     def __call__(self, o: Outline, at: Instruction) -> None:
-        """Adds the steps: one that copies each first value, and one that does all else."""
+        """Adds the steps: a copy of each first value, and one step for all the rest."""
         iterations, inner = self.iterations, self.inner
         carried = [o.cell(parameter, -1, parameter.shape) for parameter, _, _ in iterations.carried]
         stacks = [
@@ -100,7 +99,7 @@ class Rounds:
         o.works.append(Work(inner, kernel, reads, writes, times=times, moved=tuple(moved)))
 
     def _read_rows(self, o: Outline) -> list[Round]:
-        """Has what reads a row find the first of them; how these operands are moved."""
+        """Makes readers of a row read the first one; gives how these operands advance."""
         steps: dict[Instruction, Extent] = {}
         for row in self.iterations.given:
             assert row.whole is not None
@@ -124,7 +123,9 @@ class Rounds:
         )
 
     def _write_rows(self, first: int, stacks: Sequence[Cell]) -> list[Round]:
-        """How the results that are rows are moved, of operands from one number on."""
+        """How the results that are rows advance; ``first`` is the number of the first result's
+        operand.
+        """
         found = []
         for number, i in self.made.items():
             moves = _moves(self.iterations.made[i], stacks[i].shape, self.iterations.length)
@@ -134,21 +135,21 @@ class Rounds:
 
 
 def _is_plain(kernel: Kernel) -> bool:
-    """Whether a kernel needs nothing but its operands, and cannot fail."""
+    """Whether a kernel needs only its operands, and cannot fail."""
     return not kernel.fault and kernel.shared == 0 and kernel.most is None and not kernel.finds
 
 
 def _changing(
     iterations: Iterations,
 ) -> Iterator[tuple[int, tuple[Instruction, Instruction, Instruction]]]:
-    """What is carried and changes, with its number."""
+    """The carried values that change, with their numbers."""
     for i, (parameter, first, again) in enumerate(iterations.carried):
         if again is not parameter:
             yield i, (parameter, first, again)
 
 
 def _part(value: Instruction, inner: Instruction) -> int | None:
-    """The number of the result of an instruction that a value is, all of it in its order."""
+    """The number of the result of an instruction that a value is, whole and in order; else None."""
     root, member = lies_in(value)
     if root is not inner:
         return None
@@ -159,6 +160,6 @@ def _part(value: Instruction, inner: Instruction) -> int | None:
 
 
 def _moves(row: Row, whole: Shape, length: Extent) -> tuple[Extent, Extent]:
-    """How many elements into a tensor the first row that is taken lies, and the next from there."""
+    """The offset of the first row taken of a tensor, and the step to the next, in elements."""
     elements = product(whole.dims[row.axis + 1 :])
     return ((length - 1) * elements, -elements) if row.back else (0, elements)

@@ -1,1 +1,1 @@
-"""A compiled program's runs: what is made ready once, and what each run does."""
+"""A compiled program's runs: what is prepared once, and what each run does."""

@@ -1,8 +1,9 @@
-"""A program made ready to run on the CPU, and its runs.
+"""A program prepared to run on the CPU, and its runs.
 
-A run takes the plan for its sizes, a workspace of its own, and calls the compiled loop over steps
-once for every stretch of kernels: between two kernels there is no Python. What has no kernel, and
-control flow, runs on the host, by the meanings of the operations; their modules are run here again.
+A run takes the plan for its sizes and a workspace of its own, and calls the compiled loop over
+steps once for every stretch of kernels: there is no Python between two kernels. Instructions
+without a kernel, and control flow, run on the host by the meanings of the operations, whose modules
+are run by this executable again.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class CpuExecutable:
         jit.give_back()
 
     def _texts(self) -> dict[str, str]:
-        """The texts of the kernels, and of what runs them, by their symbols."""
+        """The texts of the kernels and of the runtime, by their symbols."""
         made = [piece for parts in self.pieces.values() for piece in parts]
         flows = any(p.outline.native or isinstance(p.grows, GrowingLoop) for p in made)
         kernels = [*self.all_kernels.values(), *(control_kernels.KERNELS if flows else ())]
@@ -75,11 +76,11 @@ class CpuExecutable:
 
     @property
     def all_kernels(self) -> dict[Instruction, Kernel | None]:
-        """The kernels of instructions, and of those whose results are as long as they turn out."""
+        """The kernels of instructions, including those whose result lengths depend on data."""
         return {**self.kernels, **self.counting}
 
     def save_code(self) -> dict[str, bytes]:
-        """What to keep in a file so that loading it compiles nothing; see ``saved.py``."""
+        """What to save so that loading compiles nothing; see ``saved.py``."""
         known = objects_of(self.context.saved)
         return saved_as(self.all_kernels, jit.objects(self._texts(), known))
 
@@ -94,7 +95,7 @@ class CpuExecutable:
                     self._prepare(inner, inside)
 
     def _find_kernels(self, module: Module) -> None:
-        """Makes the kernels of a module, and of those that its instructions run."""
+        """Makes the kernels of a module, and of those its instructions run."""
         for at in module:
             if not is_alias(at) and at not in self.kernels:
                 kernel = self._kernel(at)
@@ -107,14 +108,14 @@ class CpuExecutable:
                     self._find_kernels(inner)
 
     def _find_blocks(self) -> None:
-        """Has the blocks that are picked of packed constants read where they lie."""
+        """Lets blocks picked from packed constants be read in place."""
         for at in self.kernels:
             of_packed = is_block(at) and isinstance(at.inputs[0].op, UnpackWeight)
             if of_packed and is_taken_packed(at, self.kernels.get):
                 self.kernels[at] = finding(at)
 
     def _kernel(self, at: Instruction) -> Kernel | None:
-        """The kernel of an instruction, if there is one and its constants are packed for it."""
+        """The kernel of an instruction, if it has one and its constants are packed for it."""
         is_known, kernel = (False, None) if self._saved is None else self._saved.find(at)
         if not is_known:
             kernel = kernel_for(at, host())
@@ -133,7 +134,7 @@ class CpuExecutable:
         return self.run_module(self.program.main, given, {}, sizes, call)
 
     def profile(self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument]) -> Profile:
-        """Runs once, each kernel by itself, and says what each took."""
+        """Runs once, kernel by kernel, and reports the cost of each."""
         watch = Watch()
         self._run([*arguments.values()], Call(slots, watch))
         plans = [plan for parts in self.pieces.values() for p in parts for plan in p.plans.values()]
@@ -149,7 +150,7 @@ class CpuExecutable:
         sizes: Sizes,
         call: Call,
     ) -> list[Argument]:
-        """What a module returns; ``values`` are those it captures."""
+        """The results of a module; ``values`` are those it captures."""
         for i, parameter in enumerate(module.parameters.values()):
             values[parameter] = arguments[i]
         lent: list[Lent] = []
@@ -161,7 +162,7 @@ class CpuExecutable:
 
     @property
     def absorbed(self) -> frozenset[Instruction]:
-        """The readings of packed constants that no run does: kernels take them as they lie."""
+        """The unpackings of packed constants that no run does: kernels read the packed form."""
         outlines = [piece.outline for parts in self.pieces.values() for piece in parts]
         read = {at for outline in outlines for at in outline.given}
         return frozenset(at for outline in outlines for at in outline.absorbed if at not in read)
@@ -178,7 +179,9 @@ class CpuExecutable:
 
 
 def _is_handed_on(at: Instruction, module: Module) -> bool:
-    """Whether a value read after its piece is there by that alone: not what a run is given."""
+    """Whether a value read after its piece must be handed on: not parameters, nor, unless the
+    module returns them, values that lie in literals.
+    """
     return type(at.op) is not Param and (at in module.outputs or not lies_in_literal(at))
 
 
@@ -200,7 +203,7 @@ def _cut(executable: CpuExecutable, module: Module, known: set[str]) -> list[Pie
         own = set(instructions)
         results = [v for v in read_later if v in own and _is_handed_on(v, module)]
         lasting = [v for v in results if lies_in(v)[0] in given_away]
-        if counted is not None:  # of its room, what there is is copied
+        if counted is not None:  # the part of its buffer in use is copied
             results, lasting = (
                 [*dict.fromkeys((*results, counted.at))],
                 [v for v in lasting if v is not counted.at],

@@ -1,7 +1,7 @@
-"""Results that are as long as the run finds out: what a piece waits for, run natively.
+"""Results whose lengths only the run determines, computed natively at the end of a piece.
 
-Nothing says beforehand how often a loop runs, or how many boxes a ``nonmaxsuppression`` keeps. The
-result is given room, and what is left over is cut off.
+Neither the trip count of a loop nor the number of boxes a ``nonmaxsuppression`` keeps is known
+beforehand. The result gets a buffer, and is then shortened to what is in use.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from migx.targets.cpu.runs.executable import CpuExecutable
 
 SHORTEST = 64
-"""How many iterations a loop is given room for at first."""
+"""The iterations for which a loop first gets room."""
 
 
 class GrowingLoop:
-    """A loop of which its run tells the dims of results: how often it runs, or how long its state
-    has become. Its room is for a power of two of iterations, and where that was not enough, for
-    twice as many; the next run begins with it.
+    """A loop whose run determines dims of its results: its trip count, or the length of its state.
+    Its buffers have room for a power of two of iterations, doubled until it suffices; the next run
+    starts with that.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class GrowingLoop:
         self._allowed: Recent[tuple[int | None, ...], bool] = Recent(PLANS)
 
     def run(self, values: Values, sizes: Sizes, call: Call) -> Sizes | None:
-        """Adds the result to the values and gives the sizes known by it; None where the module
-        refuses the sizes.
+        """Adds the result to the values and gives the sizes known by it; None if the module refuses
+        the sizes.
         """
         most = self.room(values)
         while True:
@@ -78,9 +78,9 @@ class GrowingLoop:
         return sizes | {name: after[name] for name in self._told}
 
     def _planned(self, sizes: Sizes, most: int) -> Sizes:
-        """The sizes to plan with for so many iterations. ``InputError`` where those of some are
-        refused, or nothing grows: a rule that is asked for a product of four dims, each as much
-        more from one iteration to the next, is decided by five of them.
+        """The sizes to plan with for so many iterations. Raises ``InputError`` if the sizes of some
+        iteration are refused, or nothing grows. Five iterations decide: a shape rule compares at
+        most products of four dims, each linear in the iteration.
         """
         found = self.late.after(most, sizes)
         if self.begins is None:
@@ -95,7 +95,9 @@ class GrowingLoop:
         return found
 
     def room(self, values: Values) -> int:
-        """The length to begin with: what has been needed, but little more than the trip count."""
+        """The iterations to allow for at first: what has been needed, but little more than the trip
+        count.
+        """
         given = self.at.inputs[0]
         trips = given.op.value if type(given.op) is Literal else values.get(given)
         if trips is None or not trips.shape.dtype.is_tensor:
@@ -104,15 +106,15 @@ class GrowingLoop:
 
 
 def _shortened(room: Argument, shape: Shape) -> Argument:
-    """What lies at the start of some room, of a static shape that takes no more of it."""
+    """The start of a buffer as a value of a static shape that is no larger."""
     if room.shape.dims == shape.dims:
         return room
     return Argument(shape, room.array.reshape(-1)[: int(shape.elements)].reshape(shape.dims))
 
 
 class Counted:
-    """An instruction whose kernel counts, the last of its piece: there is a greatest length, and in
-    the last element of room for one more than that it says how many there are.
+    """An instruction whose kernel counts its results, the last of its piece: the maximal length is
+    known, and the kernel writes the actual one in the last element of a buffer one longer.
     """
 
     def __init__(self, at: Instruction, kernel: Kernel) -> None:
@@ -125,7 +127,7 @@ class Counted:
         return {**sizes, self.length: dim.evaluate(self.most, sizes) + 1}
 
     def cut(self, values: Values, sizes: Sizes) -> Sizes:
-        """Leaves of the result what there is, and gives the sizes known by it."""
+        """Shortens the result to its actual length, and gives the sizes known by it."""
         room = values[self.at].array
         count = int(room.reshape(-1)[-1])
         kept = room[along(room.ndim, (self.axis,), [slice(count)])].copy()
@@ -134,7 +136,7 @@ class Counted:
 
 
 def _length(at: Instruction) -> tuple[int, str]:
-    """The axis that is as long as it turns out, and the symbol that is its length."""
+    """The axis whose length depends on data, and the symbol of that length."""
     count = operations.attributes(at.op)["count"]
     assert isinstance(count, Dim)
     assert count.symbol is not None

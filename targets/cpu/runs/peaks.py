@@ -1,4 +1,4 @@
-"""The most this machine can do, measured: multiply-adds on f32, and bytes copied, in a second."""
+"""The machine's peaks, measured: multiply-adds in f32, and bytes copied, per second."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from migx.targets.cpu.threads.pool import pool
 from migx.targets.cpu.threads.runtime import STEP_WORDS, runtime
 
 CHAINS = 12
-"""Independent sums: more than the latency of a multiply-add times how many start in a cycle."""
+"""Independent sums: more than the latency of a multiply-add times those started per cycle."""
 TURNS = 1 << 18
-"""Enough that beginning is no part of it, and that the clock is up."""
+"""Enough to make the start negligible and to reach the full clock."""
 COPIED = 256 << 20
 
 
 @cache
 def peaks(threads: int) -> tuple[float, float]:
-    """Operations and bytes in a second on so many threads: the best of some short trials."""
+    """Operations and bytes per second on so many threads: the best of some short trials."""
     lanes = host().lanes(F32)
     flops = 2.0 * CHAINS * lanes * TURNS * threads
     source, target = allocated(COPIED), allocated(COPIED)
@@ -37,7 +37,7 @@ def peaks(threads: int) -> tuple[float, float]:
 
 
 def _best(text: str, words: list[int], tiles: int, threads: int) -> float:
-    """The least seconds that a kernel of some tiles took."""
+    """The fewest seconds that a kernel of some tiles took."""
     code = jit.load([text])[text]
     args = np.array(words, np.int64)
     steps = np.zeros(STEP_WORDS, np.int64)
@@ -72,7 +72,7 @@ def _multiply_adds() -> str:
 
 
 def _copy(lines: int) -> str:
-    """Copies so many lines of 64 bytes in each tile."""
+    """A kernel whose tiles each copy so many lines of 64 bytes."""
     module = Module()
     f = module.function("kernel", PARAMETERS)
     args, begin, end, _ = f.parameters

@@ -1,4 +1,4 @@
-"""A piece of a module made ready to run: a plan for each set of sizes, and idle workspaces."""
+"""A piece of a module prepared to run: a plan for each set of sizes, and idle workspaces."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from migx.targets.cpu.runs.growing import Counted, GrowingLoop
 
 Lent: TypeAlias = tuple[Callable[[Workspace], None], Workspace]
-"""A workspace, and what to give it back to."""
+"""A workspace, and the function that gives it back."""
 PLANS = 128
-"""How many sets of sizes a piece keeps plans for; the one made first goes first."""
+"""The sets of sizes for which a piece keeps plans; the oldest is evicted first."""
 
 
 class Piece:
     """A piece of a module with its plans and its idle workspaces.
 
-    ``plain`` is its outline in which control flow is for the host: for sizes that some module of it
-    refuses, which may be one that is not run. ``late`` is what the next piece waits for,
-    ``grows`` what runs that natively; what is ``counted`` is run with the piece.
+    ``plain`` is its outline with control flow on the host, for sizes that some module of it
+    refuses, which may be one that is not run. ``late`` is the instruction the next piece waits for,
+    ``grows`` runs it natively; ``counted`` is one that runs with the piece.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Piece:
 
     @property
     def works(self) -> list[Work]:
-        """Its steps, the last of which is what the next piece waits for."""
+        """Its steps; the last is the one the next piece waits for."""
         native = self.grows is not None or self.counted is not None
         late = [Work(self.late, None, (), ())] if self.late and not native else []
         return [*self.outline.works, *late]
@@ -70,8 +70,8 @@ class Piece:
         return self._planned(other, sizes)
 
     def _form(self, outline: Outline) -> Form:
-        """The form of an outline. One that leaves out what some sizes refuse is for these alone: it
-        is not kept.
+        """The form of an outline. An outline that omits what some sizes refuse is for these alone,
+        so its form is not kept.
         """
         ours, found = self.executable, self._forms.get(outline)
         if found is None:
@@ -83,8 +83,8 @@ class Piece:
     def run(
         self, values: Values, sizes: Sizes, call: Call, lent: list[Lent] | None = None
     ) -> Sizes:
-        """Adds the results to the values, and gives the sizes known afterwards. Where results lie
-        in a workspace, that is ``lent``, to be given back when all who read them have run.
+        """Adds the results to the values, and gives the sizes known afterwards. A workspace in
+        which results lie is ``lent``, to be given back when all their readers have run.
         """
         room = sizes if self.counted is None else self.counted.room(sizes)
         plan = self.plans.at(room)
@@ -97,7 +97,7 @@ class Piece:
             workspace.serve(plan)
             run.all()
             run.hand_over()
-        # One that was left in the middle of a run is not used again.
+        # A workspace abandoned in the middle of a run is not reused.
         if lent is not None and plan.outline.lends:
             lent.append((self._idle.append, workspace))
         else:

@@ -42,14 +42,14 @@ Values = dict[Instruction, Argument]
 
 
 class Call(NamedTuple):
-    """What all of one call of a program shares: its weights, and who watches it."""
+    """What one call of a program shares: its weights, and its profiler."""
 
     slots: Mapping[str, Argument]
     watch: Watch | None = None
 
 
 class Watch:
-    """Notes what each instruction of a call takes, without what it calls itself."""
+    """Records the time of each instruction of a call, without that of instructions it runs."""
 
     def __init__(self) -> None:
         self.costs: list[Cost] = []
@@ -69,13 +69,12 @@ class Watch:
 
 
 ROOMY = 100
-"""Runs in a row that leave most of an arena unused before it is given back."""
+"""Consecutive runs that leave most of an arena unused before it is shrunk."""
 
 
 class Workspace:
-    """Memory for one run of a piece at a time: the arena, and the words kernels are called with.
-
-    An arena of which many runs, one after another, have needed less than half is made smaller.
+    """Memory for one run of a piece at a time: the arena, and the words kernels are called with. An
+    arena of which many consecutive runs have needed less than half is shrunk.
     """
 
     def __init__(self) -> None:
@@ -88,13 +87,13 @@ class Workspace:
         self._slots: weakref.ref[Slots] | None = None
 
     def serve(self, plan: Plan) -> None:
-        """Makes it fit a plan."""
+        """Prepares it for a plan."""
         if self.plan is plan and not self.roomy:
             return
         self.roomy = self.roomy + 1 if len(self.arena) > 2 * plan.total_bytes + HUGE else 0
         if self.plan is plan and self.roomy <= ROOMY:
             return
-        self.plan = None  # till all is done: what fails half-way must not be taken for the old one
+        self.plan = None  # until all is done, so that a failure leaves none
         self._slots = None
         if len(self.arena) < plan.total_bytes or self.roomy > ROOMY:
             self.form = None
@@ -107,7 +106,7 @@ class Workspace:
         self.plan = plan
 
     def _begin(self, form: Form) -> None:
-        """Has words for the plans of a form, and what these want added."""
+        """Allocates the words for plans of a form, and finds the base addresses to add to them."""
         many, self._arena = len(form.words), address(self.arena)
         self.args = np.zeros(many + CALL_WORDS, np.int64)
         self.words = self.args.data  # set three times as fast as elements of the array
@@ -123,7 +122,7 @@ class Workspace:
         return self._slots is not None and self._slots() is slots
 
     def keep(self, slots: Mapping[str, Argument]) -> None:
-        """Takes note that they do, of slots that do not change."""
+        """Records that they do, if the slots are immutable."""
         self._slots = weakref.ref(slots) if isinstance(slots, Slots) else None
 
 
@@ -154,7 +153,7 @@ class Run:
                 words[word] = base + offset
         if plan.slots and not self.workspace.has(self.call.slots):
             self.patch(plan.slots)
-            if not self.objects:  # else some are copied, for this run alone
+            if not self.objects:  # otherwise some are copies for this run alone
                 self.workspace.keep(self.call.slots)
         self.patch(plan.patches)
         for part in plan.form.runs:
@@ -164,7 +163,7 @@ class Run:
                 self.native(*part)
 
     def patch(self, patches: Mapping[Cell, Patch]) -> None:
-        """Writes the addresses of what is given into the words."""
+        """Writes the addresses of values from outside into the words."""
         words = self.workspace.words
         for cell, patch in patches.items():
             base = address(self.given(cell))
@@ -172,7 +171,7 @@ class Run:
                 words[word] = base + offset
 
     def native(self, first: int, last: int) -> None:
-        """Runs the kernels from one step to before another; one by one where someone watches."""
+        """Runs the kernels from one step to before another; one by one if profiled."""
         if (watch := self.call.watch) is not None:
             self.watched(watch, first, last)
             return
@@ -193,7 +192,7 @@ class Run:
                 step = self.run_steps(step, step + 1)
 
     def fail(self, word: int) -> None:
-        """Raises the error of a kernel that has found its operands wrong, as a word says."""
+        """Raises the error of a kernel that found its operands wrong and set this word."""
         work = self.plan.form.faults[word]
         for each in self.plan.form.faults:
             self.workspace.words[each] = 0
@@ -201,7 +200,9 @@ class Run:
         raise EvaluationError(draw_instruction(work.kernel.fault, work.at))
 
     def moved(self, at: Instruction) -> int:
-        """The bytes an instruction moves: of what it picks slices from, as many as it picks."""
+        """The bytes an instruction moves; an operand it picks slices from counts as much as it
+        picks.
+        """
         *read, made = map(self.nbytes, (*at.inputs, at))
         if isinstance(at.op, PICKING):
             read[0] = min(read[0], made)
@@ -210,13 +211,13 @@ class Run:
         return sum(read) + made
 
     def nbytes(self, at: Instruction) -> int:
-        """The bytes that reading or writing a value moves: repeated elements count once."""
+        """The bytes that reading or writing a value moves: broadcast elements count once."""
         shapes = [self.plan.shape(s) for s in results(at) if is_memory(s)]
         return sum(min(int(s.nbytes), int(s.elements) * s.dtype.bits // 8) for s in shapes)
 
     def run_steps(self, first: int, last: int) -> int:
-        """Runs some steps in the compiled loop, and gives the one it has come to.
-        ``EvaluationError`` where a kernel has found its operands wrong.
+        """Runs some steps in the compiled loop, and gives the one it has reached. Raises
+        ``EvaluationError`` if a kernel has found its operands wrong.
         """
         state, workspace, form = pool(), self.workspace, self.plan.form
         words, at = workspace.words, len(form.words)
@@ -257,7 +258,7 @@ class Run:
         return made
 
     def value(self, at: Instruction, index: int = -1) -> Argument:
-        """A value as the host reads it: a view of the memory it lies in."""
+        """A value as the host reads it: a view of its memory."""
         if index < 0 and at in self.values:
             return self.values[at]
         if (found := self.objects.get((at, index))) is not None:
@@ -270,7 +271,7 @@ class Run:
         return self._outside(at, index)
 
     def _outside(self, at: Instruction, index: int) -> Argument:
-        """A value that is a literal, an object, given, or a view of one of these."""
+        """A value that is a literal, a slot, an object, given, or a view of one of these."""
         if type(at.op) is Literal:
             return at.op.value
         if type(at.op) is Slot:
@@ -281,8 +282,7 @@ class Run:
             return self.value(at.inputs[0], at.op.index)
         if index >= 0:
             return self.values[at].parts[index]
-        # What else than its first input a view reads has said what its sizes are, and need not be
-        # there any more.
+        # A view's other inputs have given its sizes, and need no longer exist.
         op, shape = self.plan.bound_view(at, self.sizes)
         source = self.value(at.inputs[0])
         return operations.evaluator(type(op))(op, self.executable.context, shape, [source], [])
@@ -295,7 +295,9 @@ class Run:
     # On the host.
 
     def on_host(self, work: Work) -> None:
-        """Runs an instruction by its own meaning, and puts the result where others find it."""
+        """Runs an instruction by its own meaning, and stores the result where its users expect
+        it.
+        """
         at = work.at
         lasting = any(c.kind is Kind.OBJECT for c in work.writes)
         op, shape = self.plan.bound_op(at)
@@ -315,8 +317,8 @@ class Run:
     def evaluate(
         self, at: Instruction, op: Any, shape: Shape, reads: Sequence[Instruction], lasting: bool
     ) -> Argument:
-        """The result of an instruction by its meaning, whose modules read some values around them;
-        a ``lasting`` one shares no memory with the workspace.
+        """The result of an instruction by its meaning; its modules capture ``reads``. A ``lasting``
+        result shares no memory with the workspace.
         """
         if (watch := self.call.watch) is None:
             return self.computed(at, op, shape, reads, lasting)
@@ -348,8 +350,8 @@ class Run:
         self, at: Instruction, op: Operation, shape: Shape, captured: Sequence[Instruction]
     ) -> Sizes:
         """Runs the instruction that the next piece waits for, whose operation and shape are bound
-        as far as they can be, and gives the sizes known by its result, which is put into memory of
-        its own; an object may hold what it is made of, so that is done to this.
+        as far as possible, and gives the sizes known by its result. The result is copied to memory
+        of its own; for an object, which may hold its inputs, these are copied.
         """
         holds = not all(map(is_memory, shape.parts or (shape,)))
         result = self.evaluate(at, op, shape, captured, lasting=holds)

@@ -1,4 +1,4 @@
-"""Where constants lie: in place where they are aligned, and packed straight to where they stay."""
+"""Where constants lie: in place if they are aligned, and packed directly to their final memory."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Literals:
         self._arrays: dict[int, tuple[Any, NDArray[Any]]] = {}
 
     def address(self, at: Instruction) -> int:
-        """Where a literal lies."""
+        """The address of a literal."""
         value = at.op_as(Literal).value
         if id(value) not in self._arrays:
             made = in_place_or_aligned(value.array)
-            self._arrays.setdefault(id(value), (value, made))  # the first of several threads stays
+            self._arrays.setdefault(id(value), (value, made))  # of several threads the first wins
             if made is not value.array:
                 value.give_back()
         return address(self._arrays[id(value)][1])

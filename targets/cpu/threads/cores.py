@@ -1,13 +1,13 @@
-"""How the threads of the pool get on with whatever else wants the cores, as functions in LLVM IR.
+"""How the pool's threads share cores with other work, as functions in LLVM IR.
 
-A system may wake a thread on the core of the one that wakes it though another is free: on a virtual
-machine a core at rest looks as if it were taken. The two then take turns for milliseconds. So a
-thread that goes to sleep keeps off the core where work was last handed out, until it is awake.
+The system may wake a thread on the core of its waker although another is free: on a virtual machine
+an idle core looks busy. The two then take turns for milliseconds. So a thread that goes to sleep
+excludes the core where work was last posted from its affinity until it is awake.
 
-A thread that is stopped in the middle of a tile, for another process to have its core, has everyone
-wait for that tile. So a thread that has worked for a while lets others run when it holds none.
+If a thread is preempted in the middle of a tile, everyone waits for that tile. So a thread that has
+worked for a while yields while it holds none.
 
-Both are done on Linux; elsewhere a thread stays where the system puts it until the system stops it.
+Both are done on Linux; elsewhere placement and preemption are left to the system.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from __future__ import annotations
 import sys
 
 SPELL = 2_000_000
-"""Nanoseconds that a thread works before it lets others run: less than systems give to one while
-another waits, some 3 ms.
+"""Nanoseconds that a thread works before it yields: less than the time slice, some 3 ms, that
+systems give to a thread while another waits.
 """
 MASK = 128
-"""The bytes of a set of cores, as the system's library has them: of 1,024."""
+"""The bytes of a ``cpu_set_t``: 1,024 cores."""
 
 
 def functions() -> str:
-    """The definitions: ``here`` is the core of this thread; ``aside`` keeps it off the core whose
+    """The definitions: ``here`` is the core of this thread; ``aside`` excludes the core whose
     number is in memory, and ``back`` undoes that, with room for two sets of cores; ``now`` is the
     time in nanoseconds, ``long`` whether a spell has passed since the time in memory.
     """

@@ -1,18 +1,18 @@
 """Runs the steps of a plan, sharing out the tiles of each among threads.
 
-The threads are Python's, parked in compiled code: they look for work for a moment, then sleep. A
-kernel of several tiles is a job: whoever has time claims the next tiles from a counter, so a core
-that is busy elsewhere takes fewer, and one that comes too late finds the gate closed. The thread
-that runs the plan works with them and returns when all tiles are done. There is one set of threads
-for the process, of which a run has two for each core at the most: all of them are woken for a job.
-A run that finds it taken by another works alone, so runs never wait for each other. How the threads
-share cores with other work is in ``cores``.
+The threads are Python's, parked in compiled code: they spin for a moment, then sleep. A kernel of
+several tiles is a job: idle threads claim the next tiles from a counter, so a thread whose core is
+busy elsewhere takes fewer, and one that is late finds the gate closed. The thread that runs the
+plan works with them and returns when all tiles are done. The process has one set of threads, of
+which a run uses at most two per core: a job wakes all of them. A run that finds the set taken by
+another works alone, so runs never wait for each other. How the threads share cores with other work
+is in ``cores``.
 
 After a fork the child has none of the threads, and starts its own when it needs them. At exit they
-are told to leave before LLVM's memory goes.
+are stopped before LLVM's memory is freed.
 
-A thread that holds the lock may have lost its core, so who wakes sleepers never waits for the lock:
-a sleeper that is missed sleeps until the next job, which is no harm.
+A thread that holds the lock may be preempted, so a waker never waits for the lock: a sleeper that
+is missed sleeps until the next job, which is harmless.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from migx.targets.cpu.machine import cores, logical_cpus
 from migx.targets.cpu.threads.runtime import STATE_BYTES, runtime
 
 SPINS = 2000
-"""How often an idle thread looks for work before it sleeps: some ten microseconds."""
+"""How often an idle thread polls before it sleeps: some ten microseconds."""
 EACH = 2
-"""How many threads a run has for each core at the most."""
+"""The most threads per core that a run uses."""
 RECOUNT = 1.0
-"""Seconds after which the cores that the process may use are counted again."""
+"""Seconds after which the available cores are counted again."""
 
 
 def wanted_threads(asked: int | None) -> int:
-    """How many threads a program is to use: as asked, or by ``MIGX_NUM_THREADS``, or one for each
+    """The number of threads for a program: as asked, or by ``MIGX_NUM_THREADS``, or one for each
     physical core the process may use.
     """
     if asked is not None:
@@ -66,7 +66,7 @@ class Pool:
         runtime().start(self.address)
 
     def useful(self, threads: int) -> int:
-        """As many threads as a program may use, but at most ``EACH`` for each core there is now."""
+        """The threads a program may use, limited to ``EACH`` for each core available now."""
         if threads <= EACH:
             return threads
         now = time.monotonic()
@@ -75,8 +75,8 @@ class Pool:
         return min(threads, EACH * self._cores)
 
     def provide(self, threads: int) -> int:
-        """Has at least as many threads as a program may use, which it gives, beside the one that
-        runs the plan.
+        """Ensures that the threads a program may use exist, besides the one that runs the plan;
+        gives their number.
         """
         useful = self.useful(threads)
         if len(self._threads) < useful - 1:
@@ -84,7 +84,7 @@ class Pool:
         return useful
 
     def grow(self, threads: int) -> None:
-        """Has at least so many threads, that which runs the plan among them."""
+        """Ensures that there are so many threads, including the one that runs the plan."""
         with self._lock:
             while len(self._threads) < threads - 1:
                 number = len(self._threads) + 1
@@ -93,20 +93,20 @@ class Pool:
                 )
                 try:
                     made.start()
-                except RuntimeError:  # the system gives no more: those there are share the work
+                except RuntimeError:  # the system allows no more: those that exist share the work
                     return
                 self._threads.append(made)
 
     def _serve(self, number: int) -> None:
-        """What a thread does, but for one whose number another has: a thread whose start was
-        interrupted serves, though nobody has heard of it.
+        """The body of a thread, unless another has its number: a thread whose start was interrupted
+        serves although it was never recorded.
         """
         me = threading.current_thread()
         if self._serving.setdefault(number, me) is me:
             runtime().serve(self.address, number, SPINS if number < logical_cpus() else 0)
 
     def stop(self) -> None:
-        """Sends all threads home."""
+        """Stops and joins all threads."""
         runtime().stop(self.address)
         for thread in {*self._threads, *self._serving.values()}:
             thread.join()

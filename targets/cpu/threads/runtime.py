@@ -1,5 +1,5 @@
-"""The functions that are compiled beside kernels: the loop over the steps of a plan, where threads
-that wait for tiles are parked, and how they are woken and sent home.
+"""The functions compiled beside kernels: the loop over the steps of a plan, where idle threads are
+parked, and how they are woken and stopped.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ from migx.targets.cpu.code import jit
 from migx.targets.cpu.threads import cores
 
 STEP_WORDS, TILES_WORD = 4, 2
-"""A step: the address of its code, that of its arguments, how many tiles, and a number. Where there
-is no code, it is a jump to the step of that number; where it has a tile, only if the byte whose
-address is its argument is 0.
+"""The words of a step: the address of its code, that of its arguments, the number of tiles, and a
+step number. A step without code is a jump to that step; if its tiles are not 0, only if the byte at
+the address in its arguments is 0.
 """
 BACK = 256
-"""After how many jumps backwards a run returns, so that somebody looks for faults and signals."""
+"""The backward jumps after which a run returns, so that faults and signals are checked."""
 CLAIMS = 8
-"""Into how many claims for each thread a job is cut, at most."""
+"""The most claims per thread into which a job is cut."""
 PATIENCE = 500
-"""How often the thread that waits for others looks whether they are done before it lets the system
-run something else on its core."""
+"""How often the thread that waits for the others polls before it yields its core."""
 
-# The state, in bytes: what is written by different threads lies on different cache lines.
+# The state, offsets in bytes: words written by different threads are on different cache lines.
 EPOCH, GATE, NEXT, OWNER, SLEEPERS, STOP = 0, 64, 128, 192, 256, 320
 CODE, ARGS, TILES, CLAIM, SCRATCH, STRIDE, LIMIT, PLACE = (384 + 8 * i for i in range(8))
 MUTEX, CONDITION = 448, 576
@@ -38,7 +37,7 @@ _making = threading.Lock()
 
 
 def _after_fork() -> None:
-    """What another thread held at the fork, nobody in the child gives back."""
+    """Renews the lock: one that another thread held at the fork is never released in the child."""
     global _making  # noqa: PLW0603
     _making = threading.Lock()
 
@@ -48,17 +47,17 @@ if hasattr(os, "register_at_fork"):
 
 
 CALL_WORDS = 7
-"""What the compiled loop over steps, ``runtime().run``, finds at its argument: the address of the
-steps, the first and the one before which it ends, the state of the threads, how many may work,
-where the scratch of the first begins, and how far from there that of the next. It returns the step
-it has come to: the last or one after it, if it is not to be called again.
+"""The argument of the compiled loop over steps, ``runtime().run``: the address of the steps, the
+first and the end, the state of the threads, how many may work, the address of the first thread's
+scratch, and the stride to the next's. It returns the step it has reached: the end or one after it,
+if it is not to be called again.
 """
 ENTRIES = {"run": ("i64", 1), "serve": ("void", 3), "start": ("void", 1), "stop": ("void", 1)}
-"""The compiled functions below: what each returns, and how many words it is called with."""
+"""The compiled functions below: the result type and number of argument words of each."""
 
 
 class Runtime:
-    """The compiled functions, and the code they live in."""
+    """The compiled functions, and the code that holds them."""
 
     def __init__(self) -> None:
         texts = _texts()
@@ -79,7 +78,7 @@ _made: Runtime | None = None
 
 
 def runtime_texts() -> dict[str, str]:
-    """The texts of these functions by symbol, as those of kernels are."""
+    """The texts of these functions by symbol, as for kernels."""
     return {jit.symbol(text): text for text in _texts().values()}
 
 
@@ -95,7 +94,7 @@ def runtime() -> Runtime:
 
 @cache
 def _texts() -> dict[str, str]:
-    """The text of each function: what an object exports is one, so each has one of its own."""
+    """The text of each function: an object exports one, so each has an object of its own."""
     text = _text()
     return {
         name: text.replace(f"define internal {result} @{name}(", f"define {result} @kernel(")
@@ -113,9 +112,8 @@ def _word(name: str, number: int, kind: str = "i64") -> str:
 
 
 def watched(before: str, word: str, until: str, patience: int) -> str:
-    """The block ``watch``, with those it needs: it looks at a word of memory, ``%seen``, until
-    something is so, and goes on at ``end``. After so many times it lets the system run something
-    else on its core before it looks again.
+    """The block ``watch`` and those it needs: polls a word of memory, ``%seen``, until a condition
+    holds, and continues at ``end``. After ``patience`` polls it yields its core before each.
     """
     return f"""watch:
   %n = phi i64 [0, %{before}], [%n2, %spin], [%n2, %yield]
@@ -135,7 +133,7 @@ yield:
 
 
 def _system() -> dict[str, str]:
-    """How this system locks, waits and yields, as instructions."""
+    """How this system locks, waits and wakes, as instructions."""
     if sys.platform == "win32":
         return {
             "declare": "declare void @AcquireSRWLockExclusive(ptr)\n"
@@ -168,8 +166,8 @@ def _system() -> dict[str, str]:
 
 
 def waiting() -> tuple[str, dict[str, str]]:
-    """How a thread waits that looks again and again: what must be declared, and the instructions
-    that let the core rest for a moment, and that let another thread run on it.
+    """How a thread polls: the declarations, and the instructions that pause the core, and that
+    yield it to another thread.
     """
     _, features = jit.host_features()
     yields = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
@@ -184,13 +182,13 @@ def waiting() -> tuple[str, dict[str, str]]:
 
 
 def _text() -> str:
-    """The runtime: ``serve`` is where threads are parked, ``run`` works through steps."""
+    """The runtime: ``serve`` parks threads, ``run`` executes steps."""
     declared, waits = waiting()
     return filled(_RUNTIME, _system() | waits) + cores.functions() + declared
 
 
 def filled(text: str, lines: Mapping[str, str]) -> str:
-    """A text with lines in the places that have their names."""
+    """A text with each ``<name>`` replaced by its lines."""
     for name, line in lines.items():
         text = text.replace(f"<{name}>\n", line)
     return text

@@ -1,1 +1,1 @@
-"""From the text of kernels to binaries, what a binary takes, and which tiles are fastest."""
+"""From the text of kernels to binaries, the resources of a binary, and measuring tiles."""

@@ -1,9 +1,9 @@
 """From Triton text to binaries, with or without a GPU, in processes of their own.
 
-Binaries are kept on disk under the hash of what decides them: text, parameters, architecture and
-the version of Triton. What is missing is compiled by workers, each this Python running ``serve``
-with Triton in it; so this process never loads the compiler, and may load Triton's interpreter
-instead, which rules it out.
+Binaries are cached on disk under the hash of all that determines them: text, parameters,
+architecture and the version of Triton. Missing ones are compiled by workers, each a Python process
+that runs ``serve`` with Triton; so this process never loads the compiler, and may load Triton's
+interpreter instead, which excludes it.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 
 KIND = "gpu"
 VERSION = 4
-"""Counts changes to how text becomes a binary, which make binaries kept before worthless."""
+"""The version of how text becomes a binary; changing it invalidates cached binaries."""
 HARMLESS = 64
-"""Bytes of memory for a thread's registers that are not worth compiling again."""
+"""Bytes of spilled registers per thread that are not worth compiling again."""
 THREADS = 512
-"""The most threads that a program gets instead: with more, each has few registers."""
+"""The most threads of a program compiled again: with more, each has few registers."""
 BLACKWELL = 100
-"""The first architecture of NVIDIA whose binaries only drivers of CUDA 13 and later load."""
+"""The first NVIDIA architecture whose binaries only load with drivers of CUDA 13 and later."""
 _COMMAND = "from migx.targets.gpu.code.compiling import serve; serve()"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What decides a binary. ``aligned`` are the operands that begin at multiples of 16 bytes."""
+    """All that determines a binary. ``aligned`` are the operands aligned to 16 bytes."""
 
     source: str
     pointers: tuple[str, ...]
@@ -55,25 +55,23 @@ class Request:
 
     @classmethod
     def of(cls, kernel: Kernel | CodeObject, aligned: tuple[int, ...], arch: str) -> Request:
-        """What decides the binary of a kernel; the number of a turn is one word more."""
+        """The request for a kernel; the index of a turn is one word more."""
         words = len(kernel.words) + (kernel.turns != 0)
         how = aligned, kernel.warps, kernel.stages, arch
         return cls(kernel.source, kernel.pointers, words, *how)
 
     @property
     def key(self) -> str:
-        """The name of the binary: the same for all that must be the same, whatever Triton made
-        it.
-        """
+        """The name of the binary, which depends on the request but not on the version of Triton."""
         said = json.dumps([VERSION, *asdict(self).values()])
         return hashlib.sha256(said.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Binary:
-    """A compiled kernel: the bytes a driver loads, the name of its entry, its shared memory in
-    bytes and threads for a program. ``scratch`` says how many pointers to memory that no kernel of
-    ours uses follow its parameters.
+    """A compiled kernel: the bytes a driver loads, the name of its entry, and for each program its
+    shared memory in bytes and its threads. ``scratch`` is the number of pointers after its
+    parameters to memory that our kernels do not use.
     """
 
     code: bytes
@@ -84,20 +82,20 @@ class Binary:
     arch: str
 
     def to_bytes(self) -> bytes:
-        """The binary as it is kept."""
+        """The serialised binary."""
         fields = asdict(self) | {"code": base64.b64encode(self.code).decode()}
         return json.dumps(fields).encode()
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Binary:
-        """The binary that ``to_bytes`` gave; ``ValueError`` for other bytes."""
+        """The binary that ``to_bytes`` serialised; raises ``ValueError`` for other bytes."""
         fields = json.loads(content)
         return cls(**(fields | {"code": base64.b64decode(fields["code"])}))
 
 
 @cache
 def triton_version() -> str:
-    """The version of Triton that is installed; ``TargetError`` says how to get one."""
+    """The version of Triton installed; raises ``TargetError``, which says how to install it."""
     try:
         return metadata.version("triton")
     except metadata.PackageNotFoundError:
@@ -121,9 +119,9 @@ def binaries(requests: Iterable[Request]) -> dict[str, Binary]:
 
 
 def compiled(request: Request) -> Binary:
-    """A binary, compiled in this process: with fewer loads that run ahead where shared memory is
-    small, and of kernels that do not fit their registers with twice the threads or without such
-    loads, if they fit better then.
+    """A binary, compiled in this process: with fewer stages if shared memory is too small; a kernel
+    that spills registers is also tried with twice the threads and with one stage, and the best is
+    kept.
     """
     arch, warps = architecture(request.arch), request.warps
     for stages in range(request.stages, 0, -1):
@@ -131,7 +129,7 @@ def compiled(request: Request) -> Binary:
         if found[0].shared <= arch.shared:
             break
     else:
-        raise TargetError(f"it takes {found[0].shared} bytes of shared memory")
+        raise TargetError(f"it needs {found[0].shared} bytes of shared memory, of {arch.shared}")
     if _spilled(found[0], arch) > HARMLESS:
         others = [(2 * warps, stages), (2 * warps, 1), (warps, 1)]
         made = [_attempt(request, arch, w, s) for w, s in others if w * arch.warp <= THREADS]
@@ -144,7 +142,7 @@ def _spilled(binary: Binary, arch: Architecture) -> int:
 
 
 def _attempt(request: Request, arch: Architecture, warps: int, stages: int) -> Binary:
-    """The binary with so many warps, and loads that run ahead."""
+    """The binary with so many warps and stages."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -161,16 +159,16 @@ def _attempt(request: Request, arch: Architecture, warps: int, stages: int) -> B
     said = made.metadata
     scratch = [getattr(said, f"{kind}_scratch_size", 0) for kind in ("global", "profile")]
     if any(scratch):
-        raise TargetError(f"it takes scratch memory, which none of ours may: {scratch} bytes")
+        raise TargetError(f"it needs scratch memory, which it is not given: {scratch} bytes")
     threads = said.num_warps * arch.warp
     return Binary(made.asm[arch.code], said.name, said.shared, threads, len(scratch), arch.name)
 
 
 @contextmanager
 def _settings(arch: Architecture) -> Iterator[None]:
-    """Has Triton use the older of the assemblers that it brings wherever that knows the
-    architecture: what the newer one makes, drivers of CUDA 12 refuse to load. The numbers of
-    lines, which are of text that lies in no file, are left out: most of a binary would be they.
+    """Makes Triton use the older of its two assemblers for architectures that it knows, as drivers
+    of CUDA 12 refuse binaries of the newer one. Line numbers, which refer to text in no file, are
+    left out: they would be most of a binary.
     """
     from triton import knobs
 
@@ -194,23 +192,23 @@ def function_of(source: str) -> Any:
 
 
 def serve() -> None:
-    """Compiles each request that comes in, until nothing more does."""
+    """Compiles requests until there are no more."""
     workers.serve(_answer)
 
 
 def _answer(said: str) -> bytes:
-    """The binary of a request that was written as JSON, or why there is none."""
+    """The binary of a request in JSON, or the error."""
     fields = json.loads(said)
     fields |= {k: tuple(fields[k]) for k in ("pointers", "aligned")}
     try:
         answer = {"made": compiled(Request(**fields)).to_bytes().decode()}
-    except Exception as error:  # noqa: BLE001  # whatever a compiler raises goes to who asked
+    except Exception as error:  # noqa: BLE001  # whatever the compiler raises is reported
         answer = {"error": f"{type(error).__name__}: {error}"}
     return json.dumps(answer).encode()
 
 
 def _compiled(missing: Mapping[str, Request]) -> dict[str, Binary]:
-    """What workers compile; as many of them as there are cores, or kernels if these are fewer."""
+    """Compiles by workers, one for each core, or for each kernel if these are fewer."""
     made: dict[str, Binary] = {}
 
     def heard(key: str, said: bytes) -> None:
@@ -219,7 +217,7 @@ def _compiled(missing: Mapping[str, Request]) -> dict[str, Binary]:
             why = f"Triton refuses a kernel for {request.arch}: {answer['error']}"
             raise TargetError(f"{why}\n{request.source}")
         content = str(answer["made"]).encode()
-        disk_cache.write(KIND, f"{key} {triton_version()}", content)  # this process may be ended
+        disk_cache.write(KIND, f"{key} {triton_version()}", content)  # this process may be killed
         made[key] = Binary.from_bytes(content)
 
     requests = {key: json.dumps(asdict(request)) for key, request in missing.items()}

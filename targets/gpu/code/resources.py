@@ -1,7 +1,7 @@
-"""What a binary says of the resources that its kernel takes.
+"""The resources that a binary says its kernel takes.
 
-A thread that needs more registers than it may have keeps the rest in memory. A few bytes cost
-nothing; thousands make a kernel many times slower.
+A thread that needs more registers than it may have spills to memory. A few bytes cost nothing;
+thousands make a kernel many times slower.
 """
 
 from __future__ import annotations
@@ -10,34 +10,40 @@ import struct
 from collections.abc import Iterator
 
 FRAME_SIZE = 0x11
-"""The attribute of a cubin, in ``.nv.info``, that holds the bytes of a function's stack."""
+"""The attribute of a cubin, in ``.nv.info``, that holds the stack size of a function in bytes."""
 SIZED = 4
-"""The format of attributes that are followed by their length and so many bytes; the others have
-two bytes.
+"""The format of attributes that are followed by a length and so many bytes; the others have two
+bytes.
 """
 PRIVATE = b".private_segment_fixed_size"
-"""What an hsaco, in the MessagePack of its notes, calls a thread's memory."""
+"""The key of a thread's memory in the notes of an hsaco, which are MessagePack."""
 WIDE = {0xCC: ">B", 0xCD: ">H", 0xCE: ">I"}
-"""How MessagePack has numbers that do not fit the byte that tells their type."""
+"""The formats of MessagePack integers that do not fit in their type byte."""
 
 
 def spilled(code: bytes, kind: str) -> int:
-    """The bytes of memory that a thread of a kernel has for what does not fit its registers."""
+    """The bytes per thread of a kernel's spilled registers."""
     return max(_of_cubin(code) if kind == "cubin" else _of_hsaco(code), default=0)
 
 
 def _of_cubin(code: bytes) -> Iterator[int]:
-    for start, size in _sections(code, b".nv.info"):
+    for at in attributes(code, b".nv.info", FRAME_SIZE):
+        yield struct.unpack_from("<II", code, at)[1]
+
+
+def attributes(code: bytes, section: bytes, kind: int) -> Iterator[int]:
+    """The offset of the contents of each attribute of a kind, in a section of a cubin."""
+    for start, size in _sections(code, section):
         at, end = start, start + size
         while at + 4 <= end:
             form, attribute, length = struct.unpack_from("<BBH", code, at)
-            if attribute == FRAME_SIZE and form == SIZED:
-                yield struct.unpack_from("<II", code, at + 4)[1]
+            if attribute == kind and form == SIZED:
+                yield at + 4
             at += 4 + (length if form == SIZED else 0)
 
 
 def _sections(code: bytes, name: bytes) -> Iterator[tuple[int, int]]:
-    """Where the sections of an ELF file with a name begin, and how long they are."""
+    """The offsets and lengths of the sections of an ELF file with a name."""
     (headers,) = struct.unpack_from("<Q", code, 0x28)
     size, count, names = struct.unpack_from("<HHH", code, 0x3A)
     every = [struct.unpack_from("<IIQQQQ", code, headers + i * size) for i in range(count)]

@@ -1,8 +1,8 @@
-"""Measures the tiles that the model of ``tiles.py`` thinks well of, and keeps the fastest.
+"""Measures the tiles that the model of ``tiles.py`` ranks best, and keeps the fastest.
 
-What is measured depends on nothing but texts, launches and the device, and is kept under the hash
-of these beside the binaries: so no kernel is measured twice, in this process or a later one. Sizes
-that are not known are taken to be ``USUAL``.
+A measurement depends only on texts, launches and the device, and is cached under their hash beside
+the binaries: so no kernel is measured twice, in this process or a later one. Unknown sizes are
+taken to be ``USUAL``.
 """
 
 from __future__ import annotations
@@ -25,23 +25,25 @@ from migx.targets.gpu.kernels import kernel_for
 
 KIND = "gpu-tiles"
 CANDIDATES = 6
-"""How many tiles are measured, from the one that the model likes best on."""
+"""The number of tiles that are measured, best first by the model."""
 USUAL = 128
-"""What a size that is not known is measured as, unless it must be more or less."""
+"""The stand-in for an unknown size, clamped to its bounds."""
 REPEATS, LAUNCHES = 3, 5
-"""How often a kernel is measured, of which the least counts, and how often launched for that."""
+"""How often a kernel is measured, of which the least counts, and the launches of each
+measurement.
+"""
 
 
 @dataclass
 class Tuner:
-    """Finds kernels that are fast on a device; what it has found before, it knows."""
+    """Finds kernels that are fast on a device, and remembers them."""
 
     device: Device
     fast_math: bool = False
     known: dict[str, int] = field(default_factory=dict)
 
     def kernel(self, at: Instruction) -> Kernel | None:
-        """The fastest kernel of an instruction; None where it has none."""
+        """The fastest kernel of an instruction; None if it has none."""
         found = candidates(at, self.device.arch, fast_math=self.fast_math)
         if len(found) < 2:
             return found[0] if found else None
@@ -56,7 +58,7 @@ class Tuner:
         return found[self.known[key]]
 
     def _measured(self, at: Instruction, found: Sequence[Kernel]) -> int:
-        """Which kernel takes the least time, on memory that holds anything."""
+        """The index of the fastest kernel, on uninitialised memory."""
         sizes = {s.name: int(min(s.bounds[1], max(s.low, USUAL))) for s in _symbols(at)}
         shapes = [v.shape for v in operands(at)] + list(results(at))
         buffers = [self.device.allocate(int(shape.bind(sizes).nbytes)) for shape in shapes]
@@ -65,14 +67,14 @@ class Tuner:
         for number, kernel in enumerate(found):
             try:
                 times[number] = self._time(kernel, buffers, sizes)
-            except TargetError as error:  # a tile that this device has no room for
+            except TargetError as error:  # this device has no room for the tile
                 refused.append(error)
         if not times:
             raise refused[0]
         return min(times, key=lambda number: times[number])
 
     def _time(self, kernel: Kernel, buffers: Sequence[Buffer], sizes: dict[str, int]) -> float:
-        """The seconds that so many launches take."""
+        """The seconds of ``LAUNCHES`` launches."""
         aligned = tuple(range(len(kernel.pointers)))
         request = Request.of(kernel, aligned, self.device.arch)
         binary = binaries([request]).get(request.key) if self.device.arch else None
@@ -106,5 +108,5 @@ def candidates(at: Instruction, arch: str, *, fast_math: bool = False) -> list[K
 
 
 def _symbols(at: Instruction) -> set[Symbol]:
-    """The symbols that sizes of an instruction are made of."""
+    """The symbols in the shapes of an instruction and its inputs."""
     return {s for v in (*at.inputs, at) for s in v.shape.symbols()}

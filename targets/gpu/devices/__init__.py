@@ -1,1 +1,1 @@
-"""What holds memory and runs kernels: a GPU by CuPy, or Triton's interpreter; and memory shared."""
+"""Devices that hold memory and run kernels: a GPU by CuPy, or Triton's interpreter; and DLPack."""

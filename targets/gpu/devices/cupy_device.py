@@ -20,21 +20,21 @@ from migx.targets.gpu.devices.device import Buffer, Device, flat
 from migx.targets.gpu.devices.dlpack import CUDA, ROCM
 
 INSIDE = 3
-"""What the runtimes of both makers call a copy on the device."""
+"""What both vendors' runtimes call a copy on the device."""
 USUAL_SHARED = 48 * 1024
 """Bytes of shared memory that a CUDA kernel has without asking."""
 
 FILLER = 1 << 28
-"""Bytes that do not fit L2."""
+"""Bytes that do not fit in L2."""
 FILLED = 3e-5
-"""Seconds that a device takes at least to write them."""
+"""The least seconds in which a device writes them."""
 
 
 Kinds = tuple[type[BaseException], ...]
 
 
 class CupyBuffer:
-    """Memory from CuPy's pool; it goes back there when nobody holds it."""
+    """Memory from CuPy's pool, returned when nobody holds it."""
 
     def __init__(self, memory: Any, nbytes: int) -> None:
         self._memory, self.address, self.nbytes = memory, int(memory.ptr), nbytes
@@ -42,7 +42,7 @@ class CupyBuffer:
 
 @dataclass(frozen=True)
 class Foreign:
-    """A stream of a caller's, as CuPy wants to be shown one."""
+    """A stream of a caller's, in the protocol that CuPy expects."""
 
     handle: int
 
@@ -51,8 +51,8 @@ class Foreign:
 
 
 class _Failing:
-    """Does something inside of something else, and turns what CuPy raises meanwhile into
-    ``TargetError``, which says ``what`` failed, with what was ``given`` put in.
+    """A context that wraps another, and turns CuPy's exceptions into a ``TargetError`` that says
+    ``what`` failed, formatted with ``given``.
     """
 
     __slots__ = ("_given", "_inside", "_kinds", "_what")
@@ -109,7 +109,7 @@ class CupyDevice:
         return str(found.decode() if isinstance(found, bytes) else found).split(":")[0]
 
     def _failing(self, what: str, *given: Any) -> _Failing:
-        """Turns what the runtime and the driver raise into ``TargetError``."""
+        """Turns exceptions of the runtime and the driver into ``TargetError``."""
         return _Failing(self._kinds, nullcontext(), what, given)
 
     def _current(self, what: str, *given: Any) -> _Failing:
@@ -137,10 +137,10 @@ class CupyDevice:
             self._thread.stream = before
 
     def _stream_of(self, handle: int) -> Any:
-        """CuPy's object for a stream, which leaves one of a caller's alone when it goes."""
+        """CuPy's object for a stream, which does not destroy one of a caller's."""
         if handle == int(self._own.ptr):
             return self._own
-        if hasattr(self._cuda.Stream, "from_external"):  # from CuPy 14 on, in the place of:
+        if hasattr(self._cuda.Stream, "from_external"):  # from CuPy 14 on, replacing:
             return self._cuda.Stream.from_external(Foreign(handle))
         return self._cuda.ExternalStream(handle, self.place[1])
 
@@ -195,7 +195,7 @@ class CupyDevice:
             made = "nothing" if binary is None else binary.arch
             raise TargetError(f"a kernel is compiled for {made}, the device is {self.arch}")
         with self._current("a kernel cannot be loaded"):
-            module = self._cuda.function.Module()  # RawModule would keep it for ever
+            module = self._cuda.function.Module()  # RawModule would never unload it
             module.load(binary.code)
             kernel = module.get_function(binary.entry)
             if binary.shared > USUAL_SHARED and not self._hip:
@@ -204,8 +204,8 @@ class CupyDevice:
         return kernel, binary, (0,) * binary.scratch
 
     def launch(self, function: Any, grid: int, arguments: Sequence[int]) -> None:
-        """Enqueues a kernel. CuPy holds each argument in 8 bytes, of which the driver takes as many
-        as it has in the kernel, the lower ones.
+        """Enqueues a kernel. CuPy passes each argument in 8 bytes, of which the driver reads as
+        many as the kernel's parameter has, the lower ones.
         """
         kernel, binary, scratch = function
         threads, shared = (binary.threads,), binary.shared
@@ -214,7 +214,7 @@ class CupyDevice:
             kernel((grid,), threads, (*arguments, *scratch), shared_mem=shared, stream=self._now)
 
     def captured(self, enqueue: Callable[[], None]) -> Callable[[], None] | None:
-        if self._hip:  # of which CuPy records none
+        if self._hip:  # where CuPy records no graphs
             return None
         stream = self._recording
         with self._one_recording, self._current("kernels could not be recorded as a graph"):
@@ -245,8 +245,8 @@ class CupyDevice:
             return float(self._cuda.get_elapsed_time(first, last)) / 1e3
 
     def _keep_busy(self, seconds: float) -> None:
-        """Gives the device something to do for so long, so that what is enqueued next is there when
-        it comes to it, and finds nothing in L2.
+        """Keeps the device busy for so long, so that whatever is enqueued next is queued before it
+        starts, and finds L2 cold.
         """
         filler = self.allocate(FILLER)
         for _ in range(1 + math.ceil(seconds / FILLED)):
@@ -259,7 +259,7 @@ class CupyDevice:
 
 @cache
 def found() -> tuple[Device | None, str]:
-    """The device there is, and why there is none. ``MIGX_GPU_DEVICE=interpreter`` asks for Triton's
+    """The device, or why there is none. ``MIGX_GPU_DEVICE=interpreter`` selects Triton's
     interpreter instead of a GPU.
     """
     if os.environ.get("MIGX_GPU_DEVICE") == "interpreter":

@@ -1,5 +1,5 @@
-"""What the gpu target asks of a device: memory, copies, kernels, streams, and a way to record and
-replay.
+"""The interface of a device: memory, copies, kernels, streams, and recording and replaying
+launches.
 
 Addresses are numbers in the device's memory. ``CupyDevice`` is a real one; ``InterpreterDevice``
 runs the same texts by Triton's interpreter in the host's memory.
@@ -18,13 +18,13 @@ from migx.errors import InputError
 from migx.targets.gpu.code.compiling import Binary, Request
 
 ALIGNMENT = 256
-"""Memory begins at multiples of this, and so does every value in an arena."""
+"""The alignment of allocations, and of every value in an arena."""
 ENQUEUING = 2e-5
-"""Seconds that the host takes at most to enqueue a kernel."""
+"""The most seconds that the host takes to enqueue a kernel."""
 
 
 class Buffer(Protocol):
-    """Memory of a device, given back when nobody holds it any more."""
+    """Device memory, freed when nobody holds it."""
 
     @property
     def address(self) -> int: ...
@@ -34,50 +34,52 @@ class Buffer(Protocol):
 
 
 class Device(Protocol):
-    """A device, and a stream of its own. What is enqueued runs in order; ``download`` and
+    """A device, and a stream of its own. Enqueued work runs in order; ``download`` and
     ``synchronize`` wait for it.
     """
 
     arch: str
-    """The architecture its kernels are compiled for; empty where it takes the texts themselves."""
+    """The architecture its kernels are compiled for; empty if it takes the texts themselves."""
     place: tuple[int, int]
-    """What DLPack calls its memory: a kind and a number."""
+    """DLPack's name of its memory: a kind and a number."""
 
     @property
     def stream(self) -> int:
-        """The stream on which things are enqueued now, as the driver calls it."""
+        """The driver's handle of the stream that work is enqueued to now."""
         ...
 
     def on(self, stream: int) -> AbstractContextManager[None]:
-        """Enqueues what this thread does meanwhile to a stream of the caller's: after all that was
+        """A context in which this thread enqueues to a stream of the caller's: after all work
         enqueued to the device's own before, and before all that is enqueued there afterwards.
         """
         ...
 
     def order(self, first: int, then: int) -> None:
-        """Has what is enqueued to one stream from now on wait for what has been to another."""
+        """Makes later work on one stream wait for what has been enqueued to another."""
         ...
 
     def allocate(self, nbytes: int) -> Buffer:
-        """Uninitialised memory, of the stream that is enqueued to now; ``TargetError`` where there
-        is not so much.
+        """Uninitialised memory, of the current stream; raises ``TargetError`` if there is not so
+        much.
         """
         ...
 
     def upload(self, address: int, array: NDArray[Any]) -> None:
-        """Enqueues a copy of an array in standard layout to the device; it may be changed then."""
+        """Enqueues a copy of an array in standard layout to the device; the array may be changed on
+        return.
+        """
         ...
 
     def download(self, address: int, array: NDArray[Any]) -> None:
-        """Fills an array in standard layout from the device, when what was enqueued is done."""
+        """Fills an array in standard layout from the device, after all enqueued work."""
         ...
 
     def move(self, to: int, source: int, nbytes: int) -> None:
-        """Enqueues a copy from one place on the device to another."""
+        """Enqueues a copy within the device."""
         ...
 
     def function(self, request: Request, binary: Binary | None) -> Any:
-        """A kernel, loaded."""
+        """Loads a kernel."""
         ...
 
     def launch(self, function: Any, grid: int, arguments: Sequence[int]) -> None:
@@ -85,24 +87,24 @@ class Device(Protocol):
         ...
 
     def captured(self, enqueue: Callable[[], None]) -> Callable[[], None] | None:
-        """What enqueues again all that a function enqueues, at once; None where there is no such
-        way.
+        """A function that enqueues again, as one graph, all that another enqueues; None if not
+        supported.
         """
         ...
 
     def elapsed(self, enqueue: Callable[[], None], host: float = 0.0) -> float:
-        """The seconds that the device takes for what a function enqueues, which takes the host so
-        many: the device begins when it is there.
+        """The device time in seconds of what a function enqueues; the device waits for the ``host``
+        seconds that enqueuing takes.
         """
         ...
 
     def synchronize(self) -> None:
-        """Waits until all that was enqueued is done; ``TargetError`` where a kernel failed."""
+        """Waits for all enqueued work; raises ``TargetError`` if a kernel failed."""
         ...
 
 
 def handle_of(stream: Any) -> int:
-    """What the driver calls a stream of some library. ``InputError`` for what is none."""
+    """The driver's handle of some library's stream. Raises ``InputError`` for other objects."""
     if isinstance(stream, int):
         return stream
     if hasattr(stream, "__cuda_stream__"):

@@ -1,9 +1,8 @@
-"""Memory given to other libraries and taken from them as it lies: DLPack, and the dict of
-``__cuda_array_interface__``.
+"""Memory exchanged with other libraries without copies: DLPack, and ``__cuda_array_interface__``.
 
-A DLPack capsule holds a C struct that says where a tensor is, with a function that is called when
-nobody needs it any more (github.com/dmlc/dlpack, the struct without a version, which every library
-takes). The structs are read and written here, so no array library is needed, and bf16 passes.
+A DLPack capsule holds a C struct that describes a tensor, with a function to call when it is no
+longer needed (github.com/dmlc/dlpack, the unversioned struct, which every library takes). The
+structs are read and written here, so no array library is needed, and bf16 passes.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from migx.errors import InputError, ShapeError
 from migx.shape import DType, Shape
 
 CPU, CUDA, MANAGED, ROCM = 1, 2, 13, 10
-"""What DLPack calls kinds of memory: the host's, and that of GPUs."""
+"""DLPack's kinds of memory: the host's, and that of GPUs."""
 CODES = {"int": 0, "uint": 1, "float": 2, "bool": 6}
 BFLOAT = 4
 NAME = b"dltensor"
 
 
 class Lent(NamedTuple):
-    """Memory of somebody else's: where it begins, what lies there, and who must live for it."""
+    """Memory of another owner: its address, the value there, and the object that keeps it alive."""
 
     address: int
     shape: Shape
@@ -67,16 +66,18 @@ _new = ctypes.PYFUNCTYPE(ctypes.py_object, c_void_p, c_char_p, c_void_p)(("PyCap
 _valid = ctypes.PYFUNCTYPE(ctypes.c_int, c_void_p, c_char_p)(("PyCapsule_IsValid", _python))
 _pointer = ctypes.PYFUNCTYPE(c_void_p, c_void_p, c_char_p)(("PyCapsule_GetPointer", _python))
 _given: dict[int, tuple[Any, ...]] = {}
-"""What lives for tensors that others have, by the addresses of their structs."""
+"""The objects kept alive for exported tensors, by the addresses of their structs."""
 
 
 def _let_go(managed: int) -> None:
-    """Forgets a tensor that nobody needs any more."""
+    """Releases a tensor that is no longer needed."""
     _given.pop(managed, None)
 
 
 def _unused(capsule: int) -> None:
-    """Forgets the tensor of a capsule that nobody has taken; it is dying, so it is no object."""
+    """Releases the tensor of a capsule that was never consumed; given its address, as it is
+    dying.
+    """
     if _valid(capsule, NAME):
         _let_go(_pointer(capsule, NAME))
 
@@ -86,7 +87,7 @@ _destructor = ctypes.PYFUNCTYPE(None, c_void_p)(_unused)
 
 
 def exported(address: int, shape: Shape, device: tuple[int, int], owner: Any) -> Any:
-    """A capsule of a value of static shape; ``owner`` lives until the taker is done.
+    """A capsule of a value of static shape; ``owner`` lives until the consumer is done. Raises
     ``BufferError`` for types that DLPack does not have.
     """
     dtype = shape.dtype
@@ -104,11 +105,11 @@ def exported(address: int, shape: Shape, device: tuple[int, int], owner: Any) ->
 
 
 def imported(capsule: Any) -> Lent:
-    """What a capsule holds. It is not marked as used: it lives on as the owner, and calls the
-    giver's function when it goes. ``InputError`` for types there are none of here.
+    """The memory in a capsule. It is not marked as consumed: it lives on as the owner, and calls
+    the producer's function when it is freed. Raises ``InputError`` for unsupported types.
     """
     if not _valid(id(capsule), NAME):
-        raise InputError("it gives no DLPack capsule, or one that somebody has taken already")
+        raise InputError("it gives no DLPack capsule, or one that has been consumed")
     where: int = _pointer(id(capsule), NAME)
     tensor = _Managed.from_address(where).tensor
     dims = tuple(tensor.shape[i] for i in range(tensor.ndim))
@@ -118,13 +119,13 @@ def imported(capsule: Any) -> Lent:
     kind = kinds.get(tensor.code, "")
     name = name or ("bool" if kind == "bool" else f"{kind[:1]}{tensor.bits}")
     if name not in DType.known or tensor.lanes != 1:
-        raise InputError(f"DLPack's element type {tensor.code} of {tensor.bits} bits is none here")
+        raise InputError(f"DLPack's element type {tensor.code} of {tensor.bits} bits is unknown")
     shape = _shape(DType.of(name), dims, strides)
     return Lent((tensor.data or 0) + tensor.byte_offset, shape, capsule)
 
 
 def interfaced(said: Mapping[str, Any], owner: Any) -> Lent:
-    """What ``__cuda_array_interface__`` says of an array (version 3 of numba's convention)."""
+    """The memory described by ``__cuda_array_interface__`` (version 3 of numba's convention)."""
     if said.get("mask") is not None:
         raise InputError("it is a masked array")
     try:
@@ -133,14 +134,14 @@ def interfaced(said: Mapping[str, Any], owner: Any) -> Lent:
         raise InputError(f"its elements are {said['typestr']}: {error}") from error
     given, step = said.get("strides"), dtype.bits // 8
     if given is not None and any(s % step for s in given):
-        raise InputError(f"its strides {given} are no multiples of {step} bytes")
+        raise InputError(f"its strides {given} are not multiples of {step} bytes")
     strides = None if given is None else tuple(s // step for s in given)
     return Lent(int(said["data"][0]), _shape(dtype, tuple(said["shape"]), strides), owner)
 
 
 def _shape(dtype: DType, dims: tuple[int, ...], strides: tuple[int, ...] | None) -> Shape:
-    """A shape; strides of axes with one place, which nobody follows, are as they would be.
-    ``InputError`` where others lead backwards.
+    """A shape; arbitrary strides of axes of one element are replaced by standard ones. Raises
+    ``InputError`` if others are negative.
     """
     usual = Shape(dtype, dims)
     if strides is None or 0 in dims:
@@ -148,5 +149,5 @@ def _shape(dtype: DType, dims: tuple[int, ...], strides: tuple[int, ...] | None)
     true = zip(dims, strides, usual.true_strides, strict=True)
     moved = tuple(int(u) if d == 1 else s for d, s, u in true)
     if any(s < 0 for s in moved):
-        raise InputError(f"its strides {strides} lead backwards: make it contiguous first")
+        raise InputError(f"its strides {strides} are negative: make it contiguous first")
     return usual if moved == usual.true_strides else Shape(dtype, dims, moved)

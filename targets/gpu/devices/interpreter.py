@@ -1,4 +1,4 @@
-"""The device that is none: kernels run by Triton's interpreter, in the host's memory."""
+"""The device without hardware: kernels run by Triton's interpreter, in the host's memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _lock = threading.Lock()
 
 
 class HostBuffer:
-    """Aligned memory of the host."""
+    """Aligned host memory."""
 
     def __init__(self, nbytes: int) -> None:
         self._raw = np.empty(nbytes + ALIGNMENT, np.uint8)
@@ -61,7 +61,7 @@ class InterpreterDevice:
         return nullcontext()
 
     def order(self, first: int, then: int) -> None:
-        """There is but one stream."""
+        """Does nothing, as there is one stream."""
 
     def allocate(self, nbytes: int) -> HostBuffer:
         return HostBuffer(nbytes)
@@ -87,7 +87,7 @@ class InterpreterDevice:
 
         try:
             with _lock, np.errstate(all="ignore"), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of NaN, which kernels may meet
+                warnings.simplefilter("ignore")  # about NaN, which kernels may meet
                 kernel[(grid,)](*given, *arguments[count:])
         except InterpreterError as error:
             cause = error.__cause__ or error
@@ -104,12 +104,12 @@ class InterpreterDevice:
         return time.perf_counter() - begin
 
     def synchronize(self) -> None:
-        """Nothing is ever left to wait for."""
+        """Does nothing, as nothing runs asynchronously."""
 
 
 @cache
 def _mend() -> None:
-    """Gives the interpreter what devices do and it does not."""
+    """Patches the interpreter where it differs from devices."""
     _mend_bf16()
     _mend_comparisons()
     _mend_loops()
@@ -119,8 +119,8 @@ def _mend() -> None:
 
 
 def _mend_bf16() -> None:
-    """Has bf16 rounded to the nearest and multiplied as numbers: the interpreter holds it as
-    integers, cuts off what does not fit, and would multiply these.
+    """Rounds bf16 to nearest and multiplies it as numbers: the interpreter holds it as integers,
+    truncates instead of rounding, and would multiply the integers.
     """
     import ml_dtypes
     import triton.language as tl
@@ -145,8 +145,8 @@ def _mend_bf16() -> None:
 
 
 def _mend_comparisons() -> None:
-    """Says that what a comparison gives are single bits, which the interpreter forgets when it
-    spreads one over a tile.
+    """Types the results of comparisons as single bits, which the interpreter forgets when it
+    broadcasts one over a tile.
     """
     import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
@@ -161,8 +161,8 @@ def _mend_comparisons() -> None:
 
 
 def _mend_loops() -> None:
-    """Lets loops end at words: Triton 3.6 makes a number of an array of one, which numpy has no
-    more.
+    """Lets loops end at words: Triton 3.6 converts an array of one element to a number, which numpy
+    no longer allows.
     """
     from triton.runtime import interpreter
 
@@ -176,19 +176,19 @@ def _mend_loops() -> None:
 
 
 def _mend_fused_products() -> None:
-    """Has a product that is fused with a sum rounded once, with that."""
+    """Rounds a fused multiply-add once."""
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     def fused(self: Any, x: Any, y: Any, z: Any) -> Any:
-        wide = x.data.astype(np.float64) * y.data + z.data  # of f32, the product is exact there
+        wide = x.data.astype(np.float64) * y.data + z.data  # the product of f32 is exact
         return TensorHandle(wide.astype(x.data.dtype), x.dtype)
 
     InterpreterBuilder.create_fma = fused
 
 
 def _mend_reductions() -> None:
-    """Has tiles reduced by functions of ours half a tile at a time: the interpreter would do so
-    element by element, in Python.
+    """Reduces tiles by our own functions half a tile at a time; the interpreter would do so element
+    by element, in Python.
     """
     from triton.runtime.interpreter import ReduceOps
 
@@ -207,8 +207,8 @@ def _mend_reductions() -> None:
 
 
 def _mend_speed() -> None:
-    """Leaves out half of what the interpreter does, of which nothing comes: it looks through all of
-    the language for each call of a function, and for integers that overflow without telling of any.
+    """Skips half of the interpreter's work, which has no effect: it searches the whole language for
+    each call of a function, and checks integers for overflow without reporting any.
     """
     from triton.language.core import is_builtin
     from triton.runtime import interpreter
@@ -233,7 +233,7 @@ def _loaded(source: str) -> Any:
 
 
 class _Pointer:
-    """What the interpreter takes for a tensor: an address and an element type."""
+    """A tensor for the interpreter: an address and an element type."""
 
     def __init__(self, address: int, dtype: str) -> None:
         self._address, self.dtype = address, dtype
@@ -251,10 +251,10 @@ class _Pointer:
         return _Pointer(self._address, self.dtype)
 
     def set_(self, *_: Any) -> None:
-        """Takes another's memory, which it has already."""
+        """Does nothing, as the memory is the same already."""
 
     def copy_(self, other: _Pointer) -> None:
-        """Takes what another holds, which lies here already."""
+        """Does nothing, as the contents are here already."""
 
     def storage_offset(self) -> int:
         return 0

@@ -1,11 +1,10 @@
 """Copies between the host and a device through pinned memory.
 
-Memory that the system may move, the runtime copies by one thread through a small buffer of its own,
-much slower than the link is, and perhaps only when what was enqueued before is done; memory of a
-caller's that is pinned it reads when the copy's turn comes, when the caller may have changed it. So
-what goes to the device is copied to pinned memory first. What is large goes in blocks: several
-threads copy them there, or from there, while others are on their way. Pinned memory is used again
-when the event behind its last copy has come to pass.
+The runtime copies pageable memory by one thread through a small buffer of its own, much slower than
+the link, and perhaps only after all enqueued work; it reads a caller's pinned memory when the
+copy's turn comes, when the caller may have changed it. So uploads are copied to pinned memory
+first. Large copies go in blocks: several threads copy them there, or from there, while others are
+in flight. Pinned memory is reused once the event after its last copy has completed.
 """
 
 from __future__ import annotations
@@ -23,21 +22,23 @@ from queue import SimpleQueue
 from typing import Any
 
 LARGE = 1 << 22
-"""Bytes from which on a copy is worth several threads."""
+"""Bytes from which a copy is worth several threads."""
 SMALL = 1 << 16
-"""Bytes up to which pinned memory is as large for each copy, so that any serves the next."""
+"""The size of pinned memory for copies of up to so many bytes, so that any buffer serves the
+next.
+"""
 BLOCK = 1 << 22
 """Bytes of pinned memory that are filled and sent at once."""
 BLOCKS = 16
 THREADS = max(1, min(8, (os.cpu_count() or 1) - 1))
-"""How many threads copy: two have a link of 2020 busy, six or so one of 2024."""
+"""The threads that copy: two saturate a link of 2020, some six one of 2024."""
 TO_DEVICE, TO_HOST = 1, 2
-"""What the runtimes of both makers call the directions of a copy."""
+"""What both vendors' runtimes call the directions of a copy."""
 
 
 @dataclass
 class Block:
-    """Pinned memory, and the event behind the last copy that read or wrote it."""
+    """Pinned memory, and the event after the last copy that read or wrote it."""
 
     memory: Any
     event: Any
@@ -48,7 +49,7 @@ class Block:
         return int(self.memory.ptr)
 
     def copy(self, cuda: Any, to: int, source: int, nbytes: int, kind: int, stream: Any) -> None:
-        """Enqueues a copy to or from here."""
+        """Enqueues a copy to or from this block."""
         cuda.runtime.memcpyAsync(to, source, nbytes, kind, int(stream.ptr))
         self.event.record(stream)
         self.used = True
@@ -61,7 +62,7 @@ class Block:
 
 class Staging:
     """Blocks of pinned memory, and the threads that fill and empty them; one large copy at a time
-    has them. ``around`` makes the device current for a thread, and tells failures.
+    uses them. ``around`` makes the device current for a thread, and reports failures.
     """
 
     def __init__(self, cuda: Any, around: Callable[..., AbstractContextManager[None]]) -> None:
@@ -73,7 +74,7 @@ class Staging:
         self._medium: deque[Block] = deque()
 
     def upload(self, to: int, source: int, nbytes: int, stream: Any) -> None:
-        """Enqueues a copy to the device; what is copied may be changed when this returns."""
+        """Enqueues a copy to the device; the source may be changed on return."""
         if nbytes >= LARGE:
             self._each(partial(self._sent, to, source, stream), nbytes)
         elif nbytes:
@@ -84,12 +85,12 @@ class Staging:
             self._sent_last(nbytes).append(block)
 
     def _sent_last(self, nbytes: int) -> deque[Block]:
-        """Pinned memory that copies of about so many bytes were sent from, first to last."""
+        """The pinned memory of uploads of about so many bytes, oldest first."""
         return self._small if nbytes <= SMALL else self._medium
 
     def _done(self, nbytes: int) -> Block | None:
-        """Pinned memory whose copy is done, if it is as large as all of its kind; what is not goes
-        back to CuPy's pool.
+        """Pinned memory whose copy is done, if all of its class have one size; otherwise it is
+        returned to CuPy's pool.
         """
         sent = self._sent_last(nbytes)
         with suppress(IndexError):  # other threads may take the last
@@ -100,7 +101,7 @@ class Staging:
         return None
 
     def download(self, to: int, source: int, nbytes: int, stream: Any) -> None:
-        """Copies to the host, after all that was enqueued, and waits for it."""
+        """Copies to the host, after all enqueued work, and waits for it."""
         self._each(partial(self._fetched, to, source, stream), nbytes)
 
     def _each(self, work: Callable[[range], None], nbytes: int) -> None:
@@ -140,5 +141,5 @@ class Staging:
 
 
 def _parts(nbytes: int) -> Iterator[range]:
-    """The bytes of each block."""
+    """The range of bytes of each block."""
     return (range(i, min(i + BLOCK, nbytes)) for i in range(0, nbytes, BLOCK))

@@ -16,13 +16,13 @@ from migx.targets.gpu.devices.device import Device, flat
 from migx.targets.gpu.devices.dlpack import CPU, MANAGED, ROCM, Lent, exported, imported, interfaced
 
 LOADED = 16
-"""Bytes that kernels load at once, where they know that a value begins at multiples of so many."""
+"""Kernels load so many bytes at once from values known to be aligned to them."""
 
 
 class DeviceArgument(Argument):
-    """A value of static shape on a device. Whoever looks at its data on the host gets a copy,
-    which cannot be written to; libraries that speak DLPack or, on a GPU,
-    ``__cuda_array_interface__``, get the memory itself, and wait for the value on their own stream.
+    """A value of static shape on a device. Its data on the host is a read-only copy; libraries that
+    support DLPack or, on a GPU, ``__cuda_array_interface__``, get the memory itself, and wait for
+    the value on their own stream.
     """
 
     __slots__ = ("address", "buffer", "device")
@@ -34,8 +34,8 @@ class DeviceArgument(Argument):
 
     @classmethod
     def of_host(cls, value: Argument, device: Device) -> Argument:
-        """A value of the host's, copied to a device in standard layout; itself where it is no
-        array.
+        """A host value, copied to a device in standard layout; the value itself if it is not a
+        tensor.
         """
         if is_on(value, device) or not is_memory(value.shape):
             return value
@@ -43,16 +43,16 @@ class DeviceArgument(Argument):
 
     @classmethod
     def uploaded(cls, value: Argument, shape: Shape, device: Device) -> DeviceArgument:
-        """A value copied to a device, laid out as a shape says."""
+        """A value copied to a device, in the layout of a shape."""
         buffer = device.allocate(int(shape.nbytes))
         device.upload(buffer.address, flat(laid_out(value.array, shape)))
         return cls(shape, device, buffer, buffer.address)
 
     @classmethod
     def borrowed(cls, value: Any, device: Device) -> Argument | None:
-        """A value of another library's that lies on a device already, used where it is, after what
-        that library has enqueued; None for what is in other memory. ``InputError`` where it is on
-        another GPU, or of a type there is none of here.
+        """Another library's value that is on a device already, used in place, after the work that
+        the library has enqueued; None for other memory. Raises ``InputError`` if it is on another
+        GPU, or of an unsupported type.
         """
         where = _place(value, device)
         if where is None:
@@ -65,7 +65,7 @@ class DeviceArgument(Argument):
 
     @classmethod
     def stack(cls, values: Sequence[Argument], axis: int) -> Argument:
-        """Values one behind the other, on the device if all are there and each lies in one piece of
+        """Values stacked along an axis, on the device if all are there and each is contiguous in
         the result.
         """
         first, rows = values[0], [v for v in values if isinstance(v, DeviceArgument)]
@@ -125,8 +125,8 @@ class DeviceArgument(Argument):
 
 
 def borrowed(inputs: Mapping[str, Any], device: Device | None) -> dict[str, Any]:
-    """Inputs of a run, those that lie on the device as arguments that do. ``InputError`` names one
-    that cannot be used there.
+    """Inputs of a run, with those that are on the device wrapped as arguments. Raises
+    ``InputError``, which names the input, if one cannot be used there.
     """
     found = dict(inputs)
     for name, value in inputs.items():
@@ -147,20 +147,20 @@ def is_on(value: Argument, device: Device) -> TypeGuard[DeviceArgument]:
 
 
 def lies_as(given: Shape, wanted: Shape) -> bool:
-    """Whether elements are laid out as is wanted, of which there are as many."""
+    """Whether a value has the wanted layout, given that the element counts are equal."""
     alike = given is wanted or (given.standard and wanted.standard)
     return alike or given.true_strides == wanted.true_strides
 
 
 def placed(name: str, value: Argument, shape: Shape, device: Device) -> Argument:
-    """A parameter's value as kernels read it: on the device, laid out as the parameter is, from a
-    multiple of 16 bytes on. ``InputError`` where it is on the device in another layout.
+    """A parameter's value as kernels read it: on the device, in the parameter's layout, aligned to
+    16 bytes. Raises ``InputError`` if it is on the device in another layout.
     """
     if not is_on(value, device):
         return DeviceArgument.uploaded(value, shape, device)
     if not lies_as(value.shape, shape):
         raise InputError(
-            f"input {name!r} lies as {value.shape} on the device, but kernels read it as {shape}: "
+            f"input {name!r} is laid out as {value.shape} on the device, but kernels read {shape}: "
             "make it contiguous first"
         )
     if value.address % LOADED == 0:
@@ -171,7 +171,7 @@ def placed(name: str, value: Argument, shape: Shape, device: Device) -> Argument
 
 
 def laid_out(array: NDArray[Any], shape: Shape) -> NDArray[Any]:
-    """The elements of an array as a shape says they lie, one after another."""
+    """The elements of an array in the layout of a shape, as flat memory."""
     if shape.dtype.is_packed or shape.standard:
         return array
     space = np.zeros(int(shape.element_space) * array.itemsize, np.uint8)
@@ -180,7 +180,7 @@ def laid_out(array: NDArray[Any], shape: Shape) -> NDArray[Any]:
 
 
 def _place(value: Any, device: Device) -> tuple[int, int] | None:
-    """Where a value lies, if in memory of the device's kind."""
+    """The device and number of a value, if it is in memory of the device's kind."""
     if hasattr(value, "__dlpack_device__"):
         kind, number = value.__dlpack_device__()
         found = device.place[0] if kind == MANAGED else int(kind), int(number)
@@ -190,13 +190,13 @@ def _place(value: Any, device: Device) -> tuple[int, int] | None:
 
 
 def _lent(value: Any, device: Device) -> Lent:
-    """The memory of a value, which may be read on the device's stream."""
+    """The memory of a value, ordered for reading on the device's stream."""
     if hasattr(value, "__dlpack__"):
         try:
             options = {} if device.place[0] == CPU else {"stream": device.stream}
             return imported(value.__dlpack__(**options))
         except (BufferError, RuntimeError) as error:
-            raise InputError(f"it gives no memory away: {error}") from error
+            raise InputError(f"its memory cannot be shared: {error}") from error
     said = value.__cuda_array_interface__
     if said.get("stream") is not None:
         device.order(int(said["stream"]), device.stream)
@@ -218,7 +218,7 @@ def downloaded(device: Device, address: int, shape: Shape) -> NDArray[Any]:
 
 
 def _seen(space: NDArray[np.uint8], shape: Shape) -> NDArray[Any]:
-    """The elements that lie in bytes as a static shape says."""
+    """The elements in some bytes, in the layout of a static shape."""
     dims, kind = tuple(int(d) for d in shape.dims), shape.dtype.numpy
     return np.ndarray(
         dims, kind, space, strides=[int(s) * kind.itemsize for s in shape.true_strides]

@@ -1,1 +1,1 @@
-"""How Triton text is written: expressions, types, and the writer of a kernel."""
+"""Writing Triton text: expressions, types, and the writer of a kernel."""

@@ -1,4 +1,4 @@
-"""Pieces of Triton text for the indices and the values of a tile, and what is known of them.
+"""Pieces of Triton text for the indices and values of a tile, with what is known of them.
 
 A tile has axes, and each index or value varies over some of them.
 """
@@ -16,11 +16,11 @@ BOTH = frozenset({0, 1})
 
 @dataclass(frozen=True)
 class Expr:
-    """A piece of text, the axes of the tile it varies over, and its number where that is known.
+    """A piece of text, the axes of the tile it varies over, and its ``number`` if that is known.
 
-    An index that counts every other place knows its ``half``: the index of the pair, and which of
-    the two it is. One may know the ``outer`` index that it has when divided by a number, which
-    varies over less. A condition that varies knows what of it is ``alike`` for all of the tile.
+    An index of every other element knows its ``half``: the index of the pair, and which of the two
+    it is. An index may know the ``outer`` index it has when divided by a number, which varies over
+    fewer axes. A condition that varies knows the part of it that is ``alike`` for the whole tile.
     """
 
     text: str
@@ -61,7 +61,7 @@ class Expr:
         return _combined(self, "<", expr(other))
 
     def inside(self, extent: Expr | int) -> Expr:
-        """Whether it is a place on an axis: at least 0, and less than an extent."""
+        """Whether it is a valid index: at least 0, and less than an extent."""
         text = f"(({self.text} >= 0) & ({self.text} < {expr(extent).text}))"
         return Expr(text, self.over)
 
@@ -87,7 +87,7 @@ def _combined(x: Expr, sign: str, y: Expr) -> Expr:
 
 @dataclass(frozen=True)
 class Part:
-    """An index that counts the places of some neighbouring axes at once."""
+    """An index that runs over several adjacent axes at once."""
 
     index: Expr
     dims: tuple[Extent, ...]
@@ -99,7 +99,7 @@ def by_axis(places: Iterable[Expr], dims: Sequence[Extent]) -> list[Part]:
 
 
 def both(x: Expr | None, y: Expr) -> Expr:
-    """What two conditions allow; None allows all."""
+    """The conjunction of two conditions; None is true."""
     return y if x is None else x & y
 
 

@@ -1,5 +1,5 @@
-"""Functions in Triton that the text of a kernel has where it calls them: formulas that name what
-they use twice.
+"""Triton functions that a kernel's text includes if it calls them: formulas that name
+subexpressions.
 """
 
 from __future__ import annotations
@@ -8,12 +8,14 @@ import math
 
 LOG2_E = math.log2(math.e)
 WITHIN = 128.0
-"""Beyond this and its negative, powers of e are infinite or 0 in f32, and their roots are not."""
+"""Beyond this and its negative, powers of e are infinite or 0 in f32, but their square roots are
+not.
+"""
 
 
 def _rounding(kind: str, apart: float) -> dict[str, str]:
-    """To the nearest whole number, and to integers: q + zero, within limits, and 0 for NaN. Sums
-    with a number whose neighbours are 1 ``apart`` are rounded so, halves to even.
+    """Rounding to the nearest whole number, and quantising to integers: q + zero, within limits,
+    and 0 for NaN. Adding ``apart``, a number whose spacing is 1, rounds ties to even.
     """
     return {
         f"nearest_{kind}": f"""
@@ -34,8 +36,9 @@ def quantized_{kind}(q, zero, low, high):
 
 
 FUNCTIONS = {
-    # What is multiplied by log2(e) is rounded, and the last digit of a great exponent is many of
-    # the power's. A fused product finds what is left over, for which the power is mended.
+    # x log2(e) is rounded, and an error in the last digit of a large exponent is many units in the
+    # last place of the power. A fused multiply-add finds the rounding error, by which the power is
+    # corrected.
     "exp_f32": f"""
 
 @triton.jit
@@ -44,9 +47,9 @@ def exp_f32(x):
     root = tl.exp2(half)
     rest = tl.fma(half, {-2 / LOG2_E!r}, x)
     return root * tl.where(tl.abs(x) < {WITHIN}, tl.fma(root, rest, root), root)""",
-    # A quotient that is rounded correctly as long as it is small: what a product with the
-    # reciprocal leaves over mends it, twice (Markstein, Computation of elementary functions on the
-    # IBM RISC System/6000 processor, 1990). Steps near the ends of f32 are scaled first.
+    # A correctly rounded quotient, if it is small: the product with the reciprocal is corrected
+    # twice by its remainder (Markstein, Computation of elementary functions on the IBM RISC
+    # System/6000 processor, 1990). Steps near the ends of f32's range are scaled first.
     "steps_f32": f"""
 
 @triton.jit
@@ -72,7 +75,7 @@ def power(x, y):
     none = (x < 0) & (x != -float("inf")) & (whole == 0)
     one = (y == 0) | (x == 1) | ((x == -1) & (tl.abs(y) == float("inf")))
     return tl.where(one, 1.0, tl.where(none, float("nan"), signed))""",
-    # The least number stands for what does not fit, as convert says; hardware differs in that.
+    # What does not fit becomes the least integer, as convert defines; hardware differs in that.
     "whole_i32": """
 
 @triton.jit
@@ -95,7 +98,7 @@ def whole_u64(x):
     **_rounding("f32", 2.0**23),
     **_rounding("f64", 2.0**52),
 }
-"""By name: their text."""
+"""The text of each function by name."""
 
 
 def called(text: str) -> list[str]:

@@ -1,9 +1,9 @@
-"""Floats of eight and of four bits as Triton text: they lie in memory as bytes or in them, and are
-computed in f32, on any device, with integers alone.
+"""Floats of eight and of four bits as Triton text: they are stored as bytes or in them, and
+computed in f32, on any device, with integer operations alone.
 
-Moved to where f32 has them, the bits of such a float are those of an f32 that is smaller by a power
-of two: so one product decodes and encodes, numbers below the least normal one included. To round to
-so few digits, a number is added that has its last digit there, and taken away again.
+Shifted to the position of f32's, the bits of such a float are those of an f32 that is smaller by a
+power of two: so one product decodes and encodes, subnormals included. To round to so few digits, a
+number whose last digit is of that weight is added, and subtracted again.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from migx.ops.quantization import limits
 from migx.shape import F4, F8E4M3FN, F8E4M3FNUZ, F8E5M2, F8E5M2FNUZ, F8E8M0, DType
 
 MANTISSA, BIAS = 23, 127
-"""Those of f32."""
+"""The mantissa bits and the exponent bias of f32."""
 
 
 @dataclass(frozen=True)
 class Narrow:
-    """A format: the bits of its mantissa, the bias of its exponent, and which codes without their
-    sign are no numbers: ``nan`` and ``infinity``, if there are any. ``unsigned`` ones have neither
-    -0 nor a NaN but the code of -0.
+    """A format: the bits of its mantissa, the bias of its exponent, and the codes without sign of
+    ``nan`` and ``infinity``, if it has them. An ``unsigned`` format has no -0; that code is its
+    only NaN.
     """
 
     mantissa: int
@@ -32,12 +32,12 @@ class Narrow:
 
     @property
     def shift(self) -> int:
-        """How far its bits are from where f32 has them."""
+        """The distance of its bits from those of f32."""
         return MANTISSA - self.mantissa
 
     @property
     def scale(self) -> float:
-        """How much larger its numbers are than those that f32 has for the bits."""
+        """The factor from the f32 of its shifted bits to its value."""
         return 2.0 ** (BIAS - self.bias)
 
 
@@ -48,7 +48,7 @@ FORMATS = {
     F8E5M2FNUZ: Narrow(2, 16, 0x80, unsigned=True),
 }
 FOUR = Narrow(1, 1, None)
-"""That of f4, which is unpacked and never computed as it is."""
+"""The format of f4, which is unpacked and never computed as it is."""
 BITS = "{x}.to(tl.int32, bitcast=True)"
 
 
@@ -58,7 +58,7 @@ def is_narrow(dtype: DType) -> bool:
 
 
 def decoded(code: str, dtype: DType) -> str:
-    """The f32 that the bits of a float stand for, in a byte."""
+    """The f32 value of a float in a byte."""
     if dtype is F8E8M0:  # a power of two
         bits = f"tl.where({code} == 0, 1 << {MANTISSA - 1}, {code}.to(tl.int32) << {MANTISSA})"
         return f"tl.where({code} == 255, float('nan'), {bits}.to(tl.float32, bitcast=True))"
@@ -79,7 +79,7 @@ def decoded(code: str, dtype: DType) -> str:
 
 
 def encoded(x: str, dtype: DType) -> str:
-    """The byte for an f32 that is a number of the format, infinite or NaN."""
+    """The byte of an f32 that is exact in the format, infinite or NaN."""
     this = FORMATS[dtype]
     bits = BITS.format(x=f"(tl.abs({x}) * {1 / this.scale})")
     code = f"({bits} >> {this.shift})"
@@ -93,8 +93,8 @@ def encoded(x: str, dtype: DType) -> str:
 
 
 def rounded(x: str, dtype: DType, *, saturate: bool) -> str:
-    """The number of the format that is nearest to an f32, halves to even. One that is too large is
-    the largest with ``saturate``; without, infinite or NaN.
+    """The nearest number of the format to an f32, ties to even. One that is too large becomes the
+    largest with ``saturate``; without, infinite or NaN.
     """
     this, (_, largest) = FORMATS[dtype], limits(dtype)
     size = f"tl.minimum(tl.abs({x}), {largest if saturate else 4 * largest})"

@@ -1,17 +1,17 @@
 """Triton text being written for an instruction.
 
 **The calling convention.** The text defines ``kernel``, whose parameters are a pointer ``p0``,
-``p1``, ... to each operand (the instruction's inputs in their order, then its results), and then
-``n0``, ``n1``, ...: extents known only when sizes are, 32 bits each. A kernel that takes turns is
-launched once for each, with ``turn`` as its last parameter; and what it keeps from turn to turn is
-scratch, operands behind the results. Undefined inputs are no operands. What is known when the text
-is written is a constant in it, strides of operands too. So text, the types of its parameters and an
-architecture make a binary, and kernels that are equal but for names have equal texts. Programs of
-the launch are numbered along one axis; each computes a tile of its own, so nobody adds to what
-another writes, and results do not depend on the order.
+``p1``, ... to each operand (the instruction's inputs in order, then its results), and then ``n0``,
+``n1``, ...: extents known only when sizes are, 32 bits each. A kernel with turns is launched once
+for each, with ``turn`` as its last parameter; memory that it keeps between turns is scratch,
+operands after the results. Undefined inputs are not operands. What is known when the text is
+written is a constant in it, strides of operands included. So text, parameter types and an
+architecture determine a binary, and kernels that differ only in names have equal texts. Programs of
+a launch are numbered along one axis; each computes a tile of its own, so no program adds to what
+another writes, and results do not depend on their order.
 
-Indices and values are those of ``expressions.py``: what is read is masked along those axes of the
-tile over which its place varies.
+Indices and values are those of ``expressions.py``: a load is masked along the axes of the tile over
+which its offset varies.
 """
 
 from __future__ import annotations
@@ -34,20 +34,19 @@ from migx.targets.gpu.emit.types import POINTERS, stored
 from migx.targets.gpu.tiles import whole
 
 MOST = (1 << 31) - (1 << 16)
-"""Operands of so many elements or more are indexed in 64 bits. The last tile counts places beyond
-the end, too, which must not come out below 0.
+"""Operands of so many elements or more are indexed in 64 bits. The last tile computes indices
+beyond the end, too, which must not overflow to negative.
 """
 WIDE = ".to(tl.int64)"
-"""What makes an index one of 64 bits."""
+"""The conversion of an index to 64 bits."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel as text. ``grid`` is the number of programs, ``words`` the extents after the
-    pointers, of which ``pointers`` has the element types. ``warps`` and ``stages`` are how many
-    threads a program has, in warps, and how many loads run ahead. ``flops`` is for reports.
-    ``turns`` is how often a kernel that takes turns is launched, 0 for one that takes none;
-    ``scratch`` is memory it has for all of them.
+    """A kernel as text. ``grid`` is the number of programs, ``pointers`` the element types of the
+    operands, ``words`` the extents after them. ``warps`` are those of a program, ``stages`` the
+    loads that run ahead. ``flops`` is for reports. ``turns`` is the number of launches of a kernel
+    with turns, 0 for one without; ``scratch`` is memory for all of them.
     """
 
     name: str
@@ -63,9 +62,9 @@ class Kernel:
 
 
 class Writer:
-    """The text of an instruction's kernel. ``masks`` say, for each axis of the tile, which places
-    of it are there; an axis that is always whole has none. ``kinds`` are the element types as which
-    some operands are read and written, whatever lies there.
+    """The text of an instruction's kernel. ``masks`` has, for each axis of the tile, the condition
+    of its elements that exist; an axis that is always full has none. ``kinds`` overrides the
+    element types of some operands.
     """
 
     def __init__(self, at: Instruction, scratch: tuple[Shape, ...] = ()) -> None:
@@ -89,8 +88,8 @@ class Writer:
         self._lines.append("    " * self._depth + text)
 
     def let(self, value: Expr | str, over: frozenset[int] = frozenset()) -> Expr:
-        """A name for a value, or for what a text comes to ``over`` some axes of the tile; the same
-        one for the same text.
+        """A name for a value, or for a text that varies ``over`` some axes of the tile; equal texts
+        have the same name.
         """
         value = Expr(value, over) if isinstance(value, str) else value
         if value.number is not None or value.text.isidentifier():
@@ -103,7 +102,7 @@ class Writer:
         return made
 
     def variable(self, text: str, over: frozenset[int] = frozenset()) -> Expr:
-        """A name of its own, which may be given another value later."""
+        """A new variable, which may be assigned again."""
         made = Expr(f"v{self._count}", over)
         self._count += 1
         self.line(f"{made.text} = {text}")
@@ -111,7 +110,7 @@ class Writer:
 
     @contextmanager
     def block(self, head: str) -> Iterator[None]:
-        """Lines inside a loop or a condition; names made there are known there alone."""
+        """Lines inside a loop or a condition; names made there are local to it."""
         self.line(head)
         self._depth += 1
         self._known.append({})
@@ -123,7 +122,7 @@ class Writer:
 
     @contextmanager
     def loop(self, end: Extent | Expr, step: Expr | int, begin: Expr | int = 0) -> Iterator[Expr]:
-        """A loop, and where each turn of it begins."""
+        """A loop; gives the start of each iteration."""
         index = Expr(f"v{self._count}")
         self._count += 1
         stop = end if isinstance(end, Expr) else self.extent(end)
@@ -133,20 +132,20 @@ class Writer:
 
     @contextmanager
     def unrolled(self, end: int, times: int) -> Iterator[Expr]:
-        """A loop from 0 on, so many turns of which are written out, and the number of each."""
+        """A loop from 0, unrolled by ``times``; gives the index."""
         index = Expr(f"v{self._count}")
         self._count += 1
         with self.block(f"for {index.text} in tl.range({end}, loop_unroll_factor={times}):"):
             yield index
 
     def function(self, name: str, parameters: str, result: str) -> str:
-        """The name of a function, which the text has from now on."""
+        """Adds a function to the text; gives its name."""
         self._functions[name] = f"\n\n@triton.jit\ndef {name}({parameters}):\n    return {result}"
         return name
 
     def extent(self, extent: Extent, cast: str = "") -> Expr:
-        """An extent: a constant, or one of the words, cast, times what is known to divide it. So
-        Triton sees which places are at multiples of 16 bytes, and which lines end there.
+        """An extent: a constant, or a word, cast, times the known divisor of the extent. So Triton
+        sees which offsets are multiples of 16 bytes, and which lines end there.
         """
         if not isinstance(extent, dim.Dim):
             return expr(int(extent))
@@ -154,12 +153,12 @@ class Writer:
         rest = extent // factor
         if rest not in self._words:
             self._words[rest] = f"n{len(self._words)}"
-        cast = cast or WIDE * (factor > MOST)  # which no 32 bits hold, as the word's are
+        cast = cast or WIDE * (factor > MOST)  # too large for 32 bits, the word's
         return Expr(self._words[rest] + cast) * factor
 
     def distance(self, extent: Extent) -> Expr:
-        """How many elements apart places are in memory: an extent whose products with them are not
-        cut off, however many elements there are.
+        """A stride in elements, in a type in which its products with indices do not overflow,
+        however many elements there are.
         """
         if not self._wide or extent in (0, 1):
             return self.extent(extent)
@@ -177,7 +176,7 @@ class Writer:
         flops: Extent = 0,
         turns: Extent = 0,
     ) -> Kernel:
-        """The kernel, when its text is written."""
+        """The kernel, once its text is written."""
         parameters = [f"p{i}" for i in range(len(self.shapes))] + list(self._words.values())
         parameters += ["turn"] if turns != 0 else []
         own = self._functions.values()
@@ -193,19 +192,19 @@ class Writer:
         )
 
     def operand_of_scratch(self, shape: Shape) -> int:
-        """The operand that is scratch of a shape, which there is from now on."""
+        """The operand that is scratch of this shape; adds one if there is none."""
         if shape not in self.scratch:
             self.scratch = (*self.scratch, shape)
             self.shapes.append(shape)
         return len(self.shapes) - len(self.scratch) + self.scratch.index(shape)
 
-    # Places.
+    # Indices.
 
     def numbers(
         self, axis: int, of: int, size: int, begin: Expr | int = 0, phase: int | None = None
     ) -> Expr:
-        """So many numbers along an axis of a tile that has ``of`` axes; of a ``phase``, half of
-        them: the even ones or the odd ones.
+        """A range along an axis of a tile that has ``of`` axes; with a ``phase``, every other
+        element: the even ones or the odd ones.
         """
         if phase is not None:
             pair = self.numbers(axis, of, size // 2, self.let(expr(begin) // 2))
@@ -219,8 +218,8 @@ class Writer:
         return replace(made, outer=(begin // size, size))
 
     def blocks(self, begin: Expr, size: int, block: int) -> Expr:
-        """So many numbers from a multiple of ``size`` on, as the last two of a tile's three axes:
-        blocks, and places in them.
+        """A range from a multiple of ``size``, split over the last two of a tile's three axes:
+        blocks, and elements in them.
         """
         first = self.let(begin // block)
         count = Expr(f"tl.arange(0, {size // block})[None, :, None]", frozenset({1}))
@@ -229,7 +228,7 @@ class Writer:
         return replace(self.let(outer * block + inner), outer=(outer, block))
 
     def split(self, part: Part) -> list[Expr]:
-        """The place on each axis that an index counts."""
+        """The index on each axis of an index over several."""
         places: list[Expr] = []
         rest = part.index
         for number, extent in reversed(list(enumerate(part.dims))):
@@ -246,7 +245,7 @@ class Writer:
         return places[::-1]
 
     def offset(self, parts: Sequence[Part], strides: Sequence[Extent]) -> Expr:
-        """How many elements from the first the place of some indices is."""
+        """The offset, in elements, of some indices."""
         total, strides = expr(0), list(strides)
         for part in parts:
             mine, strides = strides[: len(part.dims)], strides[len(part.dims) :]
@@ -258,18 +257,18 @@ class Writer:
         return self.let(total)
 
     def place(self, operand: int, places: Iterable[Expr]) -> Expr:
-        """Where in an operand the element at some places is, one for each axis."""
+        """The offset in an operand of some indices, one per axis."""
         shape = self.shapes[operand]
         return self.offset(by_axis(places, shape.dims), shape.true_strides)
 
     def from_start(self, index: Expr, extent: Extent) -> str:
-        """An index, counted from the start: those below 0 are counted from the end."""
+        """An index counted from the start; negative ones count from the end."""
         size = self.extent(extent)
         wide = self.let(f"{index.text}.to(tl.int64)", index.over)
         return f"tl.where({wide.text} < 0, {wide.text} + {size.text}, {wide.text})"
 
     def within(self, index: Expr, extent: Extent) -> Expr:
-        """An index, counted from the start and within an axis."""
+        """An index counted from the start, and clamped to an axis."""
         counted, size = self.from_start(index, extent), self.extent(extent)
         text = f"tl.minimum(tl.maximum({counted}, 0), {size.text} - 1)"
         return self.let(text, index.over)
@@ -281,8 +280,8 @@ class Writer:
         dims: Dims,
         there: Expr | None = None,
     ) -> tuple[list[Expr], Expr | None]:
-        """Places that count what is put before and behind each axis, as those of what is inside;
-        and which of them lie there, of those that are; None where all do.
+        """Indices into a padded tensor as indices into what is inside; and the condition that they
+        are, combined with ``there``; None if it is always true.
         """
         found = []
         for place, begin, end, extent in zip(places, *padding, dims, strict=True):
@@ -293,7 +292,7 @@ class Writer:
         return found, None if there is None else self.let(there)
 
     def where(self, there: Expr, places: Iterable[Expr]) -> list[Expr]:
-        """Places, the first in the stead of those that are not there."""
+        """Indices, with 0 in place of those that are not ``there``."""
         return [
             self.let(f"tl.where({there.text}, {p.text}, 0)", p.over | there.over) for p in places
         ]
@@ -301,14 +300,14 @@ class Writer:
     # Masks.
 
     def there(self, index: Expr, extent: Extent, size: int) -> Expr | None:
-        """Which of the places that an index counts there are; None where tiles of a size are always
+        """The condition that an index is below an extent; None if tiles of a size are always
         full.
         """
         return None if whole(extent, size) else self.let(index.below(self.extent(extent)))
 
     @contextmanager
     def masked(self, masks: dict[int, Expr | None]) -> Iterator[None]:
-        """Other masks for a while."""
+        """Replaces the masks within the context."""
         before, self.masks = self.masks, masks
         try:
             yield
@@ -316,7 +315,7 @@ class Writer:
             self.masks = before
 
     def mask(self, over: frozenset[int], also: Expr | None = None) -> Expr | None:
-        """What is there of the tile, along some axes; None where all of it is."""
+        """The mask along some axes of the tile; None if all of it exists."""
         found = also
         for axis in sorted(over):
             if (mask := self.masks.get(axis)) is not None:
@@ -334,9 +333,9 @@ class Writer:
         raw: bool = False,
         also: Expr | None = None,
     ) -> Expr:
-        """What lies there, in its computing type, or ``raw`` as it lies; 0 where nothing is. A
-        place that is the same for all of a tile is read once, if what of ``also`` is the same for
-        all allows it.
+        """The value at an offset, in its computing type, or ``raw`` in its type in memory; 0 where
+        it is masked off. An offset that is the same for the whole tile is read once, if the
+        ``alike`` part of ``also`` allows it.
         """
         alone = also if also is not None and also.over and not offset.over else None
         mask = self.mask(offset.over, also if alone is None else alone.alike)
@@ -353,12 +352,12 @@ class Writer:
         return found if alone is None else self.only(alone, found)
 
     def only(self, there: Expr, value: Expr) -> Expr:
-        """A value where it is there, and 0 elsewhere."""
+        """A value where the condition holds, and 0 elsewhere."""
         zero = f"tl.where({there.text}, {value.text}, 0).to({value.text}.dtype)"
         return self.let(zero, there.over | value.over)
 
     def spread(self, value: Expr, tile: Sequence[int]) -> Expr:
-        """A value that varies over all axes of a tile."""
+        """A value broadcast to all axes of a tile."""
         over = frozenset(range(len(tile)))
         if value.over == over:
             return value
@@ -369,7 +368,7 @@ class Writer:
     def store(
         self, operand: int, offset: Expr, value: Expr, dtype: DType, also: Expr | None = None
     ) -> None:
-        """Writes a value, which is in its computing type."""
+        """Stores a value given in its computing type."""
         mask = self.mask(offset.over, also)
         masked = "" if mask is None else f", mask={mask.text}"
         if is_narrow(dtype):
@@ -378,7 +377,7 @@ class Writer:
 
 
 def is_vast(shape: Shape) -> bool:
-    """Whether a value has too many elements for 32 bits whenever it has any."""
+    """Whether a nonempty value always has too many elements for 32 bits."""
     if not shape.dtype.is_tensor:
         return False
     if shape.standard:
@@ -392,7 +391,7 @@ def operands(at: Instruction) -> list[Instruction]:
 
 
 def _common(dims: Sequence[Extent], strides: Sequence[Extent]) -> Extent | None:
-    """The one step by which an index over several axes moves, if they lie so."""
+    """The single stride of an index over several axes, if there is one."""
     axes = fewest((extent, (step,)) for extent, step in zip(dims, strides, strict=True))
     if len(axes) > 1:
         return None

@@ -1,4 +1,4 @@
-"""How elements of each type lie in memory, and what kernels compute them in, by Triton's names."""
+"""The types of elements in memory and in computation, by Triton's names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from migx.shape import F32, F64, I32, I64, DType
 from migx.targets.gpu.emit.narrow import is_narrow
 
 NARROW = tuple(name for name, dtype in DType.known.items() if is_narrow(dtype))
-"""Floats of eight bits, which lie as bytes; only arithmetic by element computes them."""
+"""Floats of eight bits, stored as bytes; only elementwise arithmetic computes with them."""
 POINTERS = {
     "f16": "fp16",
     "bf16": "bf16",
@@ -17,7 +17,7 @@ POINTERS = {
     "u4": "u8",
     **{f"{sign}{bits}": f"{sign}{bits}" for sign in "iu" for bits in (8, 16, 32, 64)},
 }
-"""How elements lie in memory, by Triton's names for pointers to them."""
+"""The element types in memory, by Triton's names for pointers to them."""
 COMPUTING = {
     **dict.fromkeys(NARROW, "tl.float32"),
     "f16": "tl.float32",
@@ -28,7 +28,7 @@ COMPUTING = {
     **{f"i{bits}": f"tl.int{bits}" for bits in (8, 16, 32, 64)},
     **{f"u{bits}": f"tl.uint{bits}" for bits in (8, 16, 32, 64)},
 }
-"""What elements are computed in: floats under 32 bits in f32."""
+"""The types elements are computed in: floats under 32 bits in f32."""
 STORED = {
     **COMPUTING,
     **dict.fromkeys(NARROW, "tl.uint8"),
@@ -39,17 +39,17 @@ STORED = {
 
 
 def storable(dtype: DType) -> bool:
-    """Whether kernels of all families can compute elements of a type."""
+    """Whether kernels of all families can compute with elements of a type."""
     return dtype.name in COMPUTING and not is_narrow(dtype)
 
 
 def stored(text: str, dtype: DType) -> str:
-    """A value in its computing type, as it lies in memory."""
+    """A value in its computing type, converted to its type in memory."""
     return f"{text}.to({STORED[dtype.name]})"
 
 
 def summed(dtype: DType) -> DType:
-    """What many elements are added up or multiplied in: integers modulo their width or more."""
+    """The type of sums and products of many elements: integers wrap, at their width or more."""
     if dtype.is_float:
         return F64 if dtype is F64 else F32
     return I64 if dtype.bits == 64 else I32

@@ -1,7 +1,7 @@
-"""The kernels there are, one file for each family.
+"""The kernels, one file for each family.
 
-Each file has ``kernel_for(at)``: the kernel of an instruction, or None where the family has none
-for it. ``FAMILIES`` is the order in which they are asked.
+Each file has ``kernel_for(at)``, which gives the kernel of an instruction, or None if the family
+has none for it. ``FAMILIES`` is the order in which they are asked.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ FAMILIES = (
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
-    """The kernel of an instruction by the first family that has one; None sends it to the host."""
+    """The kernel of an instruction, from the first family that has one; None sends it to the
+    host.
+    """
     for name in FAMILIES:
         family = import_module(f"{__name__}.{name}")
         found: Kernel | None = family.kernel_for(at)

@@ -1,19 +1,19 @@
 """Kernels of attention: the softmax of scaled and masked products, times values.
 
-No matrix of all scores is ever made. A program has a block of queries and goes over the keys block
-by block. It keeps for each query the greatest score so far, the sum of the exponentials below it,
-and the values weighted by these; when a greater score comes, sum and values are scaled down (T. Dao
-et al., "FlashAttention", 2022). A sink, a score that has no value, is what it begins with. All
-heads that share keys and values are one after another in such blocks, so these are read once for
-the single queries of a decoder.
+No matrix of all scores is ever made. A program has a block of queries and visits the keys block by
+block. It keeps for each query the greatest score so far, the sum of the exponentials relative to
+it, and the values weighted by these; when a greater score comes, sum and values are scaled down (T.
+Dao et al., "FlashAttention", 2022). A sink, a score without a value, is the initial state. All
+heads that share keys and values are consecutive in such blocks, so these are read once for the
+single queries of a decoder.
 
-Where it is known that a head has few queries, as of a decoder with a cache, they are taken one by
-one, and multiplied element by element: a tile would be mostly rows that nobody asks for.
+If a head is known to have few queries, as in a decoder with a cache, they are taken one by one, and
+multiplied elementwise: a tile would be mostly empty rows.
 
-Where many are multiplied without matrix units, threads side by side want neighbouring keys of one
-feature. These lie a whole head of features apart, in one bank of shared memory, which gives one of
-them at a time. So such a kernel takes two turns, the first of which leaves the keys in scratch,
-those of a feature one after another.
+If many are multiplied without matrix units, adjacent threads read adjacent keys of one feature.
+These are a whole head of features apart, in one bank of shared memory, which serves one of them at
+a time. So such a kernel has two turns, the first of which transposes the keys into scratch, where
+those of a feature are contiguous.
 """
 
 from __future__ import annotations
@@ -58,9 +58,8 @@ def _writable(attention: Attention) -> bool:
 
 
 class _Writer:
-    """What kernels of attention have in common. A program has a tile of queries, of all heads of
-    a group, by keys; and of its queries the greatest scores (``top``), the sums and the values
-    ``held``.
+    """What kernels of attention share. A program has a tile of queries, of all heads of a group, by
+    keys; and for its queries the greatest scores (``top``), the sums and the values ``held``.
     """
 
     writer: Writer
@@ -82,14 +81,14 @@ class _Writer:
         self.dtype = attention.queries.dtype
 
     def begin(self) -> Expr:
-        """Says which item is a program's own; the number of its tile among those of that."""
+        """Sets the program's item; gives the number of its tile within the item."""
         w = self.writer
         many = w.extent(tiles(self.queries, self.tile.rows))
         self.item = Part(w.let(w.program // many), self.attention.groups)
         return w.program % many
 
     def finished(self, turns: int = 0) -> Kernel:
-        """The kernel, when its text is written."""
+        """The kernel, once its text is written."""
         a, tile = self.attention, self.tile
         return self.writer.finished(
             "attention",
@@ -101,12 +100,12 @@ class _Writer:
         )
 
     def offset(self, access: Access, *last: Part) -> Expr:
-        """Where elements of the item are in an operand."""
+        """The offset of elements of the item in an operand."""
         return self.writer.offset([self.item, *last], access.strides)
 
     def read(self, access: Access, key: Expr, feature: Expr, sizes: tuple[int, int]) -> Expr:
-        """Keys or values at some places, 0 where there are none; ``sizes`` are how many features
-        there are, and in a tile.
+        """Keys or values at some indices, 0 where there are none; ``sizes`` are the features that
+        exist, and those of a tile.
         """
         w, there = self.writer, None
         extents = (feature, *sizes), (key, self.keys, self.tile.columns)
@@ -119,7 +118,7 @@ class _Writer:
             return w.load(access.operand, where, access.dtype, raw=True, also=there)
 
     def start(self, dims: list[int], over: frozenset[int]) -> None:
-        """Has greatest scores and sums before there are keys: of nothing, or of the sinks."""
+        """Initialises greatest scores and sums: for nothing, or for the sinks."""
         w, sink, zeros = self.writer, self.attention.sink, f"tl.zeros({dims}, tl.float32)"
         if sink is None:
             self.top = w.variable(f"tl.full({dims}, float('-inf'), tl.float32)", over)
@@ -139,7 +138,7 @@ class _Writer:
         return w.load(a.queries.operand, where, a.queries.dtype, raw=True, also=there)
 
     def scores(self, text: str, over: frozenset[int], key: Expr, tile: tuple[int, ...]) -> Expr:
-        """What the softmax is given for products with some keys, of so many places in all; minus
+        """The input of the softmax for products with some keys, as a tile of these dims; minus
         infinity where there is no key.
         """
         w, a = self.writer, self.attention
@@ -153,10 +152,10 @@ class _Writer:
         return w.let(text, over)
 
     def go_on(self, scores: Expr, along: str) -> None:
-        """Has a greater score, and sums below it, of what lies ``along`` an axis."""
+        """Updates the greatest scores and the sums with scores reduced ``along`` an axis."""
         w, top, total = self.writer, self.top.text, self.total.text
         less = f"tl.exp({top} - _base)"
-        if not self.attention.by_row:  # what is NaN below minus infinity stays, if that is all
+        if not self.attention.by_row:  # NaN of scores that are all minus infinity is kept
             less = f"tl.where({top} == _top, 1.0, {less})"
         w.line(f"_top = tl.maximum({top}, tl.max({scores.text}, {along}))")
         w.line("_base = tl.where(_top == float('-inf'), 0.0, _top)")
@@ -165,7 +164,7 @@ class _Writer:
         w.line(f"{total} = {total} * _less + tl.sum(_power, {along})")
 
     def weights(self, key: Expr, over: frozenset[int]) -> str:
-        """What the values of a block are multiplied by, not yet divided by the sum of all."""
+        """The weights of the values of a block, not yet divided by the sum of all."""
         w, a = self.writer, self.attention
         if a.by_row:
             return "_power"
@@ -192,7 +191,7 @@ class _Writer:
         else:
             value = w.let(f"tl.where({total} == 0.0, {held}, {value.text})", value.over)
         there = f"{total} > 0.0" if a.guarded else ""
-        if not a.guarded and bounds(self.keys)[0] <= 0:  # with no keys, the sum of nothing is 0
+        if not a.guarded and bounds(self.keys)[0] <= 0:  # without keys, the sum is 0
             there = f"{w.extent(self.keys).text} > 0"
         if there:
             value = w.let(f"tl.where({there}, {value.text}, 0.0)", value.over)
@@ -200,7 +199,7 @@ class _Writer:
         w.store(a.output.operand, w.spread(where, tile), value, a.output.dtype)
 
     def made(self, node: int, given: Expr, key: Expr) -> Expr:
-        """A node, made of products or of weights with some keys."""
+        """A node, computed from products or weights with some keys."""
         w, nodes = self.writer, self.attention.nodes
         found, place = dict[int, Expr](), dict[Access, Expr]()
         wanted = below(nodes, [node], ())
@@ -239,7 +238,7 @@ class _InBlocks(_Writer):
         self.writer = Writer(at, scratch=(self.turned_keys,) if self.turned else ())
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         w, number = self.writer, self.begin()
         if not self.turned:
             self._weighted(number)
@@ -251,7 +250,7 @@ class _InBlocks(_Writer):
         return self.finished(turns=2)
 
     def _turn(self, number: Expr) -> None:
-        """Leaves keys of an item in scratch, those that are the share of a program."""
+        """Transposes a program's share of an item's keys into scratch."""
         w, a, size = self.writer, self.attention, self.tile.rows
         step = w.let(w.extent(tiles(self.queries, size)) * size)
         with w.loop(self.keys, step, w.let(number * size)) as begin:
@@ -261,7 +260,7 @@ class _InBlocks(_Writer):
             w.store(*self._of_turned(key, feature), keys, self.dtype)
 
     def _of_turned(self, key: Expr, feature: Expr) -> tuple[int, Expr]:
-        """The operand that has the turned keys, and where in it some of them are."""
+        """The operand with the transposed keys, and the offset of some of them."""
         w = self.writer
         operand = w.operand_of_scratch(self.turned_keys)
         return operand, w.place(operand, (self.item.index, feature, key))
@@ -302,14 +301,14 @@ class _InBlocks(_Writer):
         w, a, feature = self.writer, self.attention, self.writer.numbers(0, 2, self.depth)
         if not self.turned:
             return self.read(a.keys, key, feature, (int(a.depth), self.depth))
-        w.masks = {}  # there is room for all of the block, and zeros where there are no features
+        w.masks = {}  # scratch has room for the whole block, and zeros for missing features
         operand, where = self._of_turned(key, feature)
         return w.load(operand, where, self.dtype, raw=True)
 
 
 class _OneByOne(_Writer):
-    """Single queries, multiplied with blocks of keys element by element. Scores have one axis: so
-    Triton leaves keys and values with the threads that read them.
+    """Single queries, multiplied with blocks of keys elementwise. Scores have one axis, so Triton
+    keeps keys and values in the threads that read them.
     """
 
     def __init__(self, at: Instruction, attention: Attention) -> None:
@@ -319,7 +318,7 @@ class _OneByOne(_Writer):
         self.writer = Writer(at)
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         w = self.writer
         self.row = Part(w.let(self.begin()), self.rows)
         q = self.query(w.numbers(1, 2, self.depth))
@@ -332,7 +331,7 @@ class _OneByOne(_Writer):
         return self.finished()
 
     def _block(self, begin: Expr, q: Expr) -> None:
-        """Adds a block of keys; all that is read is asked for before any of it comes."""
+        """Adds a block of keys; all loads are issued before any is used."""
         w, a, block = self.writer, self.attention, self.tile.columns
         key = w.numbers(0, 2, block, begin)
         values, keys = (

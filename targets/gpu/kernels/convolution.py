@@ -1,9 +1,9 @@
-"""Kernels of convolutions, with the arithmetic on their result and what makes their operands.
+"""Kernels of convolutions, with their epilogues and the arithmetic on their operands.
 
-It is a product of matrices that are never made: rows are output channels, columns are pixels of one
-item, and the depth counts input channels and the taps of a window. A tile of windows is read where
-the image lies, 0 beside it. Where a group has few output channels, as when each channel has a
-filter of its own, taps are multiplied one by one instead.
+A convolution is a product of matrices that are never made: rows are output channels, columns are
+pixels of one item, and the depth runs over input channels and the taps of a window. A tile of
+windows is read from the image in place, with 0 for padding. If a group has few output channels, as
+in depthwise convolutions, taps are multiplied one by one instead.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from migx.targets.gpu.tiles import Tile, power_of_two
 
 TAGS = ("conv_epilogue", "conv_quantized", "int4_gemm")
 FEW = 8
-"""Output channels of a group up to which taps are multiplied one by one."""
+"""The most output channels of a group for which taps are multiplied one by one."""
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
-    """The kernel of a convolution, by itself or in a group, whose windows have known sizes."""
+    """The kernel of a convolution, alone or in a group, whose windows have static sizes."""
     inner = core_of(at, CONVOLUTIONS, TAGS)
     if inner is None or not all(isinstance(d, int) for d in inner.inputs[1].shape.dims):
         return None
@@ -36,8 +36,8 @@ def kernel_for(at: Instruction) -> Kernel | None:
 
 
 class _Writer(Tiled):
-    """Writes the kernel of one convolution, of which rows are the output channels of a group, and
-    columns pixels.
+    """Writes the kernel of one convolution: rows are the output channels of a group, columns
+    pixels.
     """
 
     def __init__(self, at: Instruction, inner: Instruction, rest: FusedKernel) -> None:
@@ -93,7 +93,7 @@ class _Writer(Tiled):
             return self.operand(self.weights, parts, 1, tile)
 
     def _windows(self, deep: Expr) -> Expr:
-        """A tile of windows: depth by pixels, 0 where a window reaches beyond the image."""
+        """A tile of windows: depth by pixels, 0 where a window extends beyond the image."""
         w, dims = self.writer, self.image.shape.dims
         channel, *taps = w.split(Part(deep, self.window))
         there = w.masks[1]
@@ -109,7 +109,7 @@ class _Writer(Tiled):
         return w.spread(found, (self.step, self.size[1])) if self.units else found
 
     def _seen(self, places: list[Expr], there: Expr | None) -> Expr:
-        """The image at some places, 0 where it is not there."""
+        """The image at some indices, 0 where it does not exist."""
         w, dims = self.writer, self.image.shape.dims
         if self.image in self.reader.operands:
             number = self.reader.operands[self.image]

@@ -1,8 +1,8 @@
-"""Kernels of arithmetic on elements, of reductions, and of both fused; of copies between layouts.
+"""Kernels of elementwise arithmetic, of reductions, of both fused, and of copies between layouts.
 
-A tile is some rows by some columns: columns are the places of the folded axes, rows those of the
-others. Where a row fits a tile, it is read once and stays in registers for all stages; longer rows
-are read again for each stage, in a loop. Where nothing is folded, a tile is a line of elements.
+A tile is some rows by some columns: columns run over the folded axes, rows over the others. A row
+that fits a tile is read once and stays in registers for all stages; longer rows are read again for
+each stage, in a loop. If nothing is folded, a tile is a line of elements.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ LONGEST = 16384
 """The longest row that stays in registers."""
 LARGE, SMALL = 2.0**64, 2.0**-64
 SCALE = f"tl.where(tl.abs(y) > {LARGE}, {SMALL}, tl.where(tl.abs(y) < {SMALL}, {LARGE}, 1.0))"
-"""What a divisor is multiplied by so that its reciprocal is a normal number."""
+"""The factor of a divisor that makes its reciprocal a normal number."""
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
-    """The kernel of what ``described`` describes, where Triton has all its element types."""
+    """The kernel of what ``described`` describes, if Triton has all its element types."""
     fused = described(at)
     if fused is None or not computable(fused.nodes):
         return None
-    if any(a.dtype is F8E8M0 for _, a in fused.outputs):  # of which there is no encoding here
+    if any(a.dtype is F8E8M0 for _, a in fused.outputs):  # which cannot be encoded here
         return None
     if any(n.folds for n in fused.nodes) and not any(fused.folded):
         fused = fused.with_axis(folded=True)
@@ -62,7 +62,7 @@ def evaluated(
     found: dict[int, Expr],
     place: dict[Access, Expr],
 ) -> None:
-    """Adds to what has been found the nodes wanted, in order; operands lie at their places."""
+    """Adds the wanted nodes to those found, in order; ``place`` has the offsets of operands."""
     for number in wanted:
         if number not in found:
             found[number] = writer.let(_node(writer, nodes, number, found, place))
@@ -88,8 +88,8 @@ def _node(
 
 
 def _is_share(nodes: Sequence[Node], node: Node) -> bool:
-    """Whether it is a quotient of an exponential, as that of a softmax: nobody takes the whole part
-    of that, and one more rounding is none that counts.
+    """Whether a node is the quotient of an exponential, as in softmax: its integer part is not
+    used, and one more rounding does not matter.
     """
     if isinstance(node.of, (Access, Argument)) or node.of.name != "div" or node.dtype.bits > 32:
         return False
@@ -98,8 +98,8 @@ def _is_share(nodes: Sequence[Node], node: Node) -> bool:
 
 
 def _by_reciprocal(writer: Writer, x: Expr, y: Expr, dtype: DType) -> Expr:
-    """A quotient where many x have the same y, whose reciprocal is made once. Where that may not be
-    a normal number, y is first brought nearer to 1, and then the quotient is taken back.
+    """A quotient of many x by the same y, whose reciprocal is computed once. If that may not be a
+    normal number, y is first scaled towards 1, and then the quotient back.
     """
     one = "tl.full([], 1.0, tl.float32)"
     if dtype is F16:
@@ -111,7 +111,7 @@ def _by_reciprocal(writer: Writer, x: Expr, y: Expr, dtype: DType) -> Expr:
 
 
 def _line(at: Instruction, fused: FusedKernel) -> Kernel:
-    """A kernel that folds nothing: each program has a line of elements."""
+    """A kernel without reductions: each program has a line of elements."""
     writer = Writer(at)
     count = product(fused.dims)
     bits = max((a.dtype.bits for a in fused.accesses if any(s != 0 for s in a.strides)), default=32)
@@ -123,7 +123,7 @@ def _line(at: Instruction, fused: FusedKernel) -> Kernel:
 
 
 def write_line(writer: Writer, fused: FusedKernel, number: Expr, size: int) -> None:
-    """Writes what folds nothing, for the line of so many elements that has a number."""
+    """Writes a computation without reductions, for one line of ``size`` elements."""
     count = product(fused.dims)
     index = writer.numbers(0, 1, size, writer.let(number * size))
     writer.masks = {0: writer.there(index, count, size)}
@@ -156,12 +156,12 @@ class _Rows:
         self.writer = Writer(at)
 
     def _lies_along_rows(self) -> bool:
-        """Whether neighbours in memory are in different rows."""
+        """Whether adjacent elements in memory are in different rows."""
         steps = [self._steps(a)[1] for a in self.fused.accesses]
         return not any(s and s[-1] == 1 for s in steps)
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         writer, fused = self.writer, self.fused
         row = writer.numbers(0, 2, self.height, writer.let(writer.program * self.height))
         writer.masks = {0: writer.there(row, self.rows, self.height)}
@@ -182,7 +182,7 @@ class _Rows:
         return [s for s, f in pairs if not f], [s for s, f in pairs if f]
 
     def _columns(self, column: Expr, *, there: bool = False) -> None:
-        """Says where operands are for some columns, all of which may be known to be there."""
+        """Sets the offsets of operands at some columns, which may be known to exist."""
         writer = self.writer
         writer.masks[1] = None if there else writer.there(column, self.length, self.width)
         part = Part(column, self.column_dims)
@@ -192,7 +192,7 @@ class _Rows:
         }
 
     def _stage(self, stage: Stage) -> None:
-        """The reductions of a stage and what is written in it."""
+        """Writes the reductions of a stage and its outputs."""
         written = [self.fused.outputs[o][0] for o in stage.outputs]
         fixed = [
             n
@@ -221,8 +221,8 @@ class _Rows:
             self.found[number] = self._folded(number, total)
 
     def _parts(self) -> Iterator[None]:
-        """The columns part by part: in a loop, and after it, where the length is known and is not
-        filled by full parts, the rest; so only what is there in part is masked.
+        """The columns part by part: in a loop of full parts, then the rest if the length is known;
+        so only partial parts are masked.
         """
         writer = self.writer
         known = isinstance(self.length, int)
@@ -249,8 +249,8 @@ class _Rows:
                 self._store(access, self.found[number], self.base[access])
 
     def _store(self, access: Access, value: Expr, where: Expr, width: int | None = None) -> None:
-        """Writes a value, spread to the whole of a tile where it is smaller: one of so many columns
-        or, of what all columns have in common, of one.
+        """Stores a value, broadcast to a tile of ``width`` columns, or of one column if it is the
+        same for all.
         """
         folded, dims = width is None, (self.height, width or 1)
         if folded:
@@ -265,7 +265,7 @@ class _Rows:
     # Reductions.
 
     def _computing(self, number: int) -> str:
-        """What a reduction adds up in."""
+        """The type in which a reduction accumulates."""
         node = self.nodes[number]
         if node.dtype.is_float:
             return COMPUTING[node.dtype.name]
@@ -283,7 +283,7 @@ class _Rows:
         return self.writer.variable(text, BOTH)
 
     def _summand(self, number: int, values: dict[int, Expr]) -> Expr:
-        """What a reduction takes of a tile: all of it, its identity where nothing is."""
+        """The tile that a reduction reads, with its identity for missing elements."""
         writer = self.writer
         (source,) = self.nodes[number].inputs
         value = values[source]
@@ -299,11 +299,11 @@ class _Rows:
         return elements.combined(node.reduction.ufunc, total, value, node.dtype)
 
     def _folded(self, number: int, value: Expr) -> Expr:
-        """The result of a reduction, of a tile of what it takes."""
+        """The result of a reduction over a tile."""
         node, writer = self.nodes[number], self.writer
         if (combined := self._combined(number, "a", "b")) == "a + b":
             total = f"tl.sum({value.text}, axis=1, keep_dims=True)"
-        else:  # tl.max and tl.min pass NaN over
+        else:  # tl.max and tl.min ignore NaN
             assert not isinstance(node.of, (Access, Argument))
             function = writer.function(f"{node.of.name}_{node.dtype.name}", "a, b", combined)
             total = f"tl.reduce({value.text}, 1, {function}, keep_dims=True)"
@@ -315,7 +315,7 @@ class _Rows:
         return writer.let(text, ROWS)
 
     def _mean(self, total: Expr, dtype: DType, number: int) -> str:
-        """A sum over how many there are."""
+        """A sum divided by the number of elements."""
         count, kind = self.writer.extent(self.length), self._computing(number)
         if count.number and dtype.is_float:
             return f"({total.text} * {1 / count.number!r})"

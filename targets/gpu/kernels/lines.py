@@ -1,11 +1,12 @@
-"""Kernels that go along one axis: ``argmax`` and ``argmin``, running sums and products, ``topk``.
+"""Kernels along one axis: ``argmax`` and ``argmin``, running sums and products, ``topk``.
 
-A line is all elements along the axis at one place of the others. A program has some lines, and
-takes each at once or, where it is long, part by part: running results carry what was before, and an
-extreme is kept by each place of the tile for itself, until these compare at the end.
+A line is all elements along the axis at one index of the others. A program has some lines, and
+takes each at once or, if it is long, part by part: running results carry a total, and extremes are
+kept per column of the tile, and compared at the end.
 
-``topk`` ranks instead of sorting: an element's place among the best is how many of its line come
-before it. So each is its own, equals keep their order, and nothing is moved but once.
+``topk`` ranks instead of sorting: an element's place among the best is the number of elements of
+its line that come before it. So ranks are distinct, equals keep their order, and each element is
+moved once.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from migx.targets.gpu.tiles import power_of_two, tiles
 TILE = 4096
 """Elements of a tile, and the most of a line in it."""
 UNKNOWN = 1024
-"""Elements of a line in a tile where its length is not known."""
+"""Elements of a line in a tile if its length is unknown."""
 CANDIDATES = 64
-"""Elements that are ranked by one program, and those they are held against at a time."""
+"""Elements that one program ranks, and those they are compared with at a time."""
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
@@ -63,7 +64,7 @@ class _Lines:
         self.tile = f"[{self.height}, {self.width}]"
 
     def _tile(self) -> tuple[int, int]:
-        """As wide as lines are; where their elements are no neighbours, many lines at once."""
+        """As wide as lines are; if their elements are not contiguous, many lines at once."""
         most = bounds(self.rows)[1]
         width = UNKNOWN
         if isinstance(self.length, int):
@@ -74,24 +75,24 @@ class _Lines:
         return (height if most > height else power_of_two(max(1, int(most)))), width
 
     def _others(self, values: tuple[Extent, ...]) -> tuple[Extent, ...]:
-        """All but what belongs to the axis."""
+        """All values except the axis's own."""
         return (*values[: self.axis], *values[self.axis + 1 :])
 
     def begin(self) -> None:
-        """Says which lines there are, and where each begins in the operands."""
+        """Sets the program's lines, and their offsets in the operands."""
         w = self.writer
         row = w.numbers(0, 2, self.height, w.let(w.program * self.height))
         w.masks = {0: w.there(row, self.rows, self.height)}
         self.set_lines(row)
 
     def set_lines(self, line: Expr) -> None:
-        """Says where some lines begin."""
+        """Sets the offsets of some lines."""
         w, part = self.writer, Part(line, self.dims)
         self.base = [w.offset([part], self._others(s.true_strides)) for s in w.shapes]
 
     @contextmanager
     def parts(self) -> Iterator[Expr]:
-        """Some elements of each line after others."""
+        """The elements of each line, part by part."""
         w, at_once = self.writer, isinstance(self.length, int) and self.length <= self.width
         with nullcontext(expr(0)) if at_once else w.loop(self.length, self.width) as start:
             column = w.numbers(1, 2, self.width, start)
@@ -99,7 +100,7 @@ class _Lines:
                 yield column
 
     def offset(self, operand: int, place: Expr) -> Expr:
-        """Where an element of each line is in an operand."""
+        """The offset in an operand of an element of each line."""
         step = self.writer.distance(self.writer.shapes[operand].true_strides[self.axis])
         return self.writer.let(self.base[operand] + self.writer.let(place * step))
 
@@ -109,23 +110,23 @@ class _Lines:
         return w.load(0, w.spread(self.offset(0, place), (self.height, self.width)), self.dtype)
 
     def store(self, operand: int, where: Expr, value: Expr, also: Expr | None = None) -> None:
-        """Writes one element of each line."""
+        """Stores one element of each line."""
         cell = Expr(f"(tl.zeros([{self.height}, 1], tl.int32) + {where.text})", ROWS)
         self.writer.store(operand, cell, value, self.writer.shapes[operand].dtype, also)
 
     def finished(self) -> Kernel:
-        """The kernel, when its text is written."""
+        """The kernel, once its text is written."""
         grid = tiles(self.rows, self.height)
         return self.writer.finished(self.at.name, grid, flops=self.given.elements)
 
 
 class _Extreme(_Lines):
-    """Where the greatest or the least of each line is. Each place of the tile keeps the best it has
-    seen, and where that was.
+    """The index of the greatest or the least of each line. Each column of the tile keeps the best
+    it has seen, and its index.
     """
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         w, op = self.writer, self.at.op_as(Argmax)
         self.begin()
         best = w.variable(f"tl.zeros({self.tile}, {COMPUTING[self.dtype.name]})", BOTH)
@@ -145,14 +146,14 @@ class _Extreme(_Lines):
         return self.finished()
 
     def _place(self, best: str, index: str, *, greatest: bool, last: bool) -> Expr:
-        """Where the best of all places of a tile is: of equals the first, or the last."""
+        """The index of the best of all columns of a tile: of equals the first, or the last."""
         w = self.writer
         ufunc, worst_of = (np.maximum, lowest) if greatest else (np.minimum, highest)
         worst = elements.number_of(worst_of(self.dtype.numpy), self.dtype)
         found = f"tl.where({index} >= 0, {best}, {worst})"
         reduced = f"tl.{'max' if greatest else 'min'}({found}, axis=1, keep_dims=True)"
         nan = "False"
-        if self.dtype.is_float:  # the extreme is NaN where there is one, and then equal to nothing
+        if self.dtype.is_float:  # with a NaN, the extreme is NaN, and equal to nothing
             combined = elements.combined(ufunc, "a", "b", self.dtype)
             combine = w.function("extreme", "a, b", combined)
             reduced = f"tl.reduce({found}, 1, {combine}, keep_dims=True)"
@@ -170,7 +171,7 @@ class _Scan(_Lines):
     """Running results of each line."""
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         w, op = self.writer, self.at.op_as(PrefixScan)
         self.begin()
         multiplies = isinstance(op, PrefixScanProd)
@@ -191,14 +192,14 @@ class _Scan(_Lines):
         return self.finished()
 
     def _place(self, column: Expr) -> Expr:
-        """The place on the axis of what comes as so manyeth."""
+        """The index on the axis of the element that is visited at this position."""
         w = self.writer
         if not self.at.op_as(PrefixScan).reverse:
             return column
         return w.let(w.let(w.extent(self.length) - 1) - column)
 
     def _first(self, identity: Expr) -> None:
-        """Writes what comes before anything is counted."""
+        """Writes the identity, the first of exclusive results."""
         w = self.writer
         place = self._place(expr(0))
         there = w.let(f"({w.extent(self.length).text} > 0)")
@@ -215,7 +216,7 @@ class _Scan(_Lines):
 
 
 class _Best(_Lines):
-    """The first of each line by rank, and where they are."""
+    """The first of each line by rank, and their indices."""
 
     def _tile(self) -> tuple[int, int]:
         size = CANDIDATES
@@ -224,7 +225,7 @@ class _Best(_Lines):
         return size, size
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         w, op, size = self.writer, self.at.op_as(Topk), self.width
         count = tiles(self.length, size)
         cells = w.extent(count)
@@ -256,9 +257,7 @@ class _Best(_Lines):
 def before(
     x: str, y: str, dtype: DType, *, greatest: bool, equal: bool = False, nan_first: bool = True
 ) -> str:
-    """Whether x is greater than y (or less), or ``equal`` where asked for. NaN comes first of all,
-    or last.
-    """
+    """Whether x is greater (or less) than y, or ``equal`` if so asked. NaN comes first, or last."""
     text = f"({x} {'>' if greatest else '<'}{'=' if equal else ''} {y})"
     if not dtype.is_float:
         return text

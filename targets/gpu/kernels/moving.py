@@ -1,10 +1,9 @@
-"""Kernels that move elements: ``gather``, ``gathernd``, ``gather_elements``, ``pad``,
-``reverse``, ``reverse_sequence``, ``trilu``, ``onehot``, ``dynamic_range``, and values of four bits
-or with blocks of scales that are not part of a product, all of them or what a ``gather`` picks. A
-program has a line of elements of the result, and reads each from where it comes from.
+"""Kernels that move elements: ``gather``, ``gathernd``, ``gather_elements``, ``pad``, ``reverse``,
+``reverse_sequence``, ``trilu``, ``onehot``, ``dynamic_range``, and dequantising values of four bits
+or with blocks of scales outside of products, all of them or what a ``gather`` picks. A program has
+a line of elements of the result, and reads each from its source.
 
-An index that lies outside is taken for the nearest one that does not, for a kernel has no way to
-raise: memory of others is never read.
+An index out of range is clamped, as a kernel cannot raise: it never reads out of bounds.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def kernel_for(at: Instruction) -> Kernel | None:
 
 
 def _fits(at: Instruction) -> bool:
-    """Whether the operation's attributes are such as are written here."""
+    """Whether the operation's attributes are supported here."""
     op = at.op
     if isinstance(op, Pad) and op.mode != "constant":
         return all(bounds(p)[0] >= 0 for p in op.pads)
@@ -60,7 +59,7 @@ BEYOND = {
     ),
     "wrap": "((({i}) % ({n}) + ({n})) % ({n}))",
 }
-"""Which place of ``n`` stands at place ``i`` beside them."""
+"""The index, among ``n``, that padding at index ``i`` repeats."""
 
 
 def _gather(line: Line, op: Gather) -> Expr:
@@ -102,7 +101,7 @@ def _pad(line: Line, op: Pad) -> Expr:
 
 
 def _repeated(line: Line, op: Pad) -> Expr:
-    """Padding with elements of what is padded."""
+    """Padding that repeats elements of what is padded."""
     w, dims, places = line.writer, line.at.inputs[0].shape.dims, list(line.places)
     for axis, (begin, end) in enumerate(zip(*split(op.pads), strict=True)):
         if begin != 0 or end != 0:
@@ -159,7 +158,7 @@ def _read(line: Line, op: Unpack | DequantizeLinear | Group) -> Expr:
 
 
 def _made(at: Instruction) -> Instruction:
-    """What makes the result: the instruction itself, or the last one of a group."""
+    """The instruction that makes the result: itself, or the last one of a group."""
     return at.modules[0].outputs[0] if at.modules else at
 
 
@@ -172,7 +171,7 @@ def _dynamic_range(line: Line, op: DynamicRange) -> Expr:
 
 
 MADE = (DynamicRange, Onehot)
-"""Operations that make elements; the others move what there is, whatever its type."""
+"""Operations that compute elements; the others move them, whatever their type."""
 KINDS: dict[type, Callable[[Line, Any], Expr]] = {
     DynamicRange: _dynamic_range,
     Gather: _gather,

@@ -1,4 +1,4 @@
-"""Kernels of ``pooling``: a program has a line of windows, whose elements it takes one by one."""
+"""Kernels of ``pooling``: a program has a line of windows, whose elements it visits one by one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LINE = Tile(1, 256)
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
-    """The kernel of a pooling whose windows have known sizes."""
+    """The kernel of a pooling whose windows have static sizes."""
     op = at.op
     if type(op) is not Pooling or not storable(at.shape.dtype):
         return None
@@ -33,7 +33,7 @@ def kernel_for(at: Instruction) -> Kernel | None:
 
 
 def _pooled(line: Line, op: Pooling) -> Expr:
-    """The results of windows, of which all elements are taken."""
+    """The results of a line of windows."""
     w, dtype = line.writer, line.at.shape.dtype
     start = elements.literal(lowest(dtype.numpy)) if op.mode == "max" else "0"
     kind = COMPUTING[dtype.name]
@@ -50,7 +50,7 @@ def _pooled(line: Line, op: Pooling) -> Expr:
 
 
 def _take(line: Line, op: Pooling, tap: Expr, total: Expr, seen: Expr) -> None:
-    """Takes one element of each window."""
+    """Accumulates one element of each window."""
     w, dims = line.writer, line.at.inputs[0].shape.dims
     begins, ends = split(op.padding)
     counted: Expr | None = None

@@ -1,15 +1,15 @@
-"""Kernels of matrix products, with the arithmetic on their result and what makes their operands:
-``dot``, ``quant_dot``, and groups of one of these with what is around it.
+"""Kernels of matrix products, with their epilogues and the arithmetic on their operands: ``dot``,
+``quant_dot``, and groups of one of these with what is around it.
 
-A program has a tile of rows by columns of one product of the batch; where all products share the
-right operand, the batch is more rows. Operands are read place by place through whatever stands
+A program has a tile of rows by columns of one product of the batch; if all products share the right
+operand, the batch counts as rows. Operands are read element by element through the operations
 between them and the inputs (``reader.py``): four-bit weights are unpacked and scaled there, in
-registers. Sums are f32 for floats up to 32 bits, and those of f32 are exact products, unless
-``fast_math`` has them rounded to tf32; each is added up in the order of the depth by one program,
-or by a few that take a part of the depth each (``split_k.py``).
+registers. Sums are f32 for floats up to 32 bits, and f32 products are exact, unless ``fast_math``
+rounds the factors to tf32; each sum is accumulated in the order of the depth by one program, or by
+a few that take a part of the depth each (``split_k.py``).
 
-Products with few rows are read, not computed: then the tile is multiplied element by element and
-summed along the depth, and the matrix units rest.
+Products with few rows are memory-bound: then the tile is multiplied elementwise and summed along
+the depth, without matrix units.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from migx.targets.gpu.tiles import Tile, whole
 
 TAGS = ("gemm_epilogue", "gemm_quantized", "int4_gemm")
 BLOCKS = (32, 64, 128)
-"""How many places of the depth a scale may hold for, where it is read once for all of them."""
+"""The lengths of blocks whose scale can be read once for the whole block."""
 FEW = 4
-"""Rows up to which the elements of a tile are multiplied one by one."""
+"""The most rows for which the elements of a tile are multiplied one by one."""
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
-    """The kernel of a product of matrices, by itself or in a group."""
+    """The kernel of a product of matrices, alone or in a group."""
     dot = core_of(at, DOTS, TAGS)
     return None if dot is None else _Writer.kernel_of(at, dot, dot.shape.dims[-1])
 
@@ -66,7 +66,7 @@ class _Writer(Tiled):
         self.block = block if fits else 0
 
     def _tile(self, stored: int, block: int) -> Tile:
-        """The tiles by which it is cut; elements of the right operand lie in so many bits."""
+        """The tile; elements of the right operand are stored in so many bits."""
         if self.words is not None:
             return choose.words(self.columns, self.depth, self.rows, block)
         if bounds(self.rows)[1] <= FEW:
@@ -76,20 +76,20 @@ class _Writer(Tiled):
         return choose.product(self.rows, self.columns, self.depth, self.items, bits, step)
 
     def _words(self, right: Instruction) -> Words | None:
-        """How the right operand lies in words, where it is read so."""
+        """How the right operand is stored in words, if it is read so."""
         words = words_of(self.reader, right) if bounds(self.rows)[1] <= FEW else None
         fits = words and whole(self.depth, words.block * choose.BLOCKS[0])
         return words if fits and self.inner.shape.dtype.bits <= 32 else None
 
     def _pairs(self, right: Instruction) -> str | None:
-        """Along what pairs of the right operand's elements lie in one byte each."""
+        """The axis, if any, along which pairs of the right operand's elements share a byte."""
         axis = self.reader.pairs_along(right)
         if axis is None or axis < right.shape.rank - 2:
             return None
         return "columns" if axis == right.shape.rank - 1 else "depth"
 
     def numbers(self, begin: Expr, height: int) -> Expr:
-        """The rows of a tile; of one, no axis of it."""
+        """The rows of a tile; a single row has no axis in it."""
         return begin if self.tile.rows == 1 else super().numbers(begin, height)
 
     def sums(self, row: Expr, corner: Corner) -> Expr:
@@ -101,7 +101,7 @@ class _Writer(Tiled):
         self.write(total, counted, column)
 
     def _sums(self, row: Expr, across: Expr) -> Expr:
-        """The sums of a tile of some rows."""
+        """The sums of a tile of several rows."""
         w = self.writer
         columns = self._phased(1, self.tile.columns, across, "columns")
         tile = [self.tile.rows, self.tile.columns // len(columns)]
@@ -116,8 +116,8 @@ class _Writer(Tiled):
         return joined(w, [each.total() for each in sums])
 
     def _phased(self, axis: int, size: int, begin: Expr, along: str) -> list[Expr]:
-        """The numbers of a tile along the depth or the columns; the even and the odd ones apart,
-        where pairs of weights lie there in one byte each.
+        """The indices of a tile along the depth or the columns; the even and the odd ones
+        separately if pairs of weights share bytes along that axis.
         """
         phases = (0, 1) if self.pairs == along else (None,)
         return [self.writer.numbers(axis, 2, size, begin, phase) for phase in phases]
@@ -134,9 +134,7 @@ class _Writer(Tiled):
     def _masked(
         self, side: int, line: Expr, deep: Expr, axes: tuple[int, int]
     ) -> AbstractContextManager[None]:
-        """The masks while an operand is read: of its rows or columns, and of the depth, which lie
-        along these axes of the tile.
-        """
+        """Masks an operand's rows or columns, and its depth, which are these axes of the tile."""
         w, lines = self.writer, (self.rows, self.tile.rows)
         if side == 1:
             lines = self.columns, self.tile.columns
@@ -144,7 +142,7 @@ class _Writer(Tiled):
         return w.masked(dict(zip(axes, there, strict=True)))
 
     def _row(self, row: Expr, across: Expr) -> Expr:
-        """The sums of one row: tiles of columns by depth, multiplied and added up along it."""
+        """The sums of one row: tiles of columns by depth, multiplied and summed along the depth."""
         if self.words is not None:
             return self._row_of_words(self.words, row, across)
         w, width = self.writer, self.tile.columns
@@ -165,7 +163,7 @@ class _Writer(Tiled):
         return joined(w, [w.let(row) for row in rows])
 
     def _row_of_words(self, words: Words, row: Expr, across: Expr) -> Expr:
-        """The sums of one row, of weights that are read eight at a time."""
+        """The sums of one row, with weights that are read eight at a time."""
         w, left, many = self.writer, self.inner.inputs[0], self.tile.columns // PER
         w.kinds[words.operand] = "u32"
         word = w.numbers(0, 2, many, w.let(across // PER))
@@ -183,8 +181,8 @@ class _Writer(Tiled):
         return w.let(text, BOTH)
 
     def _deep_tile(self) -> list[int]:
-        """How much of the depth a tile of one row has: blocks and places where scales have
-        blocks, so that each scale is read once.
+        """The depth of a tile of one row; if scales have blocks, as blocks and elements in them, so
+        that each scale is read once.
         """
         halves = 2 if self.pairs == "depth" else 1
         if self.block:
@@ -192,7 +190,7 @@ class _Writer(Tiled):
         return [self.step // halves]
 
     def _deep(self, begin: Expr) -> list[Expr]:
-        """The places along the depth, of even and odd ones apart where these are pairs."""
+        """The indices along the depth, the even and odd ones separately if they are pairs."""
         w = self.writer
         if not self.block:
             return self._phased(1, self.step, begin, "depth")
@@ -214,7 +212,7 @@ class _Writer(Tiled):
         w.line(f"{total.text} += {text}")
 
     def _operand(self, side: int, line: Expr, deep: Expr) -> list[Part]:
-        """The places of an operand: of the batch, and along its last two axes."""
+        """The indices of an operand: of the batch, and along its last two axes."""
         dims = self.inner.inputs[side].shape.dims
         if side == 0 and self.shared:
             return [Part(line, dims[:-1]), Part(deep, dims[-1:])]

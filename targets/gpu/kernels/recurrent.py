@@ -1,13 +1,13 @@
 """Kernels of recurrent layers: ``lstm``, ``gru`` and ``rnn``.
 
 A kernel is one step, launched once for each: every program has some units of some members of the
-batch, for one direction, and makes all gates of these. So a step is spread over the whole device,
-and the weights stay in its cache from step to step; that all of one step is done before the next
-begins is what launches are. States go from step to step in scratch, in the type they are computed
-in. Those that other programs read are there twice, for even and for odd steps.
+batch, for one direction, and computes all their gates. So a step is spread over the whole device,
+and the weights stay in its cache between steps; the order of launches ensures that a step is done
+before the next begins. States are passed between steps in scratch, in their computing type. Those
+that other programs read are double-buffered, for even and for odd steps.
 
-A gru whose reset gates come before the product takes two turns for a step: the gates, and the
-product of what they leave of the states.
+A gru whose reset gates are applied before the product takes two turns per step: the gates, and the
+product of the reset states.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from migx.targets.gpu.parts import elements
 from migx.targets.gpu.tiles import tiles
 
 MEMBERS, UNITS, DEPTH = 16, 16, 32
-"""Members of the batch by units of a program; how much of a product's depth is taken at a time."""
+"""Members of the batch and units of a program; the depth of a product taken at a time."""
 WARPS = 8
-"""As many as give each thread one unit of one member: there is nothing in it to be vectorised."""
+"""So many that each thread has one unit of one member, which leaves nothing to vectorise."""
 FORMULAS: dict[str, str] = {
     "Affine": "{0} * {x} + {1}",
     "ThresholdedRelu": "tl.where({x} < {0}, 0.0, {x})",
@@ -38,7 +38,7 @@ FORMULAS: dict[str, str] = {
     "Softsign": "{x} / (1.0 + tl.abs({x}))",
     "Softplus": "tl.maximum({x}, 0.0) + tl.log(1.0 + tl.exp(-tl.abs({x})))",
 }
-"""Activations that are no operations of their own, of x and their parameters."""
+"""Activations without operations of their own, as formulas of x and their parameters."""
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
@@ -72,7 +72,7 @@ class _Writer:
         self.operands = {role: number for number, role in enumerate([*given, *results, "scratch"])}
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         w = self.writer
         across, down = tiles(self.hidden, UNITS), tiles(self.batch, MEMBERS)
         rest = w.let(w.program // w.extent(across))
@@ -102,7 +102,7 @@ class _Writer:
         )
 
     def _when(self) -> None:
-        """Says which step a turn is, and for whom it is one: not for sequences that are over."""
+        """Sets the step of a turn, and for which sequences it is one: not those that have ended."""
         w = self.writer
         turn = Expr("turn")
         self.step = w.let(turn // 2) if self.resets_first else turn
@@ -157,7 +157,7 @@ class _Writer:
         return [w.let(o * self._activated(2, c)), c]
 
     def _seen(self, gate: Expr, hole: int, c: Expr) -> Expr:
-        """A gate that sees the cell, where there are peepholes."""
+        """A gate plus its peephole's term, if there are peepholes."""
         if "p" not in self.operands:
             return gate
         hole_ = self._read("p", [self.direction, self._of_gate(hole)])
@@ -174,8 +174,8 @@ class _Writer:
         return self.writer.let(made + update * self.writer.let(h - made))
 
     def _two_turns(self) -> None:
-        """A step of a gru that resets first: slot 0 has the states, 1 what the reset gates leave of
-        them, and 2 the update gates.
+        """A step of a gru that resets first: slot 0 of scratch has the states, 1 the states times
+        the reset gates, and 2 the update gates.
         """
         w = self.writer
         h = self._begun("initial_h", expr(0), self._place)
@@ -200,8 +200,8 @@ class _Writer:
         recurrent: bool = True,
         source: Expr | None = None,
     ) -> list[Expr]:
-        """The sums of some gates: of the inputs of this step (``given``), of the states or what a
-        slot of scratch has in their stead, and of the biases.
+        """The sums of some gates: of the inputs of this step (if ``given``), of the states, or of a
+        slot of scratch in their place, and of the biases.
         """
         w = self.writer
         totals = []
@@ -227,9 +227,9 @@ class _Writer:
         depth: Extent,
         left: Callable[[Expr], Expr],
     ) -> None:
-        """Adds to the sums of gates the products with their weights. One no deeper than a tile is
-        added up place by place: its loop would be unrolled into more than LLVM can vectorise, which
-        then ends the process.
+        """Adds the products with the weights to the sums of gates. A product no deeper than a tile
+        is accumulated element by element: its loop would be unrolled, into more than LLVM can
+        vectorise, which crashes the process.
         """
         w = self.writer
         units = self.wide is F32 and not (isinstance(depth, int) and depth <= DEPTH)
@@ -267,11 +267,11 @@ class _Writer:
         return [self.direction, self.row, self.unit]
 
     def _of_gate(self, number: int) -> Expr:
-        """Where the units of a gate are among all rows of the weights."""
+        """The rows of the weights that belong to a gate's units."""
         return self.writer.let(self.unit + number * self.hidden)
 
     def _begun(self, role: str, slot: Expr, place: Sequence[Expr]) -> Expr:
-        """A state before the step: what is given or 0 before the first, then that in scratch."""
+        """A state before the step: the initial one or 0 before the first, then that in scratch."""
         w = self.writer
         later = w.let(f"({self.step.text} > 0)")
         state = self._read("scratch", [slot, *place], also=later)
@@ -281,7 +281,9 @@ class _Writer:
         return w.let(f"tl.where({self.first.text}, {start.text}, {state.text})", state.over)
 
     def _keep(self, role: str, before: Expr, after: Expr, slot: Expr) -> None:
-        """Hands a state to the next step, and to the result: that before, where there is none."""
+        """Stores a state for the next step, and as a result; an ended sequence keeps the one
+        before.
+        """
         w = self.writer
         text = f"tl.where({self.alive.text}, {after.text}, {before.text})"
         kept = w.let(text, BOTH)
@@ -289,7 +291,7 @@ class _Writer:
         self._store(f"last {role}", self._place, kept)
 
     def _result(self, after: Expr) -> None:
-        """Writes what a step gives: 0 for sequences that are over."""
+        """Writes the output of a step: 0 for sequences that have ended."""
         w = self.writer
         value = w.let(f"tl.where({self.alive.text}, {after.text}, 0.0)", BOTH)
         self._store("y", [self.now, *self._place], value, also=self.there)
@@ -297,7 +299,7 @@ class _Writer:
     # Arithmetic.
 
     def _clipped(self, x: Expr) -> Expr:
-        """What the gates' activations get."""
+        """The clipped input of an activation."""
         if self.op.clip <= 0:
             return x
         low, high = (elements.number_of(s * self.op.clip, self.wide) for s in (-1, 1))
@@ -305,7 +307,7 @@ class _Writer:
         return self.writer.let(elements.combined(np.minimum, bounded, high, self.wide), BOTH)
 
     def _activated(self, number: int, x: Expr) -> Expr:
-        """An activation, that of the direction."""
+        """The activation of this direction."""
         w = self.writer
         texts = [self._activation(*each[number], x.text) for each in _activations(self.op)]
         text = texts[0]
@@ -333,7 +335,7 @@ class _Writer:
     # Memory.
 
     def _read(self, role: str, places: Sequence[Expr], also: Expr | None = None) -> Expr:
-        """The elements of an operand at some places."""
+        """The elements of an operand at some indices."""
         w, number = self.writer, self.operands[role]
         return w.load(number, w.place(number, places), w.shapes[number].dtype, also=also)
 

@@ -1,5 +1,5 @@
-"""Kernels of concatenations, alone or with the arithmetic before and after them, as
-``migx.fusion.regions`` describes them. A program has a line of elements of one part.
+"""Kernels of concatenations, alone or fused with arithmetic, as ``migx.fusion.regions`` describes
+them. A program has a line of elements of one part.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from migx.targets.gpu.kernels.fused import computable, write_line
 from migx.targets.gpu.tiles import tiles
 
 MOST = 64
-"""More parts than these are a large text for little work."""
+"""More parts than these are a long text for little work."""
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
@@ -25,7 +25,7 @@ def kernel_for(at: Instruction) -> Kernel | None:
     if not regions or len(regions) > MOST or not all(computable(r.nodes) for r in regions):
         return None
     w = Writer(at)
-    if not grouped:  # bits are moved, whatever they stand for
+    if not grouped:  # bits are moved, whatever their type
         w.kinds = dict.fromkeys(range(len(w.shapes)), f"u{at.shape.dtype.bits}")
     bits = min(access.dtype.bits for region in regions for access in region.accesses)
     tile = choose.line(at.shape.elements, bits)

@@ -1,8 +1,8 @@
-"""Kernels of ``resize``: a program has a line of elements of the result, and for each the elements
-that it lies between, on every axis that changes.
+"""Kernels of ``resize``: a program has a line of elements of the result, and interpolates each from
+the elements around it, on every axis that changes.
 
-Where an element lies is reckoned in 64 bits, step by step as the operation's own meaning does it,
-so that nothing is rounded another way: to the nearest it would matter.
+Coordinates are computed in 64 bits, step by step as in the operation's own meaning, so that
+rounding is the same: it decides which element is the nearest.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from migx.targets.gpu.parts import elements
 from migx.targets.gpu.parts.line import WHOLE, Line
 
 MOST = 256
-"""The most elements of which one of the result is made."""
+"""The most taps of an element of the result."""
 DOUBLE = "tl.float64"
 Tap = tuple[Expr, str | None]
-"""A place on an axis, and its weight; None for all of it."""
+"""An index on an axis, and its weight, None for 1."""
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
-    """The kernel of a ``resize`` that is told its sizes and does not widen its reach."""
+    """The kernel of a ``resize`` with constant sizes whose reach antialiasing does not widen."""
     op = at.op
     if type(op) is not Resize or at.shape.rank == 0 or not storable(at.shape.dtype):
         return None
@@ -41,12 +41,12 @@ def kernel_for(at: Instruction) -> Kernel | None:
 
 
 def _reach(op: Resize) -> int:
-    """How many elements of an axis an element of the result is made of."""
+    """The taps of an element of the result along one axis."""
     return {"nearest": 1, "linear": 2, "cubic": 4}[op.mode]
 
 
 def _resized(line: Line, op: Resize) -> Expr:
-    """The elements, each the sum of what it lies between."""
+    """The elements of the result, each the weighted sum of its taps."""
     w, dtype = line.writer, line.at.shape.dtype
     outside: list[str] = []
     taps = [_taps(line, op, axis, outside) for axis in range(len(line.places))]
@@ -66,7 +66,7 @@ def _resized(line: Line, op: Resize) -> Expr:
 
 
 def mixed(line: Line, taps: Sequence[Sequence[Tap]], kind: str) -> str:
-    """The sum of the elements at all combinations of places, each by its weights."""
+    """The sum of the elements at all combinations of indices, each times its weights."""
     w, total = line.writer, ""
     for chosen in combinations(*taps):
         value = line.read(0, [place for place, _ in chosen])
@@ -78,7 +78,7 @@ def mixed(line: Line, taps: Sequence[Sequence[Tap]], kind: str) -> str:
 
 
 def _truncated(text: str, line: Line) -> str:
-    """A sum as an integer: an error of rounding costs no whole unit."""
+    """A sum as an integer: rounding errors do not cost a whole unit."""
     million = _number(1e6)
     near = line.writer.let(f"({text} * {million})", WHOLE).text
     low, high = limits(line.at.shape.dtype)
@@ -88,7 +88,7 @@ def _truncated(text: str, line: Line) -> str:
 
 
 def _taps(line: Line, op: Resize, axis: int, outside: list[str]) -> list[Tap]:
-    """The places on an axis that elements are made of; adds to what is ``outside`` of a crop."""
+    """The taps on an axis; appends the condition of being ``outside`` of a crop."""
     w, place, given = line.writer, line.places[axis], line.at.inputs[0].shape.dims[axis]
     if not op.changes(axis, given):
         return [(place, None)]
@@ -113,7 +113,7 @@ def _taps(line: Line, op: Resize, axis: int, outside: list[str]) -> list[Tap]:
 
 
 def _clipped(line: Line, at: str, size: Expr) -> Expr:
-    """A coordinate that is whole, as an index within the axis."""
+    """A whole coordinate as an index, clamped to the axis."""
     text = f"tl.minimum(tl.maximum({at}.to(tl.int32), 0), {size.text} - 1)"
     return line.writer.let(text, WHOLE)
 
@@ -129,7 +129,7 @@ def _rounded(op: Resize, at: str) -> str:
 
 
 def _weight(op: Resize, distance: str, line: Line) -> str:
-    """What an element at a distance counts."""
+    """The weight of an element at a distance."""
     if op.mode == "linear":
         return f"({_number(1)} - {distance})"
     d = line.writer.let(distance, WHOLE).text
@@ -143,7 +143,7 @@ def _weight(op: Resize, distance: str, line: Line) -> str:
 
 
 def _coordinate(line: Line, op: Resize, axis: int) -> str:
-    """Where elements lie on an axis of what is resampled, as f64."""
+    """The coordinates of elements on an input axis, as f64."""
     w, number = line.writer, _number
     length, size = (
         w.let(number(e) if isinstance(e, int) else f"{w.extent(e).text}.to({DOUBLE})").text
@@ -173,7 +173,7 @@ def _coordinate(line: Line, op: Resize, axis: int) -> str:
 
 
 def _cropped(op: Resize, axis: int, at: str, length: str, width: str) -> str:
-    """The same for a crop, whose ends are given as parts of the axis."""
+    """The same for a crop, whose ends are given as fractions of the axis."""
     begin, end = op.roi[axis], op.roi[axis + len(op.roi) // 2]
     last, one = f"({length} - {_number(1)})", _number(1)
     step = f"{at} * {_number(end - begin)} * {last} / ({width} - {one})"

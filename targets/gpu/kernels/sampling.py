@@ -1,5 +1,5 @@
-"""Kernels that read images at places which other values say: ``grid_sample``, and ``lrn``, which
-reads the channels around each. A program has a line of elements of the result.
+"""Kernels that read images at computed positions: ``grid_sample``, and ``lrn``, which reads the
+channels around each. A program has a line of elements of the result.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KEYS = -0.75
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
-    """The kernel of one of these; what lies outside of an image may be anything but reflected."""
+    """The kernel of one of these; padding by reflection is not supported."""
     if not all(storable(v.shape.dtype) for v in at.inputs):
         return None
     match at.op:
@@ -33,7 +33,7 @@ def kernel_for(at: Instruction) -> Kernel | None:
 
 
 def _sampled(line: Line, op: GridSample) -> Expr:
-    """The images at the places of a grid."""
+    """The images sampled at a grid."""
     w, dtype = line.writer, line.at.shape.dtype
     wide, rank = (F64 if dtype is F64 else F32), line.at.shape.rank
     taps: list[list[Tap]] = [[(place, None)] for place in line.places[:2]]
@@ -43,7 +43,7 @@ def _sampled(line: Line, op: GridSample) -> Expr:
 
 
 def _taps(line: Line, op: GridSample, axis: int, wide: DType) -> list[Tap]:
-    """The places on an axis of the image, and their weights."""
+    """The taps on an axis of the image."""
     w, grid = line.writer, line.at.inputs[1].shape
     size = w.extent(line.at.inputs[0].shape.dims[2 + axis]).text
     component = expr(line.at.shape.rank - 3 - axis)
@@ -69,7 +69,9 @@ def _taps(line: Line, op: GridSample, axis: int, wide: DType) -> list[Tap]:
 
 
 def _weights(mode: str, part: str) -> list[tuple[int, str]]:
-    """The elements from the one below a place on, and the weight of each by what is beyond it."""
+    """The elements around a point, relative to the one below it, and their weights, given the
+    fractional part of the coordinate.
+    """
     if mode == "nearest":
         return [(0, "1.0")]
     if mode == "linear":
@@ -78,7 +80,7 @@ def _weights(mode: str, part: str) -> list[tuple[int, str]]:
 
 
 def _cubic(d: str, step: int) -> str:
-    """The weight at a distance, which is at most 1 of the two elements around a place."""
+    """The weight at a distance, which is at most 1 for the two elements next to a point."""
     a = KEYS
     if step in (0, 1):
         return f"({a + 2} * {d} - {a + 3}) * {d} * {d} + 1.0"
@@ -86,7 +88,7 @@ def _cubic(d: str, step: int) -> str:
 
 
 def _normalised(line: Line, op: Lrn) -> Expr:
-    """The elements, divided by a power of the sum of squares of the channels around."""
+    """The elements, divided by a power of the sum of squares of the channels around each."""
     w, dtype = line.writer, line.at.shape.dtype
     wide = F64 if dtype is F64 else F32
     kind, channels = COMPUTING[wide.name], w.extent(line.at.shape.dims[1])

@@ -1,9 +1,9 @@
-"""Kernels of the scatters, seen from the result: a program has a line of its elements, and asks of
-one update after another whether it goes to any of them.
+"""Kernels of the scatters as gathers: a program has a line of elements of the result, and tests for
+each update in turn whether it goes to any of them.
 
-So nobody writes where another does: updates of one element are combined in their order, whatever
-runs first, and results are those of the operation's own meaning. Every element looks at all
-updates that might be its own: of a scatter along an axis those of its line, else all tuples.
+So no two programs write the same element: updates of one element are combined in order, whatever
+runs first, and results are those of the operation's own meaning. Every element tests all updates
+that may be its own: for a scatter along an axis those of its line, else all tuples.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def kernel_for(at: Instruction) -> Kernel | None:
 
 
 def _along_axis(line: Line, op: ScatterElements) -> Expr:
-    """The elements when each has been combined with those updates of its line that are its own."""
+    """The elements, each combined with the updates of its line that are its own."""
     w, dims = line.writer, line.at.inputs[1].shape.dims
     there: Expr | None = None
     for axis, (place, extent) in enumerate(zip(line.places, dims, strict=True)):
@@ -49,9 +49,7 @@ def _along_axis(line: Line, op: ScatterElements) -> Expr:
 
 
 def _by_tuples(line: Line, op: Scatter) -> Expr:
-    """The elements when each has been combined with those updates whose tuple of indices is where
-    it lies.
-    """
+    """The elements, each combined with the updates whose tuple of indices is its own."""
     w, data, indices = line.writer, line.at.shape, line.at.inputs[1].shape
     counted, width = indices.dims[:-1], int(indices.dims[-1])
     total = _start(line, op)
@@ -69,7 +67,7 @@ def _by_tuples(line: Line, op: Scatter) -> Expr:
 
 
 def _start(line: Line, op: Scatter) -> Expr:
-    """The elements of the data: as they lie where they are only replaced, else to be computed."""
+    """The elements of the data: ``raw`` if they are only replaced, else in their computing type."""
     w, dtype = line.writer, line.at.inputs[0].shape.dtype
     where = w.spread(w.place(0, line.places), [line.size])
     value = w.load(0, where, dtype, raw=op.combine is None)
@@ -78,7 +76,7 @@ def _start(line: Line, op: Scatter) -> Expr:
 
 
 def _combine(line: Line, op: Scatter, total: Expr, at: list[Expr], hit: Expr) -> None:
-    """Combines elements with their updates, at some places, where these hit."""
+    """Combines elements with the updates at some indices, where these hit."""
     w, dtype, raw = line.writer, line.at.inputs[2].shape.dtype, op.combine is None
     update = w.load(2, w.place(2, at), dtype, raw=raw, also=hit).text
     old, kind = total.text, (STORED if raw else COMPUTING)[dtype.name]

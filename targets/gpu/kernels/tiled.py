@@ -1,5 +1,5 @@
-"""What kernels of products and of convolutions have in common: each program has a tile of sums of
-products along a depth, which goes through the arithmetic that follows and becomes the result.
+"""What kernels of products and of convolutions share: each program has a tile of sums of products
+along a depth, which goes through the epilogue and becomes the result.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from migx.targets.gpu.tiles import Tile
 
 
 class Tiled(Product):
-    """Writes the kernel of an instruction that multiplies, ``inner``, with the ``rest`` of what its
-    group does. Of each item there are so many rows and columns of sums, along a ``depth``.
+    """Writes the kernel of an instruction that multiplies, ``inner``, with the ``rest`` of its
+    group as epilogue. Each item has ``rows`` by ``columns`` sums, along a ``depth``.
     """
 
     items: Extent
@@ -38,8 +38,8 @@ class Tiled(Product):
 
     @classmethod
     def kernel_of(cls, at: Instruction, inner: Instruction, columns: Extent) -> Kernel | None:
-        """The kernel of what is inside an instruction, whose rows have so many columns; None where
-        there is no text for what it computes with, or is made of.
+        """The kernel of the multiplication in an instruction, whose rows have so many columns; None
+        if there is no text for its arithmetic or its operands.
         """
         rest = epilogue(at, inner, columns)
         types = (v.shape.dtype for v in (inner, *inner.inputs))
@@ -49,7 +49,7 @@ class Tiled(Product):
         return made.kernel() if all(map(made.reader.readable, inner.inputs)) else None
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         w = self.writer
         self.parts = Parts(
             w, self.tile, self.depth, (self.items, self.rows, self.columns), self.dtype
@@ -64,7 +64,7 @@ class Tiled(Product):
         return self.parts.finished(name_of(self.at), flops)
 
     def begin(self, number: Expr) -> None:
-        """Says which item a program's tile is of."""
+        """Sets the item of a program's tile."""
         self.item = number
 
     def places(self, corner: Corner, tile: tuple[int, int]) -> tuple[Expr, Expr]:
@@ -83,8 +83,8 @@ class Tiled(Product):
     def operand(
         self, value: Instruction, parts: Sequence[Part], axis: int, tile: Sequence[int] | None
     ) -> Expr:
-        """A tile of an operand, 0 where the depth, which lies along an axis, has ended; spread to
-        all of it, if it is to be.
+        """A tile of an operand, 0 beyond the end of the depth, which is this axis; broadcast to
+        ``tile``, if given.
         """
         w, found = self.writer, self.reader.raw(value, parts)
         read_whole = value not in self.reader.operands or axis not in found.over
@@ -93,7 +93,7 @@ class Tiled(Product):
         return found if tile is None else w.spread(found, tile)
 
     def write(self, total: Expr, row: Expr, column: Expr) -> None:
-        """Writes the results for a tile of sums, of rows counted over all items and of columns."""
+        """Writes the results of a tile of sums, with rows counted over all items."""
         w, rest, tile = self.writer, self.rest, self.parts.piece
         down, across = row_and_column_axes(rest)
         pairs = ((row, down), (column, across))

@@ -1,1 +1,1 @@
-"""What kernels are built of: elements, lines, values read through what makes them, split depths."""
+"""The building blocks of kernels: elements, lines, reading through operations, split depths."""

@@ -1,12 +1,12 @@
-"""What each operation does to an element, as Triton text.
+"""The Triton text of each operation on elements.
 
 ``apply(op, values, types, result)`` is the text of an operation on values in their computing types:
-floats under 32 bits are f32 there, bools are single bits, the rest is as in memory.
+floats under 32 bits are computed in f32, bools are single bits, others are as in memory.
 
-A kernel waits for memory only while it has no more than about 15 instructions for an element of f16
-that it reads and writes, and 30 for one of f32. So a function is made of what a GPU has as one, a
-power of two or the reciprocal of a square root, as long as that is as near as ``migx.testing``
-derives that it has to be; quotients and square roots are rounded correctly.
+A kernel is memory-bound only with no more than about 15 instructions per element of f16 that it
+reads and writes, and 30 per element of f32. So functions are built from those that a GPU has as
+instructions, a power of two or the reciprocal of a square root, as far as the error bounds that
+``migx.testing`` derives allow; quotients and square roots are correctly rounded.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def has(op: Operation, operands: Sequence[DType], result: DType) -> bool:
 
 
 def _has_narrow(op: Operation, operands: Sequence[DType], result: DType) -> bool:
-    """Whether ``apply`` knows a conversion from or to floats of eight bits, made in f32."""
+    """Whether ``apply`` knows a conversion from or to floats of eight bits, computed in f32."""
     exact = [t for t in (*operands, result) if not is_narrow(t)]
     if op.name not in ("convert", "dequantizelinear", "identity", "quantizelinear"):
         return False
@@ -62,7 +62,7 @@ def _has_narrow(op: Operation, operands: Sequence[DType], result: DType) -> bool
 
 
 def apply(op: Operation, values: Sequence[str], types: Sequence[DType], result: DType) -> str:
-    """An operation on operands of these element types, which ``has`` it."""
+    """An operation on operands of these element types, for which ``has`` holds."""
     return TABLE[op.name](op, values, types, result)
 
 
@@ -78,42 +78,42 @@ def number_of(number: float, dtype: DType) -> str:
 
 
 def literal(number: float) -> str:
-    """A number as text has it, of whatever type is wanted there."""
+    """A number as text, of the type that its context wants."""
     return repr(+number) if math.isfinite(number) else f'float("{number}")'  # +True is 1
 
 
 def quotient(x: str, y: str, dtype: DType) -> str:
-    """Of integers truncated, and 0 where y is 0; of floats rounded correctly, so that what is a
+    """The quotient: of integers truncated, and 0 if y is 0; of floats correctly rounded, so that a
     whole number stays one.
     """
     if dtype.is_float:
         return f"tl.div_rn({x}, {y})" if dtype.bits <= 32 else f"({x} / {y})"
     if dtype.kind == "uint":
         return f"tl.where({y} == 0, 0, {x} // tl.where({y} == 0, 1, {y})).to({x}.dtype)"
-    safe = f"tl.where(({y} == 0) | ({y} == -1), 1, {y})"  # the least number by -1 overflows
+    safe = f"tl.where(({y} == 0) | ({y} == -1), 1, {y})"  # the least number over -1 overflows
     found = f"tl.where({y} == -1, -{x}, {x} // {safe})"
     return f"tl.where({y} == 0, 0, {found}).to({x}.dtype)"
 
 
 def square_root(x: str, dtype: DType) -> str:
-    """The square root, rounded correctly."""
+    """The square root, correctly rounded."""
     return f"tl.sqrt_rn({x})" if dtype.bits <= 32 else f"tl.sqrt({x})"
 
 
 def reciprocal_square_root(x: str, dtype: DType) -> str:
-    """Its reciprocal, to an ulp or two."""
+    """The reciprocal of the square root, to an ulp or two."""
     if dtype.bits > 32:
         return f"(1.0 / tl.sqrt({x}))"
     if dtype is F16:
         return f"tl.rsqrt({x})"
-    small = f"{x} < 1e-30"  # of numbers below the normal ones it would be infinite
+    small = f"{x} < 1e-30"  # for subnormals it would be infinite
     root = f"tl.rsqrt({x} * tl.where({small}, {2.0**64}, 1.0))"
     return f"({root} * tl.where({small}, {2.0**32}, 1.0))"
 
 
 def exponential(x: str, dtype: DType) -> str:
-    """The power of e, as one of two, which GPUs have, but none below the normal numbers of f32:
-    what may be there is the square of its root.
+    """The exponential, by a power of two, which GPUs have, but without subnormals of f32: where the
+    result may be one, it is the square of its root.
     """
     if dtype.bits > 32:
         return f"tl.exp({x})"
@@ -126,8 +126,8 @@ def exponential(x: str, dtype: DType) -> str:
 
 
 def logistic(x: str, dtype: DType, slope: int = 1) -> str:
-    """1 / (1 + exp(-slope * x)); of types of 16 bits the square of the reciprocal of a square root,
-    which is one instruction, where a quotient is five.
+    """1 / (1 + exp(-slope * x)); for 16-bit types the square of a reciprocal square root, which is
+    one instruction, while a quotient is five.
     """
     if dtype.bits > 32:
         return f"(1.0 / (1.0 + tl.exp({-slope} * {x})))"
@@ -138,9 +138,7 @@ def logistic(x: str, dtype: DType, slope: int = 1) -> str:
 
 
 def combined(ufunc: np.ufunc, x: str, y: str, dtype: DType) -> str:
-    """Two elements of a type in one, by a ufunc that can fold; of bools, which are integers then,
-    too.
-    """
+    """Two elements of a type combined by a ufunc that can reduce; also of bools, as integers."""
     if ufunc in (np.add, np.multiply):
         return f"{x} {'+' if ufunc is np.add else '*'} {y}"
     name = "maximum" if ufunc in (np.maximum, np.logical_or) else "minimum"
@@ -149,7 +147,7 @@ def combined(ufunc: np.ufunc, x: str, y: str, dtype: DType) -> str:
 
 
 def nearest(x: str, dtype: DType) -> str:
-    """The nearest integer as a float, halves to even; what rounds to 0 is a zero of any sign."""
+    """The nearest integer as a float, ties to even; a zero result may have either sign."""
     return f"nearest_f{max(32, dtype.bits)}({x})"
 
 
@@ -167,7 +165,7 @@ def _bit_cast(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
 
 
 def converted(x: str, given: DType, to: DType) -> str:
-    """As ``convert`` says: to bool by != 0, floats truncated, integers wrapped."""
+    """As ``convert`` defines it: to bool by != 0, floats truncated, integers wrapped."""
     if to is BOOL:
         return x if given is BOOL else f"({x} != 0)"
     computing = COMPUTING[to.name]
@@ -188,7 +186,7 @@ def _call(name: str) -> Emit:
 
 
 def _through_double(text: str) -> Emit:
-    """A formula that loses digits, in 64 bits."""
+    """A formula that loses digits, computed in 64 bits."""
 
     def emitted(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
         return text.format(x=f"{v[0]}.to(tl.float64)") + f".to({COMPUTING[r.name]})"
@@ -197,12 +195,12 @@ def _through_double(text: str) -> Emit:
 
 
 NEAR = 2.0**-10
-"""Nearer to 0 two terms of a series are off by less than a formula whose digits cancel."""
+"""Closer to 0 than this, two terms of a series are more accurate than a formula that cancels."""
 
 
 def _odd(cubic: float, text: str) -> Emit:
-    """A formula in 64 bits that loses digits near 0, where x and so many of its cubes stand for it:
-    no digit of narrower floats is lost.
+    """A formula in 64 bits that loses digits near 0, where x plus ``cubic`` x^3 replaces it:
+    narrower floats lose no digit.
     """
     near = f"{{x}} * (1 + {cubic} * {{x}} * {{x}})"
     return _through_double(f"tl.where(tl.abs({{x}}) < {NEAR}, {near}, {text})")
@@ -235,13 +233,13 @@ def _sigmoid(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
 
 
 ERFC = (0.30166057, 0.3903354, -0.0401085, 0.7580165, -0.5169537, 0.1070497)
-"""erfc(x) * exp(x * x) / t for x >= 0, in powers of t = 1 / (1 + 0.55 * x): fitted, to 2e-8. Their
-sum is 1, so that erf(0) is 0.
+"""erfc(x) * exp(x * x) / t for x >= 0, in powers of t = 1 / (1 + 0.55 * x): fitted, to 2e-8. The
+coefficients sum to 1, so that erf(0) is 0.
 """
 
 
 def _erf(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
-    """Of types of 16 bits with half the instructions of the one that is exact for small x."""
+    """For 16-bit types with half the instructions of Triton's, which is exact for small x."""
     (x,) = v
     if r.bits > 16:
         return f"tl.erf({x})"
@@ -265,7 +263,7 @@ def _pow(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
 
 
 def _nearbyint(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
-    """The nearest integer; a zero has the sign of what it comes from."""
+    """The nearest integer; a zero has the sign of the operand."""
     near = nearest(v[0], r)
     return f"tl.where({near} == 0, {v[0]} * 0.0, {near})"
 
@@ -396,7 +394,7 @@ TABLE: dict[str, Emit] = {
     "mod": _remainder(True),
     "mul": _binary("*"),
     "nearbyint": _nearbyint,
-    # Triton up to 3.6 has 0 - x for -x of floats, too, which is 0.0 where x is.
+    # Triton up to 3.6 computes -x as 0 - x for floats, too, which gives 0.0 for 0.0.
     "neg": lambda op, v, t, r: f"({v[0]} * -1.0)" if r.is_float else f"(0 - {v[0]})",
     "not": _opposite,
     "pow": _pow,

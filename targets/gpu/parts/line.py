@@ -1,4 +1,4 @@
-"""Kernels whose programs have a line each of the elements of a result, one by one."""
+"""Kernels whose programs each compute a line of elements of a result."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from migx.targets.gpu.emit.text import Kernel, Writer
 from migx.targets.gpu.tiles import Tile, tiles
 
 WHOLE = frozenset({0})
-"""The axes over which what differs from element to element varies."""
+"""The axes over which elementwise values vary."""
 
 
 class Line:
-    """A kernel whose programs write lines of a result, ``places`` of it by axis."""
+    """A kernel whose programs write lines of a result; ``places`` are the indices by axis."""
 
     def __init__(self, at: Instruction, tile: Tile | None = None) -> None:
         self.at, self.writer = at, Writer(at)
@@ -32,11 +32,11 @@ class Line:
         self.places = w.split(Part(self.index, at.shape.dims))
 
     def kernel(self, find: Callable[[Line, Any], Expr], flops: Extent = 0) -> Kernel:
-        """The whole of it."""
+        """The kernel that writes what ``find`` computes."""
         w, at = self.writer, self.at
         value, dtype = w.spread(find(self, at.op), [self.size]), at.shape.dtype
         where = w.offset([Part(self.index, at.shape.dims)], at.shape.true_strides)
-        dtype = U8 if is_narrow(dtype) else dtype  # its bytes, as they were
+        dtype = U8 if is_narrow(dtype) else dtype  # its bytes, unchanged
         w.store(len(at.inputs), w.spread(where, [self.size]), value, dtype)
         grid = tiles(self.count, self.size)
         return w.finished(name_of(at), grid, warps=self.tile.warps, flops=flops)
@@ -44,12 +44,12 @@ class Line:
     def read(
         self, number: int, places: Sequence[Expr], also: Expr | None = None, *, raw: bool = True
     ) -> Expr:
-        """The element of an input at some places, as it lies or, not ``raw``, to be computed."""
+        """The element of an input at some indices, ``raw`` or in its computing type."""
         w, where = self.writer, self.writer.place(number, places)
         if also is not None:
             where, also = w.spread(where, [self.size]), w.spread(also, [self.size])
         return w.load(number, where, w.shapes[number].dtype, raw=raw, also=also)
 
     def index_at(self, number: int, places: Sequence[Expr], extent: Extent) -> Expr:
-        """An index that an input holds, counted from the start and within an axis."""
+        """An index read from an input, counted from the start and clamped to an axis."""
         return self.writer.within(self.read(number, places), extent)

@@ -1,8 +1,9 @@
-"""Reads a value inside an instruction at given places, through all that makes it from the inputs.
+"""Reads a value inside an instruction at given indices, through the operations that compute it from
+the inputs.
 
-What stands between an operand of a product and the inputs (views, unpacking, scales, picking,
-arithmetic by element) is done to the places or to what is read there; nothing of it is ever written
-to memory.
+The operations between an operand of a product and the inputs (views, unpacking, scales, gathers,
+elementwise arithmetic) are applied to the indices or to what is read there; no intermediate is
+written to memory.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from migx.targets.gpu.emit.types import COMPUTING, STORED, storable
 from migx.targets.gpu.parts import elements
 
 SAME_ORDER = (Contiguous, Identity, Reshape, Squeeze, Unsqueeze)
-"""Operations that keep the elements in their order."""
+"""Operations that keep the order of elements."""
 
 
 class Reader:
@@ -49,12 +50,12 @@ class Reader:
         self.operands = {value: number for number, value in enumerate(inside)}
 
     def shape(self, value: Instruction) -> Shape:
-        """How a value lies, that of an operand as it is given."""
+        """The shape of a value; for an operand, with the layout of the input."""
         number = self.operands.get(value)
         return value.shape if number is None else self.at.inputs[number].shape
 
     def readable(self, value: Instruction) -> bool:
-        """Whether there is a text for all that a value is made of."""
+        """Whether all operations that compute a value have a text."""
         if value in self.operands:
             return value.shape.dtype.name in COMPUTING
         op = value.op
@@ -76,7 +77,7 @@ class Reader:
         return elements.has(op, types, value.shape.dtype) and all(map(self.readable, value.inputs))
 
     def varies(self, value: Instruction, axes: Iterable[int]) -> bool:
-        """Whether a value may differ along some of its axes."""
+        """Whether a value may vary along some of its axes."""
         along = set(axes) - {i for i, d in enumerate(value.shape.dims) if d == 1}
         if not along:
             return False
@@ -106,8 +107,8 @@ class Reader:
         return any(self.varies(v, along) for v in same)
 
     def pairs_along(self, value: Instruction) -> int | None:
-        """The axis along which pairs of a value's elements lie in one byte each; None where they do
-        not, or an element may be left alone.
+        """The axis along which pairs of a value's elements share a byte; None if there is none, or
+        an element may be unpaired.
         """
         if value in self.operands or isinstance(value.op, (Literal, Gather)):
             return None
@@ -127,8 +128,8 @@ class Reader:
         return below if value.shape.dims == source.shape.dims else None
 
     def block_of(self, value: Instruction) -> int:
-        """For how many places a scale holds, in what an operand is made of; 0 where it is one for
-        all.
+        """The length of the blocks that share a scale, among the operations of an operand; 0 if
+        none.
         """
         while value not in self.operands and value.inputs:
             if isinstance(value.op, DequantizeLinear):
@@ -137,7 +138,7 @@ class Reader:
         return 0
 
     def raw(self, value: Instruction, parts: Sequence[Part]) -> Expr:
-        """The value at some places, as it would lie in memory."""
+        """The value at some indices, in its type in memory."""
         value, parts = self._plain(value, parts)
         if value in self.operands:
             return self._loaded(value, parts, raw=True)
@@ -146,7 +147,9 @@ class Reader:
         return self.writer.let(f"{found.text}.to({kind})", found.over)
 
     def value(self, value: Instruction, parts: Sequence[Part]) -> Expr:
-        """The value at some places, in its computing type; a part for one or more axes."""
+        """The value at some indices, in its computing type; a part has the index of one or more
+        axes.
+        """
         value, parts = self._plain(value, parts)
         if value in self.operands:
             return self._loaded(value, parts)
@@ -167,7 +170,7 @@ class Reader:
         return self.writer.let(text, over_any(given))
 
     def _loaded(self, value: Instruction, parts: Sequence[Part], *, raw: bool = False) -> Expr:
-        """An operand at some places."""
+        """An operand at some indices."""
         number, shape = self.operands[value], self.shape(value)
         where = self.writer.offset(parts, shape.true_strides)
         return self.writer.load(number, where, shape.dtype, raw=raw)
@@ -175,7 +178,7 @@ class Reader:
     def _plain(
         self, value: Instruction, parts: Sequence[Part]
     ) -> tuple[Instruction, Sequence[Part]]:
-        """What a value is a view of, and the places there."""
+        """The value behind views, and the indices there."""
         while value not in self.operands:
             op = value.op
             if not isinstance(op, (*SAME_ORDER, Broadcast, Multibroadcast, Transpose, Slice)):
@@ -188,7 +191,7 @@ class Reader:
     def _below(
         self, view: Instruction, source: Instruction, parts: Sequence[Part]
     ) -> Sequence[Part]:
-        """The places in what a view shows."""
+        """The indices in the source of a view."""
         op, dims = view.op, source.shape.dims
         if isinstance(op, SAME_ORDER):
             return self._reordered(view, source, parts)
@@ -226,7 +229,7 @@ class Reader:
         return [place for part in parts for place in self.writer.split(part)]
 
     def _unpacked(self, value: Instruction, op: Unpack, parts: Sequence[Part]) -> Expr:
-        """A few bits, of the byte that holds them; ``axis`` is that along which they lie."""
+        """A packed element, from the byte that holds it."""
         w, packed = self.writer, value.inputs[0]
         places = self._places(parts)
         last = op.axis % value.shape.rank if op.axis != FLAT else -1
@@ -249,7 +252,7 @@ class Reader:
         return self._level(value, byte, f"({lane.text} * {bits}).to(tl.uint8)", lane.over)
 
     def _half(self, value: Instruction, op: Unpack, places: list[Expr]) -> Expr:
-        """Four bits of bytes that are read once for both of their halves."""
+        """Four bits of bytes that are loaded once for both of their halves."""
         packed = value.inputs[0]
         axis = value.shape.rank - 1 if op.axis == FLAT else op.axis % value.shape.rank
         half = places[axis].half
@@ -265,7 +268,7 @@ class Reader:
         return self._level(value, byte, str(4 * half[1]), frozenset())
 
     def _level(self, value: Instruction, byte: Expr, shift: str, over: frozenset[int]) -> Expr:
-        """What a few bits stand for, from one of a byte on."""
+        """The value of a few bits of a byte, shifted by ``shift``."""
         w = self.writer
         stored = value.op_as(Unpack).stored(value.inputs[0].shape.dtype)
         code = f"(({byte.text}.to(tl.uint8) >> {shift}) & {(1 << stored.bits) - 1})"
@@ -280,7 +283,7 @@ class Reader:
         return w.let(signed, found.over)
 
     def _dequantized(self, value: Instruction, op: DequantizeLinear, parts: Sequence[Part]) -> Expr:
-        """A number of its level, scale and zero point."""
+        """A number from its level, scale and zero point."""
         places = self._places(parts)
         given = [self.value(value.inputs[0], parts)]
         given += [self.value(p, self.granular(value, op, p, places)) for p in value.inputs[1:]]
@@ -289,7 +292,7 @@ class Reader:
         return self.writer.let(text, over_any(given))
 
     def _padded(self, value: Instruction, op: Pad, parts: Sequence[Part]) -> Expr:
-        """What is padded where a place lies in it, and beside it what pads."""
+        """The source where an index lies in it, and the padding elsewhere."""
         w, (source, *others) = self.writer, value.inputs
         dims = source.shape.dims
         places, there = w.beside(self._places(parts), split(op.pads), dims)
@@ -304,7 +307,7 @@ class Reader:
         return w.let(text, found.over | there.over)
 
     def _picked(self, value: Instruction, op: Gather, parts: Sequence[Part]) -> Expr:
-        """What lies where an index says."""
+        """An element picked by an index."""
         source, indices = value.inputs
         places, after = self._places(parts), op.axis + indices.shape.rank
         index = self.value(indices, by_axis(places[op.axis : after], indices.shape.dims))
@@ -315,7 +318,9 @@ class Reader:
     def granular(
         self, value: Instruction, op: DequantizeLinear, parameter: Instruction, places: list[Expr]
     ) -> list[Part]:
-        """The place of a scale or zero point: for all, for each place of an axis, or each block."""
+        """The index of a scale or zero point: one for all, one for each index of an axis, or one
+        per block.
+        """
         dims, axis = parameter.shape.dims, op.axis % value.shape.rank
         if product(dims) == 1:
             return by_axis([expr(0)] * len(dims), dims)
@@ -331,7 +336,7 @@ class Reader:
 
 
 def _through(value: Instruction) -> Instruction:
-    """What a value is, behind views that keep or permute its elements."""
+    """The value behind views that keep or permute its elements."""
     while isinstance(value.op, (*SAME_ORDER, Transpose)):
         value = value.inputs[0]
     return value

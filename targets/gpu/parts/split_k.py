@@ -1,10 +1,10 @@
-"""Sums along a depth that is cut into parts, for products with fewer tiles than the device has
-units.
+"""Sums along a depth that is cut into parts (split-K), for products with fewer tiles than the
+device has units.
 
-Such a kernel takes two turns. In the first each program adds up its part of the depth and leaves
-the sums in scratch; in the second as many of them as divide the tile add up the sums of all parts,
-in their order, each for a piece of the tile that is its own. So nobody waits for another within a
-launch, and bits do not depend on who is done first.
+Such a kernel takes two turns. In the first each program sums its part of the depth and stores the
+sums in scratch; in the second as many programs as divide the tile add up the sums of all parts, in
+order, each for its own piece of the tile. So no program waits for another within a launch, and bits
+do not depend on who is done first.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from migx.targets.gpu.emit.text import Kernel, Writer
 from migx.targets.gpu.tiles import Tile, tiles
 
 Corner = tuple[Expr, Expr]
-"""The row and the column where a tile begins."""
+"""The row and the column at which a tile begins."""
 
 
 class Product(Protocol):
-    """What adds up products along a depth, for a tile of results that are its rows by columns."""
+    """A computation that adds up products along a depth, for a tile of results."""
 
     def places(self, corner: Corner, tile: tuple[int, int]) -> tuple[Expr, Expr]:
-        """The rows and the columns of a tile, which are masked from now on."""
+        """The rows and the columns of a tile; sets their masks."""
         ...
 
     def sums(self, row: Expr, corner: Corner) -> Expr:
-        """The sums of a tile along the part of the depth that ``Parts.loop`` goes over."""
+        """The sums of a tile along the part of the depth that ``Parts.loop`` covers."""
         ...
 
     def finish(self, total: Expr, row: Expr, column: Expr) -> None:
@@ -39,9 +39,9 @@ class Product(Protocol):
 
 
 class Parts:
-    """The parts that a tile's depth is cut into, of a product of so many items, rows and columns,
-    whose sums are of a type. ``cell`` is the number of a program among those of the same part, of
-    which each item has so many ``cells``, and ``piece`` is what of a tile a program writes.
+    """The parts that a tile's depth is cut into, for a product of these items, rows and columns,
+    with sums of type ``dtype``. ``cell`` is the number of a program among those of the same part;
+    each item has ``cells`` of them. ``piece`` is the share of a tile that a program writes.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Parts:
             self._number = writer.let(writer.program // many)
 
     def loop(self) -> AbstractContextManager[Expr]:
-        """A loop along the part of this program, a step of the tile at a time."""
+        """A loop along this program's part, a step of the tile at a time."""
         w, depth, step = self.writer, self.depth, self.tile.depth
         if self._count == 1 or not isinstance(depth, int):
             return w.loop(depth, step)
@@ -80,8 +80,8 @@ class Parts:
         return w.loop(end, step, begin)
 
     def write(self, product: Product, item: Expr, cell: Expr) -> None:
-        """Writes one of the cells of an item of a product: at once or in two turns, parts of the
-        sums first and then all of them.
+        """Writes one of the cells of an item: at once or in two turns, first partial sums and then
+        totals.
         """
         w, tile, down = self.writer, self.tile, self.writer.extent(self._down)
         corner = w.let(cell % down * tile.rows), w.let(cell // down * tile.columns)
@@ -99,7 +99,7 @@ class Parts:
             product.finish(self._total(item, row, column), row, column)
 
     def finished(self, name: str, flops: Extent) -> Kernel:
-        """The kernel, when its text is written."""
+        """The kernel, once its text is written."""
         tile, turns = self.tile, 2 if self._count > 1 else 0
         grid, warps = self._grid * self._count, tile.warps
         return self.writer.finished(
@@ -107,18 +107,18 @@ class Parts:
         )
 
     def _corner(self, of_tile: Corner) -> Corner:
-        """Where the piece of this program begins, of a tile that begins at a corner."""
+        """The corner of this program's piece of a tile."""
         w, (row, column), (height, width) = self.writer, of_tile, self.piece
         down, across = self._number // self._across, self._number % self._across
         return w.let(row + w.let(down * height)), w.let(column + w.let(across * width))
 
     def _keep(self, total: Expr, *place: Expr) -> None:
-        """Leaves the sums of a part, for a place: item, row and column."""
+        """Stores the sums of a part, for an item, row and column."""
         scratch = self._scratch()
         self.writer.store(scratch, self._offset(self._number, place), total, self._dtype)
 
     def _total(self, *place: Expr) -> Expr:
-        """The sums of all parts for a place."""
+        """The sums of all parts, for an item, row and column."""
         w, scratch = self.writer, self._scratch()
         found = w.load(scratch, self._offset(expr(0), place), self._dtype)
         for number in range(1, self._count):
@@ -127,7 +127,7 @@ class Parts:
         return found
 
     def _scratch(self) -> int:
-        """The operand that sums are in."""
+        """The operand of scratch that has the sums."""
         return self.writer.operand_of_scratch(Shape(self._dtype, (self._count, *self._dims)))
 
     def _offset(self, part: Expr, place: tuple[Expr, ...]) -> Expr:

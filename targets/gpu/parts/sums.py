@@ -1,9 +1,9 @@
-"""Sums of products of tiles along a depth: by matrix units, or element by element.
+"""Sums of products of tiles along a depth: by matrix units, or elementwise.
 
-Matrix units multiply bytes that have signs. One that has none, x, is x' + 128 of x' which has one,
-so x y is x' y + 128 y: what the units leave out are sums of the other operand alone, which each
-program adds up beside them. Where both have none, 128 (x' + y) is left out, of y as it is given.
-Whatever stands for places beyond the depth, these sums are exact.
+Matrix units multiply signed bytes. An unsigned x is x' + 128 for a signed x', so x y is x' y + 128
+y: the correction is the sum of the other operand alone, which each program accumulates beside. If
+both are unsigned, it is 128 (x' + y), with y as given. Whatever is read beyond the depth, these
+sums are exact.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from migx.targets.gpu.emit.text import Writer
 from migx.targets.gpu.emit.types import COMPUTING
 
 HALF = 128
-"""What an unsigned byte is more than the signed one that stands for it."""
+"""The difference between an unsigned byte and the signed one that represents it."""
 
 
 class Sums:
-    """A tile of sums, rows by columns, in ``dtype``, of products of operands of two other types;
+    """A tile of sums, rows by columns, in ``dtype``, of products of operands of types ``kinds``;
     ``units`` says whether matrix units multiply.
     """
 
@@ -46,8 +46,8 @@ class Sums:
         return self.writer.variable(f"tl.zeros({tile}, {self.kind})").text
 
     def add(self, x: Expr, y: Expr) -> None:
-        """Adds the products of a tile of rows by depth with one of depth by columns; where no
-        matrix unit multiplies, of what has as many places.
+        """Adds the products of a tile of rows by depth with one of depth by columns; without matrix
+        units, elementwise.
         """
         kind, total = self.kind, self._total
         if not self.units:
@@ -72,7 +72,7 @@ class Sums:
         return f"tl.sum({value.text}.to({self.kind}), axis={axis}, keep_dims=True)"
 
     def _signed(self, value: Expr, dtype: DType) -> Expr:
-        """Bytes with a sign that stand for those of a type."""
+        """The signed bytes that represent those of a type."""
         if dtype.kind != "uint":
             return value
         flipped = f"({value.text} ^ {HALF}).to(tl.int8, bitcast=True)"
@@ -82,7 +82,7 @@ class Sums:
         self.writer.line(f"{name} = {text}")
 
     def total(self) -> Expr:
-        """The sums, when all is added."""
+        """The sums, once all products are added."""
         besides = [name for name in (self._of_left, self._of_right) if name is not None]
         text = " + ".join((self._total, *(f"{name} * {HALF}" for name in besides)))
         return self.writer.let(text, BOTH)

@@ -1,12 +1,12 @@
-"""Weights of four bits, read eight at a time: for products with a row, of a matrix that is packed
+"""Four-bit weights read eight at a time: for products with one row, of a matrix that is packed
 along its columns and scaled by blocks of the depth.
 
-Such a product waits for arithmetic before it waits for memory, if each weight is unpacked, scaled
-and multiplied by itself: a GPU has a dozen operations for each byte that it reads. So a word of
-eight weights is read at once, and each takes three operations on it: what is left of a word where
-all but four bits are masked, over the exponent of 2**23, is a float, that of the weight, times a
-power of 16 that says where it lay. Less 2**23 and the zero point it is multiplied by the row's
-element; the scale of a block is multiplied by the block's sum.
+Such a product would be limited by arithmetic, not memory, if each weight were unpacked, scaled and
+multiplied by itself: a GPU has a dozen operations per byte that it reads. So a word of eight
+weights is loaded at once, and each takes three operations: a word with all but four bits masked,
+combined with the exponent of 2**23, is a float: 2**23 plus the weight times a power of 16 that
+depends on its position. Less 2**23 and the zero point, it is multiplied by the row's element; the
+scale of a block is multiplied by the block's sum.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from migx.targets.gpu.runs.places import is_aligned
 from migx.targets.gpu.tiles import AHEAD, whole
 
 PER = 8
-"""How many weights a word has."""
+"""The weights in a word."""
 EXPONENT = "(tl.program_id(1) + 0x4B000000).to(tl.uint32)"
-"""The bits of 2**23, as a number that no compiler knows, though it is always this one: so it is in
-a register, and one instruction of NVIDIA's, which has room for one constant, masks and adds.
+"""The bits of 2**23, as an expression that the compiler does not see to be constant: so it is in a
+register, and one instruction of NVIDIA's, which has room for one constant, masks and combines.
 """
 
 
 @dataclass(frozen=True)
 class Words:
-    """How a matrix lies in words: the ``operand`` that holds them, whether its numbers are
-    ``signed``, and the instruction that scales them, by blocks of so many places.
+    """A matrix stored in words: the ``operand`` that holds them, whether its numbers are
+    ``signed``, and the instruction that scales them, by blocks of the depth.
     """
 
     operand: int
@@ -45,12 +45,12 @@ class Words:
 
     @property
     def block(self) -> int:
-        """For how many places of the depth a scale holds."""
+        """The indices of the depth that share a scale."""
         return self.scaled.op_as(DequantizeLinear).block
 
     @property
     def columns(self) -> int:
-        """How many columns the matrix has."""
+        """The number of columns of the matrix."""
         return int(self.scaled.shape.dims[-1])
 
     def sums(
@@ -61,9 +61,9 @@ class Words:
         row: Callable[[Expr], Expr],
         totals: Sequence[Expr],
     ) -> None:
-        """Adds the products of one turn of the loop over the depth, where that begins and how many
-        blocks it has, to the totals of the first to the eighth columns of words; ``row`` is the
-        row's element at some places.
+        """Adds the products of one iteration of the loop over the depth, given by its start and its
+        number of blocks, to the totals of the first to the eighth columns of words; ``row`` gives
+        the row's element at an index.
         """
         w, (begin, count) = reader.writer, loop
         line = w.let(f"tl.arange(0, {count})[None, :]", frozenset({1}))
@@ -92,13 +92,13 @@ class Words:
             w.line(f"{total.text} += {part.text} * ({text})")
 
     def _granule(self, reader: Reader, block: Expr, column: Expr) -> list[list[Part]]:
-        """Where the scale and the zero point of blocks and columns are."""
+        """The indices of the scale and the zero point of blocks and columns."""
         deep = replace(block, outer=(block, self.block))
         op, parameters = self.scaled.op_as(DequantizeLinear), self.scaled.inputs[1:]
         return [reader.granular(self.scaled, op, p, [deep, column]) for p in parameters]
 
     def _top(self, reader: Reader, granule: list[list[Part]], number: int) -> str:
-        """What the float of some bits is too great by, at one of the eight columns."""
+        """The offset to subtract from the float of some bits, at one of the eight columns."""
         w, lift = reader.writer, 16 ** (number % 4)
         usual = 8388608.0 + 8 * lift * self.signed
         if len(self.scaled.inputs) < 3:
@@ -109,7 +109,7 @@ class Words:
 
 
 def words_of(reader: Reader, right: Instruction) -> Words | None:
-    """How a right operand lies in words, if it does."""
+    """How a right operand is stored in words, if it is."""
     value = right
     while isinstance(value.op, (Multibroadcast, Squeeze, Unsqueeze)):
         (source,) = value.inputs
@@ -132,7 +132,7 @@ def words_of(reader: Reader, right: Instruction) -> Words | None:
 
 
 def joined(writer: Writer, totals: Sequence[Expr]) -> Expr:
-    """Numbers of the first of some columns, of the second, and so on, in their order."""
+    """The given columns interleaved, in order."""
     if len(totals) == 1:
         return totals[0]
     even, odd = (joined(writer, totals[half::2]) for half in (0, 1))

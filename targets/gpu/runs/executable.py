@@ -1,7 +1,7 @@
-"""A program made ready to run on a GPU, and its runs.
+"""A program prepared to run on a GPU, and its runs.
 
 A run takes the plan for its sizes and an arena. Kernels between two steps of the host are enqueued
-together, and from the second time on replayed as one graph where the device has graphs and all
+together, and from the second time on replayed as one graph if the device has graphs and all
 addresses are the same.
 """
 
@@ -41,18 +41,18 @@ if TYPE_CHECKING:
 
 
 NO_WORK = (CodeObject, CopyTo, CopyFrom, DimLiteral, Literal, Param, Return, Slot, Undefined)
-"""Operations that are no work for the host."""
+"""Operations that need no work on the host."""
 
 
 PLANS = 16
-"""How many sets of sizes are remembered, and plans for them; those made first go first."""
+"""The cached sets of sizes, and plans for them; the oldest is evicted first."""
 
 
 class Piece:
     """Some instructions of a module, all of whose sizes are known when they begin to run.
 
-    ``late`` is the instruction after them whose sizes only its result tells. The arenas that no run
-    has now wait here, by the stream whose memory they have.
+    ``late`` is the instruction after them with sizes that only its result determines. Arenas not in
+    use are kept here, by the stream to which their memory belongs.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class Piece:
         return Form(self.instructions, self.places, self.kept)
 
     def roomy(self, nbytes: int) -> int:
-        """How much memory to take for so many bytes: where sizes may change, up to an eighth more,
-        so that there is room for a little more the next time.
+        """How much memory to allocate for so many bytes: if sizes may change, up to an eighth more,
+        so that a slightly larger run fits next time.
         """
         step = 1 << max(0, nbytes.bit_length() - 4)
         return -(-nbytes // step) * step if self.symbols else nbytes
@@ -80,16 +80,14 @@ class Piece:
     def arena(
         self, nbytes: int, stream: int, allocate: Callable[[int], Buffer]
     ) -> Iterator[Buffer]:
-        """An arena for a run on a stream: one of those that no run has now, if that is large
-        enough.
-        """
+        """An arena for a run on a stream: an idle one, if it is large enough."""
         idle = self._idle.setdefault(stream, [])
         try:
             found: Buffer | None = idle.pop()
         except IndexError:
             found = None
         if found is None or found.nbytes < nbytes:
-            found = None  # before there is another
+            found = None  # freed before the next is allocated
             found = allocate(self.roomy(nbytes))
         try:
             yield found
@@ -97,13 +95,13 @@ class Piece:
             idle.append(found)
 
     def forget_idle(self) -> bool:
-        """Gives back the arenas that no run has; says whether there were any."""
+        """Frees the idle arenas; says whether there were any."""
         given_back = [self._idle.pop(stream) for stream in list(self._idle)]
         return any(given_back)
 
 
 class GpuExecutable:
-    """A program run by kernels of its own."""
+    """A program run by its compiled kernels."""
 
     def __init__(self, program: Program, context: Context, target: Gpu) -> None:
         self.program, self.context, self.target = program, context, target
@@ -120,7 +118,7 @@ class GpuExecutable:
     # Before the first run.
 
     def _prepare(self, module: Module, known: set[str], around: set[Instruction]) -> None:
-        """Cuts a module, and those that its instructions run, into pieces."""
+        """Cuts a module, and those its instructions run, into pieces."""
         captured = {v for v in captures(module) if v in around}
         inputs = {at for at in module if type(at.op) is Param and self._stays(module, at)}
         places = self.places[module] = Places(module, captured | inputs)
@@ -157,9 +155,7 @@ class GpuExecutable:
         }
 
     def _compile(self) -> None:
-        """Has every kernel compiled, for each architecture that is wanted, and loads those of the
-        device's.
-        """
+        """Compiles every kernel for each wanted architecture, and loads those of the device's."""
         own = self.device.arch if self.device is not None else ""
         archs = dict.fromkeys([*self.target.archs, *([own] if own else [])])
         saved = {key: Binary.from_bytes(code) for key, code in self.context.saved.items()}
@@ -170,7 +166,7 @@ class GpuExecutable:
             self._load(self.device, wanted.get(own) or self._requests(own))
 
     def _load(self, device: Device, requests: Mapping[Instruction, Request]) -> None:
-        """Brings kernels to the device, equal ones once, and literals."""
+        """Loads kernels to the device, equal ones once, and literals."""
         for at, request in requests.items():
             key = request.key
             if key not in self.functions:
@@ -183,12 +179,12 @@ class GpuExecutable:
                 self.literals[at] = literal
 
     def save_code(self) -> dict[str, bytes]:
-        """The binaries, to be kept with the program."""
+        """The binaries, to be saved with the program."""
         return {key: binary.to_bytes() for key, binary in self.binaries.items()}
 
     def fallbacks(self) -> list[Instruction]:
-        """The instructions that run on the host because they have no kernel; control flow, which
-        runs modules, is none.
+        """The instructions that run on the host because they have no kernel; not control flow,
+        which runs modules.
         """
         found = []
         for module, places in self.places.items():
@@ -211,7 +207,7 @@ class GpuExecutable:
         self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument], stream: Any = None
     ) -> list[Argument]:
         """The results on the device, for whatever comes after them on a stream of the caller's.
-        Nothing waits for them; only a step that has no kernel waits for what it reads.
+        Nothing waits for them, except a step without a kernel, which waits for its operands.
         """
         if self.target.offload_copy:
             raise TargetError(
@@ -224,7 +220,7 @@ class GpuExecutable:
             return [DeviceArgument.of_host(value, device) for value in results]
 
     def profile(self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument]) -> Profile:
-        """Runs once, each kernel by itself, and says what each took."""
+        """Runs once, kernel by kernel, and reports the cost of each."""
         costs: list[Cost] = []
         self._run(arguments, slots, watch=costs)
         plans = [plan for cut in self.pieces.values() for p in cut for plan in p.plans.values()]
@@ -234,13 +230,13 @@ class GpuExecutable:
         return Profile(tuple(costs), arena, weights, *peaks(self._device.arch))
 
     def forget_idle(self) -> bool:
-        """Gives back the arenas that no run has; says whether there were any."""
+        """Frees the idle arenas; says whether there were any."""
         given_back = [piece.forget_idle() for cut in self.pieces.values() for piece in cut]
         return any(given_back)
 
     @property
     def _device(self) -> Device:
-        """The device; ``TargetError`` where there is none."""
+        """The device; raises ``TargetError`` if there is none."""
         if self.device is None:
             archs = dict.fromkeys(binary.arch for binary in self.binaries.values())
             raise TargetError(
@@ -252,7 +248,7 @@ class GpuExecutable:
     def _run(
         self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument], **how: Any
     ) -> list[Argument]:
-        """The results, where they are."""
+        """The results, on host or device."""
         from migx.targets.gpu.runs.running import Run
 
         device, main = self._device, self.program.main
@@ -270,9 +266,7 @@ class GpuExecutable:
         return [self.target.copy_from(v) for v in results] if offload else results
 
     def _sizes_and_places(self, arguments: Sequence[Argument]) -> tuple[Sizes, list[Shape | None]]:
-        """The sizes that arguments tell, and how each of those that are read on the device is laid
-        out there.
-        """
+        """The sizes that arguments determine, and the layout on the device of those read there."""
         main = self.program.main
         sizes, parameters = sizes_told(main, arguments), main.parameters.values()
         return sizes, [p.shape.bind(sizes) if self._stays(main, p) else None for p in parameters]

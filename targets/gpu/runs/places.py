@@ -1,5 +1,5 @@
 """Where values on the device lie: in the memory of their *root*, an allocation or a copy in the
-arena, a literal, a slot, or what another piece or module has made.
+arena, a literal, a slot, or a result of another piece or module.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def is_root(at: Instruction) -> bool:
 
 
 def may_be_there(at: Instruction) -> bool:
-    """Whether what ``gpu::copy_to`` copies may be on the device already: it is given to a module by
-    what runs that, or by what runs modules.
+    """Whether the operand of a ``gpu::copy_to`` may be on the device already: it is an argument of
+    a submodule, or the result of an instruction that runs modules.
     """
     (source,) = at.inputs
     if isinstance(source.op, GetTupleElem):
@@ -32,7 +32,9 @@ def may_be_there(at: Instruction) -> bool:
 
 
 def lies_in(at: Instruction) -> Instruction | None:
-    """The value in whose memory one lies, if it is on the device when that is; None for others."""
+    """The value that this one aliases, and is on the device whenever that is; None if there is
+    none.
+    """
     if isinstance(at.op, CodeObject):
         return at.op.result(at.inputs, 0) if at.op.outputs == 1 else None
     if isinstance(at.op, GetTupleElem):
@@ -44,7 +46,7 @@ def lies_in(at: Instruction) -> Instruction | None:
 
 
 def is_aligned(value: Instruction) -> bool:
-    """Whether a value on the device is known to begin at a multiple of 16 bytes."""
+    """Whether a value on the device is known to be aligned to 16 bytes."""
     while is_alias(value):
         if isinstance(value.op, Slice):
             source = value.inputs[0].shape
@@ -57,8 +59,8 @@ def is_aligned(value: Instruction) -> bool:
 
 
 class Places:
-    """The ``roots`` of the values of a module that are on the device; of those ``given`` from
-    outside, themselves.
+    """The ``roots`` of a module's values that are on the device; those ``given`` from outside are
+    their own.
     """
 
     def __init__(self, instructions: Iterable[Instruction], given: Iterable[Instruction]) -> None:
@@ -71,7 +73,7 @@ class Places:
                 self.roots[at] = self.roots[source]
 
     def start(self, at: Instruction) -> tuple[Instruction, Extent]:
-        """The root of a value on the device, and how many bytes from where that begins it is."""
+        """The root of a value on the device, and its offset there in bytes."""
         root = self.roots[at]
         offset: Extent = 0
         while at is not root:

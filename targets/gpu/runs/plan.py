@@ -1,7 +1,7 @@
-"""A piece of a lowered module for given sizes: where memory is, and what is done in which order.
+"""A piece of a lowered module for given sizes: memory offsets, and the order of steps.
 
-A piece has a ``Form``: its steps, with all that sizes decide as extents that are evaluated
-together. When sizes are known, it becomes a ``Plan``. Views are no steps.
+A piece has a ``Form``: its steps, with all that depends on sizes as extents that are evaluated
+together. When sizes are known, it becomes a ``Plan``. Views need no steps.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from migx.text import draw_instruction
 from migx.verify import captures_of
 
 GRAPHS = 16
-"""How many sets of addresses that a stretch of kernels had are remembered."""
+"""The cached sets of addresses of a stretch of kernels."""
 
 
 Replay = Callable[[], None]
-"""What enqueues again what was recorded."""
+"""A function that replays a recording."""
 
 
 class Reference(NamedTuple):
-    """A value on the device: its root, and how many bytes from the root's start."""
+    """A value on the device: its root, and its offset there in bytes."""
 
     root: Instruction
     offset: int
 
 
 class Place(NamedTuple):
-    """Where a value on the device is, and its shape."""
+    """The location of a value on the device, and its shape."""
 
     root: Instruction
     offset: int
@@ -68,8 +68,8 @@ class Launch(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Kernels one after another. ``varying`` are the roots that they read or write whose addresses
-    may change from run to run; with those of a run before, the kernels may have been recorded.
+    """Consecutive kernels. ``varying`` are the roots that they read or write whose addresses may
+    change between runs; for addresses of an earlier run, the kernels may have been recorded.
     """
 
     launches: Sequence[Launch]
@@ -81,9 +81,9 @@ class Batch:
     def replay(
         self, addresses: tuple[int, ...], record: Callable[[], Replay | None]
     ) -> Replay | None:
-        """What enqueues the kernels at once, if they were enqueued with these addresses before: the
-        second time they are recorded. Of ``GRAPHS`` sets of addresses at a time, so that what goes
-        to and fro between two sets of weights is recorded for both.
+        """A function that enqueues the kernels at once, if they were enqueued with these addresses
+        before: the second time they are recorded. ``GRAPHS`` sets of addresses are kept, so that
+        alternating between two sets of weights records both.
         """
         seen = addresses in self._recorded
         found = self._recorded.get(addresses)
@@ -94,9 +94,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class KernelForm:
-    """A kernel, for any sizes. By their places among the numbers: its ``grid``, ``turns`` and
-    ``words``; its ``operands``, how far each is from its root; those that must be ``equal``, by
-    twos; and the elements of operands that may be ``large``, too many for indices of 32 bits.
+    """A kernel, for any sizes. As indices among the numbers: its ``grid``, ``turns`` and ``words``;
+    the offsets of its ``operands`` from their roots; the pairs that must be ``equal``; and the
+    element counts of operands that may be too ``large`` for 32-bit indices.
     """
 
     at: Instruction
@@ -108,14 +108,16 @@ class KernelForm:
     large: tuple[tuple[Instruction, int], ...]
 
     def launches(self, numbers: Sequence[int]) -> list[Launch]:
-        """The kernel for given numbers, once for each turn; never where it has no programs."""
+        """The launches for given numbers, one for each turn; none if it has no programs."""
         grid, words = numbers[self.grid], tuple([numbers[i] for i in self.words])
         operands = tuple([Reference(root, numbers[i]) for root, i in self.operands])
         turns = [()] if self.turns is None else [(i,) for i in range(numbers[self.turns])]
         return [Launch(self.at, grid, operands, (*words, *turn)) for turn in turns] if grid else []
 
     def check(self, numbers: Sequence[int], sizes: Sizes) -> None:
-        """Raises ``InputError``, drawn, where the kernel is not for such sizes."""
+        """Raises ``InputError``, with the instruction drawn, if the kernel does not support these
+        sizes.
+        """
         op = self.at.op_as(CodeObject)
         for pair in range(0, len(self.equal), 2):
             a, b = (numbers[i] for i in self.equal[pair : pair + 2])
@@ -130,8 +132,8 @@ class KernelForm:
 
 
 class Stretch(NamedTuple):
-    """Kernels one after another, and the roots among their operands whose addresses may change from
-    run to run.
+    """Consecutive kernels, and the roots among their operands whose addresses may change between
+    runs.
     """
 
     kernels: list[KernelForm]
@@ -139,9 +141,9 @@ class Stretch(NamedTuple):
 
 
 class Form:
-    """What all plans of a piece share. ``steps`` are kernels, and instructions that the host has a
-    part in; ``inside`` are the roots that lie in the arena, and ``outlive`` those that are read
-    after the piece.
+    """What all plans of a piece share. ``steps`` are kernels, and instructions in which the host
+    takes part; ``inside`` are the roots in the arena, and ``outlive`` those that are read after the
+    piece.
     """
 
     def __init__(
@@ -150,7 +152,7 @@ class Form:
         self.places, self.rules = places, ShapeRules(instructions)
         self._extents = Extents()
         first, last = self._lives(instructions)
-        given = (v for at in instructions if at.modules for v in at.inputs)  # and maybe given back
+        given = (v for at in instructions if at.modules for v in at.inputs)  # and may be returned
         later = {places.roots[v] for v in (*kept, *given) if v in places.roots}
         self.inside = [root for root in first if root not in later]
         self.outlive = [root for root in first if root in later]
@@ -161,12 +163,14 @@ class Form:
         self._add_steps(instructions)
 
     def numbers(self, sizes: Sizes) -> Numbers:
-        """All extents with the sizes put in, which the shape rules have been asked about."""
+        """All extents evaluated at these sizes, which the shape rules have checked."""
         self.rules.check(sizes)
         return self._extents.at(sizes)
 
     def arranged(self, numbers: Numbers) -> tuple[list[int], int, list[int]]:
-        """The offsets of roots in the arena, its bytes, and those of the roots that outlive it."""
+        """The offsets of roots in the arena, its bytes, and the bytes of the roots that outlive
+        it.
+        """
         nbytes = -(-numbers[self._nbytes] // ALIGNMENT) * ALIGNMENT
         count = len(self.inside)
         offsets, total = self._arena.arranged(nbytes[:count])
@@ -178,7 +182,7 @@ class Form:
     def _lives(
         self, instructions: Sequence[Instruction]
     ) -> tuple[dict[Instruction, int], dict[Instruction, int]]:
-        """From where what is needed in this piece is made, to its last reader."""
+        """The live ranges, in steps, of the roots made in this piece: the first and the last."""
         first: dict[Instruction, int] = {}
         last: dict[Instruction, int] = {}
         for step, at in enumerate(instructions):
@@ -209,8 +213,8 @@ class Form:
             self.steps.append(Stretch(stretch, tuple(r for r in roots if r not in fixed)))
 
     def _is_no_step(self, at: Instruction) -> bool:
-        """Whether there is nothing to do for an instruction: it is memory, a view of some, is there
-        already, or says what goes in and out.
+        """Whether an instruction needs no step: it is memory, a view of some, on the device
+        already, or a parameter or result.
         """
         return at in self.places.roots or isinstance(at.op, (GetTupleElem, Literal, Param, Return))
 
@@ -257,22 +261,22 @@ class Plan:
         return Batch([e for k in kernels for e in k.launches(numbers)], varying)
 
     def number(self, extent: Extent) -> int:
-        """An extent, of these sizes."""
+        """An extent at these sizes."""
         return dim.evaluate(extent, self.sizes)
 
     def bound(self, shape: Shape) -> Shape:
-        """A shape, of these sizes."""
+        """A shape at these sizes."""
         return self.form.rules.bound(shape, self.sizes)
 
     def op(self, at: Instruction) -> Operation:
-        """The operation of an instruction, of these sizes."""
+        """The operation of an instruction at these sizes."""
         found = self._ops.get(at)
         if found is None:
             found = self._ops[at] = operations.bind(at.op, self.sizes)
         return found
 
     def place(self, at: Instruction) -> Place:
-        """Where a value on the device is."""
+        """The location of a value on the device."""
         found = self._places.get(at)
         if found is None:
             root, offset = self.form.places.start(at)

@@ -1,4 +1,4 @@
-"""One run of a program: kernels on the device, and on the host what has none."""
+"""One run of a program: kernels on the device, and on the host what has no kernel."""
 
 from __future__ import annotations
 
@@ -42,9 +42,8 @@ Values = dict[Instruction, Argument]
 
 
 class Run:
-    """A run of a program, and of the modules that its instructions run. It ``waits`` for results
-    that stay on the device, or not; a ``watch`` is told what each kernel and each step of the host
-    takes.
+    """A run of a program, and of the modules its instructions run. If it ``waits``, it does so for
+    results that stay on the device; a ``watch`` records the cost of each kernel and each host step.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class Run:
         self.waits, self.watch = waits, watch
 
     def allocate(self, nbytes: int) -> Buffer:
-        """Memory; where there is no room, that of arenas which no run has is given back."""
+        """Allocates memory; if there is no room, idle arenas are freed first."""
         try:
             return self.device.allocate(nbytes)
         except TargetError:
@@ -71,7 +70,7 @@ class Run:
     def module(
         self, module: Module, arguments: Sequence[Argument], values: Values, sizes: Sizes
     ) -> list[Argument]:
-        """What a module returns; ``values`` are those it captures."""
+        """The results of a module; ``values`` are those it captures."""
         for parameter, argument in zip(module.parameters.values(), arguments, strict=True):
             values[parameter] = argument
         for piece in self.executable.pieces[module]:
@@ -105,7 +104,7 @@ class _Part:
             self.bases[root] = buffer, buffer.address
 
     def run(self) -> None:
-        """Runs every step, and hands over what is read afterwards."""
+        """Runs every step, and hands on what is read afterwards."""
         with np.errstate(all="ignore"):
             for step in self.plan.steps:
                 if self.of.watch is not None:
@@ -123,7 +122,7 @@ class _Part:
     # Kernels.
 
     def launch(self, batch: Batch) -> None:
-        """Enqueues kernels, at once where they were enqueued alike before."""
+        """Enqueues kernels, as one graph if they were enqueued with the same addresses before."""
         bases = self.bases
         addresses = (self.arena.address, *[bases[root][1] for root in batch.varying])
         replay = batch.replay(
@@ -142,7 +141,7 @@ class _Part:
             self.device.launch(kernels[at], grid, (*addresses, *words))
 
     def watched(self, step: Batch | Instruction, costs: list[Cost]) -> None:
-        """Runs a step, each kernel by itself, and notes what it costs."""
+        """Runs a step, kernel by kernel, and records its cost."""
         if isinstance(step, Instruction):
             begin = time.perf_counter()
             self.step(step)
@@ -159,7 +158,7 @@ class _Part:
             costs.append(Cost(at, op.kernel, taken, self.plan.number(op.flops), nbytes))
 
     def address(self, place: Place) -> int:
-        """Where a value on the device is."""
+        """The address of a value on the device."""
         return self.bases[place.root][1] + place.offset
 
     def there(self, at: Instruction) -> DeviceArgument:
@@ -171,7 +170,7 @@ class _Part:
     # The host.
 
     def step(self, at: Instruction) -> None:
-        """Runs one step that the host has a part in."""
+        """Runs one step in which the host takes part."""
         if isinstance(at.op, CopyTo):
             self.copy_to(at, self.value(at.inputs[0]))
         elif isinstance(at.op, CopyFrom):
@@ -186,7 +185,7 @@ class _Part:
             self.values[at] = self.computed(at, self.plan.op(at), self.plan.bound(at.shape))
 
     def copy_to(self, at: Instruction, value: Argument) -> None:
-        """Copies a value to the device, or where it is there takes it as it is."""
+        """Copies a value to the device, or uses it in place if it is there."""
         place = self.plan.place(at)
         if not is_on(value, self.device) or not lies_as(value.shape, place.shape):
             self.device.upload(self.address(place), flat(laid_out(value.array, place.shape)))
@@ -196,7 +195,7 @@ class _Part:
             self.device.move(self.address(place), value.address, int(place.shape.nbytes))
 
     def value(self, at: Instruction) -> Argument:
-        """A value, where it is."""
+        """A value, on host or device."""
         if at in self.values:
             return self.values[at]
         if isinstance(at.op, Literal) and at not in self.executable.literals:
@@ -245,7 +244,7 @@ class _Part:
 
 
 class _Bases(dict[Instruction, tuple[Any, int]]):
-    """What holds the memory of each root in a run of a piece, and where it begins."""
+    """The owner of each root's memory in a run of a piece, and its address."""
 
     def __init__(self, of: Run, plan: Plan, arena: Buffer, values: Values) -> None:
         super().__init__()
@@ -261,7 +260,7 @@ class _Bases(dict[Instruction, tuple[Any, int]]):
         return found
 
     def _value(self, root: Instruction) -> DeviceArgument:
-        """A value that the host has, or another piece or module has made, on the device."""
+        """A value that the host, another piece or another module has made, on the device."""
         values, device = self._values, self._of.device
         if root not in values and isinstance(root.op, Slot):
             values[root] = self._of.slots[root.op.slot]
@@ -275,5 +274,5 @@ class _Bases(dict[Instruction, tuple[Any, int]]):
 
 
 def _tensors(at: Instruction) -> list[Instruction]:
-    """The operands and the result of an instruction that have bytes."""
+    """The tensors among the operands and the result of an instruction."""
     return [v for v in (*at.inputs, at) if v.shape.dtype.is_tensor]

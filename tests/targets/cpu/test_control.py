@@ -331,5 +331,5 @@ def test_no_module_is_walked_again_at_each_level(monkeypatch: pytest.MonkeyPatch
 
 def test_what_is_nested_too_deep_for_ref_is_an_error_that_says_so() -> None:
     program = compiled(_nested(200), target="ref")
-    with pytest.raises(EvaluationError, match="nested too deep to be run one in another"):
+    with pytest.raises(EvaluationError, match="nested too deeply to be run inside each other"):
         program.eval({"x": np.zeros(4, np.float32), "c": np.array(True)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,8 @@ from migx.errors import TargetError
 from migx.program import Program
 from migx.targets.gpu import Gpu
 from migx.targets.gpu.architectures import ARCHITECTURES
-from migx.targets.gpu.code.compiling import Request, binaries
-from migx.targets.gpu.code.resources import spilled
+from migx.targets.gpu.code.compiling import Binary, Request, binaries
+from migx.targets.gpu.code.resources import attributes, spilled
 from migx.targets.gpu.kernels import kernel_for
 from migx.targets.gpu.runs.executable import GpuExecutable
 from tests.targets.gpu.on_interpreter import DEVICE
@@ -109,10 +110,23 @@ def test_what_was_compiled_before_a_failure_is_kept(
     assert good.key in binaries([good])
 
 
-def test_pointers_to_scratch_follow_the_parameters_whatever_triton_says_of_them() -> None:
+@pytest.mark.parametrize("text", [ADD, DOT])
+def test_a_binary_takes_pointers_then_words_then_pointers_to_scratch(text: str) -> None:
+    """What the driver reads at a launch, whatever Triton's version says of scratch memory."""
     for arch in ("sm_90", "gfx942"):
-        request = request_for(ADD, arch)
-        assert binaries([request])[request.key].scratch == 2
+        request = request_for(text, arch)
+        binary = binaries([request])[request.key]
+        sizes = [8] * len(request.pointers) + [4] * request.words + [8] * binary.scratch
+        if arch == "sm_90":
+            assert parameters(binary) == sizes
+        assert binary.code.count(b".value_kind") == (0 if arch == "sm_90" else len(sizes))
+
+
+def parameters(binary: Binary) -> list[int]:
+    """The bytes of each parameter that a cubin's kernel has, by its KPARAM_INFO attributes."""
+    code, section = binary.code, b".nv.info." + binary.entry.encode()
+    said = [struct.unpack_from("<IHHI", code, at) for at in attributes(code, section, 0x17)]
+    return [flags >> 18 for _, _, _, flags in sorted(said, key=lambda each: each[1])]
 
 
 def test_a_file_holds_the_binaries_and_runs_where_there_is_a_device(

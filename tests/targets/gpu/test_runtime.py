@@ -167,7 +167,7 @@ def test_what_cannot_be_read_there_is_refused(world: World) -> None:
     made = program().compile(Gpu(device=CupyDevice(), offload_copy=False)).compiled
     turned = Foreign(world, X)
     turned.__cuda_array_interface__["strides"] = (4, 12)
-    with pytest.raises(InputError, match="'x' lies as .* make it contiguous first"):
+    with pytest.raises(InputError, match="'x' is laid out as .* make it contiguous first"):
         made.run_async({"x": turned})
     turned.__cuda_array_interface__["strides"] = (-16, 4)
     with pytest.raises(InputError, match="'x': its strides .* make it contiguous first"):
