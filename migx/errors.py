@@ -12,11 +12,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 FEW, MANY = 6, 60
-"""Up to so many names an error lists whatever was meant; and so many at most."""
+"""An error lists all known names if there are at most FEW, or if none is similar and at most
+MANY.
+"""
 
 
 class MigxError(Exception):
-    """Base of all errors that the user can fix. The command line prints it without a traceback."""
+    """Base class of all errors that users can fix. The command line prints them without a
+    traceback.
+    """
 
 
 class ShapeError(MigxError, ValueError):
@@ -76,7 +80,7 @@ class PassError(MigxError):
 
 
 class ConstantGrowth(PassError):
-    """A pass left constants that take more bytes than those they were made from and its
+    """A pass left constants that take more bytes than those they were made from plus its
     allowance.
     """
 
@@ -102,7 +106,7 @@ class SealedWeight(MigxError):
 
 
 class RewriteLoop(MigxError):
-    """Rules that undo each other would be applied for ever."""
+    """Rules undo each other, and would be applied forever."""
 
 
 class CompatError(MigxError, NotImplementedError):
@@ -110,7 +114,7 @@ class CompatError(MigxError, NotImplementedError):
 
 
 def warn(message: str, category: type[Warning]) -> None:
-    """Warns of something, at the line outside migx that led to it."""
+    """Issues a warning, attributed to the line outside migx that led to it."""
     frame, level = sys._getframe(), 1
     while frame.f_back is not None and _package(frame.f_globals) in ("migx", "contextlib"):
         frame, level = frame.f_back, level + 1
@@ -122,13 +126,13 @@ def _package(module: dict[str, object]) -> str:
 
 
 def first_few(names: Sequence[str], most: int = 3) -> str:
-    """The first of some names, quoted, and whether there are more."""
+    """The first of several names, quoted, and how many more there are."""
     return (", ".join(map(repr, names[:most])) or "none") + (", ..." if len(names) > most else "")
 
 
 def there_are(name: str, known: Iterable[str]) -> str:
-    """The end of a message about a name that is not there: those like it, whatever their case and
-    underscores; what there is where that is little, or none is like it and they are not too many.
+    """The end of a message about an unknown name: similar names, ignoring case and underscores; or
+    all known names if they are few, or none is similar and they are not too many.
     """
     import difflib
 
