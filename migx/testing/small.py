@@ -1,5 +1,5 @@
-"""The small model of the documents: ``python -m migx.testing.small`` writes it to ``model.onnx``,
-its weights to ``model.data`` beside it.
+"""The small model of the documentation: ``python -m migx.testing.small`` writes it to
+``model.onnx``, with its weights in ``model.data``.
 """
 
 from __future__ import annotations
