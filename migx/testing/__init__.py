@@ -26,9 +26,8 @@ def check_pass(
     """Checks a pass, or a pipeline, by every oracle on random programs and on programs drawn to
     match its rules.
 
-    ``AssertionError`` shows the first failure with the smallest program found for it; with
-    ``every_rule``, also the rules that no program fired and the passes without rules that changed
-    none.
+    ``AssertionError`` shows the first failure with the smallest program found for it, or, with
+    ``every_rule``, the rules that no program fired and the passes without rules that changed none.
     """
     from migx.manager import Pipeline
     from migx.testing.fuzz import fuzz, subjects_for
