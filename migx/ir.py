@@ -213,7 +213,7 @@ class Module:
         """The given instruction; ``IRError`` if it is no parameter of this module."""
         if at not in self.parameters.values():
             known = first_few(list(self.parameters))
-            raise IRError(f"{at!r} is no parameter of module {self.name}, whose are: {known}")
+            raise IRError(f"{at!r} is not a parameter of module {self.name}, which has {known}")
         return at
 
     def add_literal(
@@ -322,8 +322,8 @@ class Module:
         elif module is self.program.main or module.parents or module in value.module.enclosing():
             raise IRError(
                 f"{op.name} in module {self.name} would read {value!r} of module "
-                f"{value.module.name}, which does not enclose it: a module's values are read in it "
-                "and in modules within; others read what it returns"
+                f"{value.module.name}, which does not enclose it: a module's values are visible "
+                "only in it and its submodules; return them to use them elsewhere"
             )
 
     def add_return(self, *values: Instruction, names: Sequence[str] = ()) -> Instruction:
@@ -485,7 +485,7 @@ def _forget(counts: dict[Instruction, int], user: Instruction) -> None:
 def _instruction(value: object, what: str) -> Instruction:
     """The value, if it is an instruction; otherwise ``IRError`` naming the argument ``what``."""
     if not isinstance(value, Instruction):
-        right = "; None is the end, what is inserted comes after it" if what == "before" else ""
+        right = "; None inserts at the end" if what == "before" else ""
         raise IRError(f"{what} is of type {type(value).__name__}, not an instruction{right}")
     return value
 

@@ -316,8 +316,8 @@ class PassManager:
         """
         self._changes_left -= 1
         if self._changes_left < 0:
-            message = f"pass {of.name} makes changes without end, the last, {name}, at"
-            unread = "" if at.users else "\n  which nobody reads: it stays until the pass is done"
+            message = f"pass {of.name} makes changes forever, the last, {name}, at"
+            unread = "" if at.users else "\n  which has no users: it stays until the pass is done"
             raise RewriteLoop(draw_instruction(message, at) + unread)
         log = self.log
         if log is None:

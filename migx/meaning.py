@@ -46,10 +46,10 @@ def by_meaning(
     ``EvaluationError`` with the instruction drawn; for a failure in a module, the innermost one.
     """
     if type(op) is Slot:
-        message = f"the value of slot {op.slot!r} is in the slots that run is given"
+        message = f"slot {op.slot!r} is not computed here: its value is given to run"
         raise EvaluationError(draw_instruction(message, at))
     if len(modules) < len(at.modules):
-        message = f"{op.name} needs its {len(at.modules)} modules, each as as_function makes it"
+        message = f"{op.name} needs its {len(at.modules)} modules, each through as_function"
         raise EvaluationError(draw_instruction(message, at))
     kind: type = type(op)
     try:

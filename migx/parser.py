@@ -52,7 +52,7 @@ def parse(
     try:
         return _Builder(reader, draw_missing).program()
     except RecursionError:
-        reader.fail("what stands here is nested too deep to be read", reader.next)
+        reader.fail("this is nested too deeply to be read", reader.next)
 
 
 def within(folder: str | Path) -> Find:

@@ -94,7 +94,7 @@ class Pipeline:
         try:
             return cls.of(map(_parse_step, _split(text)))
         except RecursionError:
-            raise ParseError("the groups of the pipeline are nested too deep to be read") from None
+            raise ParseError("the pipeline's groups are nested too deeply to be read") from None
 
     def drive(self, run: Run, place: str = "") -> bool:
         """Runs the elements of the pipeline; returns whether any pass changed anything.
@@ -219,7 +219,7 @@ def _split(text: str) -> list[str]:
             pieces[-1] += piece
     *found, last = (p.strip() for p in pieces)
     if "" in found:
-        raise ParseError(f"nothing stands before a comma in {text!r}: leave out the comma")
+        raise ParseError(f"there is nothing before a comma in {text!r}: leave out the comma")
     return [*found, last] if last else found
 
 

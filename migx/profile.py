@@ -109,7 +109,7 @@ def measured(made: Compiled, arguments: Mapping[str, Argument], runs: int = 1) -
     elif isinstance(executable, Traced):
         profile = partial(_traced, made, executable)
     else:
-        raise TargetError(f"target {made.context.target.name} does not say what its runs cost")
+        raise TargetError(f"target {made.context.target.name} cannot measure its runs")
     made.results(arguments)
     with made.weights.reading() as slots:
         found = [profile(arguments, slots) for _ in range(runs)]

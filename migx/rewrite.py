@@ -463,8 +463,8 @@ class _Driver:
         whose = self.pass_name or "this set"
         message = f"the rules of {whose} undo each other: {often}"
         if len(counts) == 1:
-            message = f"rule {counts[0][0]} of {whose} finds what it has left, over and over"
-        raise RewriteLoop(draw_instruction(f"{message}; the last time it left", made[-1]))
+            message = f"rule {counts[0][0]} of {whose} matches its own results forever"
+        raise RewriteLoop(draw_instruction(f"{message}; the last result is", made[-1]))
 
     def look_again(self, instructions: Iterable[Instruction]) -> None:
         for i in instructions:

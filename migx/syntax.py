@@ -160,9 +160,7 @@ class Reader:
         """Refuses the next token, saying what was expected."""
         token = self.next
         if token.kind == "wrong" and token.text in '"`':
-            self.fail(
-                f"expected {expected}; what begins here has no {token.text} at its end", token
-            )
+            self.fail(f"expected {expected}; the opening {token.text} is not closed", token)
         found = repr(token.text) if token.text else "the end of the text"
         self.fail(f"expected {expected}, found {found}", token)
 

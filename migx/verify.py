@@ -109,14 +109,14 @@ def users(module: Module) -> Iterator[Problem]:
     for at in module:
         for value in at.inputs:
             if value._users.get(at) != (1 if len(at.inputs) == 1 else at.inputs.count(value)):
-                yield at, f"{value!r} does not count how often it is read here"
+                yield at, f"{value!r} counts its uses here wrongly"
         for user, count in at._users.items():
             if (
                 user.module is None
                 or (count != 1 and user.inputs.count(at) != count)
                 or at not in user.inputs
             ):
-                yield at, f"{user!r} is counted as a user and is none"
+                yield at, f"{user!r} is recorded as a user, but does not read it"
 
 
 def shapes(module: Module) -> Iterator[Problem]:
@@ -140,14 +140,14 @@ def parameters(module: Module) -> Iterator[Problem]:
             continue
         there.append(at)
         if not front:
-            yield at, "a parameter stands behind other instructions"
+            yield at, "a parameter comes after other instructions"
         if module.parameters.get(at.op.parameter) is not at:
-            yield at, f"the module does not know its parameter {at.op.parameter!r}"
+            yield at, f"the module does not record its parameter {at.op.parameter!r}"
     known = list(module.parameters.values())
     if any(at.module is not module for at in known):
-        yield None, "a parameter the module knows is not in it"
+        yield None, "a parameter the module records is not in it"
     elif known != there and set(known) == set(there):
-        yield None, "its parameters stand in another order than the module knows them by"
+        yield None, "its parameters are in another order than the module records"
 
 
 def returns(module: Module) -> Iterator[Problem]:
@@ -156,7 +156,7 @@ def returns(module: Module) -> Iterator[Problem]:
         yield module.last, "the module does not end with a return"
     for at in module:
         if type(at.op) is Return and at is not module.last:
-            yield at, "a return stands in the middle"
+            yield at, "a return is not the last instruction"
 
 
 def submodules(module: Module) -> Iterator[Problem]:
@@ -205,7 +205,7 @@ def symbols(module: Module) -> Iterator[Problem]:
         bound |= bare_symbols([at])
         for symbol in (*at.shape.symbols(), *operations.symbols(at.op)):
             if symbol.name not in bound:
-                yield at, f"no parameter and nothing before it gives dim {symbol} a size"
+                yield at, f"no parameter or earlier instruction gives dim {symbol} a size"
 
 
 def weights(module: Module) -> Iterator[Problem]:

@@ -143,8 +143,8 @@ def traced(made: Compiled, inputs: Mapping[str, Any], seen: Sequence[Seen]) -> l
     trace = getattr(made.executable, "trace", None)
     if trace is None:
         raise UsageError(
-            f"--each: {made.context.target.name} does not show what each instruction gives; ref "
-            "does, with --passes if you like"
+            f"--each: {made.context.target.name} does not show each instruction's result; ref "
+            "does, also with --passes"
         )
     arguments = check_inputs(made.program.main, inputs)
 

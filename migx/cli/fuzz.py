@@ -116,6 +116,6 @@ def _shown(report: Report, *, passes: bool) -> str:
     if report.idle:
         lines.append(f"changed nothing: {', '.join(report.idle)}")
     if report.left:
-        lines.append(f"left alone after so many failures: {', '.join(report.left)}")
+        lines.append(f"abandoned after too many failures: {', '.join(report.left)}")
     lines += [f"\nFAILED {failure}" for failure in report.failures]
     return "\n".join(lines)

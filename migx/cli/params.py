@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     total = sum(row["bytes"] for row in rows)
     print(f"\n{len(rows)} weights, {total / 1e6:,.2f} MB")
     for each in relaid:
-        print(f"warning: each run brings {each} into another layout", file=sys.stderr)
+        print(f"warning: each run converts {each} to another layout", file=sys.stderr)
     return 0
 
 

@@ -114,7 +114,7 @@ def _print(found: dict[str, Any]) -> None:
     for o in found["outputs"]:
         print(f"  {o['name']}: {o['derivation']}; max|expected| = {o['magnitude']:.4g}")
     for doubt in doubts(found["outputs"]):
-        print(f"{doubt}, and what is 0 might pass as well" if doubt is UNDECIDED else doubt)
+        print(f"{doubt}, so 0 might pass as well" if doubt is UNDECIDED else doubt)
     if "compared" in found:
         print(f"\n{found['compared']} instructions compared, each the end of an ONNX node")
         print(found["departure"] or "none departs")

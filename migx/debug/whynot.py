@@ -178,7 +178,7 @@ def _answer(cls: type[Pass], rule: Rule, root: Instruction) -> tuple[Answer, set
     match.refused = refused
     where = _name(root)
     if not root.users or module.bypass:
-        why = "nobody reads it" if not root.users else f"module {module.name} is marked bypass"
+        why = "it has no users" if not root.users else f"module {module.name} is marked bypass"
         return Answer("refused", where, f"{why}, so no rule is tried"), {root}
     if find(rule.pattern, root, match) is None:
         # The first of the deepest refusals: they are in the order of the pattern.

@@ -104,7 +104,7 @@ class Case(pytest.Item):
         else:
             expect_text("the program is not as it is printed", printed, given)
             if not becomes:
-                raise CaseFailure("the case does not say what it becomes: run with --bless")
+                raise CaseFailure("the case has no expected result: run with --bless")
             expect_text("it becomes something else", str(after), wanted)
         agree(before, after, self.atol)
         again = after.copy()
@@ -149,7 +149,7 @@ def expect_text(what: str, found: str, wanted: str) -> None:
     if there != new:
         told = list(difflib.unified_diff(there, new, lineterm=""))[3:]
         raise CaseFailure(
-            "\n".join([f"{what} (+), not what is there (-); --bless writes it", *told])
+            "\n".join([f"{what} (+), not as expected (-); --bless accepts it", *told])
         )
 
 

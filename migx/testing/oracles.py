@@ -65,10 +65,12 @@ class Trial:
         after, again = self.program.copy(), self.program.copy()
         changed = _run(after, pipeline, log)
         if _run(again, pipeline) != changed or after != again:
-            raise Violation("deterministic", f"{pipeline} makes another program each time")
+            raise Violation("deterministic", f"{pipeline} makes a different program each time")
         if not changed:
             if after != self.program:
-                raise Violation("reports changes", f"{pipeline} changed what it says it did not")
+                raise Violation(
+                    "reports changes", f"{pipeline} changed the program and returned False"
+                )
             return False
         self._expect_signature(after, pipeline)
         if len(pipeline) == 1 and _run(again, pipeline):
@@ -113,15 +115,15 @@ class Trial:
         if made != before:
             raise Violation(
                 "same inputs",
-                f"{pipeline} leaves the inputs {made} where there were {before}; callers give what "
-                "they gave before: convert behind an input, and keep one that nothing reads",
+                f"{pipeline} changes the inputs from {before} to {made}, but callers pass the old "
+                "ones: convert after an input, and keep an unused one",
             )
         names, left = self.program.main.output_names, after.main.output_names
         if left != names:
             raise Violation(
                 "same outputs",
-                f"{pipeline} leaves the outputs {', '.join(left)} where there were "
-                f"{', '.join(names)}; callers read what they read before",
+                f"{pipeline} changes the outputs from {', '.join(names)} to "
+                f"{', '.join(left)}, but callers read the old ones",
             )
 
     def _expect_small(self, after: Program, pipeline: Pipeline) -> None:

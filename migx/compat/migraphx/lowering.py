@@ -66,7 +66,7 @@ def lowered(at: Site, given: Given, inputs: Sequence[Instruction]) -> Instructio
     known = attributes(at.name)
     held = {key: given.get(key, default) for key, default in known.items()}
     if missing := [key for key, value in held.items() if value is REQUIRED]:
-        raise ShapeError(f"{at.name} has to be told {', '.join(missing)}")
+        raise ShapeError(f"{at.name} requires {', '.join(missing)}")
     make = _formed if at.name in FORMS else _plain
     try:
         return make(at, held, inputs)

@@ -102,7 +102,7 @@ def lowered(
     if given.pop("fast", False):
         kind = FAST
     if missing := [key for key in kind.as_inputs if key not in given]:
-        raise ShapeError(f"macro {name} has to be told {', '.join(missing)}")
+        raise ShapeError(f"macro {name} requires {', '.join(missing)}")
     if PLACED in given:
         x, y = values
         after = x.shape.rank - int(given[PLACED]) - y.shape.rank
