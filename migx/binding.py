@@ -176,9 +176,7 @@ def _member(value: Any, part: Shape) -> Argument:
 
 
 def check_type(name: str, got: Shape, wanted: Shape) -> None:
-    """Raises ``InputError`` unless a value has the type, rank and numeric dims that a parameter
-    declares.
-    """
+    """``InputError`` unless a value has the type, rank and numeric dims a parameter declares."""
     if got.dtype is not wanted.dtype:
         remedy = f"convert it to {wanted.dtype}"
         if wanted.dtype.is_packed or not wanted.dtype.is_tensor:
@@ -206,9 +204,7 @@ class Told:
         self._known: Recent[tuple[Shape, ...], Sizes] = Recent(REMEMBERED)
 
     def __call__(self, arguments: Sequence[Argument]) -> Sizes:
-        """The sizes. Raises the errors of ``sizes_told``, but numeric dims are not checked
-        again.
-        """
+        """The sizes. Raises the errors of ``sizes_told``, but does not check numeric dims again."""
         if not self._any:
             return {}
         key = tuple([argument.shape for argument in arguments])

@@ -162,9 +162,7 @@ class Compiled:
         )
 
     def arguments(self, inputs: Mapping[str, Any]) -> dict[str, Argument]:
-        """A caller's inputs as arguments; those already in memory that the target reads stay
-        there.
-        """
+        """A caller's inputs as arguments; those in memory that the target reads stay there."""
         return self._inputs.arguments(self.target.taken(inputs))
 
     @cached_property
@@ -212,9 +210,7 @@ class Compiled:
 
 @paused()
 def compiled(program: Program, target: Target | str, **options: Unpack[Asked]) -> Compiled:
-    """A copy of the program with its current weights, verified, lowered by the passes and
-    finalized.
-    """
+    """A copy of the program with its current weights, verified, lowered and finalized."""
     asked = asked_for(**options)
     kept.limit()  # read here, so that an error in it is not reported as a pass's
     chosen = get_target(target)
@@ -322,9 +318,7 @@ def _repeats(array: NDArray[Any]) -> bool:
 
 
 def given_back(result: Argument, shared: bool = False) -> Any:
-    """A result as the caller gets it: copied if it is ``shared``, read-only, or has overlapping
-    elements.
-    """
+    """A result for the caller: copied if ``shared``, read-only, or with overlapping elements."""
     if result.shape.dtype.is_tensor:
         array = result.array
         if shared or not array.flags.writeable or (0 in array.strides and _repeats(array)):

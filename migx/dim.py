@@ -279,9 +279,7 @@ def _together(extent: Dim, low: float, high: float) -> Bounds:
 
 
 def evaluate(extent: Extent, sizes: Mapping[str, int]) -> int:
-    """The value of an extent for given sizes of its symbols; ``DimError`` names a symbol without
-    one.
-    """
+    """The value of an extent for given sizes; ``DimError`` names a symbol without one."""
     if not isinstance(extent, Dim):
         return extent
     total = 0
@@ -466,9 +464,7 @@ def _called(function: str, args: list[Extent]) -> Extent:
 
 
 def _flattened(function: str, extents: Iterable[Extent]) -> list[Extent]:
-    """The extents without duplicates, nested calls of the same function flattened, numbers
-    first.
-    """
+    """The distinct extents, nested calls of the same function flattened, numbers first."""
     found: dict[Extent, None] = {}
     for extent in extents:
         inner = extent.terms[0][0][0] if isinstance(extent, Dim) and extent.atomic else None

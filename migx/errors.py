@@ -12,15 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 FEW, MANY = 6, 60
-"""An error lists all known names if there are at most FEW, or if none is similar and at most
-MANY.
-"""
+"""At most FEW known names are all listed; at most MANY are if none is similar."""
 
 
 class MigxError(Exception):
-    """Base class of all errors that users can fix. The command line prints them without a
-    traceback.
-    """
+    """Base class of errors that users can fix. The command line prints them without traceback."""
 
 
 class ShapeError(MigxError, ValueError):
@@ -80,9 +76,7 @@ class PassError(MigxError):
 
 
 class ConstantGrowth(PassError):
-    """A pass left constants that take more bytes than those they were made from plus its
-    allowance.
-    """
+    """A pass left constants that exceed those they were made from by more than its allowance."""
 
 
 class EvaluationError(MigxError, RuntimeError):

@@ -91,9 +91,7 @@ def gradients(
 
 
 def recomputed(y: Instruction, given: Mapping[Instruction, Instruction], tape: Tape) -> Instruction:
-    """``y`` with some of the values it depends on replaced; itself if it depends on none of
-    them.
-    """
+    """``y`` with some of the values it depends on replaced; itself if there are none."""
     made = {old: new for old, new in given.items() if old is not new}
     for at in _before(y, given) if made else ():
         if at in given or not any(v in made for v in _read(at)):

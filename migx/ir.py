@@ -225,9 +225,7 @@ class Module:
         replaceable: bool = False,
         before: Instruction | None = None,
     ) -> Instruction:
-        """Adds a constant: at the end, before the return if there is one, or before an
-        instruction.
-        """
+        """Adds a constant: at the end, before any return, or before a given instruction."""
         literal = Literal(Argument.of(value, dtype), name, replaceable)
         return self.insert_instruction(before or self.returned, literal)
 

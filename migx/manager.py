@@ -69,16 +69,12 @@ class Pass:
             )
 
     def apply(self, module: Module, manager: PassManager) -> bool:
-        """Changes one module in place, by default by its rules; returns whether it changed
-        anything.
-        """
+        """Changes one module in place, by default by its rules; returns whether it did."""
         log, options = manager.log, vars(self)
         return bool(self.rules) and rewrite(module, self.rules, self.name, log, options)
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:
-        """Changes the program as a whole, after ``apply`` has run on each module; returns whether
-        it changed anything.
-        """
+        """Changes the whole program, after ``apply`` ran on each module; returns whether it did."""
         return False
 
     @property
@@ -89,9 +85,7 @@ class Pass:
         return {}
 
     def pipeline(self) -> Pipeline | None:
-        """The passes this one abbreviates, which the manager runs instead; None for other
-        passes.
-        """
+        """The passes this one abbreviates, which the manager runs instead; otherwise None."""
         return None
 
     def __str__(self) -> str:
@@ -116,9 +110,7 @@ class Step:
 
 
 class Observer:
-    """Watches passes run. Printing, timing, verifying and crash files are observers:
-    ``migx.observers``.
-    """
+    """Watches passes run, to print, time, verify or write crash files: ``migx.observers``."""
 
     def started(self, program: Program, pipeline: Pipeline) -> None:
         """Before the first pass of a pipeline."""
@@ -130,9 +122,7 @@ class Observer:
         """After a pass and the removal of dead code."""
 
     def failed(self, step: Step, error: Exception) -> None:
-        """After a pass, or an observer after it, has raised; the error then goes on to the
-        caller.
-        """
+        """After a pass, or an observer after it, has raised; the caller gets the error then."""
 
 
 class PassManager:
@@ -244,8 +234,8 @@ class PassManager:
         return changed
 
     def apply(self, step: Pass, modules: Iterable[Module] | None = None) -> bool:
-        """Runs a pass over all modules, or some, except those marked ``bypass``; returns whether it
-        changed any.
+        """Runs a pass over some modules, by default all, except those marked ``bypass``; returns
+        whether it changed any.
         """
         self._allow_changes()
         changed = False

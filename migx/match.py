@@ -50,9 +50,7 @@ class Match:
     refused: Callable[[Pattern, Instruction, str], None] | None = field(default=None, repr=False)
 
     def catch(self, by: Pattern, at: Instruction, name: str, what: Any, then: Then) -> bool:
-        """Catches ``what`` under a name and goes on; what the name has caught before must be the
-        same.
-        """
+        """Catches ``what`` under a name, which must not have caught anything else, and goes on."""
         if not name:
             return then()
         if name in self.caught:
@@ -77,9 +75,7 @@ class Match:
         self.values.clear()
 
     def refuse(self, pattern: Pattern, at: Instruction, reason: str, *facts: Any) -> bool:
-        """False. Reports the reason to ``refused`` if there is one; otherwise it is not even
-        formatted.
-        """
+        """False, after reporting the reason, if there is ``refused``; otherwise not formatted."""
         if self.refused is not None:
             self.refused(pattern, at, reason.format(*facts))
         return False
@@ -468,9 +464,7 @@ def on(ops: Any, *inputs: Pattern, name: str = "", **attributes: Any) -> On:
 
 
 def having(trait: str, *inputs: Pattern, name: str = "", **attributes: Any) -> On:
-    """An instruction of any operation with a trait, such as ``pointwise``; otherwise like
-    ``on``.
-    """
+    """An instruction of any operation with a trait, such as ``pointwise``; see ``on``."""
     held = tuple(attributes.items())
     return On(frozenset(), inputs or None, name, held, trait=askable.trait(trait))
 

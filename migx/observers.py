@@ -26,9 +26,7 @@ class Print(Observer):
 
 
 class Time(Observer):
-    """Records the time of each pass, in seconds, with the number of instructions before and
-    after.
-    """
+    """Records each pass's time in seconds, and the numbers of instructions before and after."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, float, int, int]] = []

@@ -225,9 +225,7 @@ def _symbols(values: Iterable[object]) -> Iterator[Symbol]:
 
 
 def bind(op: Operation, sizes: Mapping[str, int]) -> Operation:
-    """The operation with the symbols in its attributes replaced by their sizes; itself if there are
-    none.
-    """
+    """The operation with the symbols in its attributes bound; itself if there are none."""
     return binding(op)(sizes)
 
 

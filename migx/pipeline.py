@@ -207,9 +207,7 @@ _PIECE = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|.""", re.DOTALL)
 
 
 def _split(text: str) -> list[str]:
-    """Splits at commas outside brackets and quotes. ``ParseError`` if a comma has nothing before
-    it.
-    """
+    """Splits at commas outside brackets and quotes. ``ParseError`` if one has nothing before it."""
     pieces, depth = [""], 0
     for piece in _PIECE.findall(text):
         depth += (piece in ("(", "{", "[")) - (piece in (")", "}", "]"))

@@ -142,8 +142,8 @@ def _free(gaps: list[tuple[int, int]], at: int, size: int) -> None:
 class Arena:
     """Blocks, given by their bytes and live ranges, laid out anew for the sizes of each run.
 
-    Sizes that vary between runs are rounded up to whole pages, by at most a sixteenth. So similar
-    sizes have the same layout, and the last one is cached.
+    Sizes that vary between runs are rounded up to whole pages, large ones by at most a sixteenth.
+    So similar sizes have the same layout, and the last one is cached.
     """
 
     def __init__(self, blocks: Sequence[tuple[Extent, int, int]]) -> None:

@@ -74,9 +74,7 @@ def _listed(kind: str) -> tuple[list[str], list[str]]:
 
 @cache
 def _table(kind: str) -> dict[str, list[str]]:
-    """The modules for each name, for kinds in which a file defines one thing; there should be
-    one.
-    """
+    """The modules for each name (there should be one), for kinds with one thing per file."""
     table: dict[str, list[str]] = {}
     for module in _listed(kind)[0]:
         table.setdefault(module.rpartition(".")[2], []).append(module)
@@ -149,9 +147,7 @@ def operations() -> dict[str, type[Any]]:
 
 @cache
 def _operations() -> tuple[dict[str, type[Any]], dict[str, NameClash], list[str]]:
-    """The operations by name, the names defined twice, and messages about files that were left
-    out.
-    """
+    """The operations by name, names defined twice, and messages about omitted files."""
     table, clashes = dict[str, type[Any]](), dict[str, NameClash]()
     for module in modules("ops"):
         for cls in _classes(module):

@@ -212,9 +212,7 @@ class Program:
 
     @property
     def compiled(self) -> Compiled:
-        """The result of ``compile``; ``IRError`` if there is none, or the program has been changed
-        since.
-        """
+        """The result of ``compile``; ``IRError`` if there is none, or the program has changed."""
         made = self._compiled
         if made is None:
             raise IRError("the program is not compiled: call program.compile() first")
@@ -275,9 +273,7 @@ class Program:
         return of_flat, (flat(self),)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the structure and every literal's bytes: equal programs have equal
-        fingerprints.
-        """
+        """SHA-256 of the structure and all literals' bytes; equal programs have equal ones."""
         from migx.structure import fingerprint
 
         return fingerprint(self)

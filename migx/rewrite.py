@@ -115,9 +115,7 @@ class Cursor(Builder):
         return self.module.program.revision == self._revision
 
     def take_back(self, whose: str) -> None:
-        """Undoes the additions and moves of a rule that declines; ``IRError`` if it made other
-        changes.
-        """
+        """Undoes the additions and moves of a declining rule; ``IRError`` if it changed more."""
         program = self.module.program
         if program.revision != self._revision + len(self.made) + len(self._moved):
             raise IRError(
@@ -219,9 +217,7 @@ class RuleSet:
         return tuple(r for r in self.rules if name in (r.pattern.roots() or {name}))
 
     def plausible(self, at: Instruction) -> tuple[Rule, ...]:
-        """The rules that may match an instruction, judged by its operation and those of its
-        inputs.
-        """
+        """The rules that may match an instruction, by its operation and those of its inputs."""
         return self._plausible(at.op.name, *[value.op.name for value in at.inputs])
 
     def _found_plausible(self, name: str, *inputs: str) -> tuple[Rule, ...]:

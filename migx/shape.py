@@ -59,9 +59,7 @@ class DType:
 
     @property
     def roundoff(self) -> float:
-        """The unit roundoff: the largest relative error of rounding to nearest; 0 for exact
-        types.
-        """
+        """The unit roundoff, the largest relative error of rounding to nearest; 0 if exact."""
         return 2.0**-self.digits if self.digits else 0.0
 
     def __str__(self) -> str:
@@ -200,9 +198,7 @@ class Shape:
 
     @classmethod
     def opaque(cls, dtype: DType | str, *parts: Shape) -> Shape:
-        """The shape of a host value that no kernel reads: ``sequence`` or ``optional`` of a
-        part.
-        """
+        """The shape of a host value that no kernel reads: ``sequence``, ``optional`` or ``map``."""
         return cls(dtype, parts=parts)
 
     @property

@@ -85,9 +85,7 @@ def bound_now(op: Operation, shape: Shape, sizes: Mapping[str, int]) -> tuple[Op
 
 
 def bound(at: Instruction, sizes: Mapping[str, int]) -> tuple[Operation, Shape]:
-    """``bound_now`` for an instruction; ``InputError``, drawn, if an extent has no value for these
-    sizes.
-    """
+    """``bound_now`` for an instruction; ``InputError``, drawn, if an extent has no value."""
     with drawn(at, sizes):
         return bound_now(at.op, at.shape, sizes)
 
@@ -217,9 +215,7 @@ class ShapeRules:
 
 
 def check_room(nbytes: int, sizes: Mapping[str, int]) -> None:
-    """Raises ``EvaluationError`` if values exceed the machine's memory, before any of it is
-    allocated.
-    """
+    """``EvaluationError`` if values exceed the machine's memory, before any is allocated."""
     if nbytes > installed():
         raise EvaluationError(
             f"with {_listed(sizes)}: values that are needed at one time take {nbytes:,} bytes, the "

@@ -164,9 +164,7 @@ class ReadsPacked(Protocol):
 
     @property
     def absorbed(self) -> frozenset[Instruction]:
-        """The ``unpack_weight`` instructions that no run executes, because kernels read their
-        inputs.
-        """
+        """The ``unpack_weight`` instructions that no run executes: kernels read their inputs."""
         ...
 
 
@@ -186,9 +184,7 @@ class Asynchronous(Protocol):
     def enqueue(
         self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument], stream: Any
     ) -> list[Argument]:
-        """Results that will be ready for later work on the caller's stream, or the target's own if
-        that is None.
-        """
+        """Results ready for later work on the caller's stream, or the target's own if None."""
         ...
 
 
@@ -261,9 +257,7 @@ class Target:
         return argument
 
     def taken(self, inputs: Any) -> Any:
-        """A caller's inputs, with values of other libraries in this target's memory made
-        arguments.
-        """
+        """A caller's inputs, with other libraries' values in the target's memory as arguments."""
         return inputs
 
     def preferred_weight_format(self, instruction: Instruction, index: int) -> str | None:
@@ -307,9 +301,7 @@ def get_target(given: Target | str | Any) -> Target:
 
 
 def supported(target: Target, at: Instruction) -> bool:
-    """Whether a target supports an instruction; an error it raises gets a note with the
-    instruction.
-    """
+    """Whether a target supports an instruction; errors get a note with the instruction."""
     with noted(f"supports of target {target.name}, asked of", at):
         return target.supports(at)
 

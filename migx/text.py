@@ -272,9 +272,7 @@ class _Writer:
 
 @unsealed()
 def _is_inline(value: Argument) -> bool:
-    """Whether a literal is printed element by element; a packed one is if its padding bits are
-    0.
-    """
+    """Whether a literal is printed by elements; a packed one is if its padding bits are 0."""
     dtype, count = value.shape.dtype, int(value.shape.elements)
     if dtype.kind == "string":
         return True

@@ -61,9 +61,7 @@ def helped(
 
 
 def serve(answer: Callable[[str], bytes]) -> None:
-    """Answers requests from standard input until it ends. Anything printed meanwhile goes
-    elsewhere.
-    """
+    """Answers requests from standard input until it ends. Other prints meanwhile go elsewhere."""
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
         out.write(bytes.fromhex(sys.argv[1]))

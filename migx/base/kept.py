@@ -49,9 +49,7 @@ def read(kind: str, decided_by: str) -> bytes | None:
 
 
 def write(kind: str, decided_by: str, content: bytes) -> None:
-    """Stores what ``read`` returns to later processes; not if the folder is full or cannot be
-    written.
-    """
+    """Stores what ``read`` returns to later processes, unless the folder is full or read-only."""
     path, share = _place(kind, decided_by), limit() // _FOLDERS
     if path is None:
         return
@@ -84,9 +82,7 @@ def _trim(place: Path, share: int) -> None:
 
 
 def limit() -> int:
-    """The bytes that files of one kind may take. ``TargetError`` if the environment variable is not
-    a number.
-    """
+    """The bytes one kind of file may take. ``TargetError`` if the variable is not a number."""
     given = os.environ.get("MIGX_CACHE_MB", "1024")
     if not given.isdecimal():
         raise TargetError(f"MIGX_CACHE_MB is {given!r}; it must be a number, of megabytes")

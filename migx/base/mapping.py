@@ -59,9 +59,7 @@ class MappedFile(mmap.mmap):
             )
 
     def give_back(self, offset: int, length: int) -> None:
-        """Releases the whole pages within some bytes; reading them again loads them from the
-        file.
-        """
+        """Releases the whole pages within some bytes; they are read from the file again."""
         start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
         size = (offset + length) // mmap.PAGESIZE * mmap.PAGESIZE - start
         if size > 0 and GIVE_BACK is not None:

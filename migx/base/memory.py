@@ -46,9 +46,7 @@ class Memory:
         self._taken = self._most = 0
 
     def copies(self, arrays: Arrays) -> list[NDArray[Any]]:
-        """Copies in row-major layout that nobody else can write to; ``MemoryError`` if they do not
-        fit.
-        """
+        """Row-major copies that nobody else can write to; ``MemoryError`` if they do not fit."""
         self._taken = 0
         made = [array for group in _groups(arrays) for array in self._like(group)]
         self._most = max(self._most, self._taken)

@@ -118,9 +118,7 @@ def drawn(
     rng: np.random.Generator,
     integers: Sequence[int] = ANY,
 ) -> Any:
-    """A random input: floats normal, integers and bools from ``integers``; for a tuple, its
-    members.
-    """
+    """A random input: floats normal, integers and bools from ``integers``; tuples by member."""
     if shape.dtype is TUPLE:
         parts = enumerate(shape.parts)
         return tuple(drawn(member(name, i), part, sizes, rng) for i, part in parts)

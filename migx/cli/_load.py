@@ -129,9 +129,7 @@ def load(options: argparse.Namespace, *, to_run: bool = False) -> Program:
 
 
 def _expect_few_bits(program: Program, options: argparse.Namespace) -> None:
-    """``UsageError`` if there are no weights of four or eight bits for which activations could be
-    quantised.
-    """
+    """``UsageError`` for int8 activations without weights of four or eight bits."""
     squeezed = any(getattr(options, name, False) for name in ("int4_weights", "int8_weights"))
     held = (at.name for at in program.instructions())
     if not squeezed and {"unpack_int4", "dequantizelinear"}.isdisjoint(held):
@@ -203,9 +201,7 @@ def is_onnx(path: Path) -> bool:
 def _read(
     path: Path, options: argparse.Namespace, dims: Mapping[str, Sequence[Extent]] | None = None
 ) -> Program:
-    """The program in a file; for an ONNX file with the input dims asked for, unless others are
-    given.
-    """
+    """The program in a file; an ONNX file with the input dims asked for, or those given."""
     import migx
 
     if not path.is_file():

@@ -91,9 +91,7 @@ class Onnxruntime:
         return self._runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def _with_inner(self, wanted: set[str]) -> bytes:
-        """The model with the results of nodes as further outputs; external data stays where it
-        is.
-        """
+        """The model with the results of nodes as outputs, too; external data is not copied."""
         import onnx
 
         model = onnx.load(self.path, load_external_data=False)

@@ -115,9 +115,7 @@ def candidates(symbols: Iterable[Symbol]) -> Iterator[Sizes]:
 
 
 def _refused(checks: list[Instruction], sizes: Sizes) -> Instruction | None:
-    """An instruction whose shape rule refuses the sizes, if any; it is tried first the next
-    time.
-    """
+    """An instruction whose shape rule refuses the sizes, if any; tried first the next time."""
     for at in checks:
         if read_symbols(at) <= sizes.keys():
             try:

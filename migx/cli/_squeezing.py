@@ -118,9 +118,7 @@ def _quantized(program: Program, quantize: Any) -> dict[str, Any]:
 
 
 def measured(found: dict[str, Any], program: Program) -> dict[str, Any]:
-    """The result of ``squeezed``, with the bytes of the constants that the compiled program
-    reads.
-    """
+    """The result of ``squeezed``, with the bytes of constants the compiled program reads."""
     for kind in BITS.keys() & found.keys():
         found[kind]["after"] = read_bytes(program.compiled)
     return found

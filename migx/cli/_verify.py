@@ -225,9 +225,7 @@ def _each(
 
 
 def table_of_all(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Verifies every model of the checkout; prints each row when it is done, unless JSON is asked
-    for.
-    """
+    """Verifies every model of the checkout; prints rows as they are done, unless as JSON."""
     models = catalogue()
     options.target = options.target or usual(options)
     names = models.names()

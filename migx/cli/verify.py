@@ -84,9 +84,7 @@ def _errors(output: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _shares(row: dict[str, Any]) -> tuple[str, str]:
-    """The root mean square of errors, alone and relative to that of the values, unless this is
-    0.
-    """
+    """The root mean square of errors, alone and relative to the values', unless that is 0."""
     return f"{row['rms']:.3g}", "" if row["relative"] is None else f"{row['relative']:.3g}"
 
 

@@ -37,9 +37,7 @@ class Case:
 
     @cached_property
     def values(self) -> Mapping[Instruction, Argument]:
-        """The value of each instruction on ``ref``, as far as the program runs; nothing without
-        inputs.
-        """
+        """The value of each instruction on ``ref``, as far as it runs; empty without inputs."""
         if self.inputs is None:
             return {}
         given = self.program.main.parameters

@@ -221,9 +221,7 @@ def drop(search: _Search) -> None:
 
 
 def simplify(search: _Search) -> None:
-    """Replaces the program by a submodule, two parameters by one, and the values of literals by
-    ones.
-    """
+    """Takes a submodule for the program, one parameter for two, ones for literals' values."""
     for name in [n for n, m in search.program.modules.items() if m is not search.program.main]:
         if name in search.program.modules:
             search.accept(_made(partial(_taken_out, search.best, name)))
@@ -268,9 +266,7 @@ def _every(program: Program) -> list[Instruction]:
 
 
 def _first(count: int, fails: Callable[[int], bool]) -> int:
-    """The least number, up to ``count``, that fails and whose predecessor does not; ``count``
-    fails.
-    """
+    """The least number up to ``count``, which fails, that fails and whose predecessor does not."""
     passing, failing = 0, count
     while failing - passing > 1:
         middle = (passing + failing) // 2

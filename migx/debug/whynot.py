@@ -200,9 +200,7 @@ def _answer(cls: type[Pass], rule: Rule, root: Instruction) -> tuple[Answer, set
 
 
 def _tried(rule: Rule, root: Instruction, pass_name: str) -> tuple[str, str]:
-    """The verdict and reason of a rule's function when its pattern matches; it is called on a
-    copy.
-    """
+    """The verdict and reason of a rule's function for a match; it is called on a copy."""
     at = _copied(root)
     module = at.owner
     match = find(rule.pattern, at, Match(relied_on_by=pass_name))

@@ -18,7 +18,7 @@ from migx.errors import EvaluationError
 Numbers: TypeAlias = NDArray[np.int64]
 Found = TypeVar("Found")
 LIMIT = 2**62
-"""An upper limit on extents without their constants, whatever the sizes."""
+"""Extents that reach this, constants aside, are refused: they may overflow 64 bits."""
 
 
 class Extents:

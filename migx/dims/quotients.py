@@ -10,9 +10,7 @@ from migx.errors import DimError
 
 @lru_cache(maxsize=4096)
 def floordiv(a: Extent, b: Extent) -> Extent:
-    """Floor division: terms that divide exactly are taken out, the others stay in a
-    ``floordiv``.
-    """
+    """Floor division: terms that divide exactly are taken out of the ``floordiv``."""
     if b == 0:
         raise DimError(f"{a} // 0 divides by zero")
     if isinstance(a, int) and isinstance(b, int):

@@ -104,9 +104,7 @@ class Attention:
         return isinstance(of, Argument) and not of.array.any()
 
     def _is_of_rows(self, number: int) -> bool:
-        """Whether a node has one value for all keys of a query, and does not depend on the
-        scores.
-        """
+        """Whether a node is the same for all keys of a query, and independent of the scores."""
         return self._is_given(number) and all(a.strides[-1] == 0 for a in self._read(number))
 
     def _is_given(self, number: int) -> bool:
@@ -119,9 +117,7 @@ class Attention:
 
 
 def described(at: Instruction) -> Attention | None:
-    """The attention that an instruction computes; None for others, and for forms that cannot be
-    described.
-    """
+    """The attention that an instruction computes; None if there is none, or no description."""
     if not isinstance(at.op, Group) or at.op.tag != "attention":
         return None
     try:
@@ -283,9 +279,7 @@ class _Description:
         self.score = self._node(scores)
 
     def _view(self, value: Instruction) -> int:
-        """A parameter's node, or that of the source of a view that keeps queries and keys in
-        place.
-        """
+        """The node of a parameter, or of the source of a view that keeps queries and keys."""
         whole = source(value)
         if isinstance(whole.op, Literal):
             return self._node(whole)
@@ -316,9 +310,7 @@ class _Description:
         return len(self.nodes) - 1
 
     def _guard(self, weight: int) -> tuple[bool, int]:
-        """Whether weights that are NaN are replaced by 0, and the node of the weights without
-        that.
-        """
+        """Whether weights that are NaN are replaced by 0, and the node before that."""
         node = self.nodes[weight]
         if not isinstance(node.of, Where):
             return False, weight
@@ -400,9 +392,7 @@ def _parted(axes: Sequence[Axis]) -> tuple[Axis, tuple[Extent, Extent]]:
 
 
 def _cut(lists: Sequence[Sequence[Extent]]) -> Dims:
-    """The fewest axes of which the extents in each list are products, matched from the
-    innermost.
-    """
+    """The fewest axes of which the extents in each list are products, innermost first."""
     todo = [list(extents) for extents in lists]
     found: list[Extent] = []
     while any(todo):

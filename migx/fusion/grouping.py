@@ -103,9 +103,7 @@ class Groups(Generic[Space]):
         return level
 
     def joined(self, edge: Edge, at: Instruction, space: Space | None) -> Space | None:
-        """The space of an instruction, with the given space, joined with the group at the other
-        end.
-        """
+        """The space of an instruction, given its own, joined with the group at the other end."""
         other = self.spaces[self.first(edge.source if edge.reader is at else edge.reader)]
         if space is None or other is None:
             return None

@@ -244,9 +244,7 @@ class _Description:
         return self._node(Access(PRODUCT, dtype, strides), dtype, False)
 
     def _apply(self, op: Operation, inputs: Sequence[int], dtype: DType) -> int:
-        """An operation on nodes; negative numbers are inputs of the instruction, which are then
-        read.
-        """
+        """An operation on nodes; negative numbers are inputs of the instruction, read here."""
         if isinstance(op, Linear):
             return self._linear(op, inputs, dtype)
         values = [self._loaded(v) for v in inputs]
@@ -311,9 +309,7 @@ class _Description:
         return self._node(Access(number, shape.dtype, strides), shape.dtype, folded)
 
     def _spread(self, shape: Shape, strides: Dims) -> Dims:
-        """The strides of a value along the axes of the space; 0 on a folded axis where it has size
-        1.
-        """
+        """The strides of a value along the axes of the space; 0 on folded axes of size 1."""
         if isinstance(self.at.op, Reshape):
             return strides
         if not self._is_space(shape.dims, unless_refused=True):
@@ -443,9 +439,7 @@ def epilogue(at: Instruction, product: Instruction, columns: Extent) -> FusedKer
 
 
 def row_and_column_axes(kernel: FusedKernel) -> tuple[list[int], list[int]]:
-    """The axes of an epilogue's space that count the product's rows, and those that count its
-    columns.
-    """
+    """The axes of an epilogue's space that count the product's rows, and its columns."""
     rows = next(a.strides for a in kernel.accesses if a.operand == PRODUCT)
     return [i for i, s in enumerate(rows) if s != 0], [i for i, s in enumerate(rows) if s == 0]
 

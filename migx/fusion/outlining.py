@@ -86,9 +86,7 @@ class Outlining(Pass):
         raise NotImplementedError(f"pass {self.name} finds no bundles")
 
     def apply(self, module: Module, manager: PassManager) -> bool:
-        """Outlines the bundles. Dead code is removed first: a value that it reads has more than one
-        user.
-        """
+        """Outlines the bundles. Dead code is removed first, because it counts as a user."""
         cleaned = remove_dead_code(module) > 0
         return outline(module, self.bundles(module), self.name, manager.log) or cleaned
 
@@ -261,9 +259,7 @@ class _Inside:
         return self.inside[outside]
 
     def moves_in(self, view: Instruction) -> bool:
-        """Whether a value is a view of a value inside, or a broadcast of a literal that may be
-        copied.
-        """
+        """Whether a value is a view of one inside, or a broadcast of a literal to be copied."""
         narrow = True
         while (below := viewed(view)) is not None:
             narrow &= view.op.name in BROADCASTS

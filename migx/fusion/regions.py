@@ -100,9 +100,7 @@ def _reversed(at: Instruction) -> _Part:
 
 
 def _padded(at: Instruction) -> list[FusedKernel]:
-    """The interior, and the padding before and after it on each axis, within the interior of the
-    outer axes.
-    """
+    """The interior, and for each axis the padding on either side, inside that of outer axes."""
     rank, given, pads = at.shape.rank, at.inputs[0].shape, at.op_as(Pad).pads
     strides = at.shape.true_strides
     before = [maximum(p, 0) for p in pads[:rank]]
@@ -138,9 +136,7 @@ def _filled(at: Instruction, dims: Dims, offset: Extent) -> FusedKernel:
 
 
 def _grouped(at: Instruction) -> list[FusedKernel]:
-    """A region for each part of the concatenation in a group; ``Unfit`` if it contains other
-    things.
-    """
+    """A region for each part of a group's concatenation; ``Unfit`` for other contents."""
     (module,) = at.modules
     concats = [v for v in module if isinstance(v.op, Concat)]
     if len(concats) != 1 or at.shape.parts:
@@ -172,9 +168,7 @@ class _Region:
     found: dict[tuple[Instruction, bool], int] = field(default_factory=dict)
 
     def value(self, value: Instruction, before: bool = False) -> int:
-        """The node of a value ``before`` or after the concatenation; ``Unfit`` if it cannot be
-        described here.
-        """
+        """The node of a value ``before`` or after the concatenation; ``Unfit`` for others."""
         if (value, before) not in self.found:
             self.found[value, before] = self._made(value, before)
         return self.found[value, before]

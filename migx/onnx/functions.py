@@ -76,9 +76,7 @@ def body_of(
 
 
 def _check_known(node: onnx.NodeProto, inputs: Sequence[Instruction | None]) -> None:
-    """Raises an error if the content of a sequence or an optional is unknown, which ONNX takes for
-    granted.
-    """
+    """Raises an error if the content of a sequence or optional is unknown: ONNX needs it."""
     for name, value in zip(node.input, inputs, strict=False):
         if value is not None and not value.shape.dtype.is_tensor and not value.shape.parts:
             raise OnnxError(
@@ -104,9 +102,7 @@ def _schema_defaults(node: onnx.NodeProto, version: int) -> dict[str, onnx.Attri
 def instantiated(
     function: onnx.FunctionProto, node: onnx.NodeProto, version: int
 ) -> list[onnx.NodeProto]:
-    """The nodes of a body, with the attributes of the calling node, or their defaults, filled
-    in.
-    """
+    """The nodes of a body, with the calling node's attributes, or defaults, filled in."""
     given = {a.name: a for a in function.attribute_proto}
     given.update(_schema_defaults(node, version))
     given.update({a.name: a for a in node.attribute})

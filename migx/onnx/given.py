@@ -16,9 +16,7 @@ InputDims = Mapping[str, Sequence[Extent]]
 
 
 def declared_name(declared: onnx.TensorShapeProto.Dimension) -> str:
-    """The name of a dim in the file; none for ``?``, which some exporters write as a
-    placeholder.
-    """
+    """The name of a dim in the file; none for ``?``, a placeholder of some exporters."""
     named: str = declared.dim_param.strip()
     return "" if named == "?" else named
 

@@ -75,9 +75,7 @@ class GraphWriter:
             return onnx.ValueInfoProto(name=name)
 
     def module(self, module: Module, arguments: Sequence[Value]) -> None:
-        """Writes a module's instructions into this graph, with the given values for its
-        parameters.
-        """
+        """Writes a module's instructions into this graph, with values for its parameters."""
         for parameter, value in zip(module.parameters.values(), arguments, strict=True):
             self.define(parameter, value)
         for at in module:

@@ -117,9 +117,7 @@ class Node(Builder):
         return next((value for value in values if value.name == name), None)
 
     def contents(self, value: Instruction) -> Array | None:
-        """The integers a value is known to hold, numbers or dims; None if known only at run
-        time.
-        """
+        """The integers a value is known to hold, numbers or dims; None if unknown so far."""
         self._settle_integers(value)
         return symbolic.contents(value)
 
@@ -203,9 +201,7 @@ class Node(Builder):
         return self.graph.model.argument(tensor)
 
     def weight(self, name: str) -> Instruction:
-        """The value of a tensor attribute, named after the node; deferred if it is external
-        data.
-        """
+        """The value of a tensor attribute, named after the node; deferred if external."""
         tensor: onnx.TensorProto = self._attribute(name, None, "t")
         return self.graph.weight(tensor, self.label, origins=self.origins)
 
@@ -246,9 +242,7 @@ class Node(Builder):
     def __call__(
         self, op: Operation, *inputs: Instruction, modules: Sequence[Module] = ()
     ) -> Instruction:
-        """Adds an instruction of this node, or its value if it is shape arithmetic on known
-        inputs.
-        """
+        """Adds an instruction of this node, or the value of known shape arithmetic."""
         known = symbolic.evaluated(op, inputs) if not modules else None
         if known is not None:
             for value in inputs:
@@ -326,9 +320,7 @@ class Node(Builder):
         )
 
     def unpacked(self, value: Instruction) -> Instruction:
-        """A packed value unpacked to integers or floats that can be computed with; others
-        unchanged.
-        """
+        """A packed value unpacked to a type that can be computed with; others unchanged."""
         return self.graph.unpacked(value, self.origins)
 
     def elements(self, whole: Instruction, count: int) -> tuple[Instruction, ...]:

@@ -140,9 +140,7 @@ class Reading:
 
 
 def refuse_unsupported(graph: onnx.GraphProto, model: ModelFile) -> None:
-    """Raises an error listing each unsupported operator: domain, version, number of nodes,
-    where.
-    """
+    """Raises an error with each unsupported operator: domain, version, how many nodes, where."""
     missing: dict[tuple[Called, int], list[str]] = {}
     called = [node for f in model.functions.values() for node in f.node]
     for node in (*all_nodes(graph), *called):
@@ -269,9 +267,7 @@ class GraphReader:
         embedded: Source | None = None,
         origins: tuple[str, ...] = (),
     ) -> Instruction:
-        """The value of a tensor, with a name. If its value must be known, it is read if its file
-        exists.
-        """
+        """The value of a tensor, with a name. If it must be known, it is read if possible."""
         op = self.model.weight(tensor, label, embedded)
         value = self.module.add_instruction(op, origins=origins)
         if must_be_known(value.shape) and is_there(value, self.model.folder):
@@ -378,9 +374,7 @@ class GraphReader:
             raise OnnxError(f"two values are named {name!r}")
 
     def operand(self, proto: onnx.NodeProto, name: str) -> Instruction | None:
-        """The value that a node reads by name; None for an omitted operand. Errors name the
-        node.
-        """
+        """The value a node reads by name; None if omitted. Errors name the node."""
         try:
             return None if not name or name in self.absent else self.lookup(name)
         except OnnxError as error:

@@ -19,9 +19,7 @@ from migx.shape import STR
 
 
 def dense(node: Node, tensor: onnx.SparseTensorProto) -> Instruction:
-    """The dense tensor. ``DataError`` if its indices do not fit its values, or are not
-    ascending.
-    """
+    """The dense tensor. ``DataError`` if indices do not ascend or do not fit the values."""
     name, dims = tensor.values.name or node.label, tuple(tensor.dims)
     held = node.graph.model.weight(tensor.values, name)
     values = node.unpacked(node.graph.module.add_instruction(held, origins=node.origins))

@@ -51,9 +51,7 @@ def may_be_contents(shape: Shape) -> bool:
 
 
 def whole_numbers(value: Instruction) -> Array | None:
-    """``contents``, also for floats that are integers: converted from known integers, or
-    literals.
-    """
+    """``contents``, also of integral floats: converted from known integers, or literals."""
     if value.op.name == "convert":
         return whole_numbers(value.inputs[0])
     if type(value.op) is Literal and value.shape.dtype.is_float:
@@ -64,9 +62,7 @@ def whole_numbers(value: Instruction) -> Array | None:
 
 
 def evaluated(op: Operation, inputs: Sequence[Instruction]) -> Array | None:
-    """The result of an operation on known contents; None if some are unknown, or it depends on
-    unknown sizes.
-    """
+    """The result of an operation on known contents; None if these or sizes are unknown."""
     if not inputs or not operations.traits(op).foldable or not operations.can_evaluate(op):
         return None
     if op.name == "convert" and inputs[0].shape.dtype.is_float:
@@ -194,9 +190,7 @@ _ON_FRACTIONS: dict[str, Callable[..., Fractions | None]] = {
 
 
 def literal_or_dims(value: Array, like: operations.DType) -> Operation:
-    """The operation for known contents: a literal if all are numbers, otherwise a
-    ``dim_literal``.
-    """
+    """The operation for known contents: a literal if all are numbers, or a ``dim_literal``."""
     if value.dtype != object or not any(isinstance(x, Dim) for x in value.reshape(-1)):
         return Literal(
             Argument.of(np.ascontiguousarray(value.astype(like.numpy)).reshape(value.shape))

@@ -58,9 +58,7 @@ def code_of(dtype: DType) -> int:
 
 
 def host_shape(value: onnx.TypeProto, what: str) -> Shape:
-    """The shape of a sequence, an optional or a map. Elements without a declared rank are
-    unknown.
-    """
+    """The shape of a sequence, an optional or a map; elements without a rank are unknown."""
     kind = value.WhichOneof("value")
     if kind == "sequence_type":
         return Shape.opaque("sequence", *held(value.sequence_type.elem_type, what))
@@ -76,9 +74,7 @@ def host_shape(value: onnx.TypeProto, what: str) -> Shape:
 
 
 def held(element: onnx.TypeProto, what: str) -> tuple[Shape, ...]:
-    """The element shape of a sequence or an optional; dims without a number vary between
-    elements.
-    """
+    """The element shape of a sequence or optional; dims that are no numbers vary."""
     if element.WhichOneof("value") != "tensor_type":
         return (host_shape(element, what),)
     tensor = element.tensor_type
@@ -156,9 +152,7 @@ def _decoded(data: bytes, name: str) -> str:
 
 
 def _typed(tensor: TensorProto, shape: Shape) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
-    """The data of the typed fields (``float_data``, ...), in which narrow types are stored as wider
-    integers.
-    """
+    """The data of the typed fields (``float_data``, ...), wider integers for narrow types."""
     field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
     values = np.array(getattr(tensor, field))
     if shape.dtype.is_packed:

@@ -35,9 +35,7 @@ from migx.testing.runs import ORACLES, check_runs
 from migx.testing.values import poisoned, special, with_special
 
 ROUND_TRIPS = 8
-"""The text and file forms, which are slower to check than passes, are tried once in this many
-programs.
-"""
+"""One program in this many also tests the text and file forms, which takes longer."""
 
 
 @dataclass
@@ -165,8 +163,8 @@ class Subject:
     def check(
         self, program: Program, inputs: Inputs, others: Sequence[Inputs] = (), full: bool = False
     ) -> bool:
-        """Checks one program by the oracles, at other sizes too; returns whether the passes changed
-        anything.
+        """Checks one program by the oracles, also at other sizes; returns whether passes changed
+        it.
         """
         trial, changed, log = Trial(program, inputs, others), False, EventLog()
         if self.law:

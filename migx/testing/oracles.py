@@ -86,9 +86,7 @@ class Trial:
         self.compiled(self.program.copy().compile(target, **options).compiled)
 
     def compiled(self, made: Compiled) -> None:
-        """Checks that the compiled program computes what ``ref`` does, within the bounds of both
-        computations.
-        """
+        """Checks that the compiled program computes what ``ref`` does, within both bounds."""
         target = made.context.target
         passes = passes_for(target, target.get_context(), made.context.options)
         lowered = self.program.copy()
@@ -136,9 +134,7 @@ class Trial:
 
 
 def expect_same(oracle: str, when: str, results: Outputs, expected: Outputs) -> None:
-    """``Violation`` if a result differs from the expected one by more than the sum of both
-    bounds.
-    """
+    """``Violation`` if a result differs from the expected one by more than both bounds."""
     pairs = zip(results, expected, strict=True)
     for i, ((got, after), (wanted, before)) in enumerate(pairs):
         found = compare(f"output {i}", got, wanted, before, after)

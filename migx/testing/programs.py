@@ -41,9 +41,7 @@ LARGEST = 1e3
 """The bound on float magnitudes, so that sums of products stay in the range of f16."""
 
 LONG = 100
-"""Main may keep unused instructions if it has at most this many: in a longer one, most are failed
-attempts.
-"""
+"""Longer mains keep no unused instructions: most of these are failed attempts."""
 
 UNUSED = 2
 """The usual maximum of unused inputs, of which failed attempts leave many."""
@@ -424,9 +422,7 @@ def programs() -> SearchStrategy[Drawn]:
 
 
 def is_fine(result: Argument) -> bool:
-    """Whether a value has the dims its shape rule infers, and all floats are finite and of moderate
-    size.
-    """
+    """Whether a value has its inferred dims, and all floats are finite and moderate."""
     if result.shape.parts:
         return all(map(is_fine, result.parts))
     if not result.shape.dtype.is_tensor or result.shape.dtype.is_packed:

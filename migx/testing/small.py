@@ -12,9 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 def save_model(path: Path) -> None:
-    """Writes two dense layers, ``x: f32[batch, 8]`` to ``y: f32[batch, 4]``; the weights go to
-    ``model.data``.
-    """
+    """Writes two dense layers, ``x: f32[batch, 8]`` to ``y: f32[batch, 4]``, with external data."""
     rng = np.random.default_rng(0)
     weights = {
         name: rng.standard_normal(dims, dtype=np.float32)

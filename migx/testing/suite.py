@@ -194,9 +194,7 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 def _comparable(array: Any) -> Any:
-    """The array, in a type that numpy can subtract; bf16 stays, because the suite has a tolerance
-    for it.
-    """
+    """The array in a type that numpy can subtract; bf16 stays: the suite has a tolerance for it."""
     if array.dtype.kind in "US":
         return array.astype(object)
     known = array.dtype.kind in "biufcO" or array.dtype.name == "bfloat16"

@@ -89,9 +89,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: the sizes of symbols, its costs, bytes of memory, and the machine's peaks per
-    second.
-    """
+    """One run: sizes of symbols, costs, bytes of memory, and the machine's peaks per second."""
 
     sizes: dict[str, int]
     costs: tuple[Cost, ...]

@@ -111,9 +111,7 @@ class Recorder(Observer):
 
 
 class _Values:
-    """The numbers and lines of instructions. Keeps the instructions alive, so that ids are not
-    reused.
-    """
+    """The numbers and lines of instructions, which are kept alive as keys."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -125,9 +123,7 @@ class _Values:
         self._counted = 0
 
     def number(self, at: Instruction) -> int:
-        """The number of an instruction's value, which is assigned and named when it is first
-        seen.
-        """
+        """The number of an instruction's value, which is named when first seen."""
         found = self._numbers.get(at)
         if found is None:
             found = self._numbers[at] = len(self.names)

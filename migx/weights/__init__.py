@@ -27,16 +27,12 @@ DEBUG = bool(os.environ.get("MIGX_DEBUG"))
 
 
 def is_source(at: Instruction) -> bool:
-    """Whether an instruction is a literal (a target's own included), a deferred weight or a
-    slot.
-    """
+    """Whether it is a literal (a target's own included), a deferred weight or a slot."""
     return isinstance(at.op, Literal | OnnxExternalWeights | Slot)
 
 
 def is_weight(at: Instruction) -> bool:
-    """Whether an instruction is a replaceable weight: a deferred one, or a literal marked as
-    such.
-    """
+    """Whether it is a replaceable weight: a deferred one, or a literal marked as such."""
     op = at.op
     return type(op) is OnnxExternalWeights or (type(op) is Literal and op.replaceable)
 

@@ -25,9 +25,7 @@ ALLOWANCE = 1 << 20
 """The bytes by which the constants of one set may exceed the sources they free."""
 
 SMALL = 16
-"""Sources of at most this many bytes may be shared by unrelated constants: they do not relate
-them.
-"""
+"""Shared sources of at most this many bytes do not make constants related."""
 
 MOVED = frozenset({"contiguous", "convert", "dequantizelinear", "mul", "sub"})
 """The operations besides views that only move or scale the elements of unpacked storage."""
@@ -137,9 +135,7 @@ class Constants:
         return at.owner.replace_instruction(at, made)
 
     def sources(self, whole: Iterable[Instruction]) -> list[Argument]:
-        """The values that a tree is made from; for literals that the pass has just made, their own
-        sources.
-        """
+        """The values that a tree is made from; new literals of a pass count as their sources."""
         found: dict[int, Argument] = {}
         for at in whole:
             if (value := self.held(at)) is not None:
@@ -232,9 +228,7 @@ def _widens(at: Instruction) -> bool:
 def _read_from(
     at: Instruction, reads: Callable[[Instruction], bool], known: dict[Instruction, bool]
 ) -> bool:
-    """Whether a value is what certain operations read from storage, then at most scaled and
-    moved.
-    """
+    """Whether some operation ``reads`` a value from storage, then only scaled and moved."""
     return decided(at, lambda each: reads(each) or _moved_from(each), any, known)
 
 

@@ -125,9 +125,7 @@ class LiveWeights:
 
     @property
     def given(self) -> dict[str, Argument]:
-        """The values from updates, by the names of the weights. ``WeightError`` if one in place was
-        interrupted.
-        """
+        """The values from updates, by weight. ``WeightError`` if one in place was interrupted."""
         epoch = self.current
         if epoch.lost:
             raise WeightError(without_values(sorted(epoch.lost), lost=True))
@@ -191,9 +189,7 @@ class LiveWeights:
         return Update(self, check_finite=check_finite, in_place=in_place, copy=copy)
 
     def checked(self, name: str, value: ArrayLike | Argument) -> Argument:
-        """A value as one for the weight, of its type and dims. ``WeightError`` says what is
-        wrong.
-        """
+        """A value as one for the weight, of its type and dims; otherwise ``WeightError``."""
         if name not in self.sources:
             raise WeightError(unknown(name, self.sources))
         return fitted(name, value, self.sources[name].shape)
@@ -256,9 +252,7 @@ class LiveWeights:
                 self.current = self._written(weights, changes, wanted, chain([first], rest))
 
     def _computed(self, slots: Mapping[str, Instruction], weights: Arguments) -> Computed:
-        """The values of some slots, where the target reads them, and the values they are views
-        of.
-        """
+        """The values of slots, where the target reads them, and the values they are views of."""
         values, wholes = self._recipe.values(slots, weights)
         return {name: self.place(value) for name, value in values.items()}, wholes
 
@@ -327,9 +321,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Reading:
-    """The slots of one epoch while a run reads them. A class, not a generator, because every run
-    makes one.
-    """
+    """The slots of one epoch during a run. No generator, because every run makes one."""
 
     __slots__ = ("_epoch", "_weights")
 

@@ -32,9 +32,7 @@ def names_of_weights(program: Program) -> set[str]:
 
 
 def fixed_slots(program: Program) -> dict[str, Instruction]:
-    """The slots that contain no replaceable weight, by name, and the instructions that compute
-    them.
-    """
+    """The slots without replaceable weights, by name, and the instructions that compute them."""
     slots = program.slots.items()
     return {name: at for name, at in slots if not any(is_weight(v) for v in tree(at))}
 

@@ -22,9 +22,7 @@ from migx.weights.evaluation import evaluated, settled
 Arguments = Mapping[str, Argument]
 
 _shared: weakref.WeakValueDictionary[Hashable, Argument] = weakref.WeakValueDictionary()
-"""The values behind the slots of all programs, if computed from files alone; by recipe and
-bytes.
-"""
+"""The shared values behind slots that are computed from files alone, by recipe and bytes."""
 
 
 class Recipe:
@@ -69,9 +67,7 @@ class Recipe:
     def batches(
         self, slots: Mapping[str, Instruction], nbytes: int
     ) -> Iterator[dict[str, Instruction]]:
-        """Slots in batches of about ``nbytes``; those that share computed values are in the same
-        one.
-        """
+        """Slots in batches of about ``nbytes``; those that share computed values go together."""
         names, links = list(slots), [_steps(at) for at in slots.values()]
         batch: dict[str, Instruction] = {}
         size = 0

@@ -66,9 +66,7 @@ POINTWISE = {
     "prelu": "PRelu",
     "sub": "Sub",
 }
-"""Binary macros, whose operands are broadcast; the second from ``broadcasted_axis`` on, if
-given.
-"""
+"""Binary macros with broadcast operands; the second from ``broadcasted_axis`` on, if given."""
 PLACED = "broadcasted_axis"
 FAST = Operator("FastGelu", domain=MICROSOFT)
 """The operator of ``gelu_tanh`` with the option ``fast``: its constants have six digits."""

@@ -117,9 +117,7 @@ class module:
     def add_parameter(
         self, name: str, shape: shape, debug_symbols: Iterable[str] = ()
     ) -> instruction_ref:
-        """Declares an input. A scalar, with lens [1] and strides [0], may be given as one
-        element.
-        """
+        """Declares an input. A scalar (lens [1], strides [0]) may be given as one element."""
         if not (shape.dynamic() or shape.standard()):
             raise CompatError(
                 f"parameter {name!r} is {shape}, but parameters lie in standard layout here: "

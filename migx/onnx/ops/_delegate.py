@@ -54,9 +54,7 @@ def steps(node: Node, count: Extent, start: int = 0) -> Instruction:
 
 
 def up_to(node: Node, x: Instruction, axis: int, end: Instruction, count: Extent) -> Instruction:
-    """The first elements along an axis, up to an ``end`` known at run time; ``count`` is its
-    dim.
-    """
+    """The first elements along an axis, up to a computed ``end``; ``count`` is its dim."""
     last = node.reshape(node.convert(end, I64), (1,))
     bounds = node.literal([0], I64), last, node.literal([1], I64)
     return node.add(ops.DynamicSlice((axis,), (count,)), x, *bounds)

@@ -106,9 +106,7 @@ def summed(node: Node, *operands: int) -> Instruction:
 
 @importer("SkipLayerNormalization", domain=DOMAIN)
 def skip_layer_normalization(node: Node) -> tuple[Instruction, ...]:
-    """LayerNormalization of the sum of the input, the skip and a bias; the last result is the
-    sum.
-    """
+    """LayerNormalization of the sum of input, skip and bias; the last result is the sum."""
     total = summed(node, 0, 1, 4)
     wide = node.convert(total, F32)
     axes = (total.shape.rank - 1,)

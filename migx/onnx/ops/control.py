@@ -211,9 +211,7 @@ def keep_optional(node: Node, body: Module, carried: Sequence[Shape]) -> list[in
 
 
 def widened(node: Node, before: Shape, after: Shape, hint: str) -> Shape:
-    """The shape of a carried value before and after an iteration: dims that change become
-    symbols.
-    """
+    """The shape of a carried value at any iteration: dims that change become symbols."""
     if before.dtype is not after.dtype or before.rank != after.rank:
         raise node.fail(f"a carried value goes in as {before} and comes out as {after}")
     if not before.dtype.is_tensor:
@@ -226,17 +224,13 @@ def widened(node: Node, before: Shape, after: Shape, hint: str) -> Shape:
 
 
 def is_own(extent: Extent, prefix: str) -> bool:
-    """Whether a dim is a symbol made for a carried value, whose size may differ in each
-    iteration.
-    """
+    """Whether a dim is a carried value's symbol, whose size may differ in each iteration."""
     symbol = extent.symbol if isinstance(extent, Dim) else None
     return symbol is not None and symbol.name.startswith(prefix)
 
 
 def trip_count(node: Node, trips: Instruction, condition: Instruction, body: Module) -> Extent:
-    """The number of iterations if it is known: the trip count, if nothing can end the loop
-    earlier.
-    """
+    """The number of iterations, if known: the trip count, if nothing ends the loop earlier."""
     limit = node.extents(trips) if trips.shape.dtype is I64 else None
     ends = body.outputs[0]
     while ends.op.name == "identity":

@@ -59,9 +59,7 @@ def auto_pad(node: Node) -> str:
 
 
 def window(node: Node, x: Instruction, lengths: Sequence[Extent]) -> dict[str, tuple[Extent, ...]]:
-    """Padding (begins, then ends), stride and dilation of a sliding window, ``auto_pad``
-    resolved.
-    """
+    """Padding (begins, then ends), stride and dilation of a window, ``auto_pad`` resolved."""
     n = x.shape.rank - 2
     stride = node.integers("strides", (1,) * n)
     dilation = node.integers("dilations", (1,) * n)
@@ -160,9 +158,7 @@ def convolution_integer(node: Node) -> Instruction:
 
 
 def centred(node: Node, x: Instruction, zero: Instruction | None, axis: int) -> Instruction:
-    """Eight-bit values minus their zero point, in i32; a zero point of several elements is along an
-    axis.
-    """
+    """Eight-bit values minus their zero point, in i32; one of several elements is by axis."""
     wide = node.convert(x, I32)
     if zero is None:
         return wide

@@ -32,9 +32,7 @@ def dict_vectorizer(node: Node) -> Instruction:
 
 @importer("CastMap", domain=DOMAIN)
 def cast_map(node: Node) -> Instruction:
-    """One row: the values in the order of their keys, or each at the index of its key for the form
-    SPARSE.
-    """
+    """One row: the values in the order of their keys, or at the index of each if SPARSE."""
     form, cast = node.string("map_form", "DENSE"), node.string("cast_to", "TO_FLOAT")
     if form not in ("DENSE", "SPARSE") or cast not in CASTS:
         raise node.fail(

@@ -90,9 +90,7 @@ def named_or_numbered(node: Node, names: Array, numbers: Array) -> Instruction:
 
 
 def mapped(node: Node, x: Instruction, keys: Array, values: Array, default: Array) -> Instruction:
-    """The value for the key equal to each element, where NaN equals NaN; the default if there is
-    none.
-    """
+    """The value for the key equal to each element, NaN included; or else the default."""
     hits = equals(node, x, keys)
     axis = (x.shape.rank,)
     place = node.add(ops.Argmax(axis[0]), node.convert(hits, I32))
@@ -314,9 +312,7 @@ def trees(
     roots: Sequence[int],
     aggregate: str,
 ) -> Instruction:
-    """An ensemble from its tests: features, comparisons, splits, branches, and how NaN is
-    handled.
-    """
+    """An ensemble from its tests: features, comparisons, splits, branches, NaN handling."""
     x = node.input(0)
     x = x if x.shape.dtype.is_float else node.convert(x, F32)
     features, modes, splits, yes, no, missing = tests

@@ -185,9 +185,7 @@ def without_axes(node: Node, x: Instruction, axes: Sequence[int]) -> Instruction
 
 
 def folded(node: Node, fold: runtime.Fold) -> Instruction:
-    """Reduces axes from the attribute or the input; all if none are given, unless told
-    otherwise.
-    """
+    """Reduces axes from the attribute or the input; by default all, unless told otherwise."""
     x, given = node.input(0), node.optional(1)
     axes, whole = runtime.known_axes(node, given), not node.integer("noop_with_empty_axes", 0)
     if axes is None and given is not None:

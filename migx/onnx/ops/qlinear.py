@@ -159,9 +159,7 @@ def qlinear_arithmetic(node: Node) -> Instruction:
     domain=DOMAIN,
 )
 def qlinear_of_one(node: Node) -> Instruction:
-    """The operator of the same name on dequantised values; ``channels_last`` places the
-    channels.
-    """
+    """The operator on dequantised values; ``channels_last`` places the channels."""
     plain = node.proto.op_type.removeprefix("QLinear")
     last = bool(node.integer("channels_last", 0))
     x = real(node, 0)

@@ -103,9 +103,7 @@ def weights(node: Node, d: int, at: int, scale_at: int) -> Instruction:
 
 
 def seen(node: Node, x: Instruction, lengths: Instruction | None) -> Instruction:
-    """The inputs, zero beyond the end of the longest sequence, so that they do not extend the
-    range.
-    """
+    """The inputs, zero beyond the longest sequence, where they must not extend the range."""
     if lengths is None:
         return x
     longest = node.add(ops.ReduceMax((0,)), lengths)

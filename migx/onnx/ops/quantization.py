@@ -209,9 +209,7 @@ def in_blocks(
 
 
 def packed_rows(node: Node, value: Instruction, bits: int, dims: tuple[Extent, ...]) -> Instruction:
-    """Rows of numbers of a few bits packed into bytes, low bits first, as u8 with the dims of the
-    numbers.
-    """
+    """Rows of numbers of a few bits, packed low bits first, as u8 with the numbers' dims."""
     if bits == 8:
         return node.reshape(value, dims)
     if bits not in (2, 4):

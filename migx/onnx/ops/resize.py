@@ -135,9 +135,7 @@ def all_numbers(node: Node, axes: Sequence[int], extents: Sequence[Extent] | Non
 
 
 def kept_aspect(wanted: Wanted, have: Sequence[Extent], dims: list[Extent]) -> list[float]:
-    """One factor for all resized axes, the least or largest of theirs; sets ``dims``
-    accordingly.
-    """
+    """The factor for all resized axes, the least or largest of theirs; sets ``dims``."""
     ratios = [float(int(dims[a]) / int(have[a])) for a in wanted.axes]
     factor = min(ratios) if wanted.policy == "not_larger" else max(ratios)
     for axis in wanted.axes:

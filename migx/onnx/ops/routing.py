@@ -46,9 +46,7 @@ def group_router(node: Node) -> tuple[Instruction, ...]:
 
 
 def in_best_groups(node: Node, scores: Instruction, experts: int) -> Instruction:
-    """Whether experts belong to one of the best groups, by the sums of each group's largest
-    scores.
-    """
+    """Whether experts belong to the best groups, by the sums of their largest scores."""
     groups, most = node.integer("n_group", 1), node.integer("group_topk", 2)
     if groups < 1 or experts % groups or most < 1:
         raise node.fail(f"group_topk {most} of n_group {groups}, of {experts} experts: n_group "

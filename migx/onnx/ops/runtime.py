@@ -24,9 +24,7 @@ AXES = 64
 
 
 def known_axes(node: Node, given: Instruction | None) -> tuple[int, ...] | None:
-    """The axes in an operand, or else in the attribute of that name; None if known only at run
-    time.
-    """
+    """The axes in an operand, or else in the attribute; None if known only at run time."""
     if given is None:
         return node.integers("axes", ())
     if given.shape.elements == 0:

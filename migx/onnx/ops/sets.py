@@ -58,9 +58,7 @@ def bit_cast(node: Node) -> Instruction:
 
 @importer("TensorScatter", since=24)
 def tensor_scatter(node: Node) -> Instruction:
-    """A cache with an update written from an index on, one for each batch item; ``circular`` wraps
-    around.
-    """
+    """A cache with an update written from an index on for each item; ``circular`` wraps."""
     cache, update, given = node.input(0), node.input(1), node.optional(2)
     axis = node.axis(node.integer("axis", -2), cache.shape.rank)
     rank, batch = cache.shape.rank, cache.shape.dims[0]

@@ -47,9 +47,7 @@ def split(node: Node) -> tuple[Instruction, ...]:
 def split_at_run_time(
     node: Node, x: Instruction, given: Instruction, axis: int
 ) -> tuple[Instruction, ...]:
-    """Slices at the running sums of the sizes, checked to be non-negative and to add up to the
-    axis.
-    """
+    """Slices at the running sums of the sizes, checked: non-negative, adding up to the axis."""
     sizes = runtime.listed(node, given)
     count = len(node.proto.output)
     if not dim.may_equal(sizes.shape.dims[0], count):

@@ -89,9 +89,7 @@ def before_streams(node: Node) -> Instruction:
 
 @importer("HyperConnectionPostMix", domain=DOMAIN)
 def after_streams(node: Node) -> Instruction:
-    """The streams, mixed by a matrix if there is one, plus a block's result times each stream's
-    gates.
-    """
+    """The streams, perhaps mixed by a matrix, plus a block's result times their gates."""
     given, mix = node.input(0), node.optional(3)
     x = in_streams(node, node.convert(given, F32))
     rank = x.shape.rank

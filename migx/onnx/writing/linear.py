@@ -98,9 +98,7 @@ RESHAPES = ("broadcast", "reshape", "unsqueeze", "squeeze")
 
 
 def as_bytes(site: Site, value: Value, wanted: DType | None = None) -> tuple[str, DType] | None:
-    """The name and type of the bytes that an i32 value was converted from, or that a literal
-    fits.
-    """
+    """The name and type of the bytes an i32 value was converted from, or a literal fits."""
     types = (I8, U8) if wanted is None else (wanted,)
     made = site.graph.model.makers.get(value.name)
     if made is None or value.shape.dtype is not I32:

@@ -136,9 +136,7 @@ class Step:
         return np.where(wild, np.where(np.isfinite(y), np.inf, self._lost(y)), found)
 
     def _lost(self, y: Doubles) -> Doubles:
-        """The bound of infinities and NaN: 0 if they are the same for all inputs within their
-        bounds.
-        """
+        """The bound of infinities and NaN: 0 if the same for all inputs within their bounds."""
         errors = [filled(e, a) for e, a in zip(self.errors, self.values, strict=True)]
         if operations.traits(self.op).pointwise:
             unsure = np.logical_or.reduce([~np.isfinite(e) for e in errors])
@@ -202,9 +200,7 @@ class Step:
         return _ulps(count, dtype) * sums + dtype.roundoff * size + least
 
     def _packed(self) -> Error:
-        """A packed value may be anything if the input is not exact; an unpacked one keeps its
-        error.
-        """
+        """A packed value may be anything for inexact inputs; an unpacked one keeps its error."""
         given = self.errors[0]
         if given is None or isinstance(given, tuple):
             return None
@@ -385,9 +381,7 @@ def _context() -> Context:
 
 
 def _ulps(count: int, dtype: DType) -> float:
-    """A bound on this many roundings: their sum or, for many, one with failure probability
-    3e-14.
-    """
+    """A bound on this many roundings: their sum, or one exceeded with probability 3e-14."""
     return min(count, LAMBDA * math.sqrt(count)) * min(dtype.roundoff, F32.roundoff)
 
 

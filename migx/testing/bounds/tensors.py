@@ -42,9 +42,7 @@ from migx.testing.bounds.recurrent import RECURRENT, growth
 from migx.testing.bounds.roundings import DISCRETE, LAMBDA, UP_TO_ONE, WHOLE, roundings
 
 Approximations: TypeAlias = "Mapping[str, Sequence[float | Approximation]]"
-"""How far off the results of operations, by name, may be on purpose; each may have several
-causes.
-"""
+"""How far off operations' results, by name, may be on purpose, perhaps for several causes."""
 NONE: Approximations = MappingProxyType({})
 """No approximations."""
 
@@ -153,9 +151,7 @@ class TensorBounds:
                 self._known[at, name] = STEEPEST[name](result.array)
 
     def _hangs(self, at: Instruction, result: Argument) -> str:
-        """A description of elements so close that rounding may change which is chosen; "" if
-        none.
-        """
+        """Which elements are so close that rounding may change the choice; "" if none are."""
         given = at.inputs[CHOOSING[at.name]] if at.name in CHOOSING else None
         if given is None or given not in self._held or not given.shape.dtype.is_float:
             return ""
@@ -259,9 +255,7 @@ def _stepped(worst: Budget, step: float) -> Budget:
 
 
 def _spent(op: Operation, worst: Budget, shapes: Sequence[Shape], shape: Shape) -> Budget:
-    """The budget after an operation on floats; narrow types are accumulated in f32 and rounded
-    once.
-    """
+    """The budget after an operation; narrow types are accumulated in f32 and rounded once."""
     count = roundings(op, shapes, shape)
     if not count:
         return replace(worst, entering=None)
