@@ -56,8 +56,8 @@ class DataError(MigxError, OSError):
 
 
 class DataWarning(UserWarning):
-    """Something about a file that may be wrong: external data longer than its model needs, or a
-    program for a target that is not found by its name.
+    """Something about a file that may be wrong, such as external data longer than its model needs,
+    or a program for a target that is not found by its name.
     """
 
 

@@ -190,7 +190,7 @@ def against_ref(
 
 @dataclass
 class _Trials:
-    """Runs of passes over copies of a program, each judged; equal results are judged once."""
+    """Runs of passes over copies of a program, each judged; the same skips run once."""
 
     program: Program
     pipeline: Pipeline
