@@ -1,10 +1,10 @@
 """migx: a graph compiler for ONNX models, with weights that can be left out, swapped and re-laid
 out.
 
-A program is read by ``parse_onnx``, ``parse`` or ``load``, or built by hand of ``Program``,
-``Shape``, ``Dim`` and ``migx.ops``; rewritten by ``run_passes``; made ready by
-``program.compile(target)``; run by ``program.eval(inputs)``. The rest is imported from where it is
-defined, and the modules below are attributes of this one, imported at first use:
+A program is read by ``parse_onnx``, ``parse`` or ``load``, or built by hand from ``Program``,
+``Shape``, ``Dim`` and ``migx.ops``; rewritten by ``run_passes``; compiled by
+``program.compile(target)``; run by ``program.eval(inputs)``. Everything else is imported from where
+it is defined; the modules below are attributes of this one, imported at first use:
 
 ``migx.manager``    Pass, Pipeline, PassManager; observers are in ``migx.observers``
 ``migx.match``      patterns; ``migx.rewrite`` has rules and sets of rules
@@ -12,11 +12,11 @@ defined, and the modules below are attributes of this one, imported at first use
 ``migx.target``     Target: what a backend author implements
 ``migx.onnx``       write, replace_onnx_external_weights; ``migx.onnx.importers`` for operators
 ``migx.testing``    check_pass, check_target, check_conformance; cases of passes in text
-``migx.debug``      whynot, bisect, reduce: for rules that do not fire, or are wrong; compared
-``migx.view``       report: what passes did, and what a run takes, on one page
-``migx.calibration`` calibrate: weights of bytes multiplied by bytes, with scales that runs show
+``migx.debug``      whynot, bisect, reduce: for rules that do not fire or are wrong; compared
+``migx.view``       report: one page with what passes did and the time of a run
+``migx.calibration`` calibrate: products of bytes with weights of bytes, with scales from runs
 ``migx.compat``     migraphx: MIGraphX's Python API
-``migx.backend``    ONNX's backend protocol, by which test suites drive any target
+``migx.backend``    ONNX's backend protocol, through which test suites run any target
 ``migx.profile``    work, total: operation counts by shapes; measured: the time of a run
 ``migx.specialise`` bound: a program with numbers in place of symbols
 ``migx.errors``     every error raised on purpose, all of them a MigxError
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from migx import (  # noqa: F401  # as type checkers see what __getattr__ gives
+    from migx import (  # noqa: F401  # for type checkers: what __getattr__ returns
         backend,
         calibration,
         compat,
@@ -87,7 +87,7 @@ if not TYPE_CHECKING:  # type checkers know the modules, and no other name
 
 
 def __dir__() -> list[str]:
-    """What a prompt offers: what is for users, and not what this file imports for itself."""
+    """What completion offers: the public names, without this file's own imports."""
     return sorted({*__all__, *_MODULES, *(name for name in globals() if name.startswith("__"))})
 
 
@@ -101,8 +101,8 @@ def parse_onnx(
     copied.
 
     ``input_dims`` gives inputs other dims, numbers or ``Dim``s, which replace the file's names for
-    them in all inputs. ``defer_external_weights`` leaves out the weights that are in files of their
-    own; ``Program.make_replaceable`` makes those inside the file replaceable. See
+    them in all inputs. ``defer_external_weights`` leaves out the weights in external data files;
+    ``Program.make_replaceable`` makes those inside the file replaceable. See
     ``migx.onnx.reader.parse_onnx``.
     """
     from migx.onnx.reader import parse_onnx as read
@@ -111,7 +111,7 @@ def parse_onnx(
 
 
 def parse(text: str, *, folder: str | Path = ".", draw_missing: int | None = None) -> Program:
-    """The program a text stands for: ``migx.parse(str(program)) == program``.
+    """The program of a text: ``migx.parse(str(program)) == program``.
 
     Files that it names are looked up in ``folder``; ``draw_missing`` is the seed for drawing
     literals without bytes. See ``migx.parser.parse``.
@@ -160,7 +160,7 @@ def run_passes(
     passes: Pipeline | str | Iterable[Element | Pipeline | str],
     observers: Sequence[Observer] = (),
 ) -> bool:
-    """Runs passes over a program in place; says whether anything changed.
+    """Runs passes over a program in place; returns whether anything changed.
 
     ``passes`` is the text of a pipeline, such as ``"simplify_algebra,fuse_pointwise"``, or a list
     of passes and texts; ``observers`` watch them run, such as ``migx.observers.Verify()``.

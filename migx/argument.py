@@ -1,9 +1,8 @@
-"""Typed buffers: what programs take, give and hold as literals.
+"""Typed buffers: the inputs, outputs and literals of programs.
 
 An ``Argument`` is a shape and its data: a numpy array, the packed bytes of a sub-byte type, a tuple
-of arguments, or an opaque host value. A literal read from a file is mapped when it is first
-touched, never copied; one known by its hash alone has no data at all and still equals the literal
-it was printed from.
+of arguments, or an opaque host value. A literal read from a file is mapped at first use, never
+copied. One known by its hash alone has no data, and still equals the literal it was printed from.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from migx.shape import F32, F64, TUPLE, UNPACKED, DType, Shape, integers
 
 @dataclass(frozen=True)
 class Source:
-    """Where the bytes of a tensor lie: ``length`` bytes at ``offset`` of ``file``."""
+    """A tensor in a file: ``length`` bytes at ``offset`` of ``file``."""
 
     file: Path
     offset: int
     length: int
 
     def mapped(self) -> MappedFile | None:
-        """The file, None where it is empty; ``DataError`` where it is missing or too short."""
+        """The mapped file, None if empty; ``DataError`` if it is missing or too short."""
         try:
             found = mapped(self.file)
         except OSError as error:
@@ -47,7 +46,7 @@ class Source:
         return found
 
     def read(self, file: MappedFile | None) -> NDArray[np.uint8]:
-        """The bytes in the file that ``mapped`` gave, read-only."""
+        """The bytes in a file from ``mapped``, read-only."""
         if file is None:
             return np.empty(0, np.uint8)
         return np.frombuffer(file, np.uint8, self.length, self.offset)
@@ -61,7 +60,7 @@ class Source:
             return False
 
     def digest(self) -> str:
-        """SHA-256 of the bytes, remembered for as long as the file is unchanged."""
+        """SHA-256 of the bytes, cached until the file changes."""
         content = self.read(self.mapped())
         known = (self, Stamp.of(self.file))
         if known not in _digests:
@@ -75,14 +74,14 @@ _digests: dict[tuple[Source, Stamp], str] = {}
 class Argument:
     """A value of a known shape. ``Argument.of(array)`` takes the shape from the array.
 
-    ``data`` is a numpy array (of the shape's dims; flat bytes for packed types), a tuple of
-    arguments for a tuple, or any host value for an opaque shape. Equality is of type, dims and
+    ``data`` is a numpy array (with the shape's dims; flat bytes for packed types), a tuple of
+    arguments for a tuple, or any host value for an opaque shape. Equality compares type, dims and
     bits.
     """
 
     __slots__ = ("__weakref__", "_data", "_digest", "_mapped", "shape", "source")
     sealed: ClassVar[dict[int, set[int]]] = {}
-    """The ids of arguments that a thread may not look into now; see ``migx.weights.sealed``."""
+    """The ids of arguments that a thread may not read now; see ``migx.weights.sealed``."""
     elsewhere: ClassVar[bool] = False
     """Whether the value is in memory that the host does not write to."""
 
@@ -100,12 +99,12 @@ class Argument:
 
     @classmethod
     def of(cls, value: Any, dtype: DType | str | None = None) -> Argument:
-        """An argument of an array, a number, nested lists, or anything that speaks DLPack; nothing
-        is copied needlessly.
+        """An argument from an array, a number, nested lists, or anything that supports DLPack;
+        copied only if necessary.
 
         Python floats become f32 and Python ints i64 unless ``dtype`` says otherwise. ``ShapeError``
         names an element that the type cannot hold: integers and packed types must hold it exactly,
-        other floats are rounded. Arrays of ``ml_dtypes.int4`` and its like are packed; masked
+        other floats are rounded. Arrays of ``ml_dtypes.int4`` and the like are packed. Masked
         arrays are refused if an element is masked.
         """
         if isinstance(value, Argument):
@@ -127,8 +126,8 @@ class Argument:
 
     @classmethod
     def packed(cls, shape: Shape, data: bytes | NDArray[np.uint8]) -> Argument:
-        """An argument from its bytes as ``tobytes`` gives them: in standard layout, those of
-        sub-byte types low bits first. ``DataError`` where their number is wrong.
+        """An argument from its bytes in the order of ``tobytes``: standard layout, sub-byte types
+        with the low bits first. ``DataError`` if their number is wrong.
         """
         flat = (
             np.frombuffer(data, np.uint8)
@@ -162,8 +161,8 @@ class Argument:
 
     @property
     def mapped(self) -> MappedFile | None:
-        """The file that the data is mapped from, as it is now or was at first use; None for data in
-        memory, or if there is no such file.
+        """The file the data is mapped from, as it is now or was at first use; None for data in
+        memory, or if the file does not exist.
         """
         if self._mapped is None and self._data is None and self.source and self.source.present:
             self._mapped = self.source.mapped()
@@ -175,20 +174,20 @@ class Argument:
             self._mapped.give_back(self.source.offset, self.source.length)
 
     def freeze(self) -> None:
-        """Makes the data read-only for whoever gets it from here, so that writing to a result that
-        is a view of a literal cannot change the program.
+        """Makes the data read-only for later readers, so that writing to a result that is a view of
+        a literal cannot change the program.
         """
         if isinstance(self._data, np.ndarray):
             self._data = read_only(self._data)
 
     def read_only(self) -> Argument:
-        """The value in the same memory, read-only."""
+        """The same value in the same memory, read-only."""
         if not isinstance(self._data, np.ndarray) or not self._data.flags.writeable:
             return self
         return Argument(self.shape, read_only(self._data))
 
     def by_member(self, change: Callable[[Argument], Argument]) -> Argument:
-        """The result of a function of the value, or for a tuple, of each of its members."""
+        """A function's result for the value, or for a tuple, for each of its members."""
         if self.shape.dtype is TUPLE:
             return Argument.tuple([part.by_member(change) for part in self.parts])
         return change(self)
@@ -200,7 +199,7 @@ class Argument:
 
     @property
     def available(self) -> bool:
-        """Whether there are bytes to read, in memory or in a file."""
+        """Whether the bytes exist, in memory or in a file."""
         return self._data is not None or (self.source is not None and self.source.present)
 
     @property
@@ -215,8 +214,8 @@ class Argument:
 
     @property
     def elements(self) -> NDArray[Any]:
-        """The value as a numpy array of its elements; packed types take a byte for each, as
-        ``ml_dtypes.int4`` and its like.
+        """The value as a numpy array of elements; packed types are unpacked to a byte each, as
+        ``ml_dtypes.int4`` and the like.
         """
         dtype = self.shape.dtype
         if not dtype.is_packed:
@@ -263,21 +262,21 @@ class Argument:
         return self.array.tolist()
 
     def is_throughout(self, number: float) -> bool:
-        """Whether there are elements and each equals a number, rounded to their type; 0.0 is not
-        -0.0, as x + 0.0 is not always x.
+        """Whether there are elements and each equals a number, rounded to their type. 0.0 differs
+        from -0.0: x + 0.0 is not always x.
         """
         array = self.array
         if not array.size:
             return False
         first, signed = array[(0,) * array.ndim], number == 0 and self.shape.dtype.is_float
-        with np.errstate(over="ignore"):  # the number may be beyond the type
+        with np.errstate(over="ignore"):  # the number may overflow the type
             if first != number or (signed and _signs(first) != _signs(number)):
                 return False
         same = np.all(array == first) and (not signed or np.all(_signs(array) == _signs(first)))
         return bool(same)
 
     def __getstate__(self) -> Any:
-        """What is pickled; of a value in a file, where it lies."""
+        """The pickled state; for a value in a file, where it is."""
         state: Any = super().__getstate__()
         mapped_data = {} if self.source is None else {"_data": None, "_mapped": None}
         return state[0], state[1] | mapped_data
@@ -308,7 +307,7 @@ class Argument:
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """An array in the same memory that cannot be written to; itself where it is such."""
+    """The array if it is read-only, otherwise a read-only view of it."""
     if array.flags.writeable:
         array = array.view()
         array.setflags(write=False)
@@ -316,12 +315,12 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _from_dlpack(value: Any) -> NDArray[Any]:
-    """The array that a value of another library is in this machine's memory."""
+    """A value of another library as an array in this machine's memory."""
     try:
         return np.from_dlpack(value)
     except MigxError:
         raise
-    except Exception as error:  # whatever the code of others raises
+    except Exception as error:  # another library's code may raise anything
         raise ShapeError(
             f"{type(value).__name__} gives no array by DLPack, {type(error).__name__}: {error}; "
             "give one in this machine's memory, such as numpy.asarray of it"
@@ -329,7 +328,7 @@ def _from_dlpack(value: Any) -> NDArray[Any]:
 
 
 def _array(value: Any) -> NDArray[Any]:
-    """Whatever is an array, as one in this machine's order of bytes; texts as Python's."""
+    """Anything array-like as an array in native byte order, with strings as Python objects."""
     if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
         value = _from_dlpack(value)
     try:
@@ -359,10 +358,10 @@ _WIDE = {"bool": np.uint8, "uint": np.uint64, "int": np.int64, "float": np.float
 
 
 def _held(array: NDArray[Any], given: DType, wanted: DType) -> NDArray[Any]:
-    """Elements of a type as another holds them. ``ShapeError`` names one that it does not hold."""
+    """Elements converted to another type. ``ShapeError`` names one that it cannot hold."""
     if given.kind not in _WIDE or wanted.kind not in _WIDE:
         raise ShapeError(f"{given} does not convert to {wanted}")
-    if given.is_packed or (given.is_float and given.bits == 8):  # which numpy casts to few others
+    if given.is_packed or (given.is_float and given.bits == 8):  # numpy casts these to few types
         array = array.astype(_WIDE[given.kind])
     with np.errstate(all="ignore"):
         made: NDArray[Any] = array.astype(UNPACKED.get(wanted, wanted.numpy))
@@ -380,7 +379,7 @@ def _held(array: NDArray[Any], given: DType, wanted: DType) -> NDArray[Any]:
 
 
 def _lost(wide: NDArray[Any], made: NDArray[Any], wanted: DType) -> Any:
-    """Which elements another type does not hold."""
+    """A mask of the elements that another type cannot hold."""
     if wanted.is_float and not wanted.is_packed:
         return (np.isfinite(wide) != np.isfinite(made)) | (np.isnan(wide) != np.isnan(made))
     lost = made.astype(wide.dtype) != wide
@@ -391,7 +390,7 @@ def _lost(wide: NDArray[Any], made: NDArray[Any], wanted: DType) -> Any:
 
 
 def packed_codes(codes: NDArray[Any], bits: int) -> NDArray[Any]:
-    """Codes of a few bits in bytes along their last axis, the last byte filled up with zeros."""
+    """Codes of a few bits packed into bytes along the last axis, padded with zeros."""
     per, count = 8 // bits, codes.shape[-1]
     lanes = np.zeros((*codes.shape[:-1], -(-count // per) * per), np.uint8)
     lanes[..., :count] = codes
@@ -402,7 +401,7 @@ def packed_codes(codes: NDArray[Any], bits: int) -> NDArray[Any]:
 
 
 def unpacked_codes(data: NDArray[Any], bits: int) -> NDArray[Any]:
-    """The codes of a few bits that lie in bytes, in order, those that fill the last byte too."""
+    """The codes of a few bits in packed bytes, in order, padding included."""
     per = 8 // bits
     codes = np.empty((data.size, per), np.uint8)
     for lane in range(per):
@@ -415,7 +414,7 @@ def _signs(number: Any) -> Any:
 
 
 def _shaped(shape: Shape, flat: NDArray[np.uint8]) -> NDArray[Any]:
-    """Bytes as an array of the shape, without a copy unless they are misaligned."""
+    """Bytes as an array of the shape, copied only if misaligned."""
     if len(flat) != shape.nbytes:
         raise DataError(f"{shape} takes {shape.nbytes} bytes, got {len(flat)}")
     if shape.dtype.is_packed:

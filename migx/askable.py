@@ -1,5 +1,5 @@
-"""What patterns ask of operations, held against what these are when a pattern is made: one that
-asks for what no operation has would never match, and nobody would know.
+"""Checks, when a pattern is made, that what it asks of an operation exists: otherwise it would
+never match, and nobody would know.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from migx.op import FULL_FORM, Op, Traits
 
 
 def classes(given: Iterable[Any]) -> list[type[Op]]:
-    """The classes of operations that are given as such or by name."""
+    """The operation classes given, as such or by name."""
     found = list(given)
     if not found:
         raise TypeError("a pattern needs an operation; having(...) matches any")
@@ -34,7 +34,7 @@ def _class(given: Any) -> type[Op]:
 
 
 def _named(name: str) -> type[Op]:
-    """The class of a name, of those that are there so far before all others are imported."""
+    """The class of an operation's name: those imported so far are tried before all others."""
     for cls in _derived(Op):
         if cls.__dict__.get("name") == name:
             return cls
@@ -49,7 +49,7 @@ def _derived(cls: type[Op]) -> Iterator[type[Op]]:
 
 
 def trait(name: str) -> str:
-    """The name of a trait; ``UnknownName`` where there is no such."""
+    """The name of a trait; ``UnknownName`` if it does not exist."""
     known = [field.name for field in dataclasses.fields(Traits)]
     if name not in known:
         raise UnknownName(f"no trait named {name!r}; {there_are(name, known)}")
@@ -57,7 +57,7 @@ def trait(name: str) -> str:
 
 
 def name_and_test(name: Any, test: Any = None) -> None:
-    """``TypeError`` where what is to be caught has no name, or what tests it cannot be called."""
+    """``TypeError`` unless the name is a string and the test is a function."""
     if not isinstance(name, str):
         raise TypeError(f"a pattern catches by a name, a string, not {name!r}")
     if name == "at":
@@ -67,9 +67,9 @@ def name_and_test(name: Any, test: Any = None) -> None:
 
 
 def apart(name: str, read: Collection[Any], all_of_it: Collection[Any]) -> None:
-    """``TypeError`` where an instruction has the name of what it reads, or an instruction that of
-    an attribute: they are never the same, as what is caught twice by one name must be. Given are
-    its name, and the names, each with what it is of, that its inputs catch and that all catch.
+    """``TypeError`` if an instruction has the name of something it reads, or of an attribute:
+    catches of one name must be equal, and these never are. ``read`` has the (name, kind) pairs that
+    its inputs catch, ``all_of_it`` those that the whole pattern catches.
     """
     if (name, "instruction") in read:
         raise TypeError(f"{name} names an instruction and something it reads, which never matches")
@@ -79,8 +79,8 @@ def apart(name: str, read: Collection[Any], all_of_it: Collection[Any]) -> None:
 
 
 def attribute(of: Sequence[type[Op]], name: str) -> Callable[[Any], Any]:
-    """What brings a value to the form that the first of some classes with an attribute of a name
-    declares for it; ``UnknownName`` where none has it.
+    """The conversion to the type that the first of some classes with this attribute declares for
+    it; ``UnknownName`` if none has it.
     """
     for cls in of:
         kinds = _kinds(cls)
@@ -94,7 +94,7 @@ def attribute(of: Sequence[type[Op]], name: str) -> Callable[[Any], Any]:
 
 
 def _kinds(cls: type[Op]) -> dict[str, str] | None:
-    """The attributes of a class and their kinds; None where only its instances know them."""
+    """The attributes of a class and their types; None if only its instances know them."""
     if not dataclasses.is_dataclass(cls):
         return None
     kinds = declared(cls)
@@ -102,7 +102,7 @@ def _kinds(cls: type[Op]) -> dict[str, str] | None:
 
 
 def inputs(of: Sequence[type[Op]], count: int) -> None:
-    """``TypeError`` where none of some classes takes so many inputs."""
+    """``TypeError`` if none of some classes takes this number of inputs."""
     known = [_taken(getattr(cls, "compute", None)) for cls in of]
     if any(few <= count and (many is None or count <= many) for few, many in known):
         return
@@ -118,8 +118,8 @@ def _said(few: int, many: int | None) -> str:
 
 @cache
 def _taken(compute: Callable[..., Any] | None) -> tuple[int, int | None]:
-    """The fewest and the most inputs that the meaning of an operation takes; any where it has none
-    or does not name them.
+    """The fewest and the most inputs that an operation's meaning takes; any number if it has no
+    meaning or does not name them.
     """
     if compute is None:
         return 0, None

@@ -1,11 +1,11 @@
-"""ONNX's own backend protocol: any suite written for it can drive any target of migx.
+"""ONNX's backend protocol: any suite written for it runs on any target of migx.
 
     import migx.backend
     outputs = migx.backend.run_model(model, inputs, device="ref")
 
-A device is the name of a target, in upper or lower case. Values are numpy arrays; those of 2- and
-4-bit types and of narrow floats have the types of ``ml_dtypes``, as onnx gives them. A sequence is
-a list, an optional that holds nothing is None.
+A device is the name of a target, in upper or lower case. Values are numpy arrays; 2- and 4-bit
+types and narrow floats have the types of ``ml_dtypes``, as in onnx. A sequence is a list, an empty
+optional is None.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from migx.target import Target
 
 
 class Prepared(BackendRep):
-    """A model compiled for a target; ``run`` takes and gives arrays, any number of times."""
+    """A model compiled for a target; ``run`` takes and returns arrays, any number of times."""
 
     def __init__(self, model: onnx.ModelProto, target: Target | str, folder: Path) -> None:
         self.program: Program = program_of(Stripped(model, {}), folder)
@@ -38,8 +38,8 @@ class Prepared(BackendRep):
         self._outputs = namedtupledict("Outputs", [v.name for v in model.graph.output])
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """The outputs, by place and by name. ``inputs`` stand in the order of the graph's inputs
-        that are no initializers, or are given by name.
+        """The outputs, by position and by name. ``inputs`` are in the order of the graph's inputs
+        that are no initializers, or by name.
         """
         return self._outputs(*map(unpacked, self.program.eval(self._named(inputs))))
 
@@ -57,7 +57,7 @@ class Prepared(BackendRep):
 
 
 class MigxBackend(Backend):
-    """The backend; a device is the name of a target."""
+    """ONNX's backend for migx; a device is the name of a target."""
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
@@ -65,7 +65,7 @@ class MigxBackend(Backend):
 
     @classmethod
     def is_compatible(cls, model: onnx.ModelProto, device: str = "REF", **kwargs: Any) -> bool:
-        """Whether the model can be read: every operator in it, and every type."""
+        """Whether the model can be read: every operator and every type in it."""
         try:
             program_of(Stripped(model, {}), _folder(kwargs))
         except MigxError:
@@ -74,8 +74,8 @@ class MigxBackend(Backend):
 
     @classmethod
     def prepare(cls, model: onnx.ModelProto, device: str = "REF", **kwargs: Any) -> Prepared:
-        """The model compiled for a target. ``folder`` says where its external data lies, if not in
-        the working directory. ``UnknownName`` lists the devices there are.
+        """The model compiled for a target. ``folder`` is where its external data is, by default the
+        working directory. ``UnknownName`` lists the devices that exist.
         """
         if not cls.supports_device(device):
             names = ", ".join(plugins.names("targets"))
@@ -97,8 +97,8 @@ class MigxBackend(Backend):
         outputs_info: Sequence[tuple[np.dtype[Any], tuple[int, ...]]] | None = None,
         **kwargs: Any,
     ) -> tuple[Any, ...]:
-        """The outputs of one node; ``inputs`` are those it names. Its operator is of the newest
-        opset, or of ``opset_version``.
+        """The outputs of one node for the ``inputs`` it names. The operator's opset is the newest
+        one, or ``opset_version``.
         """
         names = [name for name in node.input if name]
         values = [np.asarray(value) for value in inputs]
@@ -123,7 +123,7 @@ def _folder(options: Mapping[str, Any]) -> Path:
 
 
 def unpacked(value: Any) -> Any:
-    """A packed result as an array of its elements; any other value as it is."""
+    """A packed result as an array of its elements; any other value unchanged."""
     packed = isinstance(value, Argument) and value.shape.dtype.is_packed
     return value.elements if packed else value
 

@@ -1,4 +1,4 @@
-"""From arguments to sizes: what every symbol is when a module's parameters are given."""
+"""From arguments to sizes: binds every symbol to the dims a module's parameters are given."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from migx.shape import MAP, OPTIONAL, TUPLE, Shape
 
 Sizes = dict[str, int]
 Kind = Shape | tuple[np.dtype[Any], tuple[int, ...]]
-"""What is known of an argument, or of an array."""
+"""The shape of an argument, or the type and dims of an array."""
 REMEMBERED = 64
-"""How many combinations of types and dims are remembered as right."""
+"""How many combinations of types and dims are cached as valid."""
 
 
 def check_inputs(
@@ -29,7 +29,7 @@ def check_inputs(
     """The arguments for a module's parameters, in their order.
 
     Raises ``InputError`` naming every input that is missing, unknown, or of the wrong type, rank or
-    dims; of an unknown one it says whether it is one of the ``weights``.
+    dims; for an unknown one it says whether it is one of the ``weights``.
     """
     parameters = module.parameters
     if not isinstance(given, Mapping):
@@ -46,7 +46,7 @@ def check_inputs(
 def _refuse(
     given: Any, parameters: Mapping[str, Instruction], weights: Callable[[], Iterable[str]]
 ) -> NoReturn:
-    """Says which inputs are missing, or not wanted."""
+    """Raises ``InputError`` listing the inputs that are missing or unknown."""
     wanted = {name: parameter.shape for name, parameter in parameters.items()}
     listed = ", ".join(f"{name}: {shape}" for name, shape in wanted.items()) or "none"
     if not isinstance(given, Mapping):
@@ -67,8 +67,8 @@ def _refuse(
 
 
 class Inputs:
-    """What ``check_inputs`` does for one module, over and over: types and dims of arrays that were
-    found right once are right.
+    """A cached ``check_inputs`` for one module: types and dims of arrays that have been found valid
+    are not checked again.
     """
 
     def __init__(self, module: Module, weights: Callable[[], Iterable[str]] = tuple) -> None:
@@ -77,7 +77,7 @@ class Inputs:
         self._shapes = lru_cache(REMEMBERED)(self._checked)
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Argument]:
-        """The arguments for the parameters. Errors are those of ``check_inputs``."""
+        """The arguments for the parameters. Raises the errors of ``check_inputs``."""
         names = self._module.parameters
         if type(given) is not dict or given.keys() != names.keys():
             return check_inputs(self._module, given, self._weights)
@@ -102,7 +102,7 @@ class Inputs:
         return found
 
     def _checked(self, *kinds: Kind) -> list[Shape] | None:
-        """The shapes of values that are just what is wanted; None where there is more to ask."""
+        """The shapes of values that need no conversion; None if any needs the full check."""
         found = []
         for wanted, kind in zip(self._wanted, kinds, strict=True):
             if isinstance(kind, Shape):
@@ -111,14 +111,14 @@ class Inputs:
                 found.append(kind)
             else:
                 dtype, dims = kind
-                as_it_is = wanted.dtype.bits >= 8  # not packed, and no texts, which are looked at
+                as_it_is = wanted.dtype.bits >= 8  # neither packed nor strings, which are checked
                 if not as_it_is or wanted.strides is not None or dtype != wanted.dtype.numpy:
                     return None
                 found.append(wanted if dims == wanted.dims else Shape(wanted.dtype, dims))
             try:
                 check_type("", found[-1], wanted)
             except InputError:
-                return None  # which is said by name, with what is wrong besides
+                return None  # check_inputs reports it by name, with whatever else is wrong
         return found
 
 
@@ -133,7 +133,7 @@ def _argument(name: str, value: Any, shape: Shape) -> Argument:
 
 
 def _tuple(name: str, value: Any, shape: Shape) -> Argument:
-    """A tuple or a list of what stands for the parts of a tuple, each of the type it declares."""
+    """A tuple or list as a tuple of arguments, each of its declared type."""
     is_tuple = isinstance(value, Argument) and value.shape.dtype is TUPLE
     given = value.parts if is_tuple else value
     if not isinstance(given, tuple | list) or len(given) != len(shape.parts):
@@ -149,7 +149,7 @@ def _tuple(name: str, value: Any, shape: Shape) -> Argument:
 
 
 def _host_value(value: Any, shape: Shape) -> Argument:
-    """A list as a sequence; a dict as a map; None, or what it holds, as an optional."""
+    """A list as a sequence; a dict as a map; None or a value as an optional."""
     if isinstance(value, Argument):
         return value
     if shape.dtype is MAP:
@@ -176,9 +176,7 @@ def _member(value: Any, part: Shape) -> Argument:
 
 
 def check_type(name: str, got: Shape, wanted: Shape) -> None:
-    """Raises ``InputError`` unless a value's type, rank and numeric dims are those a parameter
-    declares.
-    """
+    """``InputError`` unless a value has the type, rank and numeric dims a parameter declares."""
     if got.dtype is not wanted.dtype:
         remedy = f"convert it to {wanted.dtype}"
         if wanted.dtype.is_packed or not wanted.dtype.is_tensor:
@@ -198,7 +196,7 @@ def check_type(name: str, got: Shape, wanted: Shape) -> None:
 
 
 class Told:
-    """The sizes that arguments for a module's parameters tell, remembered by their shapes."""
+    """The sizes that follow from the arguments of a module, cached by their shapes."""
 
     def __init__(self, module: Module) -> None:
         self._module = module
@@ -206,9 +204,7 @@ class Told:
         self._known: Recent[tuple[Shape, ...], Sizes] = Recent(REMEMBERED)
 
     def __call__(self, arguments: Sequence[Argument]) -> Sizes:
-        """The sizes. Errors are those of ``sizes_told``; that arguments have the dims that are
-        numbers is not asked again.
-        """
+        """The sizes. Raises the errors of ``sizes_told``, but does not check numeric dims again."""
         if not self._any:
             return {}
         key = tuple([argument.shape for argument in arguments])
@@ -221,13 +217,13 @@ class Told:
 def sizes_told(
     module: Module, arguments: Sequence[Argument], known: Mapping[str, int] | None = None
 ) -> Sizes:
-    """The size of every symbol by what a module's parameters are given; see ``sizes_of``."""
+    """The size of every symbol that follows from a module's arguments; see ``sizes_of``."""
     pairs = zip(module.parameters.items(), arguments, strict=True)
     return sizes_of(((name, p.shape, a.shape) for (name, p), a in pairs), known)
 
 
 def _apart(pairs: Iterable[tuple[str, Shape, Shape]]) -> Iterator[tuple[str, Shape, Shape]]:
-    """What ``sizes_of`` is given, with the members of tuples in their place."""
+    """The input of ``sizes_of`` with tuples replaced by their members."""
     for name, declared, actual in pairs:
         if declared.dtype is TUPLE:
             members = enumerate(zip(declared.parts, actual.parts, strict=False))
@@ -239,17 +235,17 @@ def _apart(pairs: Iterable[tuple[str, Shape, Shape]]) -> Iterator[tuple[str, Sha
 def sizes_of(
     pairs: Iterable[tuple[str, Shape, Shape]], known: Mapping[str, int] | None = None
 ) -> Sizes:
-    """The size of every symbol, from (name, declared shape, actual shape); sizes in ``known`` hold
-    already.
+    """The size of every symbol, from (name, declared shape, actual shape); sizes in ``known`` are
+    fixed.
 
-    Raises ``InputError`` where two values disagree on a symbol, one is out of its bounds, or an
-    expression over symbols does not come to the size that is there.
+    Raises ``InputError`` if two values disagree on a symbol, one is outside its bounds, or an
+    expression over symbols does not equal the actual size.
     """
     sizes: Sizes = dict(known or {})
     given_by: dict[str, str] = {}
     composed = []
     for name, declared, actual in _apart(pairs):
-        if declared.dims == actual.dims:  # numbers, as those of what is there are
+        if declared.dims == actual.dims:  # then they are numbers: actual dims have no symbols
             continue
         for axis, (extent, size) in enumerate(zip(declared.dims, actual.dims, strict=True)):
             if not isinstance(extent, Dim):

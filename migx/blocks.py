@@ -1,7 +1,7 @@
-"""Choices of one of many matrices, sorted into blocks of rows that one matrix multiplies.
+"""Products that each choose one of many matrices, sorted into blocks of rows with one choice.
 
-Products with matrices that are picked row by row, as those of experts that tokens choose, read each
-matrix once for a block so, not once for a row, and copy none.
+Products with matrices chosen row by row, such as experts chosen by tokens, so read each matrix once
+for a block, not once for a row, and copy none.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from migx.ir import Instruction
 from migx.shape import I64
 
 ROWS = 64
-"""The most rows of a block: about as many take as long to multiply as weights take to be read."""
+"""The most rows of a block: multiplying that many takes about as long as reading the weights."""
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Choices in blocks of rows that one matrix takes: whose each block is [blocks], where its rows
-    come from [blocks, rows], how many blocks have any, and in which row, of all blocks one after
-    the other, each choice is [choices].
+    """Rows sorted into blocks that share a matrix: the matrix of each block, [blocks]; the source
+    row of each row, [blocks, rows]; the number of blocks in use; and the row, counted over all
+    blocks, of each choice, [choices].
     """
 
     owner: Instruction
@@ -31,10 +31,10 @@ class Blocks:
 
 
 def in_blocks(at: Builder, chosen: Instruction, sources: Instruction, matrices: int) -> Blocks:
-    """Choices i64[choices], counted from the front, in blocks of twice as many rows as a matrix
-    gets on average; where the row of each comes from is i64[choices] as well.
+    """Sorts choices, i64[choices] and not negative, into blocks of twice as many rows as a matrix
+    gets on average; ``sources`` has the source row of each choice, i64[choices].
 
-    There is room for as many blocks as there may be. Rows that no choice fills come from 0.
+    There is room for the largest possible number of blocks. Unused rows have source 0.
     """
     (choices,) = chosen.shape.dims
     rows = dim.maximum(1, dim.minimum(ROWS, 2 * choices // matrices))

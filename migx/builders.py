@@ -1,7 +1,7 @@
-"""Adding instructions to a program, a call each, and what is often added.
+"""Functions that add instructions: any, and common ones such as broadcasts and slices.
 
-The functions take a ``Builder``, such as the ``Cursor`` that a rule has, and add what is needed:
-nothing, where the value is as it should be already.
+They take a ``Builder``, such as the ``Cursor`` of a rule, and add nothing if the value already is
+as it should be.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from migx.ops.pointwise import Convert
 from migx.shape import F32, Dims, DType
 
 LISTED = 1 << 16
-"""A range of integers that is longer than this is no literal, but counted when the program runs."""
+"""Longer ranges of integers are no literals, but computed when the program runs."""
 
 
 class Builder:
-    """Adds an instruction by each call, with some origins: just before a ``place``, or at the end
-    of the module, before its return, where there is none.
+    """Adds an instruction at each call, with given origins: before a ``place`` or, without one, at
+    the end of the module, before its return.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Builder:
 
     @classmethod
     def before(cls, place: Instruction, origins: tuple[str, ...] | None = None) -> Builder:
-        """One that adds before an instruction, with its origins unless others are given."""
+        """A builder before an instruction, with that one's origins unless others are given."""
         return Builder(place.owner, place, place.origins if origins is None else origins)
 
     @property
@@ -61,22 +61,22 @@ class Builder:
 
 
 def at_least_f32(dtype: DType) -> DType:
-    """The float type to compute in: f32 for narrower ones."""
+    """The float type to compute in: f32 for narrower types."""
     return F32 if dtype.bits < F32.bits else dtype
 
 
 def astype(at: Builder, x: Instruction, dtype: DType) -> Instruction:
-    """A value in an element type; itself where it has that one."""
+    """A value converted to an element type; itself if it has that type."""
     return x if x.shape.dtype is dtype else at(Convert(dtype), x)
 
 
 def broadcast_to(at: Builder, x: Instruction, dims: Dims) -> Instruction:
-    """A value broadcast to dims; itself where it has these."""
+    """A value broadcast to dims; itself if it has them."""
     return x if x.shape.dims == dims else at(Multibroadcast(dims), x)
 
 
 def full_like(at: Builder, like: Instruction, number: float) -> Instruction:
-    """A number with the type and dims of a value."""
+    """A number broadcast to the type and dims of a value."""
     return broadcast_to(at, at.literal(number, like.shape.dtype), like.shape.dims)
 
 
@@ -87,7 +87,7 @@ def number(at: Builder, extent: Extent) -> Instruction:
 
 
 def arange(at: Builder, count: Extent, start: int = 0) -> Instruction:
-    """So many integers from ``start`` on, as i64[count]."""
+    """``count`` consecutive integers from ``start`` on, as i64[count]."""
     if isinstance(count, int) and count <= LISTED:
         return at.literal(np.arange(start, start + count, dtype=np.int64))
     bounds = (number(at, extent) for extent in (start, count + start, 1))
@@ -95,19 +95,19 @@ def arange(at: Builder, count: Extent, start: int = 0) -> Instruction:
 
 
 def concatenate(at: Builder, axis: int, values: Sequence[Instruction]) -> Instruction:
-    """Values one after another along an axis; itself where there is but one."""
+    """The concatenation of values along an axis; a single value itself."""
     return values[0] if len(values) == 1 else at(Concat(axis), *values)
 
 
 def parted(
     at: Builder, x: Instruction, extents: Iterable[Extent], axis: int = -1
 ) -> list[Instruction]:
-    """A value cut along an axis into parts of some extents."""
+    """A value split along an axis into parts of the given extents."""
     place = axis % x.shape.rank
     spans = pairwise(offsets(extents))
     return [at(Slice((place,), (start,), (end,)), x) for start, end in spans]
 
 
 def sliced(at: Builder, x: Instruction, spans: Sequence[tuple[int, Extent, Extent]]) -> Instruction:
-    """What lies on some axes from one place to before another; the value itself for no axes."""
+    """A slice of a value, by (axis, start, end); the value itself if there are none."""
     return at(Slice(*zip(*spans, strict=True)), x) if spans else x

@@ -1,9 +1,8 @@
-"""Scales found by runs: products of bytes, by what inputs show of the values that are multiplied.
+"""Calibration: products of bytes, with scales derived from the values that runs show.
 
-Weights stored in bytes are multiplied by floats, as they are. Where what they are multiplied by is
-rounded to bytes as well, products are made on integers, in a fraction of the time. Weights tell
-their own range; that of other values shows only when a program runs (MIGraphX capture_arguments and
-quantize_8bits).
+Weights stored as bytes are multiplied by floats. If the other operand is quantised to bytes too,
+products are computed on integers, in a fraction of the time. Weights tell their own range; that of
+other values shows only when a program runs (MIGraphX capture_arguments and quantize_8bits).
 """
 
 from __future__ import annotations
@@ -34,19 +33,17 @@ EXTREMES = (ReduceMin, ReduceMax)
 def calibrate(
     program: Program, inputs: Iterable[Mapping[str, Any]], *, target: str | Target = "cpu"
 ) -> int:
-    """Has dots and convolutions with weights of bytes multiply bytes; says how many there are.
+    """Makes dots and convolutions with weights of bytes multiply bytes; returns how many there are.
 
-    What such a weight multiplies is rounded to u8, each value by a scale and a zero point, so that
-    the levels reach over 0 and all that runs on ``target`` with these ``inputs`` show of it. So it
-    is off by half a level, 1/510 of its range, at most, or cut to the range where it goes beyond:
-    inputs should be as different as those to come. The scales are those of the weights there are
-    now, updates included: with others that move these values far, calibrate a program that holds
-    those.
+    The other operand is quantised to u8, with a scale and a zero point for each value, such that
+    the levels span 0 and everything seen when ``target`` runs these ``inputs``. So it is off by at
+    most half a level, 1/510 of its range, or clipped if it is outside: inputs should be as varied
+    as those to come. The scales are for the current weights, updates included: if other weights
+    change these values much, calibrate a program that has those.
 
-    Left as they are: products in modules of control flow, and weights with scales along what is
-    summed. ``WeightError`` where there is no weight of bytes, as the pass ``quantize_int8`` makes
-    them, or weights have no values yet; ``InputError`` where there are no inputs, or a value is not
-    finite.
+    Left as they are: products in modules of control flow, and weights with scales along the summed
+    axis. ``WeightError`` if there is no weight of bytes, as made by the pass ``quantize_int8``, or
+    weights have no values yet; ``InputError`` if there are no inputs, or a value is not finite.
     """
     products = [(at, place) for at in program.main if (place := _multiplied(at)) is not None]
     if not products:
@@ -63,8 +60,8 @@ def calibrate(
 
 
 def _multiplied(at: Instruction) -> int | None:
-    """Which operand of a product its weight of bytes multiplies; None where there is no such, and
-    where it has been rounded already.
+    """The index of the operand that a product multiplies by a weight of bytes; None if it has no
+    such weight, or that operand is quantised already.
     """
     if type(at.op) not in (Dot, Convolution):
         return None
@@ -75,7 +72,7 @@ def _multiplied(at: Instruction) -> int | None:
 
 
 def _is_read_from_bytes(value: Instruction) -> bool:
-    """Whether a value is dequantised bytes, by one scale for all or for each index of an axis."""
+    """Whether a value is dequantised bytes, with one scale or one for each index of an axis."""
     while (view := operations.traits(value.op).view) is not None:
         value = value.inputs[view]
     whole = isinstance(value.op, DequantizeLinear) and not value.op.block
@@ -83,8 +80,8 @@ def _is_read_from_bytes(value: Instruction) -> bool:
 
 
 def observed(program: Program, values: Sequence[Instruction]) -> Program:
-    """A copy of a program that returns the least and the greatest element of values of its main
-    module, in turn; its weights have what updates have given them.
+    """A copy of a program, with current weights, that returns the least and the greatest element of
+    each of some values of its main module, in turn.
     """
     copied = holding(program, live_weights(program))
     twins = dict(zip(program.main, copied.main, strict=True))
@@ -102,16 +99,16 @@ def ranges(
     inputs: Iterable[Mapping[str, Any]],
     target: str | Target = "cpu",
 ) -> list[Range]:
-    """The least and the greatest element that runs with these inputs show of each value.
+    """The least and the greatest element of each value in runs with these inputs.
 
-    ``InputError`` where there are no inputs, or where a value is not finite.
+    ``InputError`` if there are no inputs, or a value is not finite.
     """
     compiled = observed(program, values).compile(target)
     return widest(values, (compiled.eval(each) for each in inputs))
 
 
 def widest(values: Sequence[Instruction], results: Iterable[Sequence[NDArray[Any]]]) -> list[Range]:
-    """The ranges of values, of what an ``observed`` program has returned in each run."""
+    """The ranges of values over several runs of an ``observed`` program."""
     low, high = np.full(len(values), np.inf), np.full(len(values), -np.inf)
     count = 0
     for count, result in enumerate(results, 1):
@@ -129,8 +126,8 @@ def widest(values: Sequence[Instruction], results: Iterable[Sequence[NDArray[Any
 
 
 def as_levels(value: Instruction, low: float, high: float) -> Instruction:
-    """A value behind ``quantizelinear`` to u8 and ``dequantizelinear``, whose levels reach from
-    ``low`` to ``high``, and over 0.
+    """A value after ``quantizelinear`` to u8 and ``dequantizelinear``, whose levels span ``low`` to
+    ``high`` and 0.
     """
     low, high = min(low, 0.0), max(high, 0.0)
     least, most = integers(U8)
@@ -140,10 +137,10 @@ def as_levels(value: Instruction, low: float, high: float) -> Instruction:
 
 
 def behind_levels(value: Instruction, to: DType, scale: float, zero: int = 0) -> Instruction:
-    """A value behind ``quantizelinear`` and ``dequantizelinear``, by a scale for all of it."""
+    """A value after ``quantizelinear`` and ``dequantizelinear`` with one scale."""
     module = value.owner
     after = module.following(value)
-    while after is not None and after.name == "@param":  # those stand together
+    while after is not None and after.name == "@param":  # parameters stay together
         after = module.following(after)
     at = Builder(module, after, value.origins)
     by = [at.literal(scale, value.shape.dtype), *([at.literal(zero, to)] if zero else ())]

@@ -57,7 +57,7 @@ from migx.weights.recipe import Arguments
 class Compiled:
     """The value of ``Program.compiled``: a ``program`` lowered by a target's passes, with its
     weights and the options of the compilation, ``context.options``. ``revision`` is that of the
-    program it was made from. ``executable`` is made at first use.
+    program it was compiled from. ``executable`` is made at first use.
     """
 
     program: Program
@@ -65,7 +65,7 @@ class Compiled:
     weights: LiveWeights
     revision: int
     named: Callable[[], Iterable[str]]
-    """Gives the names of the weights of the program it was made from, fixed ones included."""
+    """The names of the weights of the original program, fixed ones included."""
     _has_run: bool = field(default=False, init=False)
     _made_at: int = field(default=0, init=False)
     _executable: Executable | None = field(default=None, init=False)
@@ -76,13 +76,13 @@ class Compiled:
 
     @property
     def target(self) -> Target:
-        """The target it is compiled for, with its ``name``."""
+        """The target it is compiled for."""
         return self.context.target
 
     @property
     def executable(self) -> Executable:
-        """What runs the program on its target, which may finalize operations first. If several
-        threads ask for it first, one makes it; threads of other programs do not wait.
+        """The target's executable; making it may finalize operations first. If several threads ask
+        first, one makes it; threads of other programs do not wait.
         """
         if self._executable is None:
             with self._making:
@@ -110,7 +110,7 @@ class Compiled:
 
     @cached_property
     def files(self) -> tuple[MappedFile, ...]:
-        """The files that literals are mapped from."""
+        """The files that its literals are mapped from."""
         weights = self.program.weights
         literals = [at.op for at in self.program.literals if at.module is not weights]
         return files_of(op.value for op in literals if isinstance(op, Literal))
@@ -142,9 +142,9 @@ class Compiled:
         return results
 
     def _expect_outputs(self, results: Any, wanted: Sequence[Shape]) -> None:
-        """Raises ``TargetError`` unless there is a result for each output, of a shape it may have,
-        that the host can read; asked after the first run, which shows what a target gives, and in
-        debug after each.
+        """Raises ``TargetError`` unless there is a result for each output that fits its shape and
+        that the host can read. Checked after the first run, which shows what the target returns,
+        and in debug mode after each.
         """
         listed = isinstance(results, list | tuple)
         given = results if listed else [results]
@@ -162,22 +162,22 @@ class Compiled:
         )
 
     def arguments(self, inputs: Mapping[str, Any]) -> dict[str, Argument]:
-        """A caller's inputs as arguments; those that are where the target reads them stay there."""
+        """A caller's inputs as arguments; those in memory that the target reads stay there."""
         return self._inputs.arguments(self.target.taken(inputs))
 
     @cached_property
     def _shared(self) -> frozenset[int]:
-        """The outputs that lie in the memory of an input, a weight, or an output before them."""
+        """The outputs that share memory with an input, a weight, or an earlier output."""
         roots = [lies_in(at) for at in self.program.main.outputs]
         held = [type(at.op) in (Param, Literal, Slot) for at, _ in roots]
         return frozenset(i for i, root in enumerate(roots) if held[i] or root in roots[:i])
 
     def eval(self, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]:
         """The outputs as arrays; packed ones as arguments, tuples as tuples, sequences as lists,
-        maps as dicts, an optional as what it holds or None.
+        maps as dicts, an optional as its content or None.
 
-        They belong to the caller, who may keep and write them: a value in the memory of an input, a
-        weight or another output is copied.
+        They belong to the caller, who may keep and write them: a value that shares memory with an
+        input, a weight or another output is copied.
         """
         results, shared = self.results(self.arguments(inputs)), self._shared
         try:
@@ -187,9 +187,9 @@ class Compiled:
 
     def run_async(self, inputs: Mapping[str, Any], stream: Any = None) -> list[Argument]:
         """The outputs on the device, without waiting for them: work enqueued afterwards on
-        ``stream`` sees them. It is a stream of the caller's (of CuPy, of torch, one that has
-        ``__cuda_stream__``, or its handle as a number), or the device's own. Outputs support DLPack
-        and ``__cuda_array_interface__``. ``TargetError`` if the target always waits.
+        ``stream`` sees them. The stream is the caller's (CuPy's, torch's, one with
+        ``__cuda_stream__``, or its handle as a number), or by default the device's own. Outputs
+        support DLPack and ``__cuda_array_interface__``. ``TargetError`` if the target always waits.
         """
         enqueue, arguments = self._enqueue, self.arguments(inputs)
         for file in self.files:
@@ -199,7 +199,7 @@ class Compiled:
 
     @cached_property
     def _enqueue(self) -> Callable[..., list[Argument]]:
-        """What runs without waiting."""
+        """The executable's asynchronous run."""
         if isinstance(self.executable, Asynchronous):
             return self.executable.enqueue
         name = self.target.name
@@ -210,11 +210,9 @@ class Compiled:
 
 @paused()
 def compiled(program: Program, target: Target | str, **options: Unpack[Asked]) -> Compiled:
-    """A copy of the program, with the weights it runs with now: verified, taken through the passes,
-    finalized.
-    """
+    """A copy of the program with its current weights, verified, lowered and finalized."""
     asked = asked_for(**options)
-    disk_cache.limit()  # asked here, so that an error in it is no pass's
+    disk_cache.limit()  # read here, so that an error in it is not reported as a pass's
     chosen = get_target(target)
     context = chosen.get_context()
     context.options = asked
@@ -233,10 +231,11 @@ def compiled(program: Program, target: Target | str, **options: Unpack[Asked]) -
 def assembled(
     program: Program, lowered: Program, context: Context, live: Arguments = NOTHING
 ) -> Compiled:
-    """A copy of a program that passes have been run on, its constants in the target's formats, its
-    weights in slots, those of ``live`` with the values that updates gave; no slot is computed yet.
+    """A compiled form of a lowered program, which is copied: constants are put in the target's
+    formats, weights in slots. Weights in ``live`` have the values of updates. Slots are not
+    computed yet.
     """
-    if not context.saved:  # else it is the program that this code was made for
+    if not context.saved:  # otherwise it is the program that the saved code was made for
         pack_weights(lowered, context)
     hoist_sources(lowered)
     weights = LiveWeights(
@@ -251,16 +250,16 @@ def assembled(
 
 
 def ready(made: Compiled) -> Compiled:
-    """Makes the executable, and computes the slots whose weights are known."""
-    made.files  # noqa: B018  # as they are now
-    made.executable  # noqa: B018  # made here, so that the first run does not wait for it
+    """Makes the executable, and computes the slots whose weights have values."""
+    made.files  # noqa: B018  # their state now
+    made.executable  # noqa: B018  # so that the first run does not wait for it
     made.weights.start()
     return made
 
 
 def finalized(program: Program, target: Target | str) -> Compiled:
-    """What the program has been compiled to, made ready to run; the program itself where it has not
-    been compiled for this target: it is lowered already then.
+    """The executable form of a lowered program: of its compiled form, or of the program itself if
+    it has not been compiled for this target and so is lowered already.
     """
     chosen = get_target(target)
     if program._compiled is not None and program.compiled.context.target.name == chosen.name:
@@ -269,9 +268,9 @@ def finalized(program: Program, target: Target | str) -> Compiled:
 
 
 def expect_executable(target: Target, made: Any) -> None:
-    """Raises ``TargetError`` unless an executable can be run with arguments and slots."""
+    """Raises ``TargetError`` unless an executable has a ``run`` that takes arguments and slots."""
     try:
-        with suppress(ValueError):  # of what is not written in Python none is known
+        with suppress(ValueError):  # extension code may have no signature
             inspect.signature(made.run).bind({}, NO_SLOTS)
     except (AttributeError, TypeError) as error:
         raise TargetError(
@@ -281,7 +280,7 @@ def expect_executable(target: Target, made: Any) -> None:
 
 
 def expect_readable(target: Target, method: str, value: Argument) -> None:
-    """Raises ``TargetError`` unless the host can read a value that a method of a target gives."""
+    """Raises ``TargetError`` unless the host can read a value returned by a method of a target."""
     if not isinstance(value, Argument):
         gives = type(value).__name__
         raise TargetError(f"target {target.name}: {method} must return an Argument, not a {gives}")
@@ -299,14 +298,14 @@ def expect_readable(target: Target, method: str, value: Argument) -> None:
 
 
 def placed(target: Target, value: Argument) -> Argument:
-    """A host value where a target wants it."""
+    """A host value in the memory that a target wants it in."""
     made = target.copy_to(value)
     expect_readable(target, "copy_to", made)
     return made
 
 
 def finalize(program: Program, context: Context) -> None:
-    """Lets every operation that has something to prepare do so, submodules first."""
+    """Calls ``finalize`` of every operation that has it, submodules first."""
     for module in program.submodules(program.main):
         for at in module:
             if hasattr(at.op, "finalize"):
@@ -319,9 +318,7 @@ def _repeats(array: NDArray[Any]) -> bool:
 
 
 def given_back(result: Argument, shared: bool = False) -> Any:
-    """A result as the caller gets it, copied where it is ``shared`` or may not be written to, or
-    where its elements lie on each other.
-    """
+    """A result for the caller: copied if ``shared``, read-only, or with overlapping elements."""
     if result.shape.dtype.is_tensor:
         array = result.array
         if shared or not array.flags.writeable or (0 in array.strides and _repeats(array)):
@@ -333,7 +330,7 @@ def given_back(result: Argument, shared: bool = False) -> Any:
         return tuple(given_back(part, shared) for part in result.parts)
     if isinstance(result.data, Rows):
         return result.data.dicts()
-    if result.shape.dtype is SEQUENCE:  # which may hold what was given
+    if result.shape.dtype is SEQUENCE:  # it may hold arrays of the inputs
         return [given_back(part, shared=True) for part in result.parts]
     if result.shape.dtype is OPTIONAL:
         return given_back(result.parts[0], shared=True) if result.data else None

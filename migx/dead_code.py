@@ -1,4 +1,4 @@
-"""Removal of what nobody reads."""
+"""Removal of unused instructions."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from migx.sizes import bare_symbols, known_symbols, symbols_of
 
 
 def remove_dead_code(module: Module) -> int:
-    """Removes the instructions of a module that nobody reads and that have no effect; returns how
-    many.
+    """Removes the instructions of a module that have neither users nor effects; returns how many.
 
-    By worklist from the users up, so the cost is one look at each instruction. An instruction with
-    submodules has an effect if anything in them has; it takes along those that nobody else has, and
-    what they alone read of the modules around them. Parameters stay.
+    A worklist runs from users to inputs, so each instruction is visited once. An instruction with
+    submodules has an effect if anything in them has. It takes with it the submodules that only it
+    uses, and what only they read of enclosing modules. Parameters stay.
     """
     return remove_unread([at for at in reversed(module) if not at.users], module)[0]
 
 
 def remove_unread(given: Iterable[Instruction], module: Module) -> tuple[int, list[Instruction]]:
-    """Removes, of some instructions of a module, those that nobody reads and that have no effect,
-    and what only they read; returns how many, and what they read that stays.
+    """Removes those of some instructions of a module that have neither users nor effects, and
+    whatever only they read; returns how many, and their inputs that stay.
 
-    One that alone says how large a symbol is stays as long as others have that symbol.
+    An instruction that alone gives a symbol its size stays as long as others have that symbol.
     """
     work, stayed, removed = list(given), dict[Instruction, None](), 0
     sizing: list[Instruction] = []
@@ -53,7 +52,7 @@ def remove_unread(given: Iterable[Instruction], module: Module) -> tuple[int, li
 
 
 def gives_size(at: Instruction) -> bool:
-    """Whether the size of a symbol that later instructions have is known by this one alone."""
+    """Whether this instruction alone gives the size of a symbol that later instructions have."""
     module = at.module
     own = bare_symbols([at]) - bare_symbols(at.inputs)
     if module is None or not own:
@@ -71,7 +70,7 @@ def gives_size(at: Instruction) -> bool:
 
 
 def _mentioned(at: Instruction) -> Iterator[str]:
-    """The symbols an instruction has, or one of those in its modules."""
+    """The symbols in an instruction and in its modules."""
     yield from symbols_of(at)
     for module in at.modules:
         for inner in module:
@@ -79,12 +78,12 @@ def _mentioned(at: Instruction) -> Iterator[str]:
 
 
 def _may_go(value: Instruction) -> bool:
-    """Whether what a submodule read may be removed from a module around it."""
+    """Whether a value that a submodule read may be removed from its enclosing module."""
     return value.module is not None and not value.module.bypass
 
 
 def _removed_with_all(module: Module) -> list[Instruction]:
-    """Removes a module and those it alone holds from the program; what they read."""
+    """Removes a module and the submodules only it uses from the program; returns what they read."""
     inside = module.program.submodules(module)
     read = [value for inner in inside for at in inner for value in at.inputs]
     module.program.remove_module(module)
@@ -92,9 +91,7 @@ def _removed_with_all(module: Module) -> list[Instruction]:
 
 
 def remove_dead_modules(program: Program) -> int:
-    """Removes the modules that are not reached from ``main`` or from ``weights``; returns how
-    many.
-    """
+    """Removes the modules that cannot be reached from ``main`` or ``weights``; returns how many."""
     roots = [m for m in (program.main, program.modules.get("weights")) if m is not None]
     kept = {inner for root in roots for inner in program.submodules(root)}
     dead = [m for m in program.modules.values() if m not in kept]
@@ -109,7 +106,7 @@ def remove_dead_modules(program: Program) -> int:
 
 
 def is_pure(at: Instruction) -> bool:
-    """Whether an instruction does nothing but make its result."""
+    """Whether an instruction has no effect but its result."""
     if not operations.traits(at.op).pure:
         return False
     return all(

@@ -21,23 +21,21 @@ from migx.errors import DimError
 
 Extent: TypeAlias = Union[int, "Dim"]
 MOST_CALLS, MOST_WITHIN = 4, 12
-"""Terms with so many calls, and with so many counting those in their arguments, are bounded
-together; the time taken grows with two to the power of these.
+"""The most calls among a sum's terms, and the most with those in their arguments counted, for which
+the terms are bounded together; the time is exponential in both.
 """
 
 
 @dataclass(frozen=True)
 class Call:
-    """A function of extents that is no polynomial: ``floordiv``, ``min``, ``max`` or
-    ``broadcast``.
-    """
+    """A non-polynomial function of extents: ``floordiv``, ``min``, ``max`` or ``broadcast``."""
 
     function: str
     args: tuple[Extent, ...]
 
     @cached_property
     def within(self) -> int:
-        """How many calls it is, with those in its arguments."""
+        """The number of calls in it: itself and those in its arguments."""
         return 1 + sum(map(_calls_in, self.args))
 
     @property
@@ -79,8 +77,9 @@ Monomial: TypeAlias = tuple[Atom, ...]
 class Dim:
     """A size known only as an expression over symbols. ``Dim("batch")`` is the symbol of that name.
 
-    Compares (``<``, ``<=``, ...) where the bounds decide, and raises ``DimError`` where they do
-    not, as does ``bool``: is it 0? ``==`` is equality of canonical forms and always answers.
+    Comparisons (``<``, ``<=``, ...) answer if the bounds decide, and raise ``DimError`` otherwise,
+    as does ``bool``, which asks if it is not 0. ``==`` is equality of canonical forms and always
+    answers.
     """
 
     __slots__ = ("_bounds", "_hash", "_text", "terms")
@@ -105,7 +104,7 @@ class Dim:
 
     @classmethod
     def of(cls, terms: Mapping[Monomial, int]) -> Extent:
-        """The extent of a sum of terms: an int when nothing but the constant is left."""
+        """The extent for a sum of terms: an int if nothing but a constant is left."""
         kept = {m: c for m, c in terms.items() if c}
         if not kept:
             return 0
@@ -118,7 +117,7 @@ class Dim:
 
     @property
     def symbol(self) -> Symbol | None:
-        """The symbol, where this dim is a symbol and nothing else."""
+        """The symbol, if this dim is nothing else."""
         monomial, coefficient = self.terms[0]
         alone = len(self.terms) == len(monomial) == coefficient == 1
         return monomial[0] if alone and isinstance(monomial[0], Symbol) else None
@@ -139,7 +138,7 @@ class Dim:
             if not (factor := _whole(other)):
                 return 0
             made = Dim.__new__(Dim)
-            made._set(tuple((m, c * factor) for m, c in self.terms))  # in order, as they were
+            made._set(tuple((m, c * factor) for m, c in self.terms))  # the order is unchanged
             return made
         total: dict[Monomial, int] = {}
         for m, c in self.terms:
@@ -223,9 +222,7 @@ class Dim:
 
 
 def bounds(extent: Extent) -> Bounds:
-    """The least and greatest value an extent can take, each inclusive; infinities where nothing is
-    known.
-    """
+    """The least and greatest value of an extent, both inclusive; infinite where unknown."""
     if not isinstance(extent, Dim):
         return extent, extent
     if extent._bounds is None:
@@ -250,7 +247,7 @@ def _found_bounds(extent: Dim) -> Bounds:
 
 
 def _calls_in(extent: Extent) -> int:
-    """How many calls there are in an extent, those in their arguments included."""
+    """The number of calls in an extent, those in their arguments included."""
     if not isinstance(extent, Dim):
         return 0
     atoms = (atom for monomial, _ in extent.terms for atom in monomial)
@@ -259,9 +256,9 @@ def _calls_in(extent: Extent) -> int:
 
 @lru_cache(maxsize=4096)
 def _together(extent: Dim, low: float, high: float) -> Bounds:
-    """Better bounds of a sum whose terms, taken one by one, are bounded by the given ones: with
-    ``a//n`` near ``a/n``, and ``min`` and ``max`` one of their arguments, symbols may cancel. So
-    ``n - 3*n//4`` is at least 0.
+    """Tighter bounds of a sum than ``low`` and ``high``, the bounds taken term by term. With
+    ``a//n`` near ``a/n``, and ``min`` and ``max`` equal to one of their arguments, symbols may
+    cancel: ``n - 3*n//4`` is at least 0.
     """
     for monomial, coefficient in extent.terms:
         call = monomial[0] if len(monomial) == 1 else None
@@ -282,9 +279,7 @@ def _together(extent: Dim, low: float, high: float) -> Bounds:
 
 
 def evaluate(extent: Extent, sizes: Mapping[str, int]) -> int:
-    """The value of an extent where each symbol has the size given; ``DimError`` names a symbol that
-    has none.
-    """
+    """The value of an extent for given sizes; ``DimError`` names a symbol without one."""
     if not isinstance(extent, Dim):
         return extent
     total = 0
@@ -312,7 +307,7 @@ def substitute(extent: Extent, values: Mapping[str, Extent]) -> Extent:
 
 
 def symbols(extent: Extent) -> Iterator[Symbol]:
-    """The symbols an extent is made of, with repetition."""
+    """The symbols in an extent, with repetition."""
     if isinstance(extent, Dim):
         for monomial, _ in extent.terms:
             for atom in monomial:
@@ -332,13 +327,13 @@ def may_equal(a: Extent, b: Extent) -> bool:
         return difference == 0
     *_, (last, constant) = difference.terms
     if not last and constant % math.gcd(*(c for m, c in difference.terms if m)):
-        return False  # the rest is divisible by what the constant is not
+        return False  # the other terms share a divisor that the constant does not have
     low, high = bounds(difference)
     return low <= 0 <= high
 
 
 def _undecided(what: str) -> str:
-    """What is said where sizes decide."""
+    """The message for a comparison that depends on sizes."""
     return (
         f"whether {what} is not known before the dims are bound: give symbols bounds that decide, "
         "as Dim('n', 1, 64), or ask migx.dim.bounds what they are"
@@ -346,29 +341,30 @@ def _undecided(what: str) -> str:
 
 
 def at_most(a: Extent, b: Extent) -> bool:
-    """Whether a <= b whatever the sizes."""
+    """Whether a <= b for all sizes."""
     return bounds(a - b)[1] <= 0
 
 
 @lru_cache(maxsize=4096)
 def minimum(*extents: Extent) -> Extent:
-    """The least of some extents."""
+    """The least of several extents."""
     return _extreme("min", extents, at_most)
 
 
 @lru_cache(maxsize=4096)
 def maximum(*extents: Extent) -> Extent:
-    """The greatest of some extents."""
+    """The greatest of several extents."""
     return _extreme("max", extents, lambda a, b: at_most(b, a))
 
 
 @lru_cache(maxsize=4096)
 def broadcast(*extents: Extent) -> Extent:
-    """The extent that broadcasting makes of some: the one that is not 1.
+    """The extent that several broadcast to: the one that is not 1.
 
     An extent known to be at least 2 decides (the others are 1 or equal to it, checked when they are
-    bound); extents proven to be different and not 1 raise ``DimError``. None is negative, so beside
-    ``n - 1`` there is no ``max(n - 1, 0)``; and beside ``n`` no ``min(n, 9)``, which is ``n`` or 1.
+    bound). Extents that are provably different and not 1 raise ``DimError``. As extents are not
+    negative, ``max(n - 1, 0)`` beside ``n - 1`` is dropped, and so is ``min(n, 9)`` beside ``n``:
+    it is ``n`` or 1.
     """
     flat = [e for e in _flattened("broadcast", extents) if e != 1]
     flat = [e for e in flat if not any(e != other and e == maximum(other, 0) for other in flat)]
@@ -383,24 +379,24 @@ def broadcast(*extents: Extent) -> Extent:
 
 
 def _is_capped(extent: Extent, others: list[Extent]) -> bool:
-    """Whether an extent is the least of one of some others and of what is at least 1."""
+    """Whether an extent is the minimum of some of the others and of values that are at least 1."""
     args = _flattened("min", [extent])
     there = [a for a in args if a != extent and a in others]
     return bool(there) and all(a in there or bounds(a)[0] >= 1 for a in args)
 
 
 def product(extents: Iterable[Extent]) -> Extent:
-    """The product of some extents; 1 of none."""
+    """The product of extents; 1 if there are none."""
     return math.prod(extents)
 
 
 def offsets(extents: Iterable[Extent]) -> list[Extent]:
-    """Where each of some pieces begins that lie one behind the other, and where the last ends."""
+    """The offsets of consecutive pieces, and where the last one ends."""
     return [*accumulate(extents, initial=0)]
 
 
 def call(function: str, *args: Extent) -> Extent:
-    """The function of that name (``floordiv``, ``min``, ``max``, ``broadcast``) of some extents."""
+    """A call by name (``floordiv``, ``min``, ``max``, ``broadcast``) with some arguments."""
     from migx.dims.quotients import floordiv
 
     known = {"floordiv": floordiv, "min": minimum, "max": maximum, "broadcast": broadcast}
@@ -410,29 +406,29 @@ def call(function: str, *args: Extent) -> Extent:
 
 
 def of_atom(atom: Atom) -> Extent:
-    """The extent that is an atom and nothing else."""
+    """The extent that consists of one atom."""
     return Dim.of({(atom,): 1})
 
 
 def terms(extent: Extent) -> Iterable[tuple[Monomial, int]]:
-    """The terms of an extent, that of a number alone the constant one."""
+    """The terms of an extent; a number is one constant term."""
     return extent.terms if isinstance(extent, Dim) else (((), _whole(extent)),)
 
 
 def _whole(number: int) -> int:
-    """The number as an ``int``; ``DimError`` for what is no whole number."""
+    """The number as an ``int``; ``DimError`` if it is not an integer."""
     if (found := whole_number(number)) is None:
         raise DimError(f"dims compute with whole numbers and dims, not {number!r}")
     return found
 
 
 def order(monomial: Monomial) -> tuple[int, tuple[str, ...]]:
-    """The order of terms: products of many atoms first, the constant last."""
+    """The sort key of terms: products of many atoms first, the constant last."""
     return -len(monomial), tuple(map(str, monomial))
 
 
 def _term_text(monomial: Monomial, coefficient: int) -> str:
-    # A quotient binds as tightly as a product, so it stands in parentheses unless it is alone.
+    # A quotient binds as tightly as a product, so it is parenthesised unless it stands alone.
     alone = len(monomial) == 1 and coefficient == 1
     factors = [
         f"({a})" if isinstance(a, Call) and a.function == "floordiv" and not alone else str(a)
@@ -468,7 +464,7 @@ def _called(function: str, args: list[Extent]) -> Extent:
 
 
 def _flattened(function: str, extents: Iterable[Extent]) -> list[Extent]:
-    """The extents with nested calls of the same function opened, each once, numbers first."""
+    """The distinct extents, nested calls of the same function flattened, numbers first."""
     found: dict[Extent, None] = {}
     for extent in extents:
         inner = extent.terms[0][0][0] if isinstance(extent, Dim) and extent.atomic else None

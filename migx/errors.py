@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 FEW, MANY = 6, 60
-"""Up to so many names an error lists whatever was meant; and so many at most."""
+"""At most FEW known names are all listed; at most MANY are if none is similar."""
 
 
 class MigxError(Exception):
-    """Base of all errors that the user can fix. The command line prints it without a traceback."""
+    """Base class of errors that users can fix. The command line prints them without traceback."""
 
 
 class ShapeError(MigxError, ValueError):
@@ -56,8 +56,8 @@ class DataError(MigxError, OSError):
 
 
 class DataWarning(UserWarning):
-    """Something about a file that may be wrong: external data longer than its model needs, or a
-    program for a target that is not found by its name.
+    """Something about a file that may be wrong, such as external data longer than its model needs,
+    or a program for a target that is not found by its name.
     """
 
 
@@ -76,9 +76,7 @@ class PassError(MigxError):
 
 
 class ConstantGrowth(PassError):
-    """A pass left constants that take more bytes than those they were made from and its
-    allowance.
-    """
+    """A pass left constants that exceed those they were made from by more than its allowance."""
 
 
 class EvaluationError(MigxError, RuntimeError):
@@ -102,7 +100,7 @@ class SealedWeight(MigxError):
 
 
 class RewriteLoop(MigxError):
-    """Rules that undo each other would be applied for ever."""
+    """Rules undo each other, and would be applied forever."""
 
 
 class CompatError(MigxError, NotImplementedError):
@@ -110,7 +108,7 @@ class CompatError(MigxError, NotImplementedError):
 
 
 def warn(message: str, category: type[Warning]) -> None:
-    """Warns of something, at the line outside migx that led to it."""
+    """Issues a warning, attributed to the line outside migx that led to it."""
     frame, level = sys._getframe(), 1
     while frame.f_back is not None and _package(frame.f_globals) in ("migx", "contextlib"):
         frame, level = frame.f_back, level + 1
@@ -122,13 +120,13 @@ def _package(module: dict[str, object]) -> str:
 
 
 def first_few(names: Sequence[str], most: int = 3) -> str:
-    """The first of some names, quoted, and whether there are more."""
+    """The first of several names, quoted, and how many more there are."""
     return (", ".join(map(repr, names[:most])) or "none") + (", ..." if len(names) > most else "")
 
 
 def there_are(name: str, known: Iterable[str]) -> str:
-    """The end of a message about a name that is not there: those like it, whatever their case and
-    underscores; what there is where that is little, or none is like it and they are not too many.
+    """The end of a message about an unknown name: similar names, ignoring case and underscores; or
+    all known names if they are few, or none is similar and they are not too many.
     """
     import difflib
 

@@ -1,5 +1,5 @@
-"""What the annotations of dataclass fields say: of the attributes of operations and the options of
-passes, wherever these come from.
+"""The types of dataclass fields, of the attributes of operations and the options of passes, by
+annotation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from migx.shape import DType, Shape
 
 
 class Kind(NamedTuple):
-    """The types of what a field may hold, those of what is made into it, and how."""
+    """The types a field holds, the types converted to them, and the conversion."""
 
     held: frozenset[type]
     taken: tuple[type, ...]
@@ -28,7 +28,7 @@ class Kind(NamedTuple):
 
 
 class Form(NamedTuple):
-    """One value of a kind; or a tuple of them, of any length where ``length`` is None."""
+    """A value of a kind; or a tuple of such values, of any length if ``length`` is None."""
 
     kind: Kind
     plural: bool = False
@@ -55,8 +55,8 @@ _KINDS = {
 
 @cache
 def form(kind: str) -> Form | None:
-    """What an annotation says, as ``tuple[int, ...]``; None for what is not known here, and any
-    value may be.
+    """The form for an annotation, such as ``tuple[int, ...]``; None for one not known here, which
+    allows any value.
     """
     plain = re.sub(r"\b(?:\w+\.)+(?=\w)", "", kind)
     if (several := re.fullmatch(r"tuple\[(\w+), (?:(\.\.\.)|\1(?:, \1)*)\]", plain)) is None:
@@ -67,9 +67,9 @@ def form(kind: str) -> Form | None:
 
 
 def brought(whose: str, name: str, kind: str, value: Any) -> Any:
-    """A value in the form that a field declares: lists are made tuples, numpy's numbers Python's,
-    integers floats where these are asked for. ``FieldError`` where it is of another kind; a bool is
-    no number.
+    """A value converted to a field's declared form: lists to tuples, numpy's numbers to Python's,
+    integers to floats if those are declared. ``FieldError`` if it is of another kind; a bool is not
+    a number.
     """
     wanted = form(kind)
     if wanted is None:
@@ -97,7 +97,7 @@ def _made(whose: str, name: str, kind: str, wanted: Kind, value: Any) -> Any:
 
 
 def declared(cls: type) -> dict[str, str]:
-    """The annotations of a class and those it derives from, by name, as text."""
+    """The annotations of a class and its bases, by name, as text."""
     found: dict[str, str] = {}
     for each in reversed(cls.__mro__):
         for name, kind in inspect.get_annotations(each).items():
@@ -106,8 +106,8 @@ def declared(cls: type) -> dict[str, str]:
 
 
 def expect_values(cls: type) -> None:
-    """``FieldError`` where a class of operations or passes has a field for what is no value: what
-    may change can neither be compared nor written.
+    """``FieldError`` if a class of operations or passes has a field of a mutable type: it could
+    neither be compared nor printed.
     """
     for name, kind in inspect.get_annotations(cls).items():
         said = kind.__name__ if type(kind) is type else str(kind)
@@ -119,16 +119,16 @@ def expect_values(cls: type) -> None:
 
 
 def required(cls: Any) -> list[str]:
-    """The fields of a dataclass that have no defaults."""
+    """The fields of a dataclass without defaults."""
     plain = [f for f in fields(cls) if f.default is MISSING]
     return [f.name for f in plain if f.default_factory is MISSING]
 
 
 def bring_when_made(cls: type, what: str = "") -> None:
-    """Has a class that is to be a dataclass bring what its fields are given to their forms, before
-    what it does itself once it is made. Errors call it ``what`` and its name.
+    """Makes a future dataclass convert its fields to their declared forms, before its own
+    ``__post_init__``. Errors name it by ``what`` and its name.
 
-    What has its form already costs a look at its type.
+    A value already in its form costs only a look at its type.
     """
     kinds = {name: kind for name, kind in declared(cls).items() if not _made_late(cls, name)}
     forms = {name: found for name, kind in kinds.items() if (found := form(kind)) is not None}
@@ -166,6 +166,6 @@ def bring_when_made(cls: type, what: str = "") -> None:
 
 
 def _made_late(cls: type, name: str) -> bool:
-    """Whether a field is one that is not given when an instance is made."""
+    """Whether a field is not a parameter of the constructor."""
     default = getattr(cls, name, None)
     return isinstance(default, Field) and not default.init

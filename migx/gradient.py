@@ -1,7 +1,7 @@
-"""Derivatives of values by values: reverse-mode differentiation of instructions, which adds others.
+"""Reverse-mode differentiation: adds instructions that compute derivatives.
 
-What an operation does to a derivative is one entry of ``RULES``. Derivatives are instructions like
-any, so that they can be differentiated in turn.
+Each operation's rule is one entry of ``RULES``. Derivatives are ordinary instructions, so they can
+be differentiated in turn.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from migx.verify import captures
 
 
 class Tape(Builder):
-    """Where the instructions of derivatives go."""
+    """Adds the instructions of derivatives."""
 
     def number(self, value: float | Extent, like: Instruction) -> Instruction:
-        """A number, which may be a dim, in the type and the dims of a value."""
+        """A number, or a dim, broadcast to the type and dims of a value."""
         dtype = like.shape.dtype
         if isinstance(value, dim.Dim):
             made = self(ops.Convert(dtype), self(ops.DimLiteral((value,), (), I64)))
@@ -34,7 +34,7 @@ class Tape(Builder):
         return self(ops.Multibroadcast(like.shape.dims), made)
 
     def times(self, first: Instruction, *factors: Instruction | float) -> Instruction:
-        """The product of values of equal dims and numbers."""
+        """The product of numbers and of values with equal dims."""
         for factor in factors:
             given = factor if isinstance(factor, Instruction) else self.number(factor, first)
             first = self(ops.Mul(), first, given)
@@ -47,7 +47,7 @@ class Tape(Builder):
         return self(ops.Add(), x, y if isinstance(y, Instruction) else self.number(y, x))
 
     def where(self, condition: Instruction, x: Instruction) -> Instruction:
-        """The value where a condition holds, elsewhere zero."""
+        """The value where a condition holds, zero elsewhere."""
         return self(ops.Where(), condition, x, self.number(0, x))
 
     def positive(self, x: Instruction) -> Instruction:
@@ -55,11 +55,11 @@ class Tape(Builder):
         return self(ops.Greater(), x, self.number(0, x))
 
     def sum_along(self, x: Instruction, axes: Sequence[int]) -> Instruction:
-        """The sums along axes, at each place of them."""
+        """The sums along axes, broadcast back to the original dims."""
         return self(ops.Multibroadcast(x.shape.dims), self(ops.ReduceSum(tuple(axes)), x))
 
     def shaped(self, x: Instruction, like: Instruction) -> Instruction:
-        """The elements in the dims of another value."""
+        """A value reshaped to the dims of another."""
         dims = like.shape.dims
         return x if x.shape.dims == dims else self(ops.Reshape(dims), x)
 
@@ -67,10 +67,10 @@ class Tape(Builder):
 def gradients(
     y: Instruction, xs: Sequence[Instruction], tape: Tape, fixed: Collection[Instruction] = ()
 ) -> list[Instruction]:
-    """The derivatives of the sum of ``y`` by each of ``xs``, which are taken to be independent of
-    each other. Nothing is differentiated through what is ``fixed``.
+    """The derivatives of the sum of ``y`` with respect to each of ``xs``, which are taken to be
+    independent. Nothing is differentiated through ``fixed`` values.
 
-    ``UnknownName`` where a value on the way has an operation that is not in ``RULES``.
+    ``UnknownName`` if a value on the way has an operation that is not in ``RULES``.
     """
     order = _before(y, {*xs, *fixed})
     moving: set[Instruction] = set()
@@ -91,7 +91,7 @@ def gradients(
 
 
 def recomputed(y: Instruction, given: Mapping[Instruction, Instruction], tape: Tape) -> Instruction:
-    """``y`` as it is where some values before it are others; itself where none are."""
+    """``y`` with some of the values it depends on replaced; itself if there are none."""
     made = {old: new for old, new in given.items() if old is not new}
     for at in _before(y, given) if made else ():
         if at in given or not any(v in made for v in _read(at)):
@@ -103,14 +103,12 @@ def recomputed(y: Instruction, given: Mapping[Instruction, Instruction], tape: T
 
 
 def _read(at: Instruction) -> tuple[Instruction, ...]:
-    """The values an instruction depends on, those its modules capture included."""
+    """The values an instruction depends on, captures of its modules included."""
     return (*at.inputs, *(v for module in at.modules for v in captures(module)))
 
 
 def _before(y: Instruction, stops: Collection[Instruction]) -> list[Instruction]:
-    """What a value depends on and the value itself, each after what it depends on; nothing beyond
-    the stops.
-    """
+    """A value and all it depends on, in topological order, without anything beyond the stops."""
     order: dict[Instruction, None] = {}
     seen: set[Instruction] = set()
     stack = [(y, False)]
@@ -126,13 +124,13 @@ def _before(y: Instruction, stops: Collection[Instruction]) -> list[Instruction]
 
 
 def _moves(at: Instruction) -> bool:
-    """Whether small changes of what is before a value can change it a little: integers jump."""
+    """Whether small changes of its inputs can change a value a little; integers jump."""
     return at.shape.dtype.is_float or not at.shape.dtype.is_tensor
 
 
 Rule: TypeAlias = Callable[[Tape, Instruction, Instruction, int], Instruction]
-"""The derivative by an input, given the instruction, the derivative by its result and the place of
-the input.
+"""The derivative with respect to an input, given the instruction, the derivative with respect to
+its result, and the input's index.
 """
 
 
@@ -159,7 +157,7 @@ def _power(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
 
 
 def _extreme(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
-    """Of equal values, the first is the one taken."""
+    """Of equal values, the first counts as the extreme."""
     first = t(ops.Equal(), at.inputs[0], at)
     return t.where(first if i == 0 else t(ops.Not(), first), g)
 
@@ -193,7 +191,7 @@ def _dot(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
 
 
 def _spread(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
-    """The derivative by the sum along some axes, at each place of them."""
+    """The derivative of the sum along some axes, broadcast to the input's dims."""
     return t(ops.Multibroadcast(at.inputs[0].shape.dims), g)
 
 
@@ -204,7 +202,7 @@ def _mean(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
 
 
 def _greatest(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
-    """Equal values share it."""
+    """Equal maxima share the derivative."""
     x = at.inputs[0]
     held = t(ops.Convert(g.shape.dtype), t(ops.Equal(), x, _spread(t, at, at, i)))
     count = t.sum_along(held, _attribute(at, "axes"))
@@ -223,7 +221,7 @@ def _log_softmax(t: Tape, at: Instruction, g: Instruction, i: int) -> Instructio
 
 
 def _shared(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
-    """The sum over all places that an element was repeated to."""
+    """The sum over all copies of a broadcast element."""
     x = at.inputs[0]
     if i or len(at.inputs) > 1:
         raise UnknownName(
@@ -256,7 +254,7 @@ def _cut(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
 
 
 def _taken(t: Tape, at: Instruction, g: Instruction, i: int) -> Instruction:
-    """Each slice is added to where it was taken from."""
+    """Each slice's derivative is added where it was gathered from."""
     (x, indices), axis = at.inputs, _attribute(at, "axis")
     lead, tail = x.shape.dims[:axis], x.shape.dims[axis + 1 :]
     dims = (*lead, indices.shape.elements, *tail)
@@ -316,4 +314,4 @@ RULES: dict[str, Rule] = {
     "unsqueeze": lambda t, at, g, i: t.shaped(g, at.inputs[0]),
     "where": _chosen,
 }
-"""What becomes of a derivative, by the name of the operation."""
+"""The derivative rule of each operation, by name."""

@@ -21,10 +21,10 @@ OpT = TypeVar("OpT")
 
 
 class Instruction(Ordered):
-    """One instruction: an operation applied to the results of others. Compared by identity.
+    """An operation applied to the results of other instructions. Compared by identity.
 
-    ``users`` counts how often each instruction reads this one. ``origins`` are the names of the
-    ONNX nodes it came from.
+    ``users`` are the instructions that read this one; ``origins`` are the names of the ONNX nodes
+    it came from.
     """
 
     __slots__ = ("_users", "inputs", "module", "modules", "op", "origins", "shape")
@@ -45,7 +45,7 @@ class Instruction(Ordered):
 
     @property
     def owner(self) -> Module:
-        """The module it is in; ``IRError`` where it has been removed."""
+        """The module it is in; ``IRError`` if it has been removed."""
         if self.module is None:
             raise IRError(f"{self!r} is in no module: it has been removed")
         return self.module
@@ -57,7 +57,7 @@ class Instruction(Ordered):
 
     @property
     def use_count(self) -> int:
-        """The number of uses; a user that reads it twice counts twice."""
+        """The number of uses; a user that reads this one twice counts twice."""
         return sum(self._users.values())
 
     @property
@@ -66,7 +66,7 @@ class Instruction(Ordered):
         return self.op.name
 
     def op_as(self, kind: type[OpT]) -> OpT:
-        """The operation, which is of that class; ``IRError`` where it is not."""
+        """The operation, if it is of that class; otherwise ``IRError``."""
         if not isinstance(self.op, kind):
             raise IRError(f"{self!r} is no {kind.__name__}")
         return self.op
@@ -94,11 +94,11 @@ class Instruction(Ordered):
 
 
 class Module:
-    """An ordered list of instructions, every input before its users. Made by
+    """An ordered list of instructions, every input before its users. Created by
     ``Program.create_module``.
 
-    A module that reads values of the modules around it has exactly one parent, the instruction it
-    is an argument of. ``bypass`` tells the pass manager to leave it alone.
+    A module that reads values of enclosing modules has exactly one parent, the instruction it is an
+    argument of. ``bypass`` tells the pass manager to leave it alone.
     """
 
     def __init__(self, program: Program, name: str) -> None:
@@ -120,8 +120,9 @@ class Module:
         return self._size
 
     def __iter__(self) -> Iterator[Instruction]:
-        """The instructions in order. Survives any change on the way: what is inserted after the
-        current instruction is visited; what is removed is not, nor what takes its place.
+        """The instructions in order. Survives any change during iteration: instructions inserted
+        after the current one are visited; removed ones, and what is inserted in their place, are
+        not.
         """
         at = self._ends._next
         while at is not self._ends:
@@ -154,7 +155,7 @@ class Module:
 
     @property
     def outputs(self) -> tuple[Instruction, ...]:
-        """What the module returns."""
+        """The results of the module."""
         returned = self.returned
         return returned.inputs if returned is not None else ()
 
@@ -166,11 +167,11 @@ class Module:
 
     @property
     def parent(self) -> Instruction | None:
-        """The one instruction this module is an argument of; None for a root or a shared module."""
+        """The instruction this module is an argument of; None for a root or a shared module."""
         return next(iter(self.parents)) if len(self.parents) == 1 else None
 
     def enclosing(self) -> Iterator[Module]:
-        """This module and those around it, from the inside out."""
+        """This module and those that enclose it, innermost first."""
         module: Module | None = self
         while module is not None:
             yield module
@@ -179,8 +180,8 @@ class Module:
     def add_parameter(
         self, name: str, shape: Shape, *, before: Instruction | None = None
     ) -> Instruction:
-        """Declares an input. Parameters stand together at the front, in the order they are added,
-        or before another one.
+        """Declares an input. Parameters come first in a module, in the order they are added, or
+        before another one.
         """
         self._expect_free(name)
         last = next(reversed(self.parameters.values()), None)
@@ -197,7 +198,7 @@ class Module:
         return made
 
     def rename_parameter(self, parameter: Instruction, name: str) -> None:
-        """Gives an input another name; it stays where it is."""
+        """Renames a parameter; it stays where it is."""
         shape = self._parameter(parameter).shape
         self._expect_free(name)
         self.program.revision += 1
@@ -209,10 +210,10 @@ class Module:
             raise IRError(f"module {self.name} already has a parameter {name!r}")
 
     def _parameter(self, at: Instruction) -> Instruction:
-        """What is a parameter of this module; ``IRError`` where it is none."""
+        """The given instruction; ``IRError`` if it is no parameter of this module."""
         if at not in self.parameters.values():
             known = first_few(list(self.parameters))
-            raise IRError(f"{at!r} is no parameter of module {self.name}, whose are: {known}")
+            raise IRError(f"{at!r} is not a parameter of module {self.name}, which has {known}")
         return at
 
     def add_literal(
@@ -224,9 +225,7 @@ class Module:
         replaceable: bool = False,
         before: Instruction | None = None,
     ) -> Instruction:
-        """Adds a constant: at the end, before the return if there is one, or before an
-        instruction.
-        """
+        """Adds a constant: at the end, before any return, or before a given instruction."""
         literal = Literal(Argument.of(value, dtype), name, replaceable)
         return self.insert_instruction(before or self.returned, literal)
 
@@ -237,8 +236,8 @@ class Module:
         modules: Sequence[Module] = (),
         origins: tuple[str, ...] = (),
     ) -> Instruction:
-        """Adds an instruction at the end, before the return if there is one. Errors as
-        ``insert_instruction``.
+        """Adds an instruction at the end, before the return if there is one. Raises the same errors
+        as ``insert_instruction``.
         """
         return self.insert_instruction(self.returned, op, *inputs, modules=modules, origins=origins)
 
@@ -252,8 +251,8 @@ class Module:
     ) -> Instruction:
         """Adds an instruction before another (None: at the end); its shape is inferred.
 
-        Raises ``ShapeError``, drawn with the instruction and its origin, when the operation refuses
-        its inputs, and ``IRError`` when an input does not come before.
+        Raises ``ShapeError``, drawn with the instruction and its origin, if the operation refuses
+        its inputs, and ``IRError`` if an input does not come before it.
         """
         at: Ordered = self._ends if before is None else _instruction(before, "before")
         if before is not None and before.module is not self:
@@ -288,7 +287,7 @@ class Module:
         shape: Shape,
         origins: tuple[str, ...],
     ) -> Instruction:
-        """Adds an instruction at the very end with a known shape, as when a program is copied."""
+        """Adds an instruction at the very end, with a known shape, as in copies of programs."""
         made = self._link(self._ends, Instruction(self, op, inputs, modules, shape, origins))
         if type(op) is Param:
             self.parameters[op.parameter] = made
@@ -307,12 +306,12 @@ class Module:
         return made
 
     def _check_input(self, value: Instruction, before: Instruction | None, op: Operation) -> None:
-        """``IRError`` unless a value is computed before, in this module or one around it. What will
-        be around a module that is no argument yet is not known.
+        """``IRError`` unless a value is computed before, in this module or an enclosing one. A
+        module that is no argument yet has no enclosing modules to check.
         """
         if value.module is None or value.module.program is not self.program:
             raise IRError(f"{op.name} reads {value!r}, which is not in this program")
-        module, at = self, before  # at is what reads, or holds the module that does
+        module, at = self, before  # at: the reader, or the instruction whose module holds it
         while module is not value.module and (parent := module.parent) is not None:
             module, at = parent.owner, parent
         if module is value.module:
@@ -321,12 +320,12 @@ class Module:
         elif module is self.program.main or module.parents or module in value.module.enclosing():
             raise IRError(
                 f"{op.name} in module {self.name} would read {value!r} of module "
-                f"{value.module.name}, which does not enclose it: a module's values are read in it "
-                "and in modules within; others read what it returns"
+                f"{value.module.name}, which does not enclose it: a module's values are visible "
+                "only in it and its submodules; return them to use them elsewhere"
             )
 
     def add_return(self, *values: Instruction, names: Sequence[str] = ()) -> Instruction:
-        """Ends the module with its results, optionally named; replaces an existing return, which
+        """Ends the module with its results, optionally named. Replaces an existing return, which
         stays if the new one is refused.
         """
         was = self.returned
@@ -345,7 +344,7 @@ class Module:
         return new
 
     def replace_instructions(self, pairs: Mapping[Instruction, Instruction]) -> None:
-        """Does ``replace_instruction`` for several at once, in order: all or none."""
+        """Replaces several at once, in order, as ``replace_instruction`` does: all or none."""
         counts = {at: dict(at._users) for pair in pairs.items() for at in pair}
         readers: dict[Instruction, tuple[Instruction, ...]] = {}
         try:
@@ -369,7 +368,7 @@ class Module:
 
     @staticmethod
     def _expect_replaceable(old: Instruction, new: Instruction) -> None:
-        """``IRError`` where a value cannot take the place of another."""
+        """``IRError`` if one value cannot replace another."""
         if old.module is None:
             raise IRError(f"cannot replace {old!r}: it has been removed")
         if not old.shape.same_type(new.shape):
@@ -388,8 +387,8 @@ class Module:
         new._users[user] = new._users.get(user, 0) + count
 
     def replace_input(self, user: Instruction, index: int, new: Instruction) -> None:
-        """Replaces one input of an instruction and infers its shape again; its dims and type must
-        stay.
+        """Replaces one input of an instruction and infers its shape again; dims and type must stay
+        as they are.
         """
         old = user.inputs[index]
         if not new.before(user):
@@ -482,21 +481,21 @@ def _forget(counts: dict[Instruction, int], user: Instruction) -> None:
 
 
 def _instruction(value: object, what: str) -> Instruction:
-    """What an argument of that name is; ``IRError`` where that is no instruction."""
+    """The value, if it is an instruction; otherwise ``IRError`` naming the argument ``what``."""
     if not isinstance(value, Instruction):
-        right = "; None is the end, what is inserted comes after it" if what == "before" else ""
+        right = "; None inserts at the end" if what == "before" else ""
         raise IRError(f"{what} is of type {type(value).__name__}, not an instruction{right}")
     return value
 
 
 def _holds(at: Instruction, other: Instruction) -> bool:
-    """Whether an instruction is another, or has it in one of its modules."""
+    """Whether ``at`` is the other instruction, or one of its modules contains it."""
     around = () if other.module is None else other.module.enclosing()
     return other is at or any(module.parent is at for module in around)
 
 
 def _infer_again(changed: Iterable[Instruction]) -> None:
-    """Recomputes strides from some instructions on; type and dims must stay as they are."""
+    """Infers strides again, from some instructions on; type and dims must stay as they are."""
     work = list(changed)
     while work:
         at = work.pop()

@@ -1,6 +1,6 @@
 """Passes, pipelines, and the manager that runs them over every module.
 
-A pass is a frozen dataclass whose fields are its options and whose name is its file's name.
+A pass is a frozen dataclass whose fields are its options and whose name is that of its file.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ __all__ = [
 @dataclass_transform(frozen_default=True)
 @dataclass(frozen=True)
 class Pass:
-    """A named change to a program. A subclass is a frozen dataclass of its options and has
-    ``rules``, or defines one of the two methods; an ``apply`` of its own applies the rules, if it
-    has any, by ``super().apply(module, manager)``.
+    """A named transformation of a program. A subclass is a frozen dataclass of its options. It has
+    ``rules``, or defines one of the two methods; an ``apply`` of its own applies the rules, if
+    there are any, by ``super().apply(module, manager)``.
 
     Passes are deterministic and idempotent: run again, they report that nothing changed.
-    ``constant_allowance`` is the bytes by which new constants may exceed the sources they free: see
-    ``migx.weights.constants``. ``variants`` are options, as text, that the fuzzer tries besides the
-    defaults.
+    ``constant_allowance`` is the number of bytes by which new constants may exceed the sources they
+    free: see ``migx.weights.constants``. ``variants`` are options, as text, that the fuzzer tries
+    besides the defaults.
     """
 
     name: ClassVar[str]
@@ -69,27 +69,23 @@ class Pass:
             )
 
     def apply(self, module: Module, manager: PassManager) -> bool:
-        """Changes one module in place, by default by its rules; says whether it changed
-        anything.
-        """
+        """Changes one module in place, by default by its rules; returns whether it did."""
         log, options = manager.log, vars(self)
         return bool(self.rules) and rewrite(module, self.rules, self.name, log, options)
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:
-        """Changes the program as a whole, after ``apply`` has seen each module; says whether it
-        changed anything.
-        """
+        """Changes the whole program, after ``apply`` ran on each module; returns whether it did."""
         return False
 
     @property
     def approximations(self) -> Mapping[str, float | Approximation]:
-        """By how much it changes the results of operations on purpose, by name; by default nothing
-        but rounding. The effect on the results of a program is derived.
+        """How much it changes the results of operations on purpose, by operation name; by default
+        only rounding changes. The effect on the program's results is derived.
         """
         return {}
 
     def pipeline(self) -> Pipeline | None:
-        """The passes this one stands for, if it is only a name for them; the manager runs those."""
+        """The passes this one abbreviates, which the manager runs instead; otherwise None."""
         return None
 
     def __str__(self) -> str:
@@ -114,9 +110,7 @@ class Step:
 
 
 class Observer:
-    """Sees each pass come and go. Printing, timing, verifying and crash files are observers:
-    ``migx.observers``.
-    """
+    """Watches passes run, to print, time, verify or write crash files: ``migx.observers``."""
 
     def started(self, program: Program, pipeline: Pipeline) -> None:
         """Before the first pass of a pipeline."""
@@ -128,15 +122,15 @@ class Observer:
         """After a pass and the removal of dead code."""
 
     def failed(self, step: Step, error: Exception) -> None:
-        """When a pass, or an observer after it, has raised; the error goes on to the caller."""
+        """After a pass, or an observer after it, has raised; the caller gets the error then."""
 
 
 class PassManager:
     """Runs pipelines over a program: each pass over every module, submodules first, then over the
-    program. Modules with captures see a pass again if it has changed something.
+    program. If a pass changes anything, it runs again on modules with captures.
 
     A ``log`` records each rewrite, and skips those with the given keys. Modules marked ``bypass``
-    are left alone. After a pass that reports a change, dead code is removed. A pass after which
+    are left alone. Dead code is removed after each pass that reports a change. A pass after which
     constants take more bytes than allowed raises ``ConstantGrowth``.
     """
 
@@ -156,8 +150,8 @@ class PassManager:
         *,
         stop_after: int | None = None,
     ) -> bool:
-        """Runs passes in order; says whether any changed anything. With ``stop_after``, the passes
-        after that many do nothing; the passes of groups count each time they run.
+        """Runs passes in order; returns whether any changed anything. With ``stop_after``, only
+        that many passes run; those in groups count each time they run.
         """
         pipeline, count = Pipeline.of(passes), itertools.count()
         for observer in self.observers:
@@ -197,7 +191,7 @@ class PassManager:
         return changed
 
     def run_pass(self, step: Pass) -> bool:
-        """Runs one pass, unobserved; a pass calls it to run another."""
+        """Runs one pass without observers; a pass calls it to run another."""
         if (inner := step.pipeline()) is not None:
             return inner.drive(lambda each, _: self.run_pass(each))
         self._check_constants()
@@ -211,7 +205,7 @@ class PassManager:
         return changed
 
     def _check_constants(self) -> None:
-        """Holds the pass that runs, if one does, to the law of ``migx.weights.constants``."""
+        """Checks the running pass, if there is one, by the law of ``migx.weights.constants``."""
         if self._running:
             around = self._running[-1]
             self.constants.check(around.name, around.constant_allowance)
@@ -226,7 +220,7 @@ class PassManager:
             raise IRError(f"pass {step.name} has no rules, and neither apply nor apply_program")
         changed = again = self.apply(step)
         inner = [m for m in self.modules() if _captures(m)] if changed else []
-        # They see what has become of the modules around them, which came after them.
+        # Captures may now see changes in the enclosing modules, which were visited after them.
         for _ in range(max((len([*module.enclosing()]) for module in inner), default=0)):
             again = again and self.apply(step, inner)
         before = self.program.revision
@@ -240,8 +234,8 @@ class PassManager:
         return changed
 
     def apply(self, step: Pass, modules: Iterable[Module] | None = None) -> bool:
-        """Runs a pass over all modules, or some, except those marked ``bypass``; says whether it
-        changed any.
+        """Runs a pass over some modules, by default all, except those marked ``bypass``; returns
+        whether it changed any.
         """
         self._allow_changes()
         changed = False
@@ -255,12 +249,12 @@ class PassManager:
         return changed
 
     def _allow_changes(self) -> None:
-        """Begins to count changes anew, which a pass makes a limited number of."""
+        """Resets the limit on the number of changes a pass may make."""
         self._changes_left = 1000 + 20 * self.program.size
 
     def _answer(self, answer: Any, revision: int, step: Pass, method: str) -> bool:
-        """What a method of a pass says of whether it changed anything; ``PassError`` where it has
-        and denies it, or says neither yes nor no.
+        """A pass method's answer to whether it changed anything; ``PassError`` if it denies a
+        change it made, or the answer is not a truth value.
         """
         if answer is not None and not isinstance(answer, (int, np.bool_)):
             raise PassError(
@@ -275,7 +269,7 @@ class PassManager:
         return bool(answer)
 
     def modules(self) -> list[Module]:
-        """All modules, each once, submodules before those that hold them."""
+        """All modules, each once, submodules before the modules that use them."""
         found: dict[Module, None] = {}
         for module in self.program.modules.values():
             if module not in found:
@@ -283,16 +277,16 @@ class PassManager:
         return list(found)
 
     def create_module(self, name: str) -> Module:
-        """A new module; a number is added to a name that is taken."""
+        """A new module; if the name is taken, a number is appended."""
         return self.program.create_module(self.program.unused_name(name))
 
     def rename_module(self, module: Module, name: str) -> None:
-        """Gives a module another name. ``IRError`` where that is taken."""
+        """Renames a module; ``IRError`` if the name is taken."""
         self.program.rename_module(module, name)
 
     def common_parent(self, module: Module) -> Module:
-        """The innermost module that holds, at any depth, every instruction this one is an argument
-        of.
+        """The innermost module that contains, at any depth, every instruction this one is an
+        argument of.
         """
         holders = [at.owner for at in module.parents]
         if not holders:
@@ -303,17 +297,17 @@ class PassManager:
     def change(
         self, of: Pass, name: str, at: Instruction, make: Callable[[], Sequence[Instruction]]
     ) -> bool:
-        """Makes a change at an instruction without a rule, unless the log skips it; says whether it
-        did. ``make`` returns the new instructions, the last of which replaces the old one. In the
-        log it is one event of that name.
+        """Makes a change at an instruction without a rule, unless the log skips it; returns whether
+        it did. ``make`` returns the new instructions, the last of which replaces the old one. The
+        log records one event with the given name.
 
-        ``RewriteLoop`` where a pass does not end: with more than 1000 changes and 20 for each
+        ``RewriteLoop`` if the pass does not end: after more than 1000 changes plus 20 for each
         instruction.
         """
         self._changes_left -= 1
         if self._changes_left < 0:
-            message = f"pass {of.name} makes changes without end, the last, {name}, at"
-            unread = "" if at.users else "\n  which nobody reads: it stays until the pass is done"
+            message = f"pass {of.name} makes changes forever, the last, {name}, at"
+            unread = "" if at.users else "\n  which has no users: it stays until the pass is done"
             raise RewriteLoop(draw_instruction(message, at) + unread)
         log = self.log
         if log is None:
@@ -333,12 +327,12 @@ def run_passes(
     passes: Pipeline | str | Iterable[Element | Pipeline | str],
     observers: Sequence[Observer] = (),
 ) -> bool:
-    """Runs passes over a program in place, without a target; says whether anything changed."""
+    """Runs passes over a program in place, without a target; returns whether anything changed."""
     return PassManager(program, observers).run(passes)
 
 
 def listed(observers: Sequence[Observer]) -> tuple[Observer, ...]:
-    """The observers as a list; ``TypeError`` if it is not a list of observers."""
+    """The observers as a tuple; ``TypeError`` if they are not a list of observers."""
     if not isinstance(observers, Iterable):
         cls = observers if isinstance(observers, type) else type(observers)
         name = cls.__name__ if issubclass(cls, Observer) else "Time"
@@ -352,18 +346,18 @@ def listed(observers: Sequence[Observer]) -> tuple[Observer, ...]:
 
 
 def _whole(of: Pass, key: str, before: int, after: int) -> Event:
-    """What a pass did that tells of no rewrites, as one event."""
+    """The single event of a pass that logged no rewrites."""
     counts = f"{before} instructions", f"{after} instructions"
     return Event(key, of.name, "", _source(of), (), *counts)
 
 
 def _source(of: Pass) -> str:
-    """The file and line where a pass that is not made of rules begins."""
+    """The file and line where a pass without rules is defined."""
     function = type(of).apply if type(of).apply is not Pass.apply else type(of).apply_program
     code = function.__code__
     return f"{code.co_filename}:{code.co_firstlineno}"
 
 
 def _captures(module: Module) -> bool:
-    """Whether a module that passes may change reads values of those around it."""
+    """Whether a module that passes may change reads values of enclosing modules."""
     return bool(module.parents) and not module.bypass and any(True for _ in captures(module))

@@ -3,10 +3,10 @@
     x, w = var("x"), constant("w")
     on(ops.Add, on(ops.Dot, x, w, name="dot").once(), constant("bias"))
 
-A pattern is matched against an instruction and catches what has a name: instructions by ``var``,
-``constant``, ``value`` and ``on(..., name=)``, attributes by ``attr``. Operands of commutative
-operations match in either order, and a choice that leads nowhere is taken back, so a pattern
-matches whenever there is a way for it to match.
+A pattern is matched against an instruction and catches whatever has a name: instructions by
+``var``, ``constant``, ``value`` and ``on(..., name=)``, attributes by ``attr``. Operands of
+commutative operations match in either order. Matching backtracks: a pattern matches if there is any
+way to match.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from migx.ops import builtin
 from migx.weights import is_constant, is_readable
 
 Then: TypeAlias = Callable[[], bool]
-"""What is left to match; True when it does."""
+"""The rest of the match; returns whether it succeeds."""
 Test: TypeAlias = Callable[[Any], bool]
 Caught: TypeAlias = tuple[str, str]
 MISSING = object()
-"""What stands for an attribute that an operation does not have."""
+"""Stands for an attribute that an operation does not have."""
 
 LITERAL = frozenset({"@literal"})
 
 
 @dataclass
 class Match:
-    """What has been caught so far. ``instructions`` are those matched by patterns of operations,
-    ``values`` the literals whose values may be read.
+    """What has been caught so far. ``instructions`` are those matched by ``on``, ``values`` the
+    literals whose values may be read.
 
-    ``constants`` caches from match to match which values are constant; ``relied_on_by`` names the
-    pass, for assumptions on weights. ``refused`` is called with each pattern that failed, the
+    ``constants`` caches, between matches, which values are constant; ``relied_on_by`` names the
+    pass in assumptions on weights. ``refused`` is called with each pattern that failed, the
     instruction and the reason.
     """
 
@@ -50,7 +50,7 @@ class Match:
     refused: Callable[[Pattern, Instruction, str], None] | None = field(default=None, repr=False)
 
     def catch(self, by: Pattern, at: Instruction, name: str, what: Any, then: Then) -> bool:
-        """Goes on with ``what`` under a name; if it is caught already, it must be the same."""
+        """Catches ``what`` under a name, which must not have caught anything else, and goes on."""
         if not name:
             return then()
         if name in self.caught:
@@ -64,20 +64,18 @@ class Match:
         return False
 
     def is_constant(self, at: Instruction) -> bool:
-        """Whether an instruction depends on literals and weights alone."""
+        """Whether an instruction depends only on literals and weights."""
         known = self.constants.get(at)
         return is_constant(at, self.constants) if known is None else known
 
     def forget(self) -> None:
-        """Resets it for another match; only ``constants`` stays."""
+        """Resets it for the next match; only ``constants`` stays."""
         self.caught.clear()
         self.instructions.clear()
         self.values.clear()
 
     def refuse(self, pattern: Pattern, at: Instruction, reason: str, *facts: Any) -> bool:
-        """False, after reporting the reason to ``refused``; without it, the reason is not
-        formatted.
-        """
+        """False, after reporting the reason, if there is ``refused``; otherwise not formatted."""
         if self.refused is not None:
             self.refused(pattern, at, reason.format(*facts))
         return False
@@ -85,16 +83,14 @@ class Match:
 
 @dataclass(frozen=True)
 class Pattern:
-    """Base of patterns. ``a | b`` matches what either does."""
+    """Base class of patterns. ``a | b`` matches what either matches."""
 
     def match(self, at: Instruction, m: Match, then: Then) -> bool:
-        """Whether an instruction matches and the rest does too; what was caught stays caught only
-        if so.
-        """
+        """Whether an instruction matches and ``then`` succeeds; only then are catches kept."""
         raise NotImplementedError
 
     def catches(self) -> frozenset[Caught]:
-        """Every name it always catches, and its kind: of an instruction or of an attribute."""
+        """Every name it always catches, and its kind: instruction or attribute."""
         return frozenset()
 
     def names(self) -> frozenset[str]:
@@ -102,12 +98,12 @@ class Pattern:
         return frozenset(name for name, _ in self.catches())
 
     def roots(self) -> frozenset[str] | None:
-        """The names of the operations it can match; None for any."""
+        """The names of the operations it can match; None if it can match any."""
         return None
 
     def plausible(self, name: str, inputs: Sequence[str]) -> bool:
-        """Whether it may match an operation of a name on results of operations of some names; False
-        is a proof that it does not.
+        """Whether it may match an operation with this name, given the names of the operations it
+        reads; False is a proof that it cannot.
         """
         return _among(name, self.roots())
 
@@ -115,13 +111,13 @@ class Pattern:
         return OneOf((self, other))
 
     def __str__(self) -> str:
-        """The pattern as it is read: ``add(dot(x, constant w), _)``."""
+        """Its text: ``add(dot(x, constant w), _)``."""
         return "_"
 
 
 @dataclass(frozen=True)
 class Var(Pattern):
-    """Any value; the same name twice must catch the same value twice."""
+    """Any value; a name used twice must catch the same value."""
 
     name: str
     test: Test | None = None
@@ -147,7 +143,7 @@ class Var(Pattern):
 
 @dataclass(frozen=True)
 class Value(Pattern):
-    """A literal whose value may be read. ``number`` asks for one number in every element."""
+    """A literal whose value may be read. ``number``: every element must equal it."""
 
     name: str = ""
     number: float | Test | None = None
@@ -162,7 +158,7 @@ class Value(Pattern):
             if callable(self.number):
                 return m.refuse(self, at, "does not have the values asked for")
             return m.refuse(self, at, "is not {:g} throughout", self.number)
-        # What is relied on is recorded when a rule has fired, so that no weight is pinned in vain.
+        # Assumptions are recorded only when a rule fires, so that no weight is pinned in vain.
         m.values.append(at)
         if m.catch(self, at, self.name, at, then):
             return True
@@ -188,7 +184,7 @@ class Attribute:
     test: Test | None = None
 
     def fits(self, given: Any) -> bool:
-        """Whether it may be caught; one that is not there may not."""
+        """Whether it may be caught; a missing attribute may not."""
         return given is not MISSING and (self.test is None or self.test(given))
 
     def __str__(self) -> str:
@@ -197,10 +193,10 @@ class Attribute:
 
 @dataclass(frozen=True)
 class On(Pattern):
-    """An instruction by its operation, its attributes and its inputs: in order, or by one pattern
-    that ``every`` input matches, or ``some``, however many there are.
+    """An instruction by its operation, its attributes and its inputs: by one pattern for each in
+    order, or by one pattern that ``every`` input matches, or ``some``.
 
-    No ``ops`` stand for any operation, or any that has the ``trait``.
+    Without ``ops`` it matches any operation, or any that has the ``trait``.
     """
 
     ops: frozenset[str]
@@ -243,7 +239,7 @@ class On(Pattern):
         return matched
 
     def _attributes(self, i: int, at: Instruction, m: Match, then: Then) -> bool:
-        """Catches the attributes from the i-th on, then goes on with the inputs."""
+        """Catches the attributes from the i-th on, then matches the inputs."""
         if i == len(self.attributes):
             return self._inputs(at, m, then)
         name, wanted = self.attributes[i]
@@ -266,7 +262,7 @@ class On(Pattern):
         return swaps and _in_order(patterns, inputs[::-1], 0, m, then)
 
     def _every(self, pattern: Pattern, at: Instruction, m: Match, then: Then) -> bool:
-        """Goes on if each input matches; as the pattern catches nothing, nothing is taken back."""
+        """Matches each input; as the pattern catches nothing, it needs no backtracking."""
         if not at.inputs:
             return m.refuse(self, at, "has no inputs")
         matched, values = len(m.instructions), len(m.values)
@@ -277,21 +273,21 @@ class On(Pattern):
 
     @cached_property
     def listed(self) -> str:
-        """The names of the operations in order."""
+        """The names of the operations, sorted."""
         return " or ".join(sorted(self.ops))
 
     def once(self) -> On:
-        """The same, for an instruction with exactly one use."""
+        """This pattern, for an instruction with exactly one use."""
         return replace(self, used_once=True)
 
     def every(self, pattern: Pattern) -> On:
-        """The same, for one input or more, each of which matches a pattern that catches nothing."""
+        """This pattern, for one or more inputs that all match a pattern that catches nothing."""
         if pattern.names():
             raise TypeError(f"{pattern} cannot match every input and catch one of them")
         return replace(self, inputs=(pattern,), which="every")
 
     def some(self, pattern: Pattern) -> On:
-        """The same, for inputs of which one or more match a pattern; the first is caught."""
+        """This pattern, for any number of inputs of which one matches; it is caught."""
         return replace(self, inputs=(pattern,), which="some")
 
     def catches(self) -> frozenset[Caught]:
@@ -330,7 +326,7 @@ class On(Pattern):
 
 @dataclass(frozen=True)
 class OneOf(Pattern):
-    """Matches what one of some patterns does; the first that fits counts."""
+    """Matches what one of several patterns matches; the first that does counts."""
 
     choices: tuple[Pattern, ...]
 
@@ -344,7 +340,7 @@ class OneOf(Pattern):
         return any(choice.plausible(name, inputs) for choice in self.choices)
 
     def catches(self) -> frozenset[Caught]:
-        # Only what every choice catches is sure to be there.
+        # Only names that every choice catches are always caught.
         return frozenset.intersection(*(c.catches() for c in self.choices))
 
     def roots(self) -> frozenset[str] | None:
@@ -357,7 +353,7 @@ class OneOf(Pattern):
 
 @dataclass(frozen=True)
 class Skip(Pattern):
-    """A pattern behind any number of wrappers: broadcasts, converts, reshapes, as named."""
+    """A pattern behind any number of wrappers, such as broadcasts, converts or reshapes."""
 
     wrappers: frozenset[str]
     inner: Pattern
@@ -390,14 +386,14 @@ class Skip(Pattern):
 def _in_order(
     patterns: tuple[Pattern, ...], values: tuple[Instruction, ...], i: int, m: Match, then: Then
 ) -> bool:
-    """Whether each value from the i-th on matches its pattern, and the rest does too."""
+    """Whether each value from the i-th on matches its pattern, and ``then`` succeeds."""
     if i + 1 < len(patterns):
         return patterns[i].match(values[i], m, lambda: _in_order(patterns, values, i + 1, m, then))
     return patterns[i].match(values[i], m, then)
 
 
 def nothing_left() -> bool:
-    """What is left to match when all is: True."""
+    """The rest of a match that is complete: True."""
     return True
 
 
@@ -406,7 +402,7 @@ def _caught(name: str, of: str = "instruction") -> frozenset[Caught]:
 
 
 def expect_patterns(given: Iterable[object]) -> None:
-    """``TypeError`` if something given as a pattern is none."""
+    """``TypeError`` if one of the values is not a pattern."""
     for each in given:
         if not isinstance(each, Pattern):
             wanted = f"on({each.__name__})" if isinstance(each, type) else "var('x')"
@@ -414,18 +410,18 @@ def expect_patterns(given: Iterable[object]) -> None:
 
 
 def _among(name: str, roots: frozenset[str] | None) -> bool:
-    """Whether a name is one of those that a pattern can begin with."""
+    """Whether a name is among the possible roots of a pattern."""
     return roots is None or name in roots
 
 
 def var(name: str = "", test: Test | None = None) -> Var:
-    """Any value, or any that passes a test of the instruction."""
+    """Any value, or any instruction that passes a test."""
     return Var(name, test)
 
 
 def constant(name: str = "", test: Test | None = None) -> Var:
-    """A literal, a deferred weight, or a value computed from these alone: its shape, never its
-    value.
+    """A literal, a deferred weight, or a value computed from these alone. Rules may use its shape,
+    never its value.
     """
     return Var(name, test, "constant")
 
@@ -436,9 +432,10 @@ def varying(name: str = "", test: Test | None = None) -> Var:
 
 
 def value(number: float | Test | None = None, name: str = "", *, fixed: bool = False) -> Value:
-    """A literal to look into; see ``migx.weights.value_of`` for when that is allowed. ``number`` is
-    a number that every element must equal, rounded to its type, and -0.0 is not 0.0; or a predicate
-    of the array. ``fixed`` excludes replaceable weights except those of one element.
+    """A literal whose value may be read; see ``migx.weights.value_of`` for when that is allowed.
+    ``number`` is a number that every element must equal, rounded to its type, with -0.0 different
+    from 0.0; or a predicate of the array. ``fixed`` excludes replaceable weights except those of
+    one element.
     """
     if not (number is None or callable(number) or isinstance(number, int | float)):
         raise TypeError(f"a value is a number or a test of the array, not {number!r}")
@@ -453,8 +450,8 @@ def attr(name: str, test: Test | None = None) -> Attribute:
 
 
 def on(ops: Any, *inputs: Pattern, name: str = "", **attributes: Any) -> On:
-    """An instruction of an operation: a class, a name, or a tuple of these. Without inputs, it
-    matches any.
+    """An instruction with a given operation: a class, a name, or a tuple of these. Without patterns
+    for inputs, it matches any.
 
     Keywords are attributes: a value they must have, or ``attr`` to catch them.
     """
@@ -467,13 +464,13 @@ def on(ops: Any, *inputs: Pattern, name: str = "", **attributes: Any) -> On:
 
 
 def having(trait: str, *inputs: Pattern, name: str = "", **attributes: Any) -> On:
-    """An instruction of any operation with a trait, such as ``pointwise``; else like ``on``."""
+    """An instruction of any operation with a trait, such as ``pointwise``; see ``on``."""
     held = tuple(attributes.items())
     return On(frozenset(), inputs or None, name, held, trait=askable.trait(trait))
 
 
 def skip(*wrappers: Any) -> Callable[[Pattern], Skip]:
-    """Looks through any number of instructions of these operations, along their first inputs."""
+    """A pattern modifier that looks through instructions of these operations, by first inputs."""
     names = _names(askable.classes(wrappers))
     return lambda inner: Skip(names, inner)
 
@@ -483,14 +480,14 @@ def _names(classes: Iterable[type[Any]]) -> frozenset[str]:
 
 
 def member(index: int, whole: On) -> On:
-    """One result of an operation that has several, counted from 0."""
+    """One result of an operation that has several, by its index."""
     if index < 0:
         raise TypeError(f"the index of a member is 0 or greater, not {index!r}")
     return On(frozenset({"get_tuple_elem"}), (whole,), attributes=(("index", index),))
 
 
 def find(pattern: Pattern, at: Instruction, m: Match | None = None) -> Match | None:
-    """What a pattern catches at an instruction; None where it does not match."""
+    """The match of a pattern at an instruction; None if there is none."""
     if not isinstance(at, Instruction):
         raise TypeError(f"a pattern is matched at an instruction, not at {at!r:.60}")
     m = Match() if m is None else m
@@ -498,12 +495,12 @@ def find(pattern: Pattern, at: Instruction, m: Match | None = None) -> Match | N
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two attributes are the same, bit for bit."""
+    """Whether two values are the same instruction, or attributes that are equal bit for bit."""
     return a is b or operations.exact(a) == operations.exact(b)
 
 
 def _holds(at: Instruction, wanted: float | Test) -> bool:
-    """Whether a literal has one number in every element, or passes a test of its array."""
+    """Whether every element of a literal is one number, or its array passes a test."""
     value = at.op_as(builtin.Literal).value
     dtype = value.shape.dtype
     if dtype.is_packed or not (dtype.is_float or dtype.is_integer or dtype.kind == "bool"):

@@ -1,5 +1,5 @@
-"""Runs one instruction by its own meaning, on the host: as what has no kernel is run; and whole
-programs, of which a target has kernels for some.
+"""Runs what has no kernel, on the host, as ``ref`` does: one instruction, or a program of which a
+target has kernels for some instructions.
 """
 
 from __future__ import annotations
@@ -24,14 +24,12 @@ from migx.target import NO_SLOTS, Context
 from migx.text import draw_instruction, noted
 
 Kernel: TypeAlias = Callable[..., Array]
-"""A function of an instruction's operands as arrays, which it may not write to, that gives the
-result.
-"""
+"""A function from an instruction's operands, as arrays it must not write to, to its result."""
 Kernels: TypeAlias = Callable[[Instruction], Kernel | None]
-"""The kernel of an instruction; None where there is none."""
+"""The kernel of an instruction; None if there is none."""
 
 FAILURES = (MigxError, ArithmeticError, LookupError, MemoryError, TypeError, ValueError)
-"""What the meaning of an operation raises when its operands do not fit it."""
+"""What the meaning of an operation raises for operands that do not fit it."""
 
 
 def by_meaning(
@@ -42,16 +40,16 @@ def by_meaning(
     inputs: Sequence[Argument],
     modules: Sequence[Runnable] = (),
 ) -> Argument:
-    """The result of an instruction, its operation and shape being given with what is bound by now.
+    """The result of an instruction, whose operation and shape are given as far as they are bound.
 
-    ``modules`` are those of the instruction, each ``as_function``. What fails raises
-    ``EvaluationError``, with the instruction drawn: the innermost, where that is in a module.
+    ``modules`` are those of the instruction, each through ``as_function``. Failures raise
+    ``EvaluationError`` with the instruction drawn; for a failure in a module, the innermost one.
     """
     if type(op) is Slot:
-        message = f"the value of slot {op.slot!r} is in the slots that run is given"
+        message = f"slot {op.slot!r} is not computed here: its value is given to run"
         raise EvaluationError(draw_instruction(message, at))
     if len(modules) < len(at.modules):
-        message = f"{op.name} needs its {len(at.modules)} modules, each as as_function makes it"
+        message = f"{op.name} needs its {len(at.modules)} modules, each through as_function"
         raise EvaluationError(draw_instruction(message, at))
     kind: type = type(op)
     try:
@@ -60,7 +58,7 @@ def by_meaning(
             expect_result(shape, result)
         return result
     except FAILURES as error:
-        if at.modules and isinstance(error, EvaluationError):  # drawn where it was raised
+        if at.modules and isinstance(error, EvaluationError):  # already drawn
             raise
         raise failed(at, error) from error
 
@@ -68,9 +66,9 @@ def by_meaning(
 def by_kernel(
     at: Instruction, kernel: Kernel, shape: Shape, inputs: Sequence[Argument]
 ) -> Argument:
-    """The result of an instruction by a kernel. ``EvaluationError``, with the instruction drawn,
-    where that is not of its shape; what the kernel raises is raised with that as a note. A weight
-    may stay packed for those that read it, so what unpacks it gives what it likes.
+    """The result of an instruction, computed by a kernel. ``EvaluationError``, with the instruction
+    drawn, if it does not have the expected shape; the kernel's own errors get the instruction as a
+    note. The result of ``unpack_weight`` is not checked: a weight may stay packed for its readers.
     """
     operands = [value.read_only().array for value in inputs]
     with noted("the kernel of", at):
@@ -85,9 +83,7 @@ def by_kernel(
 
 
 def failed(at: Instruction, error: BaseException) -> EvaluationError:
-    """The error of an instruction whose meaning has raised another: it drawn, and what that
-    says.
-    """
+    """The ``EvaluationError`` for an instruction whose meaning has raised an error."""
     if isinstance(error, EvaluationError):
         return EvaluationError(draw_instruction(str(error), at))
     what = "out of memory" if isinstance(error, MemoryError) else type(error).__name__
@@ -97,8 +93,8 @@ def failed(at: Instruction, error: BaseException) -> EvaluationError:
 def as_function(
     module: Module, sizes: Sizes, run: Callable[[Sequence[Argument], Sizes], list[Argument]]
 ) -> Runnable:
-    """A module as a function of its parameters. ``run`` gets their values, and the sizes that are
-    known with them besides those given. Results are read-only: two may be one.
+    """A module as a function of its parameters. ``run`` gets their values and the known sizes,
+    including those that follow from the values. Results are read-only: two may be one value.
     """
 
     def call(arguments: Sequence[Argument]) -> list[Argument]:
@@ -109,7 +105,7 @@ def as_function(
 
 
 def actual(value: Argument) -> Shape:
-    """The shape a value has, whatever was known of it before."""
+    """The shape a value actually has."""
     if value.shape.dtype is TUPLE:
         return Shape.tuple(*map(actual, value.parts))
     if value.elsewhere:
@@ -120,7 +116,7 @@ def actual(value: Argument) -> Shape:
 
 
 def expect_result(shape: Shape, result: Argument) -> None:
-    """Raises ``ShapeError`` unless a result is what a shape rule has said, all its dims bound."""
+    """Raises ``ShapeError`` unless a result has the shape that was inferred for it."""
     data = None if result.elsewhere else result.data
     if result.shape is shape and isinstance(data, np.ndarray):
         same = data.dtype == shape.dtype.numpy and (
@@ -136,7 +132,7 @@ def expect_result(shape: Shape, result: Argument) -> None:
 
 
 def is_like(shape: Shape, wanted: Shape) -> bool:
-    """Whether a value of a shape may be of another; of host values their kind is known alone."""
+    """Whether a value of one shape may be one of another; host values are compared by kind only."""
     if wanted.dtype.is_tensor:
         return wanted.may_match(shape)
     if shape.dtype is not wanted.dtype or wanted.dtype is not TUPLE:
@@ -152,9 +148,9 @@ def run_with_kernels(
     slots: Mapping[str, Argument] = NO_SLOTS,
     seen: Callable[[Instruction, Argument], object] | None = None,
 ) -> list[Argument]:
-    """The results of a program: of what there are kernels for, by these; of the rest, control flow
-    included, by its own meaning. All is in the host's memory. ``seen`` is called with each
-    instruction and its result. Errors are those of ``by_meaning`` and ``by_kernel``.
+    """The results of a program: computed by kernels for instructions that have one, and by meaning
+    for the rest, control flow included. Everything is in host memory. ``seen`` is called with each
+    instruction and its result. Raises the errors of ``by_meaning`` and ``by_kernel``.
     """
     main = program.main
     given = [arguments[name] for name in main.parameters]
@@ -179,7 +175,7 @@ class _Run:
         sizes: Sizes,
         around: Mapping[Instruction, Argument],
     ) -> list[Argument]:
-        """What a module returns; ``around`` has what it may capture."""
+        """The results of a module; ``around`` has the values it may capture."""
         values = {**around, **dict(zip(module.parameters.values(), given, strict=True))}
         for at in module:
             inputs = [values[v] for v in at.inputs]
@@ -196,7 +192,7 @@ class _Run:
                     values[at] = by_meaning(at, op, self.context, shape, inputs, modules)
                 if self.seen is not None:
                     self.seen(at, values[at])
-                if not shape.static:  # its dims are found by now
+                if not shape.static:  # the result tells its dims
                     sizes = sizes_of([(at.name, shape, actual(values[at]))], sizes)
         return [values[v] for v in module.outputs]
 

@@ -15,7 +15,7 @@ from migx.verify import findings
 
 
 class Print(Observer):
-    """Prints the program after each pass; with ``on_change`` only after those that changed it."""
+    """Prints the program after each pass; with ``on_change``, only if the pass changed it."""
 
     def __init__(self, out: TextIO | None = None, on_change: bool = True) -> None:
         self.out, self.on_change = out or sys.stdout, on_change
@@ -26,7 +26,7 @@ class Print(Observer):
 
 
 class Time(Observer):
-    """Keeps the time of each pass, in seconds, with the number of instructions before and after."""
+    """Records each pass's time in seconds, and the numbers of instructions before and after."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, float, int, int]] = []
@@ -52,14 +52,14 @@ class CrashFile(Observer):
     """Writes a reproducer when a pass fails: the program just before it, as a ``.migx`` case with
     the pass in its first line.
 
-    Passes are deterministic, so the program is not copied before each: the start is kept, and the
-    passes before the failing one are run on it again. The error of the pass is raised even if no
-    file can be written, which it then says.
+    The program is not copied before each pass: passes are deterministic, so the initial program is
+    kept, and the passes before the failing one are run again. The pass's error is raised even if no
+    file can be written, which a note then says.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
-        """Where it is left; in ``migx`` among the temporary files unless given."""
+        """The folder for the file; by default ``migx`` in the system's temporary folder."""
         self.file: Path | None = None
 
     def started(self, program: Program, pipeline: Pipeline) -> None:

@@ -1,8 +1,8 @@
 """What an operation is: a name, attributes, a shape rule, traits and, mostly, a meaning.
 
-``Operation`` is the protocol; any value that has it can stand in a program. ``Op`` is the base our
-own operations use: a subclass is a frozen dataclass of its attributes, named as its class is, in
-snake case.
+``Operation`` is the protocol; any value that has it can stand in a program. ``Op`` is the base
+class of migx's operations: a subclass is a frozen dataclass of its attributes, and the operation's
+name is the class's in snake case.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ Array: TypeAlias = NDArray[Any]
 Shapes: TypeAlias = Sequence[Shape]
 Modules: TypeAlias = Sequence["Module"]
 Runnable: TypeAlias = Callable[[Sequence[Argument]], list[Argument]]
-"""A submodule at run time: its results, for the arguments of its parameters."""
+"""A submodule at run time: a function from its arguments to its results."""
 Evaluate: TypeAlias = Callable[[Any, Any, Shape, Sequence[Argument], Sequence[Runnable]], Argument]
 FULL_FORM = ["context", "shape", "arguments", "modules"]
-"""The parameters of a meaning that is told more than its arrays."""
+"""The parameters of a meaning in its full form."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Traits:
 
 
 UNDECLARED = Traits(pure=False, foldable=False)
-"""What is assumed of a foreign operation that declares nothing."""
+"""The traits assumed of a foreign operation that declares none."""
 
 
 @runtime_checkable
@@ -93,9 +93,9 @@ class Operation(Protocol):
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 @dataclass(frozen=True)
 class Op:
-    """Base of our operations. ``compute(*arrays)``, where there is one, is the meaning on numpy
-    arrays, which are read-only. Values of fields are converted to the declared type, or
-    ``FieldError`` is raised: a list becomes a tuple, the name of an element type that type.
+    """Base class of operations. ``compute(*arrays)``, if defined, is the meaning on numpy arrays,
+    which are read-only. Values of fields are converted to the declared type (a list to a tuple, the
+    name of an element type to that type), or ``FieldError`` is raised.
 
     An operation that needs more defines ``compute(context, shape, arguments, modules)`` instead:
     the context of the target, the shape of its result with every dim bound, its arguments, and its
@@ -116,9 +116,9 @@ class Op:
 
 
 def freeze(cls: type, what: str = "") -> None:
-    """Makes a class derived from a frozen dataclass one itself, whose fields are converted to their
-    declared types; ``what`` it is comes before its name in errors. Without fields of its own it is
-    one already: making methods for each of many such classes would be half of their import time.
+    """Makes a subclass of a frozen dataclass one too, with fields converted to their declared
+    types. ``what`` precedes its name in errors. A class without fields of its own needs nothing:
+    generating methods for many such classes would take half of their import time.
     """
     if inspect.get_annotations(cls) or len(cls.__bases__) > 1:
         bring_when_made(cls, what)
@@ -127,8 +127,8 @@ def freeze(cls: type, what: str = "") -> None:
 
 
 def know_fields(cls: type, what: str = "") -> None:
-    """Has a dataclass say which fields there are where it is given one that is not there, or more
-    than there are.
+    """Makes a dataclass's constructor name the known fields when it is given an unknown one, or too
+    many values.
     """
     made: Callable[..., None] = cls.__init__  # type: ignore[misc]
 
@@ -142,7 +142,7 @@ def know_fields(cls: type, what: str = "") -> None:
             if name := next((n for n in given if n not in known), None):
                 said = f"{there} has no {kind} {name!r}; {there_are(name, known)}"
                 plain = vars(type(self)).get(name)
-                if isinstance(plain, (int, float)):  # of a class, and no field of it
+                if isinstance(plain, (int, float)):  # a class variable, not a field
                     said += f"; it lacks an annotation, as {name}: {type(plain).__name__} = {plain}"
             elif len(values) > len(known):
                 names = ", ".join(known) or "none"
@@ -159,13 +159,13 @@ know_fields(Op)
 
 
 def snake_case(name: str) -> str:
-    """``ReduceMean`` is ``reduce_mean``."""
+    """The snake case of a class's name: ``ReduceMean`` is ``reduce_mean``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def traits(op: Operation | type) -> Traits:
-    """The traits an operation, or a class of them, declares; a foreign one that declares none
-    counts as effectful.
+    """The traits that an operation, or a class of operations, declares; a foreign one that declares
+    none counts as effectful.
     """
     found: Traits = getattr(op, "traits", UNDECLARED)
     return found
@@ -188,17 +188,16 @@ def _field_names(cls: type) -> tuple[str, ...] | None:
 
 
 def key(op: Operation, *, digests: bool = False) -> tuple[Any, ...]:
-    """A hashable value that is equal for two operations exactly when they are the same, bit for
-    bit.
+    """A hashable value that is equal for two operations exactly if they are the same, bit for bit.
 
     NaN equals itself, -0.0 differs from 0.0, and 1 from True and from 1.0. With ``digests`` the key
-    stays the same from run to run: literals stand as the hashes of their bytes.
+    is stable between processes: literals are represented by hashes of their bytes.
     """
     return (op.name, *((name, exact(value, digests)) for name, value in attributes(op).items()))
 
 
 def exact(value: object, digests: bool = False) -> Any:
-    """A value that is equal for two attributes exactly when they are the same; see ``key``."""
+    """A value that is equal for two attributes exactly if they are the same; see ``key``."""
     if isinstance(value, float):
         return "float", struct.pack("<d", value)
     if isinstance(value, (tuple, list)):
@@ -226,21 +225,19 @@ def _symbols(values: Iterable[object]) -> Iterator[Symbol]:
 
 
 def bind(op: Operation, sizes: Mapping[str, int]) -> Operation:
-    """The operation with the symbols in its attributes replaced by their sizes; itself when it has
-    none.
-    """
+    """The operation with the symbols in its attributes bound; itself if there are none."""
     return binding(op)(sizes)
 
 
 def binding(op: Operation) -> Callable[[Mapping[str, int]], Operation]:
-    """A function that binds an operation repeatedly."""
+    """A function that binds the operation, for repeated use."""
     symbolic = _symbolic(op)
     return lambda sizes: _mapped(op, symbolic, lambda extent: dim.evaluate(extent, sizes))
 
 
 def substitute(op: Operation, extents: Mapping[str, Extent]) -> Operation:
-    """The operation with symbols in its attributes replaced by extents; itself when it has none of
-    those.
+    """The operation with symbols in its attributes replaced by extents; itself if it has none of
+    those symbols.
     """
     if not any(symbol.name in extents for symbol in symbols(op)):
         return op
@@ -248,14 +245,14 @@ def substitute(op: Operation, extents: Mapping[str, Extent]) -> Operation:
 
 
 def _symbolic(op: Operation) -> dict[str, Any]:
-    """The attributes that have symbols in them."""
+    """The attributes that contain symbols."""
     return {n: v for n, v in attributes(op).items() if any(True for _ in _symbols([v]))}
 
 
 def _mapped(
     op: Operation, symbolic: Mapping[str, Any], change: Callable[[Extent], Extent]
 ) -> Operation:
-    """The operation with the extents in its symbolic attributes changed; itself without any."""
+    """The operation with ``change`` applied to the extents in its symbolic attributes."""
     changed = {name: _changed(value, change) for name, value in symbolic.items()}
     return with_attributes(op, **changed) if changed else op
 
@@ -269,7 +266,7 @@ def _changed(value: Any, change: Callable[[Extent], Extent]) -> Any:
 
 
 def with_attributes(op: Operation, **changed: Any) -> Operation:
-    """The operation with some attributes of other values."""
+    """The operation with some attributes replaced."""
     if dataclasses.is_dataclass(op):
         made: Operation = dataclasses.replace(op, **changed)
         return made
@@ -279,14 +276,14 @@ def with_attributes(op: Operation, **changed: Any) -> Operation:
 
 
 def can_evaluate(op: Operation) -> bool:
-    """Whether an operation has a meaning of its own, or only exists to be lowered."""
+    """Whether an operation has a meaning of its own, rather than only being lowered."""
     return hasattr(op, "compute")
 
 
 @cache
 def evaluator(cls: type) -> Evaluate:
-    """The meaning of a class of operations in the full form, ``compute(*arrays)`` being adapted to
-    it. Whatever it reads it gets read-only.
+    """The meaning of a class of operations in the full form; ``compute(*arrays)`` is adapted to it.
+    Its arguments are read-only.
     """
     if not hasattr(cls, "compute"):
         raise EvaluationError(

@@ -22,7 +22,7 @@ from migx.shape import UNPACKED, DType, Shape
 from migx.syntax import Block, Data, Find, Reader, Statement, Token
 
 Values: TypeAlias = dict[tuple[bool, str], Instruction]
-"""The values of a module: results such as ``%0``, and parameters, which may be named alike."""
+"""The values of a module by name: results such as ``%0``, and parameters, kept apart."""
 
 
 @paused()
@@ -33,13 +33,12 @@ def parse(
     draw_missing: int | None = None,
     find: Find | None = None,
 ) -> Program:
-    """The program a text stands for. ``ParseError`` gives line, column and what was expected.
+    """The program of a text. ``ParseError`` gives line, column and what was expected.
 
-    A file that literals lie in is mapped when it is first read: a relative path is looked for in
-    ``folder``, and an absolute one, as stands for the weights of an ONNX model, may be anywhere.
-    ``draw_missing`` is a seed: literals whose bytes are not there are then drawn from it, each by
-    its own place, so that a text without its weights still runs. ``find`` looks for files
-    otherwise: ``within(folder)`` for a text that is not to be trusted.
+    Files of literals are mapped at first use: a relative path is looked up in ``folder``; an
+    absolute one, as for the weights of an ONNX model, may be anywhere. ``draw_missing`` is a seed
+    for drawing literals without bytes, each by its place, so that a text without its weights still
+    runs. ``find`` replaces the lookup of files: ``within(folder)`` for texts that are not trusted.
     """
     if not isinstance(text, str):
         raise ParseError(f"a program's text is a str, not {type(text).__name__}")
@@ -53,12 +52,12 @@ def parse(
     try:
         return _Builder(reader, draw_missing).program()
     except RecursionError:
-        reader.fail("what stands here is nested too deep to be read", reader.next)
+        reader.fail("this is nested too deeply to be read", reader.next)
 
 
 def within(folder: str | Path) -> Find:
-    """Looks for the files that a text names in a folder; ``DataError`` for one that is not there by
-    its path, such as an absolute one or what a link leads to.
+    """A lookup of files that allows only those in a folder; ``DataError`` for any other path, such
+    as an absolute one or a link that leads outside.
     """
     return lambda name, offset, length: Source(
         inside(Path(folder), name, "a literal"), offset, length
@@ -66,9 +65,7 @@ def within(folder: str | Path) -> Find:
 
 
 class _Builder:
-    """Makes the program of the blocks: a submodule when the instruction it belongs to is
-    reached.
-    """
+    """Builds the program from blocks; a submodule is built when its instruction is reached."""
 
     def __init__(self, reader: Reader, draw_missing: int | None) -> None:
         self.reader, self.draw_missing = reader, draw_missing
@@ -195,7 +192,7 @@ class _Builder:
         return found
 
     def listed(self, values: Sequence[Any], shape: Shape, statement: Statement) -> Argument:
-        """A literal whose elements stand in the text."""
+        """A literal whose elements are in the text."""
         if len(values) != shape.elements:
             self.reader.fail(
                 f"{shape} has {shape.elements} elements, the text {len(values)}", statement.at
@@ -223,7 +220,7 @@ _ELEMENTS: dict[str, tuple[type, ...]] = {
 
 
 def _element(x: Any, dtype: DType) -> Any:
-    """What is stored for an element of a literal; ``TypeError`` where it is of another kind."""
+    """The stored form of a literal's element; ``TypeError`` if it is of the wrong type."""
     if isinstance(x, Data):
         raise TypeError("the elements must be one flat list, row after row")
     if type(x) not in _ELEMENTS[dtype.kind]:
@@ -232,9 +229,7 @@ def _element(x: Any, dtype: DType) -> Any:
 
 
 def drawn(shape: Shape, seed: Any) -> Argument:
-    """A literal of a shape with values from a seed: floats normal and small, integers over a narrow
-    range.
-    """
+    """A literal with random values: floats normal and small, integers from a narrow range."""
     rng = np.random.default_rng(seed)
     dims = [int(d) for d in shape.dims]
     if shape.dtype.is_packed:

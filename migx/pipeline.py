@@ -1,6 +1,6 @@
-"""Pipelines: passes in the order they run, and groups of them that run until nothing changes.
+"""Pipelines: passes in order, and groups of them that run to a fixpoint.
 
-A pipeline is text and parses back, options, groups and all:
+The text of a pipeline, options and groups included, parses back:
 ``fixpoint{max=4}(simplify_reshapes,simplify_algebra),propagate_constant{skip_ops=(dequantizelinear)}``.
 """
 
@@ -25,30 +25,30 @@ if TYPE_CHECKING:
 
 Element: TypeAlias = "Pass | Fixpoint"
 Run: TypeAlias = "Callable[[Pass, str], bool]"
-"""Runs one pass at its place in the pipeline; says whether it changed anything."""
+"""Runs one pass at its place in the pipeline; returns whether it changed anything."""
 
 
 class Approximation:
-    """How far off the results of an operation may be on purpose, where that depends on the values.
-    A number says so where it does not, and where these are within range.
+    """How far off the results of an operation may be on purpose, if that depends on values. If not,
+    and the values are in range, a number says so instead.
     """
 
     def of_elements(
         self, at: Instruction, inputs: Sequence[Argument], result: Argument
     ) -> Array | None:
-        """The most that each element of a result may be off by; None for nothing."""
+        """The most that each element of a result may be off by; None if nothing."""
         raise NotImplementedError
 
     def of_tensor(self, at: Instruction) -> float:
-        """How far off the elements of the worst input may be, of its greatest one, each by itself
-        and either way; unless told otherwise, not at all.
+        """How far off, relative to the largest element, each element of the worst input may be,
+        independently and in either direction; 0 by default.
         """
         return 0.0
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Passes and groups in the order they run. ``Pipeline.parse(str(p)) == p``."""
+    """Passes and groups in order. ``Pipeline.parse(str(p)) == p``."""
 
     steps: tuple[Element, ...] = ()
 
@@ -66,7 +66,7 @@ class Pipeline:
 
     @classmethod
     def of(cls, given: Pipeline | str | Iterable[Element | Pipeline | str]) -> Pipeline:
-        """A pipeline of texts, passes, groups and pipelines, one after the other."""
+        """A pipeline of texts, passes, groups and pipelines, in order."""
         if isinstance(given, str):
             return cls.parse(given)
         if isinstance(given, Pipeline):
@@ -88,19 +88,19 @@ class Pipeline:
 
     @classmethod
     def parse(cls, text: str) -> Pipeline:
-        """The pipeline a text stands for, the name of a target standing for the passes that it
-        lists; unknown passes and options are errors that list what there is.
+        """The pipeline of a text; the name of a target stands for its list of passes. Errors about
+        unknown passes and options list those that exist.
         """
         try:
             return cls.of(map(_parse_step, _split(text)))
         except RecursionError:
-            raise ParseError("the groups of the pipeline are nested too deep to be read") from None
+            raise ParseError("the pipeline's groups are nested too deeply to be read") from None
 
     def drive(self, run: Run, place: str = "") -> bool:
-        """Runs what the pipeline holds; says whether any pass changed anything.
+        """Runs the elements of the pipeline; returns whether any pass changed anything.
 
-        A place is the way to a pass through the groups that hold it, ``2.0``. It is the same in
-        each round of a group.
+        A place is the path to a pass through its groups, ``2.0``. It is the same in each round of a
+        group.
         """
         changed = False
         for i, step in enumerate(self.steps):
@@ -114,7 +114,7 @@ class Pipeline:
         return changed
 
     def passes(self) -> list[Pass]:
-        """Every pass, those in groups and behind names too."""
+        """Every pass, those in groups and those abbreviated by other passes included."""
         found: list[Pass] = []
 
         def note(each: Pass, _: str) -> bool:
@@ -125,7 +125,7 @@ class Pipeline:
         return found
 
     def approximations(self) -> dict[str, tuple[float | Approximation, ...]]:
-        """By how much each of its passes changes the results of operations on purpose."""
+        """How much its passes change the results of operations on purpose, by operation name."""
         found: dict[str, tuple[float | Approximation, ...]] = {}
         for each in self.passes():
             for name, error in each.approximations.items():
@@ -147,7 +147,7 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class Fixpoint:
-    """A group that runs again and again until a round of it changes nothing, at most ``max`` times.
+    """A group that repeats until a round changes nothing, at most ``max`` times.
 
     If it is ``strict``, a last round that still changes something is a ``PassError``.
     """
@@ -161,9 +161,9 @@ class Fixpoint:
             raise ParseError(f"fixpoint: max is at least 1, not {self.max}")
 
     def drive(self, run: Run, place: str) -> bool:
-        """Runs the rounds; says whether any changed anything.
+        """Runs the rounds; returns whether any changed anything.
 
-        A pass that found nothing to do is left out until another one has changed something.
+        A pass that found nothing to do is skipped until another has changed something.
         """
         idle: set[str] = set()
 
@@ -188,12 +188,12 @@ class Fixpoint:
 
 
 def enable_if(condition: bool, *steps: Element | Pipeline | str) -> Pipeline:
-    """The steps where the condition holds, and nothing where not: for lists of targets."""
+    """The steps if the condition holds, otherwise nothing: for the lists of targets."""
     return Pipeline.of(steps) if condition else Pipeline()
 
 
 def with_options(name: str, given: Any, apart: tuple[str, ...] = ()) -> str:
-    """The text of a pass or a group: its name, and the options that are not at their defaults."""
+    """The text of a pass or group: its name, and the options that differ from their defaults."""
     options = [
         f"{f.name}={_option_text(getattr(given, f.name))}"
         for f in dataclasses.fields(given)
@@ -207,9 +207,7 @@ _PIECE = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|.""", re.DOTALL)
 
 
 def _split(text: str) -> list[str]:
-    """Splits at commas that stand in no bracket and no quotes. ``ParseError`` where nothing stands
-    before one.
-    """
+    """Splits at commas outside brackets and quotes. ``ParseError`` if one has nothing before it."""
     pieces, depth = [""], 0
     for piece in _PIECE.findall(text):
         depth += (piece in ("(", "{", "[")) - (piece in (")", "}", "]"))
@@ -219,7 +217,7 @@ def _split(text: str) -> list[str]:
             pieces[-1] += piece
     *found, last = (p.strip() for p in pieces)
     if "" in found:
-        raise ParseError(f"nothing stands before a comma in {text!r}: leave out the comma")
+        raise ParseError(f"there is nothing before a comma in {text!r}: leave out the comma")
     return [*found, last] if last else found
 
 
@@ -239,8 +237,8 @@ def _parse_step(text: str) -> Element | Pipeline:
 
 
 def instance(kind: str, text: str) -> Any:
-    """The pass or target that a text stands for: its name, and its options if any are given. Errors
-    are those of ``Pipeline.parse``.
+    """The pass or target of a text: its name, and its options if there are any. Raises the errors
+    of ``Pipeline.parse``.
     """
     what = "pass" if kind == "passes" else "target"
     name, options, inner = _parts(what, text)
@@ -251,14 +249,14 @@ def instance(kind: str, text: str) -> Any:
 
 
 def _parts(what: str, text: str) -> tuple[str, str, str | None]:
-    """A name, the options behind it, and what stands in parentheses."""
+    """A name, the text of its options, and the contents of the parentheses, None without any."""
     if (found := _STEP.fullmatch(text)) is None:
         raise ParseError(f"expected a {what} such as name or name{{option=value}}, found {text!r}")
     return found[1], found[2] or "", found[3]
 
 
 def _options(whose: str, cls: type[Any], text: str, apart: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The options in a text, by name, each of the kind that its field says."""
+    """The options in a text, by name, converted to the types of their fields."""
     fields = {f.name: str(f.type) for f in dataclasses.fields(cls) if f.name not in apart}
     options: dict[str, Any] = {}
     for piece in _split(text):
@@ -277,8 +275,8 @@ def _options(whose: str, cls: type[Any], text: str, apart: tuple[str, ...] = ())
 
 
 def _option(text: str, kind: str) -> Any:
-    """An option's value: a literal of Python, or bare words as strings; one item stands for a tuple
-    of one.
+    """The value of an option: a Python literal, with bare words as strings; a single item may stand
+    for a tuple of one.
     """
     if kind.startswith("tuple") and text.startswith("("):
         inner = kind.removeprefix("tuple[").removesuffix(", ...]")

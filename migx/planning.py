@@ -1,4 +1,4 @@
-"""Memory, planned: which instructions one plan serves, and where their values lie in one arena."""
+"""Memory planning: which instructions share a plan, and where their values lie in one arena."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from migx.shape import I32, I64, Shape
 from migx.sizes import symbols_of
 
 PAGE = 1024
-"""What blocks whose sizes change are rounded up to, in bytes."""
+"""Blocks whose size varies are rounded up to multiples of this many bytes."""
 
 
 def is_memory(shape: Shape) -> bool:
-    """Whether a value is bytes that a kernel can address; others are objects of the host."""
+    """Whether a value is bytes that a kernel can address, not a host object."""
     return shape.dtype.is_tensor and shape.dtype.kind != "string"
 
 
 def results(at: Instruction) -> tuple[Shape, ...]:
-    """The shapes of what an instruction writes: of each part, where its result is a tuple."""
+    """The shapes an instruction writes: those of the parts if its result is a tuple."""
     return at.shape.parts or (at.shape,)
 
 
 def is_alias(at: Instruction) -> bool:
-    """Whether a value lies in its first input's memory, so that there is nothing to do."""
+    """Whether a value aliases its first input, so that it needs no code."""
     if operations.traits(at.op).view != 0 or not at.inputs:
         return False
     if type(at.op) is GetTupleElem:
@@ -45,8 +45,8 @@ def is_alias(at: Instruction) -> bool:
 
 
 def is_block(at: Instruction) -> bool:
-    """Whether a value is the one block of many that a run-time index picks of a tensor: bytes that
-    lie as it does in one place of that, of which there is one at least.
+    """Whether a value is one block of a tensor picked by a run-time index, so that it can alias the
+    tensor; which has at least one block.
     """
     if not isinstance(at.op, Gather) or at.op.axis != 0 or not is_memory(at.shape):
         return False
@@ -56,8 +56,8 @@ def is_block(at: Instruction) -> bool:
 
 
 def lies_in(at: Instruction) -> tuple[Instruction, tuple[int, ...]]:
-    """The value in whose memory a value lies, itself where that is its own, and the member of it
-    that is meant where it is a tuple.
+    """The value whose memory a value aliases (itself, if it has its own), and the path of the
+    member that is meant if that is a tuple.
     """
     member: tuple[int, ...] = ()
     while is_alias(at):
@@ -68,8 +68,8 @@ def lies_in(at: Instruction) -> tuple[Instruction, tuple[int, ...]]:
 
 
 def pieces(module: Module, known: set[str]) -> list[tuple[list[Instruction], Instruction | None]]:
-    """The instructions between those whose sizes only their result decides, each list with the one
-    that follows it; ``known`` are the symbols known around the module.
+    """The instructions of a module, cut after each one whose result alone determines its size; each
+    list comes with the instruction that follows it. ``known`` are the symbols known outside.
     """
     sized = set(known)
     made: list[tuple[list[Instruction], Instruction | None]] = [([], None)]
@@ -88,7 +88,7 @@ def pieces(module: Module, known: set[str]) -> list[tuple[list[Instruction], Ins
 
 
 class Life(NamedTuple):
-    """A block: its bytes, and the first and last step at which it is needed."""
+    """A live range: a block's bytes, and the first and last step at which it is needed."""
 
     nbytes: int
     first: int
@@ -96,11 +96,10 @@ class Life(NamedTuple):
 
 
 def arranged(lives: Sequence[Life]) -> tuple[list[int], int]:
-    """An offset for each block such that no two that are needed at one step overlap, and the bytes
-    they take together.
+    """An offset for each block such that no two live ranges overlap in memory, and the total bytes.
 
-    Blocks are placed in the order in which they are needed, each in the smallest gap that holds it;
-    of blocks needed from the same step on, the largest first.
+    Blocks are placed in order of their first step, each in the smallest gap that holds it; of those
+    with the same first step, the largest first.
     """
     order = sorted(range(len(lives)), key=lambda i: (lives[i].first, -lives[i].nbytes))
     ends = sorted(range(len(lives)), key=lambda i: lives[i].last)
@@ -141,11 +140,10 @@ def _free(gaps: list[tuple[int, int]], at: int, size: int) -> None:
 
 
 class Arena:
-    """Blocks, each by its bytes and the first and last step at which it is needed, that are
-    arranged anew for the sizes of each run.
+    """Blocks, given by their bytes and live ranges, laid out anew for the sizes of each run.
 
-    What is of another size from run to run is rounded up: to so many pages, or by a sixteenth at
-    the most. So sizes that are near each other are arranged alike, and the last arrangement kept.
+    Sizes that vary between runs are rounded up to whole pages, large ones by at most a sixteenth.
+    So similar sizes have the same layout, and the last one is cached.
     """
 
     def __init__(self, blocks: Sequence[tuple[Extent, int, int]]) -> None:
@@ -154,7 +152,7 @@ class Arena:
         self._known: tuple[bytes, Numbers, int] | None = None
 
     def arranged(self, nbytes: Numbers) -> tuple[Numbers, int]:
-        """The offset of each block that takes so many bytes, and the bytes they take together."""
+        """The offset of each block for the given block sizes, and the total bytes."""
         sixteenth = 2 ** np.maximum(np.frexp(nbytes)[1] - 5, 0)
         step = np.where(self._changing, np.maximum(sixteenth, PAGE), 1)
         roomy = -(-nbytes // step) * step

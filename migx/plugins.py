@@ -1,9 +1,9 @@
-"""Everything found by name: passes, operations, targets, ONNX importers and exporters. The only
-place that reads entry points.
+"""Lookup by name: passes, operations, targets, ONNX importers and exporters. The only place that
+reads entry points.
 
 An entry point (group ``migx.passes``, ``migx.ops``, ``migx.targets``, ``migx.onnx`` or
-``migx.onnx_writing``) names a package; the files of the package are what it offers, listed without
-importing them. migx's own packages are always searched.
+``migx.onnx_writing``) names a package; its files are what it offers, listed without importing them.
+migx's own packages are always searched.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class BrokenPlugin(MigxError):
 
 
 def packages(kind: str) -> list[str]:
-    """The packages that offer this kind of thing, ours first."""
+    """The packages that offer this kind of thing, migx's own first."""
     others = sorted(point.value for point in entry_points(group=f"migx.{kind}"))
     return list(dict.fromkeys([OWN[kind], *others]))
 
 
 def files(package: str) -> list[str]:
-    """The public files and folders of a package, none of them imported."""
+    """The public files and folders of a package, without importing them."""
     try:
         spec = importlib.util.find_spec(package)
     except ImportError as error:
@@ -62,7 +62,7 @@ def files(package: str) -> list[str]:
 
 @cache
 def _listed(kind: str) -> tuple[list[str], list[str]]:
-    """The files of all packages of a kind, and what is wrong with packages that are not there."""
+    """The files of all packages of a kind, and messages about packages that are missing."""
     found, wrong = list[str](), list[str]()
     for package in packages(kind):
         try:
@@ -74,9 +74,7 @@ def _listed(kind: str) -> tuple[list[str], list[str]]:
 
 @cache
 def _table(kind: str) -> dict[str, list[str]]:
-    """The modules that claim each name, for kinds in which a file is one thing; there should be
-    one.
-    """
+    """The modules for each name (there should be one), for kinds with one thing per file."""
     table: dict[str, list[str]] = {}
     for module in _listed(kind)[0]:
         table.setdefault(module.rpartition(".")[2], []).append(module)
@@ -84,13 +82,13 @@ def _table(kind: str) -> dict[str, list[str]]:
 
 
 def names(kind: str) -> list[str]:
-    """The names of all passes or targets there are."""
+    """The names of all passes or targets."""
     return sorted(_table(kind))
 
 
 def everything(kind: str) -> tuple[dict[str, type[Any]], list[str]]:
-    """The classes of all passes, targets or operations by name, and what is wrong with those that
-    cannot be had, a sentence each.
+    """The classes of all passes, targets or operations by name, and a message for each that cannot
+    be loaded.
     """
     if kind == "ops":
         table, clashes, wrong = _operations()
@@ -106,7 +104,7 @@ def everything(kind: str) -> tuple[dict[str, type[Any]], list[str]]:
 
 
 def _import(module: str) -> ModuleType:
-    """A module; ``BrokenPlugin`` where one that is not ours cannot be imported."""
+    """Imports a module; ``BrokenPlugin`` if one from another package fails."""
     try:
         return importlib.import_module(module)
     except MigxError:
@@ -119,9 +117,9 @@ def _import(module: str) -> ModuleType:
 
 
 def load(kind: str, name: str) -> Any:
-    """The class of the pass or target of this name; ``UnknownName`` lists those like it.
+    """The class of the pass or target with this name; ``UnknownName`` lists similar ones.
 
-    ``gpu::lower`` is a pass of the target ``gpu``, in its own file ``passes``.
+    ``gpu::lower`` is a pass of the target ``gpu``, in the target's file ``passes``.
     """
     if (own := _of_target(kind, name)) is not None:
         return own
@@ -143,15 +141,13 @@ def load(kind: str, name: str) -> Any:
 
 
 def operations() -> dict[str, type[Any]]:
-    """The class of every operation, by name; of those that claim one name the first, ours."""
+    """The class of every operation, by name; if two have the same name, the first, migx's own."""
     return _operations()[0]
 
 
 @cache
 def _operations() -> tuple[dict[str, type[Any]], dict[str, NameClash], list[str]]:
-    """The operations by name, the names that two claim, and what is wrong with files that are left
-    out.
-    """
+    """The operations by name, names defined twice, and messages about omitted files."""
     table, clashes = dict[str, type[Any]](), dict[str, NameClash]()
     for module in modules("ops"):
         for cls in _classes(module):
@@ -166,9 +162,9 @@ def _operations() -> tuple[dict[str, type[Any]], dict[str, NameClash], list[str]
 
 
 def operation(name: str) -> type[Any]:
-    """The class of the operation of this name; ``UnknownName`` lists the nearest.
+    """The class of the operation with this name; ``UnknownName`` lists similar ones.
 
-    ``gpu::allocate`` is an operation of the target ``gpu``, in its own file ``operations``.
+    ``gpu::allocate`` is an operation of the target ``gpu``, in the target's file ``operations``.
     """
     table, clashes, wrong = _operations()
     if name in clashes:
@@ -182,15 +178,13 @@ def operation(name: str) -> type[Any]:
 
 
 def _of_target(kind: str, name: str) -> type[Any] | None:
-    """What a target has for itself under a name, ``target::name``; None where there is no such."""
+    """A target's own pass or operation by the name ``target::name``; None if there is none."""
     target, mark, _ = name.partition("::")
     return own(kind, target).get(name) if mark and target in _table("targets") else None
 
 
 def own(kind: str, target: str) -> dict[str, type[Any]]:
-    """The classes that a target has for itself in its own file of a kind, ``passes`` or
-    ``operations``, by name: ``gpu::lower``.
-    """
+    """The classes in a target's own file ``passes`` or ``operations``, by name: ``gpu::lower``."""
     package = _import(_table("targets")[target][0])
     if not hasattr(package, "__path__") or kind not in files(package.__name__):
         return {}
@@ -200,14 +194,14 @@ def own(kind: str, target: str) -> dict[str, type[Any]]:
 
 
 def modules(kind: str) -> list[ModuleType]:
-    """Every file of every package of a kind, imported; those of others that cannot be are left out,
-    see ``wrong_with``.
+    """Every file of every package of a kind, imported; other packages' files that fail are left
+    out, see ``wrong_with``.
     """
     return _imported(kind)[0]
 
 
 def wrong_with(kind: str) -> list[str]:
-    """What is wrong with the packages and files of a kind that are left out, a sentence each."""
+    """A message for each package or file of a kind that was left out."""
     return [*_listed(kind)[1], *_imported(kind)[1]]
 
 

@@ -1,8 +1,8 @@
-"""What a run of a program costs, instruction by instruction: what ``migx perf`` shows; and what
-each has to do, known without one.
+"""The cost of a run, instruction by instruction, as ``migx perf`` shows it; and the work of an
+instruction, known from its shapes without a run.
 
-An executable that can tell has ``profile(arguments, slots)``, which runs the program once and gives
-a ``Profile``. Of one that has ``trace`` instead it is known when each result was there.
+An executable that can measure itself has ``profile(arguments, slots)``, which runs the program once
+and returns a ``Profile``. One that has ``trace`` instead is timed by when each result arrives.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 
 
 Seen: TypeAlias = Callable[[Instruction, Argument], object]
-"""What is shown each result of a run that is traced."""
+"""Called with each instruction of a traced run and its result."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One instruction in one run: the kernel it ran as, "" where it ran on the host; the seconds it
-    took itself, the arithmetic it did, and the bytes of its operands.
+    """One instruction in one run: its kernel, "" if it ran on the host; its own time in seconds,
+    its arithmetic, and the bytes of its operands.
     """
 
     at: Instruction
@@ -54,9 +54,8 @@ class Cost:
 
 @dataclass(frozen=True)
 class Profile:
-    """One run: its costs in order, the bytes of the memory it worked in and of the weights it read,
-    and what the machine could do at best in a second: operations on f32, and bytes moved. What is
-    not known is 0.
+    """One run: its costs in order, the bytes of its workspace and of the weights it read, and the
+    machine's peaks per second: operations on f32, and bytes moved. 0 where unknown.
     """
 
     costs: tuple[Cost, ...]
@@ -68,7 +67,7 @@ class Profile:
 
 @runtime_checkable
 class Profiled(Protocol):
-    """An executable that can tell what its runs cost."""
+    """An executable that can measure the costs of its runs."""
 
     def profile(self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument]) -> Profile:
         """Runs once."""
@@ -83,21 +82,20 @@ class Traced(Protocol):
         self, arguments: Mapping[str, Argument], seen: Seen, slots: Mapping[str, Argument]
     ) -> list[Argument]:
         """Runs once, and calls ``seen(instruction, result)`` for each instruction of any module;
-        those of a body come before the one it is a body of.
+        those of a body come before the instruction that has it.
         """
         ...
 
 
 def can_tell(made: Compiled) -> bool:
-    """Whether it is known what runs of a compiled program cost."""
+    """Whether the costs of a compiled program's runs can be measured."""
     return isinstance(made.executable, (Profiled, Traced))
 
 
 def measured(made: Compiled, arguments: Mapping[str, Argument], runs: int = 1) -> Profile:
-    """The costs of a run that is not the first, on arguments that have been checked: of the
-    quickest of so many.
+    """The costs of the fastest of several runs after the first, on checked arguments.
 
-    ``TargetError`` where the target cannot tell.
+    ``TargetError`` if the target can neither profile nor trace.
     """
     executable = made.executable
     if isinstance(executable, Profiled):
@@ -105,7 +103,7 @@ def measured(made: Compiled, arguments: Mapping[str, Argument], runs: int = 1) -
     elif isinstance(executable, Traced):
         profile = partial(_traced, made, executable)
     else:
-        raise TargetError(f"target {made.context.target.name} does not say what its runs cost")
+        raise TargetError(f"target {made.context.target.name} cannot measure its runs")
     made.results(arguments)
     with made.weights.reading() as slots:
         found = [profile(arguments, slots) for _ in range(runs)]
@@ -118,7 +116,7 @@ def _traced(
     arguments: Mapping[str, Argument],
     slots: Mapping[str, Argument],
 ) -> Profile:
-    """A run that is traced: each instruction took what passed since the result before it."""
+    """A traced run: an instruction's time is that since the previous result."""
     main, target, costs = made.program.main, made.context.target, list[Cost]()
     sizes = sizes_told(main, [arguments[name] for name in main.parameters])
     last = time.perf_counter()
@@ -138,7 +136,7 @@ def _traced(
 
 
 def _known(extent: Extent, sizes: Mapping[str, int]) -> int:
-    """An amount at some sizes; 0 where only the data decides it."""
+    """An amount at some sizes; 0 if it depends on data."""
     try:
         return evaluate(extent, sizes)
     except DimError:
@@ -153,13 +151,13 @@ class Work(NamedTuple):
 
 
 def work(at: Instruction) -> Work:
-    """What an instruction has to do, as far as its shapes tell, without a run.
+    """The work of an instruction as far as its shapes tell, without a run.
 
-    A product counts two for each factor of its sums, arithmetic one for each element and step of
-    it, anything else one for each element of its results. Bytes are those of what it reads and
-    gives: each value once, of a repeated one what there is of it, of a table what is picked at
-    most. Views do nothing. What is fused does what is in it, and moves only what it reads and
-    gives; of ``if`` and loops each body counts once.
+    A product counts two operations for each multiplication in its sums, arithmetic one for each
+    element and step, anything else one for each element of its results. Bytes are those of operands
+    and results, each value once: of a broadcast its elements in memory, of a table at most what is
+    picked. Views cost nothing. A fused instruction does the work of its module, and moves only its
+    own operands and results; ``if`` and loops count each body once.
     """
     from migx.fusion.kernels import described
 
@@ -175,15 +173,15 @@ def work(at: Instruction) -> Work:
 
 
 def total(program: Program) -> Work:
-    """What the instructions of a program have to do together, see ``work``; what only the module of
-    weights computes is done once, and not counted.
+    """The work of all instructions of a program, see ``work``; without what only the weights module
+    computes, which is done once.
     """
     main = [work(at) for at in program.main]
     return Work(sum(each.flops for each in main), sum(each.nbytes for each in main))
 
 
 def _flops(at: Instruction) -> Extent:
-    """The arithmetic of an instruction that holds no other."""
+    """The arithmetic of an instruction without submodules."""
     made, shapes = (
         sum(s.elements for s in at.shape.parts or (at.shape,)),
         [value.shape for value in at.inputs],
@@ -205,7 +203,7 @@ def _flops(at: Instruction) -> Extent:
 
 
 def _moved(at: Instruction) -> Extent:
-    """The bytes of what an instruction reads and gives."""
+    """The bytes of an instruction's operands and results."""
     made, read = _bytes(at.shape), [_bytes(value.shape) for value in dict.fromkeys(at.inputs)]
     if isinstance(at.op, Gather | GatherElements | Gathernd):
         read[0] = minimum(read[0], made)

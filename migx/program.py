@@ -1,4 +1,4 @@
-"""Programs: modules by name, and all that their users do with them."""
+"""Programs: modules by name, and the methods users call."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 
 class Program:
-    """Modules by name; ``main`` is the root. Compiling never changes it: executables are held
+    """Modules by name; ``main`` is the root. Compiling leaves it unchanged: the executable is kept
     beside it. ``literals`` are those of all modules, in the order they were added.
 
     ``==`` is structural and exact: operations with every bit of their attributes and literals,
-    edges, order, names. Origins do not count.
+    edges, order, names. Origins are ignored.
     """
 
     revision = 0
-    """How often it has been changed: what the methods of modules and programs do is counted."""
+    """The number of changes made by the methods of the program and its modules."""
 
     def __init__(self) -> None:
         self.modules: dict[str, Module] = {}
@@ -44,20 +44,20 @@ class Program:
 
     @property
     def weights(self) -> Module | None:
-        """The module that computes values that depend only on weights; its results are the slots
-        that the others read. None if there is none.
+        """The module of all values that depend only on weights; its results are the slots that
+        other modules read. None if there is none.
         """
         return self.modules.get("weights")
 
     @property
     def slots(self) -> dict[str, Instruction]:
-        """What computes each slot, by name."""
+        """The instruction that computes each slot, by name."""
         made = self.weights
         return {} if made is None else dict(zip(made.output_names, made.outputs, strict=True))
 
     @property
     def assumptions(self) -> tuple[AssumeEqual, ...]:
-        """What passes relied on when they read the values of replaceable weights."""
+        """What passes assumed when they read the values of replaceable weights."""
         found = self.weights or ()
         return tuple(at.op for at in found if isinstance(at.op, AssumeEqual))
 
@@ -149,8 +149,8 @@ class Program:
         return chain.from_iterable(tuple(self.modules.values()))
 
     def named(self, name: str) -> list[Instruction]:
-        """The instructions of a name: that of the text, ``%3``, or ``body:%3`` in another module, a
-        parameter, a weight, or an ONNX node they came from; where nothing is called so, those of
+        """The instructions a name refers to: as in the text, ``%3``, or ``body:%3`` in another
+        module; a parameter; a weight; or an ONNX node they came from. If there is none, those of
         the operation of that name. ``UnknownName`` lists similar ones.
         """
         from migx.text import named
@@ -158,7 +158,7 @@ class Program:
         return named(self, name)
 
     def symbols(self) -> dict[str, Symbol]:
-        """Every symbol by name. Two of one name and different bounds are an ``IRError``."""
+        """Every symbol by name. Two with one name but different bounds are an ``IRError``."""
         found: dict[str, Symbol] = {}
         for at in self.instructions():
             for symbol in (*at.shape.symbols(), *operations.symbols(at.op)):
@@ -168,15 +168,15 @@ class Program:
         return found
 
     def compile(self, target: Target | str = "cpu", **options: Unpack[Asked]) -> Program:
-        """Makes the executable that ``eval`` runs, for a target or its name; the program itself is
-        unchanged.
+        """Compiles for a target, given as such or by name, into the executable that ``eval`` runs.
+        The program itself is unchanged.
 
-        Updates of weights persist: the new executable begins with the last values of the one before
-        it, including those that other threads gave meanwhile.
+        Updates of weights persist: the new executable begins with the last values of the previous
+        one, including those that other threads commit meanwhile.
 
         Options: ``passes="..."`` runs that pipeline instead of the target's own; ``observers``
         watch it run; ``log`` records its rewrites; ``num_threads`` is how many threads a run may
-        use; ``activations="int8"`` rounds activations that are multiplied by weights of 4 and 8
+        use; ``activations="int8"`` quantises activations that are multiplied by weights of 4 or 8
         bits; ``fast_math=True`` allows more rounding in f32. See ``migx.target.CompileOptions``.
         """
         from migx.compiler import compiled
@@ -185,16 +185,15 @@ class Program:
 
     def finalize(self, target: Target | str) -> Program:
         """Makes the executable of a program that is already lowered, without running passes: a
-        compiled one whose weights have been replaced, or one on which passes for the target were
-        run by hand.
+        compiled program whose weights have been replaced, or one lowered by hand for the target.
         """
         from migx.compiler import finalized
 
         return self._runs(lambda: finalized(self, target))
 
     def _runs(self, make: Callable[[], Compiled]) -> Program:
-        """Has ``eval`` run what is made, with all that updates have committed until then; it is
-        made again where it cannot take that over.
+        """Makes an executable the one ``eval`` runs, with all weight updates committed so far. If
+        it cannot take them over, it is made again.
         """
         from migx.weights.live import caught_up, committing
 
@@ -213,9 +212,7 @@ class Program:
 
     @property
     def compiled(self) -> Compiled:
-        """The result of ``compile``; ``IRError`` if there is none, or the program has been changed
-        since.
-        """
+        """The result of ``compile``; ``IRError`` if there is none, or the program has changed."""
         made = self._compiled
         if made is None:
             raise IRError("the program is not compiled: call program.compile() first")
@@ -227,13 +224,13 @@ class Program:
 
     @property
     def executable(self) -> Any:
-        """What runs the compiled program; ``IRError`` if there is none."""
+        """The target's executable of the compiled program; ``IRError`` if there is none."""
         return self.compiled.executable
 
     def eval(self, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]:
-        """Runs the compiled program: arrays in the order of the outputs. Safe from several threads
-        at once. A tuple is given as a tuple or a list. The arrays are the caller's own: they share
-        no memory with the inputs, the weights, one another, or other runs.
+        """Runs the compiled program and returns its outputs in order. Thread-safe. A tuple is given
+        as a tuple or a list. The arrays returned belong to the caller: they share no memory with
+        the inputs, the weights, one another, or other runs.
 
         ``InputError`` names an input that is missing, unknown, or of the wrong type, rank or size;
         ``WeightError`` the weights that have no value yet.
@@ -253,7 +250,7 @@ class Program:
         return weights.update(check_finite=check_finite, in_place=in_place, copy=copy)
 
     def run(self, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]:
-        """Does what ``eval`` does."""
+        """The same as ``eval``."""
         return self.eval(inputs)
 
     def copy(self) -> Program:
@@ -276,9 +273,7 @@ class Program:
         return of_flat, (flat(self),)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the structure and every literal's bytes: equal programs have equal
-        fingerprints.
-        """
+        """SHA-256 of the structure and all literals' bytes; equal programs have equal ones."""
         from migx.structure import fingerprint
 
         return fingerprint(self)

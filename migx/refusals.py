@@ -1,4 +1,4 @@
-"""What is said where an instruction cannot be made."""
+"""Error messages for invalid instructions."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def refuse(
     modules: Iterable[Module],
     origins: tuple[str, ...],
 ) -> None:
-    """Raises what says why an instruction cannot be made, an error being given: that something else
-    than an operation, instructions and modules was given; or the error of its shape rule, drawn.
+    """Raises an error that explains why an instruction is invalid, from the original error: that an
+    argument is not an operation, instruction or module; or the error of the shape rule, drawn.
 
-    An error that says it already is left to be raised again.
+    Returns if the original error is clear enough to be raised again.
     """
     _refuse_misuse(op, inputs, modules)
     if isinstance(error, ShapeError):
@@ -32,7 +32,7 @@ def refuse(
 
 
 def _refuse_misuse(op: object, inputs: tuple[object, ...], modules: object) -> None:
-    """``IRError`` where what is to make an instruction is no operation, instruction or module."""
+    """``IRError`` if an argument is not an operation, instruction or module, as it should be."""
     name = getattr(op, "name", None)
     if isinstance(op, type) or not isinstance(name, str):
         made = f"{op.__name__}()" if isinstance(op, type) else "migx.ops.Relu()"

@@ -4,10 +4,10 @@
     def merge(at: Cursor, x: Instruction, inner: Instruction, outer: Instruction) -> Instruction:
         ...
 
-A rule's parameters name what its pattern caught; ``at`` is the place it inserts at. One that has a
-default may have the name of an option of the pass, and is given that. A rule returns what replaces
-the match, or None to decline, or ``Declined("why")``. Rules make sets by ``+``; ``rewrite`` applies
-a set until nothing changes.
+A rule's parameters name what its pattern caught; ``at`` is the cursor, which inserts before the
+match. A parameter with a default may have the name of an option of the pass, and is given its
+value. A rule returns the replacement of the match, or None or ``Declined("why")`` to decline. ``+``
+adds rules to sets; ``rewrite`` applies a set until nothing changes.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ from migx.weights import value_of
 from migx.weights.constants import tree
 
 KINDS = 4096
-"""Kinds of instructions, by their operations and those they read, that a set of rules remembers."""
+"""Most kinds of instructions (their operation and those of their inputs) a rule set caches."""
 
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 MANY = 8
-"""Readers from which on a change is not followed further at once."""
+"""An instruction with more users than this passes a change on only in the next full sweep."""
 
 
 @dataclass(frozen=True)
 class Declined:
-    """A rule's answer if its pattern fits but it does nothing: the reason."""
+    """A rule's reason for doing nothing although its pattern matches."""
 
     reason: str
 
 
 Results: TypeAlias = Instruction | tuple[Instruction, ...] | dict[Instruction, Instruction]
-"""What takes the place of a match: of its root, of each of its root's results, or of each of the
-instructions a rule names.
+"""The replacement of a match: of its root, of each result of the root, or of each instruction that
+the rule names.
 """
 
 
 class Cursor(Builder):
-    """The place a rule inserts at: just before what it matched. Calling it adds an instruction.
+    """The place where a rule inserts: just before its match. Calling it adds an instruction.
 
-    What it adds has the origins of everything the rule matched.
+    What it adds has the origins of everything that was matched.
     """
 
     place: Instruction
@@ -68,7 +68,7 @@ class Cursor(Builder):
         self.root, self._matched = root, match.instructions
         self.made: list[Instruction] = []
         self.replaced: dict[Instruction, Instruction] = {}
-        self._moved: list[tuple[Instruction, Instruction]] = []  # with what each stood before
+        self._moved: list[tuple[Instruction, Instruction]] = []  # each with its old successor
         self._revision = module.program.revision
 
     @property
@@ -86,7 +86,7 @@ class Cursor(Builder):
 
     def together(self, instructions: Iterable[Instruction]) -> None:
         """Moves the insertion point before the first of some instructions of the module, all of
-        which will be replaced.
+        which will be replaced, and adds their origins.
         """
         self._origins = merged(self.origins, *(i.origins for i in instructions))
         for each in instructions:
@@ -102,7 +102,7 @@ class Cursor(Builder):
         return constant
 
     def _after(self, at: Instruction) -> Instruction:
-        """The next instruction behind one that a rule has not added."""
+        """The next instruction after one that was not added by this rule."""
         after = self.module.following(at)
         while after in self.made:
             after = self.module.following(after)
@@ -111,13 +111,11 @@ class Cursor(Builder):
 
     @property
     def is_idle(self) -> bool:
-        """Whether the program has not been changed since this was made."""
+        """Whether the program is unchanged since the cursor was made."""
         return self.module.program.revision == self._revision
 
     def take_back(self, whose: str) -> None:
-        """Undoes what a declining rule has added and moved; ``IRError`` if it has made other
-        changes.
-        """
+        """Undoes the additions and moves of a declining rule; ``IRError`` if it changed more."""
         program = self.module.program
         if program.revision != self._revision + len(self.made) + len(self._moved):
             raise IRError(
@@ -134,7 +132,7 @@ class Cursor(Builder):
 
 @dataclass(frozen=True)
 class Rule:
-    """A pattern and a function of what it caught; prints as its name and the pattern."""
+    """A pattern and a function of what it caught; printed as its name and the pattern."""
 
     pattern: Pattern
     function: Callable[..., Results | Declined | None]
@@ -142,7 +140,7 @@ class Rule:
 
     @property
     def name(self) -> str:
-        """Its function's name."""
+        """The name of its function."""
         return _name(self.function)
 
     @property
@@ -153,7 +151,7 @@ class Rule:
         return "" if code is None else f"{code.co_filename}:{code.co_firstlineno}"
 
     def answer(self, given: Mapping[str, Any]) -> Results | Declined | None:
-        """The result of its function for what its pattern caught and the options of a pass."""
+        """The result of its function, for what its pattern caught and the pass's options."""
         return self.function(**{name: given[name] for name in self.wanted if name in given})
 
     def __str__(self) -> str:
@@ -187,7 +185,7 @@ def rule(pattern: Pattern) -> Callable[[Callable[..., Results | Declined | None]
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function without what is wrapped around it."""
+    """A function without its wrappers."""
     while isinstance(function, partial):
         function = function.func
     plain: Callable[..., Any] = inspect.unwrap(function)
@@ -200,7 +198,7 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 class RuleSet:
-    """Rules in order, indexed by the operations of their patterns' roots."""
+    """Rules in order, indexed by the operations at the roots of their patterns."""
 
     def __init__(self, rules: Rule | Iterable[Rule] = ()) -> None:
         self.rules = (rules,) if isinstance(rules, Rule) else tuple(rules)
@@ -219,7 +217,7 @@ class RuleSet:
         return tuple(r for r in self.rules if name in (r.pattern.roots() or {name}))
 
     def plausible(self, at: Instruction) -> tuple[Rule, ...]:
-        """The rules that may match an instruction, by its operation and those it reads."""
+        """The rules that may match an instruction, by its operation and those of its inputs."""
         return self._plausible(at.op.name, *[value.op.name for value in at.inputs])
 
     def _found_plausible(self, name: str, *inputs: str) -> tuple[Rule, ...]:
@@ -236,7 +234,7 @@ class RuleSet:
 
 
 def _depth(pattern: Pattern) -> int:
-    """How far from its root a pattern looks; through wrappers, a few steps further."""
+    """How many edges from its root a pattern looks; wrappers count as three."""
     match pattern:
         case On(inputs=inputs):
             return 1 + max((_depth(p) for p in inputs or ()), default=0)
@@ -250,10 +248,10 @@ def _depth(pattern: Pattern) -> int:
 
 @dataclass(frozen=True)
 class Event:
-    """One application of a rule: its key, the pass, the rule and where it is defined, the ONNX
+    """One application of a rule: its key, the pass, the rule and its source location, the ONNX
     origins, and the change as text.
 
-    A pass without rules is one event as a whole, whose ``rule`` is empty.
+    A pass that logs no rewrites is one event as a whole, with an empty ``rule``.
     """
 
     key: str
@@ -267,8 +265,8 @@ class Event:
 
 @dataclass(frozen=True)
 class AllBut:
-    """What a log skips to keep only the rewrites of some keys: all others, and ``passes`` as a
-    whole.
+    """The ``skip`` of a log that keeps only the rewrites with some keys: it contains all others,
+    and ``passes`` as a whole.
     """
 
     kept: frozenset[str]
@@ -280,12 +278,12 @@ class AllBut:
 
 @dataclass
 class EventLog:
-    """What was rewritten, in order. Events whose keys are in ``skip`` do not happen.
+    """The rewrites, in order. Those whose keys are in ``skip`` do not happen.
 
-    A key is the same from run to run, and when other events are skipped: it is made of the pass's
+    A key is the same from run to run, also if other rewrites are skipped. It is made of the pass's
     place in the pipeline, the rule, the matched operations with their shapes and origins, the
-    contents of fused modules, and a number that tells equal ones apart, in order. It is also the
-    same in each round of a group, so that an event skipped in one does not happen in the next.
+    contents of fused modules, and a number that distinguishes equal ones, in order. It is the same
+    in each round of a group, so that a rewrite skipped in one does not happen in the next.
 
     The key of a whole pass is made of its place alone, and is the only one without a dot.
     """
@@ -296,7 +294,7 @@ class EventLog:
     _numbers: dict[str, dict[Instruction, int]] = field(default_factory=dict)
 
     def begin(self, occurrence: str) -> None:
-        """Sets the place in the pipeline of the events to come."""
+        """Sets the place in the pipeline of the events that follow."""
         self.occurrence = occurrence
 
     @property
@@ -305,20 +303,20 @@ class EventLog:
         return hashlib.sha256(self.occurrence.encode()).hexdigest()[:16]
 
     def key(self, rule: str, matched: Sequence[Instruction]) -> str:
-        """The key of the event for a match of some instructions, the root first."""
+        """The key of a match of some instructions, the root first."""
         facts = [(*facts_of(i), i.origins) for i in matched]
         plain = hashlib.sha256(repr((self.occurrence, rule, facts)).encode()).hexdigest()[:16]
         numbers = self._numbers.setdefault(plain, {})
         return f"{plain}.{numbers.setdefault(matched[0], len(numbers) + 1)}"
 
     def show(self, instructions: Iterable[Instruction], names: dict[Module, Names]) -> str:
-        """The text of some instructions for an event: their lines, as in their modules. ``names``
+        """The lines of some instructions, as in the text of their modules, for an event. ``names``
         is as for ``migx.text.show_instruction``.
         """
         return "\n".join(show_instruction(i, origins=False, names=names) for i in instructions)
 
     def add(self, event: Event, put: Iterable[Instruction] = ()) -> None:
-        """Records an event; ``put`` are the instructions that replace what it matched."""
+        """Records an event; ``put`` are the instructions that replace the match."""
         self.events.append(event)
 
 
@@ -329,10 +327,10 @@ def rewrite(
     log: EventLog | None = None,
     options: Mapping[str, Any] = NO_OPTIONS,
 ) -> bool:
-    """Applies rules to a module until none fires; says whether any did. Rules that ask for them are
-    given the ``options``.
+    """Applies rules to a module to a fixpoint; returns whether any fired. Rules that have
+    parameters for them get the ``options``.
 
-    Each instruction is visited once, and again when something near it changed. ``RewriteLoop`` if
+    Each instruction is visited once, and again when something near it changes. ``RewriteLoop`` if
     rules undo each other forever.
     """
     if not isinstance(module, Module):
@@ -362,8 +360,8 @@ class _Driver:
         self.names: dict[Module, Names] = {}
 
     def run(self) -> bool:
-        """Looks at everything, and again for as long as that changed something: a rule may look
-        further than is noticed here.
+        """Visits all instructions, and again as long as that changes anything: a rule may depend on
+        more than the neighbours that are queued.
         """
         before = -1
         while before < len(self.applied):
@@ -374,12 +372,12 @@ class _Driver:
             self.queued.update(self.queue)
             self.drain()
             if len(self.applied) > before:
-                # What was dead before may have kept a value from being read once.
+                # A dead user may have kept a value from having a single use.
                 remove_dead_code(self.module)
         return bool(self.applied)
 
     def drain(self) -> None:
-        """Tries the rules at what is queued until nothing is."""
+        """Applies rules until the worklist is empty."""
         module, queue, plausible = self.module, self.queue, self.rules.plausible
         while queue:
             at = queue.popleft()
@@ -390,10 +388,10 @@ class _Driver:
                         break
 
     def apply(self, each: Rule, root: Instruction) -> bool:
-        """Tries one rule at one instruction; True when it changed something."""
+        """Tries one rule at one instruction; returns whether it changed anything."""
         match = self.match
         if not each.pattern.match(root, match, nothing_left):
-            return False  # and what it had caught is taken back
+            return False  # the pattern has released what it caught
         try:
             return self.fire(each, root, match)
         except Exception as error:
@@ -404,7 +402,7 @@ class _Driver:
             match.forget()
 
     def fire(self, each: Rule, root: Instruction, match: Match) -> bool:
-        """Does what the function of a rule says of a match; True when that changed something."""
+        """Applies a rule's function to a match; returns whether that changed anything."""
         log = self.log
         key = "" if log is None else log.key(each.name, match.instructions or [root])
         if log is not None and key in log.skip:
@@ -414,7 +412,7 @@ class _Driver:
         matched = dict.fromkeys(reversed(match.instructions or [root]))
         before = "" if log is None else log.show(matched, self.names)
         result = each.answer({**self.options, **match.caught})
-        if result is None and at.is_idle:  # what most come to
+        if result is None and at.is_idle:  # the most frequent case
             return False
         readers = put(at, result)
         if isinstance(readers, Declined):
@@ -435,8 +433,8 @@ class _Driver:
     def settle(
         self, each: Rule, match: Match, at: Cursor, readers: dict[Instruction, None]
     ) -> None:
-        """Records what was relied on, removes what is dead now, and looks again where a rule might
-        find more than before.
+        """Records assumptions on weights, removes dead code, and queues the instructions at which a
+        rule may now match.
         """
         self.applied.append(each.name)
         if len(self.applied) > self.limit:
@@ -444,24 +442,25 @@ class _Driver:
         for literal in match.values:
             value_of(literal, relied_on_by=self.pass_name)
         _, freed = remove_unread([*at.made, *at.replaced, at.root], self.module)
-        # What has lost a reader matters where one is left: that is all a pattern can ask of it.
+        # Losing a user matters only if one is left: patterns can ask for a single use, nothing
+        # more.
         sole = [i for i in freed if len(i.users) == 1]
         self.look_again(sole)
         near = dict.fromkeys((*at.made, *readers, *(u for i in sole for u in i.users)))
         for _ in range(self.rules.depth):
             self.look_again(near)
-            # Who reads what is read by very many waits for the last look, lest that grow as n * n.
+            # Users of a widely used value wait for the next sweep, or the work would grow as n * n.
             near = dict.fromkeys(u for i in near if len(i.users) <= MANY for u in i.users)
 
     def refuse_more(self, *made: Instruction) -> None:
-        """Raises ``RewriteLoop``, with the last that was made drawn."""
+        """Raises ``RewriteLoop``, with the last replacement drawn."""
         counts = Counter(self.applied[-100:]).most_common(4)
         often = ", ".join(f"{name} ({count})" for name, count in counts)
         whose = self.pass_name or "this set"
         message = f"the rules of {whose} undo each other: {often}"
         if len(counts) == 1:
-            message = f"rule {counts[0][0]} of {whose} finds what it has left, over and over"
-        raise RewriteLoop(draw_instruction(f"{message}; the last time it left", made[-1]))
+            message = f"rule {counts[0][0]} of {whose} matches its own results forever"
+        raise RewriteLoop(draw_instruction(f"{message}; the last result is", made[-1]))
 
     def look_again(self, instructions: Iterable[Instruction]) -> None:
         for i in instructions:
@@ -471,8 +470,8 @@ class _Driver:
 
 
 def put(at: Cursor, result: Results | Declined | None) -> dict[Instruction, None] | Declined:
-    """Replaces what a rule matched by its result, all of it or nothing; returns the users, or why
-    nothing was replaced.
+    """Replaces a rule's match by its result, all or nothing; returns the users, or why nothing was
+    replaced.
     """
     if isinstance(result, Declined):
         return result
@@ -491,7 +490,7 @@ def put(at: Cursor, result: Results | Declined | None) -> dict[Instruction, None
 
 
 def _places(root: Instruction, result: Results | None) -> dict[Instruction, Instruction]:
-    """What is replaced by what; each of several results takes the place of its element."""
+    """The replacements, old to new; each of several results replaces its ``get_tuple_elem``."""
     if isinstance(result, dict):
         pairs = result
     elif isinstance(result, tuple):

@@ -1,15 +1,15 @@
-"""``.mxr`` files: a program with its literals, and what it was compiled to, in one file that is
-mapped when it is loaded.
+"""``.mxr`` files: a program, its literals and its compiled form in one file that is mapped when
+loaded.
 
 The layout is eight bytes ``MIGX MXR``, the length of a JSON index (8 bytes, little-endian), the
-index, and sections aligned to 64 bytes: ``text``, the program's text form; of a compiled program
-``lowered``, the text of what the target's passes left, and ``code/...``, what the target compiled
-(where the original was left out, ``text`` is what the passes left); and the data, the bytes of
-large literals and of slots, to which texts and index refer. So what a file says can be read with
-any pager, and what the text form can express, a file can hold.
+index, and sections aligned to 64 bytes: ``text``, the program's text form; for a compiled program
+``lowered``, the text of the lowered program, and ``code/...``, the target's compiled code (without
+the original, ``text`` is the lowered program); and the data, the bytes of large literals and of
+slots, to which texts and index refer. So the file can be read with any pager, and can hold whatever
+the text form can express.
 
-Code in a file is run when the program is: trust such a file as you would a program. ``load(...,
-compiled=False)`` looks at none of it.
+Code in a file is run with the program: trust such a file as you would trust a program. ``load(...,
+compiled=False)`` does not look at it.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ MAGIC = b"MIGX MXR"
 FORMAT = 3
 LARGEST_INDEX = 1 << 26
 DATA = "@data"
-"""The name under which a text refers to the file's own data."""
+"""The name under which a text refers to the file's own data section."""
 
 
 def save(
     program: Program, path: str | Path, *, weights: bool = True, original: bool = True
 ) -> None:
-    """Writes a program, its literals, and what it is compiled to; atomic, so a file that was there
-    stays whole till the end.
+    """Writes a program, its literals and its compiled form, atomically: an existing file stays
+    intact until the end.
 
-    Weights are those the compiled program runs with now. Without ``weights``, replaceable ones are
-    deferred again and literals in files are referred to, with their hashes: these files must lie
-    in the folder of the new one, or below it. Without the ``original``, the program in the file is
-    what the target's passes left of it: many weights are then there once, not twice. ``DataError``
-    where the program is not compiled. A ``DataWarning`` says where the name of its target, which
-    the file has, would not be found when it is loaded, or is another's.
+    Weights are written with their current values. Without ``weights``, replaceable ones are
+    deferred again and literals in files are referred to, with their hashes: these files must be in
+    the folder of the new file, or below it. Without the ``original``, the program in the file is
+    the lowered one: many weights are then written once, not twice. ``DataError`` if the program is
+    not compiled. A ``DataWarning`` says if the name of its target, which the file records, would
+    not be found on loading, or is another target's.
     """
     path = Path(path).absolute()
     if path.suffix == ".onnx":
@@ -104,13 +104,13 @@ def load(
 ) -> Program:
     """The program in an ``.mxr`` file, ready to run if it was compiled; its literals are mapped.
 
-    ``compiled=False`` takes the program and its weights only, and nothing that would be run: what
-    to do with a file from a stranger. ``mmap=False`` reads the literals into memory. ``check``
-    compares the data with its hash, which reads all of it; that of everything else is always
-    checked. ``num_threads`` is how many threads a run may use, instead of what was asked when it
-    was compiled. ``ParseError`` where the file is something else or damaged, ``DataError`` where it
-    is cut short. What was compiled is read when somebody asks for it, which no run does: errors in
-    its text, or in the files it refers to, are raised then.
+    ``compiled=False`` reads the program and its weights only, and no code: for files that are not
+    trusted. ``mmap=False`` reads the literals into memory. ``check`` compares the data with its
+    hash, which reads all of it; everything else is always checked. ``num_threads`` is how many
+    threads a run may use, instead of the number given at compilation. ``ParseError`` if the file is
+    something else or damaged, ``DataError`` if it is truncated. The original program's text is read
+    when first needed, which no run does: errors in it, or in the files it refers to, are raised
+    then.
     """
     file = _File(Path(path).absolute())
     if check:
@@ -132,7 +132,7 @@ def load(
 
 
 def _target_name(target: Target) -> str:
-    """The name under which a target is found; a warning where that is no or another one."""
+    """The name under which a target is found; warns if it is not found, or is another's."""
     cls = type(target)
     try:
         found = plugins.load("targets", target.name)
@@ -150,7 +150,7 @@ def _target_name(target: Target) -> str:
 
 
 def _target_of(file: _File) -> Target:
-    """The target that a file is compiled for; ``TargetError`` where it is not here."""
+    """The target that a file is compiled for; ``TargetError`` if it is not available."""
     try:
         return get_target(file.target)
     except MigxError as error:
@@ -162,7 +162,7 @@ def _target_of(file: _File) -> Target:
 
 
 def _holding(program: Program, live: Arguments, weights: bool) -> Program:
-    """The program with the weights it runs with now, or without those that may be replaced."""
+    """The program with its current weights, or without the replaceable ones."""
     if weights:
         return holding(program, live) if live else program
     made = program.copy()
@@ -171,8 +171,8 @@ def _holding(program: Program, live: Arguments, weights: bool) -> Program:
 
 
 def _slots(made: Compiled, weights: bool) -> dict[str, Argument]:
-    """The slots that weights are in, where the host can read them; none of a file without weights.
-    Those without are computed when the file is loaded.
+    """The slots that contain weights and that the host can read; none for a file without weights.
+    Other slots are computed when the file is loaded.
     """
     back, fixed = made.context.target.copy_from, fixed_slots(made.program)
     slots = made.weights.current.slots if weights else {}
@@ -180,7 +180,7 @@ def _slots(made: Compiled, weights: bool) -> dict[str, Argument]:
 
 
 def _code(made: Compiled) -> Mapping[str, bytes]:
-    """What the target has compiled and wants kept, by name."""
+    """The compiled code that the target wants saved, by name."""
     executable, name = made.executable, made.context.target.name
     code: Any = executable.save_code() if isinstance(executable, Saves) else {}
     if not isinstance(code, Mapping):
@@ -194,7 +194,7 @@ def _code(made: Compiled) -> Mapping[str, bytes]:
 
 
 def _laid_out(sections: Mapping[str, bytes]) -> tuple[dict[str, tuple[int, int, str]], int]:
-    """Offset, length and hash of each section, and where the data begins."""
+    """Offset, length and hash of each section, and the offset of the data."""
     found, offset = {}, 0
     for name, content in sections.items():
         found[name] = offset, len(content), hashlib.sha256(content).hexdigest()
@@ -203,7 +203,7 @@ def _laid_out(sections: Mapping[str, bytes]) -> tuple[dict[str, tuple[int, int, 
 
 
 class _File:
-    """An ``.mxr`` file, its index read and held against the file."""
+    """An ``.mxr`` file with its index read and checked against the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -220,7 +220,7 @@ class _File:
             raise ParseError(f"{path} has an index that is damaged: {error}") from error
 
     def _index(self, file: BinaryIO) -> tuple[dict[str, Any], int]:
-        """The index, and where the sections begin."""
+        """The index, and the offset of the first section."""
         head = file.read(16)
         if len(head) < 16 or head[:8] != MAGIC:
             raise ParseError(
@@ -263,7 +263,7 @@ class _File:
         return found
 
     def program(self, section: str, mmap: bool) -> Program:
-        """The program whose text a section is."""
+        """The program whose text is in a section."""
         made = parse(self.sections[section].decode(), find=self.find)
         if not mmap:
             for at in list(made.literals):
@@ -273,7 +273,7 @@ class _File:
         return made
 
     def find(self, name: str, offset: int, length: int) -> Source:
-        """The bytes a text refers to: in this file's data, or in a file of its folder."""
+        """The bytes a text refers to: in this file's data, or in a file in its folder."""
         if name != DATA:
             return Source(inside(self.path.parent, name, str(self.path)), offset, length)
         if offset + length > self.data[1]:
@@ -281,7 +281,7 @@ class _File:
         return Source(self.path, self.data[0] + offset, length)
 
     def code(self) -> dict[str, bytes]:
-        """What the target has kept."""
+        """The code that the target saved."""
         marked = {n: c for n, c in self.sections.items() if n.startswith("code/")}
         return {name.removeprefix("code/"): content for name, content in marked.items()}
 
@@ -295,14 +295,14 @@ class _File:
         }
 
     def check_data(self) -> None:
-        """Raises ``DataError`` where the data is not what was written."""
+        """Raises ``DataError`` if the data does not have its hash."""
         for offset, length, digest in self.literals:
             if self.find(DATA, offset, length).digest() != digest:
                 raise DataError(f"{self.path} is damaged at bytes {self.data[0] + offset} and on")
 
 
 class _Unread(Program):
-    """The program that a file was compiled from, whose text is read when somebody asks for it."""
+    """The original program of a compiled one, whose text is read at first use."""
 
     _in_text = "modules", "literals", "main"
 
@@ -313,7 +313,7 @@ class _Unread(Program):
             delattr(self, name)
 
     def __getattr__(self, name: str) -> Any:
-        """What is in the text, till it has been read."""
+        """Reads the text at the first access to an attribute."""
         if name not in self._in_text:
             raise AttributeError(f"'Program' object has no attribute {name!r}")
         with self._reading:
@@ -334,8 +334,8 @@ def _pair(given: Any) -> tuple[int, int]:
 
 
 class _Data:
-    """The data while texts are being written: what goes where, each distinct literal once. Not
-    ``inside``, what lies in files stays there.
+    """The data section while texts are written: places each distinct literal once. Without
+    ``inside``, literals in files stay there.
     """
 
     def __init__(self, folder: Path, *, inside: bool) -> None:
@@ -343,11 +343,11 @@ class _Data:
         self._places: dict[str, tuple[int, Argument]] = {}
 
     def text(self, program: Program) -> bytes:
-        """A program's text, its large literals placed here."""
+        """A program's text, with its large literals placed here."""
         return show(program, origins=True, hashes=not self.inside, place=self.place).encode()
 
     def place(self, value: Argument) -> tuple[str, int, int]:
-        """Where a literal's bytes will be: a file, offset and length."""
+        """The place of a literal's bytes: file, offset and length."""
         if not self.inside and (source := value.source) is not None:
             if not source.file.resolve().is_relative_to(self.folder.resolve()):
                 raise DataError(
@@ -365,11 +365,11 @@ class _Data:
 
     @property
     def literals(self) -> list[tuple[int, int, str]]:
-        """Offset, length and hash of all that is in the data."""
+        """Offset, length and hash of all literals in the data."""
         return [(at, value.nbytes, digest) for digest, (at, value) in self._places.items()]
 
     def write(self, out: BinaryIO) -> None:
-        """Writes the data."""
+        """Writes the data section."""
         start = out.tell()
         for offset, value in self._places.values():
             _pad(out, start + offset)

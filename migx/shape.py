@@ -1,4 +1,4 @@
-"""What a value is: element type, dims and strides; or a tuple of shapes; or an opaque host
+"""The type of a value: element type, dims and strides; or a tuple of shapes; or an opaque host
 value.
 """
 
@@ -24,14 +24,14 @@ EXTENTS = frozenset({int, Dim})
 
 
 class DType:
-    """An element type. There is one object for each, so ``is`` compares them; ``DType.of("f32")``
-    finds it by name.
+    """An element type. Each is one object, so ``is`` compares them; ``DType.of("f32")`` finds it by
+    name.
 
     ``kind`` is one of ``bool``, ``int``, ``uint``, ``float``, ``string``, ``tuple``, ``opaque``.
-    ``bits`` is the width of an element in memory. Types under eight bits are storage: packed
-    (``is_packed``: several elements share a byte), standard layout, read only by unpacking.
-    ``digits`` is the significand's length in bits, the hidden one counted; 0 where rounding has no
-    meaning.
+    ``bits`` is the width of an element in memory. Types under eight bits are storage types: packed
+    (``is_packed``: several elements share a byte), in standard layout, and read only by unpacking.
+    ``digits`` is the length of the significand in bits, the hidden bit included; 0 if the type is
+    not rounded.
     """
 
     __slots__ = (
@@ -49,7 +49,7 @@ class DType:
 
     @staticmethod
     def of(given: DType | str | np.dtype[Any] | type) -> DType:
-        """The element type of a name (``f32``), a numpy type, or itself."""
+        """The element type for a name (``f32``), a numpy type, or itself."""
         if isinstance(given, DType):
             return given
         found = DType.known.get(given) if isinstance(given, str) else _by_numpy(given)
@@ -59,9 +59,7 @@ class DType:
 
     @property
     def roundoff(self) -> float:
-        """The unit roundoff: the largest relative error of rounding to nearest; 0 for exact
-        types.
-        """
+        """The unit roundoff, the largest relative error of rounding to nearest; 0 if exact."""
         return 2.0**-self.digits if self.digits else 0.0
 
     def __str__(self) -> str:
@@ -90,11 +88,11 @@ F8E5M2 = DType("f8e5m2", "float", 8, ml_dtypes.float8_e5m2, 3)
 F8E5M2FNUZ = DType("f8e5m2fnuz", "float", 8, ml_dtypes.float8_e5m2fnuz, 3)
 F8E8M0 = DType("f8e8m0", "float", 8, ml_dtypes.float8_e8m0fnu, 1)
 _BY_NUMPY = {t.numpy: t for t in DType.known.values()}
-# Storage types: their numpy type is that of the bytes they are packed in.
+# Storage types: their numpy type is that of the bytes they are packed into.
 I4, U4 = DType("i4", "int", 4, np.uint8), DType("u4", "uint", 4, np.uint8)
 I2, U2 = DType("i2", "int", 2, np.uint8), DType("u2", "uint", 2, np.uint8)
 F4 = DType("f4", "float", 4, np.uint8, 2)
-# Host values: an array of Python strings, a tuple of values, and values no kernel reads.
+# Host types: arrays of Python strings, tuples, and values that no kernel reads.
 STR = DType("str", "string", 0, np.object_)
 TUPLE = DType("tuple", "tuple", 0, np.object_)
 SEQUENCE = DType("sequence", "opaque", 0, np.object_)
@@ -106,18 +104,18 @@ UNPACKED: dict[DType, np.dtype[Any]] = {
     I4: np.dtype(ml_dtypes.int4), U4: np.dtype(ml_dtypes.uint4), I2: np.dtype(ml_dtypes.int2),
     U2: np.dtype(ml_dtypes.uint2), F4: np.dtype(ml_dtypes.float4_e2m1fn),
 }  # fmt: skip
-"""The numpy types of elements that are to be packed: one to a byte."""
+"""The numpy types of unpacked elements: one to a byte."""
 _BY_NUMPY.update({numpy: dtype for dtype, numpy in UNPACKED.items()})
 _CALLED = {
     **{numpy.name: dtype.name for numpy, dtype in _BY_NUMPY.items() if dtype is not STR},
     "half": "f16", "float": "f32", "double": "f64", "short": "i16", "int": "i32 or i64",
     "long": "i64", "string": "str",
 }  # fmt: skip
-"""Element types by the names that others have for them."""
+"""Element types by the names that other libraries use."""
 
 
 def _by_numpy(given: Any) -> DType | None:
-    """The element type of a numpy type; None for what is no type of numpy's, or none of ours."""
+    """The element type for a numpy type; None for anything else, or one without a counterpart."""
     try:
         return None if given is None else _BY_NUMPY.get(np.dtype(given))
     except TypeError:
@@ -125,8 +123,8 @@ def _by_numpy(given: Any) -> DType | None:
 
 
 def no_type(given: object) -> str:
-    """What to say of what is no element type: what is meant has another name here, or all there
-    are.
+    """The message for an unknown element type: its name here, if only the name differs, or all that
+    there are.
     """
     name = str(given).rpartition(".")[2].lower()
     called = _CALLED.get(name, name if name in DType.known else None)
@@ -140,9 +138,9 @@ class Shape:
     """The type of a value: ``Shape("f32", (2, 3))``, ``Shape("f32", (Dim("batch"), 3))``,
     ``Shape.tuple(a, b)``.
 
-    ``strides`` count elements, one for each dim; None is standard (row-major and packed), and
-    strides that mean the same are stored as None. Tuples, sequences, optionals and maps
-    have ``parts`` and no dims. Immutable and hashable.
+    ``strides`` count elements, one for each dim; None is standard layout (row-major and packed),
+    and equivalent strides are stored as None. Tuples, sequences, optionals and maps have ``parts``
+    and no dims. Immutable and hashable.
     """
 
     __slots__ = ("_hash", "_symbols", "_text", "dims", "dtype", "parts", "strides")
@@ -176,7 +174,7 @@ class Shape:
         if any(type(stride) is int and stride < 0 for stride in strides):
             if 0 not in self.dims:
                 raise ShapeError(f"a stride cannot be negative: {strides}")
-            strides = tuple(dim.maximum(stride, 0) for stride in strides)  # it leads nowhere
+            strides = tuple(dim.maximum(stride, 0) for stride in strides)  # it has no elements
         same = all(
             d == 1 or s == t
             for d, s, t in zip(self.dims, strides, row_major(self.dims), strict=True)
@@ -185,7 +183,8 @@ class Shape:
             raise ShapeError(
                 f"{self.dtype} is packed storage: standard layout only, not strides {strides}"
             )
-        # The stride of an axis of one element means nothing: 0, so that equal layouts are equal.
+        # The stride of an axis of size 1 is irrelevant: stored as 0, so that equal layouts are
+        # equal.
         return (
             None
             if same
@@ -194,12 +193,12 @@ class Shape:
 
     @classmethod
     def tuple(cls, *parts: Shape) -> Shape:
-        """The shape of several values in one."""
+        """The shape of a tuple of values."""
         return cls(TUPLE, parts=parts)
 
     @classmethod
     def opaque(cls, dtype: DType | str, *parts: Shape) -> Shape:
-        """A host value that no kernel reads: ``sequence`` or ``optional`` of the part given."""
+        """The shape of a host value that no kernel reads: ``sequence``, ``optional`` or ``map``."""
         return cls(dtype, parts=parts)
 
     @property
@@ -208,12 +207,12 @@ class Shape:
 
     @property
     def elements(self) -> Extent:
-        """The number of elements, with repeated ones counted each time."""
+        """The number of elements, repeated ones counted each time."""
         return dim.product(self.dims)
 
     @property
     def element_space(self) -> Extent:
-        """The number of elements in memory: fewer than ``elements`` for a broadcast."""
+        """The number of elements in memory; less than ``elements`` for a broadcast."""
         if self.strides is None:
             return self.elements
         if any(d == 0 for d in self.dims):
@@ -222,19 +221,19 @@ class Shape:
 
     @property
     def nbytes(self) -> Extent:
-        """Bytes of memory, sub-byte types packed; the sum over the parts of a tuple."""
+        """The size in bytes, sub-byte types packed; the sum over the parts of a tuple."""
         if self.parts:
             return sum(part.nbytes for part in self.parts)
         return (self.element_space * self.dtype.bits + 7) // 8
 
     @property
     def standard(self) -> bool:
-        """Whether elements lie row-major with no gap and no repetition."""
+        """Whether elements are row-major without gaps or repetition."""
         return self.strides is None
 
     @property
     def true_strides(self) -> Dims:
-        """The strides, spelled out where they are standard."""
+        """The strides, also if they are standard."""
         return row_major(self.dims) if self.strides is None else self.strides
 
     @property
@@ -249,19 +248,19 @@ class Shape:
 
     @property
     def transposed(self) -> bool:
-        """Whether the strides are not in falling order."""
+        """Whether the strides are not in descending order."""
         moving = [s for d, s in zip(self.dims, self.true_strides, strict=True) if d != 1 and s != 0]
         falling = (dim.at_most(b, a) for a, b in itertools.pairwise(moving))
         return self.strides is not None and not all(falling)
 
     @property
     def static(self) -> bool:
-        """Whether no symbol is left in it."""
+        """Whether it has no symbols."""
         return not self.symbols()
 
     def symbols(self) -> Symbols:
-        """The symbols of dims, strides and parts, with repetition. Those in a host value are not
-        sizes: they say that its elements differ.
+        """The symbols in dims, strides and parts, with repetition. An opaque host value has none:
+        its symbols are no sizes, but say that its elements differ.
         """
         if self._symbols is None:
             self._symbols = () if self.dtype.kind == "opaque" else tuple(self._found_symbols())
@@ -279,14 +278,12 @@ class Shape:
         return self.mapped(lambda e: dim.substitute(e, values))
 
     def bind(self, sizes: Mapping[str, int]) -> Shape:
-        """This shape with every symbol replaced by its size; ``DimError`` names one that has
-        none.
-        """
+        """This shape with every symbol replaced by its size; ``DimError`` names one without."""
         return self.mapped(lambda e: dim.evaluate(e, sizes))
 
     def mapped(self, change: Callable[[Extent], Extent]) -> Shape:
-        """This shape with a function applied to each extent, in strides and parts too; itself if it
-        has no symbols.
+        """This shape with a function applied to each extent, also in strides and parts; itself if
+        it has no symbols.
         """
         if self.static:
             return self
@@ -298,7 +295,7 @@ class Shape:
         return Shape(self.dtype, dims, strides)
 
     def with_type(self, dtype: DType | str) -> Shape:
-        """The standard shape of these dims and another element type."""
+        """The shape with the same dims, another element type and standard layout."""
         return Shape(dtype, self.dims)
 
     def as_standard(self) -> Shape:
@@ -316,7 +313,7 @@ class Shape:
         )
 
     def same_type(self, other: Shape) -> bool:
-        """Whether type and dims agree, layout aside."""
+        """Whether element type and dims agree, whatever the layout."""
         return self is other or (
             self.dtype is other.dtype
             and self.dims == other.dims
@@ -325,8 +322,8 @@ class Shape:
         )
 
     def may_match(self, other: Shape) -> bool:
-        """Whether type and dims may agree for some sizes of the symbols; False is a proof that they
-        never do.
+        """Whether element type and dims agree for some sizes of the symbols; False is a proof that
+        they never do.
         """
         return (
             self.dtype is other.dtype
@@ -352,7 +349,7 @@ class Shape:
 
     @property
     def text(self) -> str:
-        """Type and dims, layout aside: ``f32[batch, 3]``, ``tuple(f32[2], i64[3])``,
+        """Element type and dims without layout: ``f32[batch, 3]``, ``tuple(f32[2], i64[3])``,
         ``sequence(f32[2])``.
         """
         if self._text is None:
@@ -374,7 +371,7 @@ class Shape:
 
 
 def integers(dtype: DType) -> tuple[int, int]:
-    """The least and greatest value of an integer type, or of bool."""
+    """The least and the greatest value of an integer type, or of bool."""
     if dtype is BOOL:
         return 0, 1
     half = 1 << (dtype.bits - 1)
@@ -382,8 +379,8 @@ def integers(dtype: DType) -> tuple[int, int]:
 
 
 def _extents(what: str, given: Iterable[Extent]) -> Dims:
-    """Some extents as a tuple; ``ShapeError`` where it is one alone, or none at all, or where one
-    of them is no whole number.
+    """The extents as a tuple; ``ShapeError`` if a single one, or nothing iterable, is given, or one
+    is not an integer.
     """
     if not isinstance(given, Iterable):
         raise ShapeError(f"{what} are a tuple, as ({given!r},), not {given!r}")
@@ -391,7 +388,7 @@ def _extents(what: str, given: Iterable[Extent]) -> Dims:
 
 
 def _whole(given: Any) -> int:
-    """A number of numpy's, or of whatever else counts in whole numbers, as an ``int``."""
+    """An integer of numpy's, or of any type with ``__index__``, as an ``int``."""
     if (number := whole_number(given)) is None:
         symbol = f"; Dim({given!r}) is the symbol" if isinstance(given, str) else ""
         kind = type(given).__name__
@@ -400,7 +397,7 @@ def _whole(given: Any) -> int:
 
 
 def row_major(dims: Sequence[Extent]) -> Dims:
-    """The strides of a standard tensor of these dims."""
+    """The strides of standard layout for some dims."""
     strides: list[Extent] = []
     step: Extent = 1
     for extent in reversed(dims):

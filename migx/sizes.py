@@ -1,4 +1,4 @@
-"""The symbols of instructions, and shape rules asked again when their sizes are known."""
+"""The symbols of instructions, and shape inference once sizes are known."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def symbols_in(*shapes: Shape) -> frozenset[str]:
 
 
 def given_symbols(program: Program) -> frozenset[str]:
-    """The symbols in the inputs of a program, whose sizes its caller chooses."""
+    """The symbols in a program's inputs, whose sizes the caller chooses."""
     return symbols_in(*(p.shape for p in program.main.parameters.values()))
 
 
 def bare_symbols(instructions: Iterable[Instruction]) -> set[str]:
-    """The symbols that stand by themselves as dims of some values: these tell their sizes."""
+    """The symbols that are by themselves a dim of some value, which then tells their size."""
     found: set[str] = set()
     for at in instructions:
-        if at.shape.static:  # as a host value is, whose symbols are no sizes
+        if at.shape.static:  # also host values, whose symbols are not sizes
             continue
         for shape in (at.shape, *at.shape.parts):
             symbols = (extent.symbol for extent in shape.dims if isinstance(extent, Dim))
@@ -50,8 +50,8 @@ def bare_symbols(instructions: Iterable[Instruction]) -> set[str]:
 
 
 def known_symbols(module: Module) -> set[str]:
-    """The symbols whose sizes are known before the first instruction of a module runs: parameters,
-    of it or of ``main``, or modules around it tell them.
+    """The symbols whose sizes are known before a module's first instruction runs: from its
+    parameters, those of ``main``, or the enclosing modules.
     """
     given = (*module.program.main.parameters.values(), *module.parameters.values())
     _, *around = module.enclosing()
@@ -59,12 +59,12 @@ def known_symbols(module: Module) -> set[str]:
 
 
 def read_symbols(at: Instruction) -> frozenset[str]:
-    """The symbols in an instruction and in what it reads."""
+    """The symbols in an instruction and in its inputs."""
     return symbols_of(at).union(*(symbols_of(v) for v in at.inputs))
 
 
 def symbols_within(module: Module) -> set[str]:
-    """The symbols in the instructions of a module and of those it holds, and in what they read."""
+    """The symbols in the instructions of a module and its submodules, and in their inputs."""
     found = set[str]()
     for at in module:
         found |= read_symbols(at)
@@ -74,8 +74,8 @@ def symbols_within(module: Module) -> set[str]:
 
 
 def bound_now(op: Operation, shape: Shape, sizes: Mapping[str, int]) -> tuple[Operation, Shape]:
-    """An operation and its shape with the sizes that are known. Where one of its symbols has none
-    yet, the operation stays as it is, and its shape gets those there are.
+    """An operation and its shape with known sizes bound. If a symbol of the operation has no size
+    yet, the operation stays as it is, and its shape is bound as far as possible.
     """
     names = symbols_in(shape) | {s.name for s in operations.symbols(op)}
     known = {name: sizes[name] for name in names if name in sizes}
@@ -85,16 +85,14 @@ def bound_now(op: Operation, shape: Shape, sizes: Mapping[str, int]) -> tuple[Op
 
 
 def bound(at: Instruction, sizes: Mapping[str, int]) -> tuple[Operation, Shape]:
-    """``bound_now`` of an instruction; ``InputError``, drawn, where an extent has no value for the
-    sizes.
-    """
+    """``bound_now`` for an instruction; ``InputError``, drawn, if an extent has no value."""
     with drawn(at, sizes):
         return bound_now(at.op, at.shape, sizes)
 
 
 def asked_again(instructions: Iterable[Instruction]) -> list[Instruction]:
-    """The instructions whose shape rules must be asked again when sizes are known, those of fused
-    modules included; of several that are alike, one.
+    """The instructions whose shape rules must run again when sizes are known, those of fused
+    modules included; only one of several equal ones.
     """
     found: dict[object, Instruction] = {}
     for at in _with_fused(instructions):
@@ -106,7 +104,7 @@ def asked_again(instructions: Iterable[Instruction]) -> list[Instruction]:
 
 
 def _with_fused(instructions: Iterable[Instruction]) -> Iterator[Instruction]:
-    """Instructions, and behind each that is fused those of its modules."""
+    """Instructions, each fused one followed by those of its modules."""
     for at in instructions:
         yield at
         for module in at.modules if isinstance(at.op, Fused) else ():
@@ -114,8 +112,8 @@ def _with_fused(instructions: Iterable[Instruction]) -> Iterator[Instruction]:
 
 
 def _is_decided(at: Instruction) -> bool:
-    """Whether no sizes can be refused: what is done element by element has the same dims
-    throughout, and what is repeated has them or 1.
+    """Whether no sizes can be refused: pointwise operations on equal dims, broadcasts of equal dims
+    or 1, and transposes.
     """
     dims = at.shape.dims
     if isinstance(at.op, Multibroadcast) and len(at.inputs) == 1:
@@ -128,8 +126,8 @@ def _is_decided(at: Instruction) -> bool:
 
 
 def check_sizes(at: Instruction, sizes: Mapping[str, int]) -> None:
-    """Raises ``InputError``, drawn, where sizes are such that a shape rule refuses them. Of a host
-    value more may be known now than its shape says.
+    """Raises ``InputError``, drawn, if a shape rule refuses some sizes. For host values, more may
+    be known now than their shapes say.
     """
     with drawn(at, sizes):
         given = [v.shape.bind(sizes) for v in at.inputs]
@@ -139,8 +137,8 @@ def check_sizes(at: Instruction, sizes: Mapping[str, int]) -> None:
 def expect_shape(
     at: Instruction, op: Operation, given: Sequence[Shape], wanted: Callable[[], Shape]
 ) -> None:
-    """Raises ``ShapeError`` where the shape rule of an instruction's operation, with sizes put in,
-    refuses what is given, or makes something else of it than is wanted.
+    """Raises ``ShapeError`` if the shape rule of an instruction's operation, with sizes bound,
+    refuses its inputs or infers another shape than expected.
     """
     inferred = op.compute_shape(given, ())
     if at.shape.dtype.kind != "opaque" and not inferred.same_type(wanted()):
@@ -149,7 +147,7 @@ def expect_shape(
 
 @contextmanager
 def drawn(at: Instruction, sizes: Mapping[str, int]) -> Iterator[None]:
-    """Turns the errors of shapes and dims into ``InputError``, with the instruction drawn."""
+    """Turns shape and dim errors into ``InputError``, with the instruction drawn."""
     try:
         yield
     except (ShapeError, DimError) as error:
@@ -158,7 +156,7 @@ def drawn(at: Instruction, sizes: Mapping[str, int]) -> Iterator[None]:
 
 
 def _read(at: Instruction, sizes: Mapping[str, int]) -> dict[str, int]:
-    """The sizes of the symbols that an instruction reads, in the order they stand in there."""
+    """The sizes of the symbols that an instruction reads, in order of occurrence."""
     shapes = (v.shape for v in (*at.inputs, at))
     symbols = (*(s for shape in shapes for s in shape.symbols()), *operations.symbols(at.op))
     names = dict.fromkeys(symbol.name for symbol in symbols)
@@ -166,8 +164,8 @@ def _read(at: Instruction, sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 class ShapeRules:
-    """Shapes, and the rules of instructions for them, where sizes change from run to run: each is
-    asked anew only when one of its symbols has another size than the time before.
+    """Shapes and shape rules for sizes that vary between runs: each is evaluated again only if the
+    size of one of its symbols has changed.
     """
 
     def __init__(self, instructions: Iterable[Instruction]) -> None:
@@ -177,18 +175,18 @@ class ShapeRules:
         ]
 
     def check(self, sizes: Mapping[str, int]) -> None:
-        """Raises ``InputError``, drawn, where sizes are such that a rule refuses them."""
+        """Raises ``InputError``, drawn, if a rule refuses these sizes."""
         for check in self._checks:
             check.at(sizes)
 
     def latest(self, shape: Shape) -> Latest[Shape]:
-        """What a shape comes to."""
+        """A shape, bound to the latest sizes."""
         if shape not in self._shapes:
             self._shapes[shape] = Latest(sorted(symbols_in(shape)), shape.bind)
         return self._shapes[shape]
 
     def bound(self, shape: Shape, sizes: Mapping[str, int]) -> Shape:
-        """A shape with the sizes put in."""
+        """A shape with the sizes bound."""
         return shape if shape.static else self.latest(shape).at(sizes)
 
     def _check(self, at: Instruction) -> Callable[[Mapping[str, int]], None]:
@@ -206,7 +204,7 @@ class ShapeRules:
         return check
 
     def _check_dims(self, at: Instruction) -> Callable[[Mapping[str, int]], None]:
-        """Whether the dims of a result are some, which is all there is to ask."""
+        """A check that the result's dims are valid, which is all that ``any_sizes`` rules need."""
         wanted = self.latest(at.shape)
 
         def check(sizes: Mapping[str, int]) -> None:
@@ -217,9 +215,7 @@ class ShapeRules:
 
 
 def check_room(nbytes: int, sizes: Mapping[str, int]) -> None:
-    """Raises ``EvaluationError`` where values are larger than the memory of the machine, before any
-    of it is taken.
-    """
+    """``EvaluationError`` if values exceed the machine's memory, before any is allocated."""
     if nbytes > installed():
         raise EvaluationError(
             f"with {_listed(sizes)}: values that are needed at one time take {nbytes:,} bytes, the "

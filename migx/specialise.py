@@ -1,4 +1,4 @@
-"""Programs with some of their symbols replaced by numbers, or by other extents."""
+"""Programs with some symbols replaced by numbers or other extents."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ Change: TypeAlias = Callable[[Operation], Operation]
 
 
 def bound(program: Program, sizes: Sizes) -> Program:
-    """A copy of a program in which each symbol named in ``sizes`` is that number everywhere.
+    """A copy of a program in which each symbol in ``sizes`` is replaced by its number.
 
     Shapes are inferred again, literals are shared. ``DimError`` for a name that is no symbol or a
-    size outside its bounds; ``ShapeError``, drawn, where an operation refuses the sizes.
+    size outside its bounds; ``ShapeError``, drawn, if an operation refuses the sizes.
     """
     sizes = check_sizes(program, sizes)
     return remade(program, lambda op: substitute(op, sizes), f"with {listed(sizes)}")
 
 
 def remade(program: Program, change: Change, why: str) -> Program:
-    """A copy of a program in which each operation is what ``change`` makes of it, and shapes are
-    inferred again. ``ShapeError``, drawn, says ``why`` where an operation refuses what it then
-    gets.
+    """A copy of a program with each operation replaced by what ``change`` returns, and shapes
+    inferred again. ``ShapeError``, drawn, says ``why`` if an operation refuses its new inputs.
     """
     made, modules = emptied(program)
     values: dict[Instruction, Instruction] = {}
@@ -55,7 +54,7 @@ def remade(program: Program, change: Change, why: str) -> Program:
 def substitute_symbols(program: Program, extents: Extents) -> None:
     """Replaces symbols by extents throughout a program, in place; shapes are inferred again.
 
-    ``ShapeError``, drawn, where an operation refuses them: the program is then unchanged.
+    ``ShapeError``, drawn, if an operation refuses them; the program is then unchanged.
     """
     before: dict[Instruction, tuple[Operation, Shape]] = {}
     try:
@@ -70,7 +69,7 @@ def substitute_symbols(program: Program, extents: Extents) -> None:
 
 
 def _way_round(at: Instruction) -> str:
-    """What else may be done where a branch that runs may never take refuses sizes."""
+    """What else may be done if sizes are refused in a branch that may never be taken."""
     holders = (module.parent for module in at.owner.enclosing())
     if not any(holder is not None and holder.name == "if" for holder in holders):
         return ""

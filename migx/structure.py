@@ -16,7 +16,7 @@ from migx.program import Program
 
 @paused()
 def copied(program: Program) -> Program:
-    """A program equal to the one given, sharing its operations and literal data."""
+    """A copy of a program that shares its operations and literal data."""
     made, modules = emptied(program)
     mapping: dict[Instruction, Instruction] = {}
     for module, at in in_order(program):
@@ -25,7 +25,7 @@ def copied(program: Program) -> Program:
 
 
 def in_order(program: Program) -> Iterator[tuple[Module, Instruction]]:
-    """Every instruction with its module, after all that it reads and that its modules hold."""
+    """Every instruction with its module, after its inputs and the contents of its modules."""
     done: set[Module] = set()
 
     def within(module: Module) -> Iterator[tuple[Module, Instruction]]:
@@ -40,7 +40,7 @@ def in_order(program: Program) -> Iterator[tuple[Module, Instruction]]:
 
 
 def emptied(program: Program) -> tuple[Program, dict[Module, Module]]:
-    """A program of empty modules, called as those of the one given, and which stands for which."""
+    """A program of empty modules with the names of another's, and the map from old to new."""
     made = Program()
     modules = {program.main: made.main}
     for module in program.modules.values():
@@ -56,10 +56,10 @@ def copy_instruction(
     mapping: dict[Instruction, Instruction],
     modules: dict[Module, Module],
 ) -> Instruction:
-    """Appends a copy to a module, its inputs and submodules replaced as the mappings say; enters it
-    in ``mapping``.
+    """Appends a copy of an instruction to a module, with inputs and submodules replaced by the
+    mappings; enters it in ``mapping``.
 
-    The shape is taken over, not inferred, so a copy costs no shape rule.
+    The shape is copied, not inferred, so no shape rule runs.
     """
     made = into.append_known(
         instruction.op,
@@ -73,9 +73,7 @@ def copy_instruction(
 
 
 def flat(program: Program) -> tuple[Any, ...]:
-    """All that a program is, in lists that hold no instruction, as it is pickled: however long it
-    is, nothing in it is deep.
-    """
+    """A program as flat lists for pickling: however long it is, nothing in it is nested deeply."""
     places: dict[Instruction, int] = {}
     rows = []
     for module, at in in_order(program):
@@ -86,7 +84,7 @@ def flat(program: Program) -> tuple[Any, ...]:
 
 
 def of_flat(given: tuple[Any, ...]) -> Program:
-    """The program that ``flat`` was given."""
+    """The program from which ``flat`` made the lists."""
     made, (names, rows) = Program(), given
     for name, bypass in names:
         module = made.main if name == made.main.name else made.create_module(name)
@@ -101,7 +99,7 @@ def of_flat(given: tuple[Any, ...]) -> Program:
 
 
 def equal(a: Program, b: Program) -> bool:
-    """Whether two programs are the same, bit for bit: see ``Program``."""
+    """Whether two programs are the same, bit for bit; see ``Program``."""
     if list(a.modules) != list(b.modules) or any(
         len(m) != len(n) for m, n in zip(a.modules.values(), b.modules.values(), strict=True)
     ):
@@ -120,7 +118,7 @@ def equal(a: Program, b: Program) -> bool:
 
 
 def fingerprint(program: Program) -> str:
-    """SHA-256 over the same facts that ``equal`` compares."""
+    """SHA-256 over the facts that ``equal`` compares."""
     digest = hashlib.sha256()
     places: dict[Instruction, tuple[int, int]] = {x: place for place, x in _places(program)}
     for instruction, place in places.items():
@@ -135,8 +133,8 @@ def fingerprint(program: Program) -> str:
 
 
 def facts_of(at: Instruction) -> tuple[Any, ...]:
-    """What an instruction computes of its inputs: its operation, its shape, and what is in those of
-    its modules that passes leave alone. The same from run to run.
+    """What an instruction computes from its inputs: its operation, its shape, and the contents of
+    those of its modules that passes leave alone. Stable between processes.
     """
     held = []
     for module in at.modules:
@@ -147,7 +145,7 @@ def facts_of(at: Instruction) -> tuple[Any, ...]:
 
 
 def _places(program: Program) -> Iterator[tuple[tuple[int, int], Instruction]]:
-    """Every instruction with its module's index and its own."""
+    """Every instruction with its module's index and its own in the module."""
     for m, module in enumerate(program.modules.values()):
         for i, instruction in enumerate(module):
             yield (m, i), instruction

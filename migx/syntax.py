@@ -1,6 +1,6 @@
 """The grammar of the text form: from text to blocks of statements, by recursive descent.
 
-What stands in a text is read here, and what it means is made of it by ``migx.parser``.
+This module reads the syntax; ``migx.parser`` builds the program from it.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ _KINDS = ("", *_TOKEN.groupindex)
 
 T = TypeVar("T")
 Find: TypeAlias = Callable[[str, int, int], Source]
-"""Where the bytes are that a text names by file, offset and length."""
+"""Finds the bytes that a text refers to by file, offset and length."""
 
 
 class Token(NamedTuple):
-    """A piece of the text: what kind it is, how it is written, and where."""
+    """A token: its kind, its text, and its position."""
 
     kind: str
     text: str
     at: int
 
 
-_token = partial(tuple.__new__, Token)  # there are many: a third of the time of Token(...)
+_token = partial(tuple.__new__, Token)  # a third of the time of Token(...), and there are many
 
 Reference: TypeAlias = tuple[str | None, str, Token]
-"""A value that is read: its module where that is written, its name, and where it stands."""
+"""A use of a value: its module if it is given, its name, and its token."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """A literal's value as it stands in the text; its meaning needs the shape."""
+    """A literal's value as written; interpreting it needs the shape."""
 
     values: tuple[Any, ...] | None
     source: Source | None = None
@@ -68,7 +68,7 @@ class Data:
 
 @dataclass
 class Statement:
-    """One line of a module, its operands still names."""
+    """A line of a module, with operands by name."""
 
     at: Token
     result: str
@@ -82,7 +82,7 @@ class Statement:
 
 @dataclass
 class Block:
-    """A module as it is written."""
+    """A module as written."""
 
     name: str
     at: Token
@@ -92,8 +92,8 @@ class Block:
 
 
 class Reader:
-    """Turns text into blocks of statements. Recursive descent, one token ahead: ``next`` is the
-    token to be read, ``past`` where the one before it ends.
+    """A recursive-descent parser with one token of lookahead: ``next`` is the token to be read,
+    ``past`` the position after the previous one.
     """
 
     def __init__(self, text: str, find: Find) -> None:
@@ -103,17 +103,17 @@ class Reader:
         self.go(0)
 
     def go(self, to: int) -> None:
-        """Goes on to the token that begins at a place of the text, or after it."""
+        """Moves to the first token at or after a position."""
         self.past, self.next = to, self.token(to)
 
     def step(self) -> Token:
-        """The next token; goes on to the one after it."""
+        """The next token; moves on to the one after it."""
         token = self.next
         self.go(token.at + len(token.text))
         return token
 
     def token(self, start: int) -> Token:
-        """The first token from a place of the text on."""
+        """The first token at or after a position."""
         found = _TOKEN.match(self.text, start)
         if found is None:
             return Token("end", "", len(self.text.rstrip()))
@@ -130,8 +130,8 @@ class Reader:
         )
 
     def known(self, closing: str, read: Callable[[], T]) -> T:
-        """What is read here; where it ends with the next ``closing``, at the first character of
-        that, it is not read again when it is written once more in this text.
+        """The result of ``read``, cached by its text up to the first ``closing``, if it ends there:
+        the same text is not parsed twice.
         """
         start = self.next.at
         end = self.text.find(closing, start) + 1
@@ -147,7 +147,7 @@ class Reader:
         return found
 
     def follows(self, *marks: str) -> bool:
-        """Whether one of some marks comes after the next token."""
+        """Whether the token after the next one is one of ``marks``."""
         return self.token(self.next.at + len(self.next.text)).text in marks
 
     def take(self, kind_or_mark: str, expected: str = "") -> Token:
@@ -157,12 +157,10 @@ class Reader:
         return self.step()
 
     def unexpected(self, expected: str) -> NoReturn:
-        """Refuses the next token, which is not what was expected."""
+        """Refuses the next token, saying what was expected."""
         token = self.next
         if token.kind == "wrong" and token.text in '"`':
-            self.fail(
-                f"expected {expected}; what begins here has no {token.text} at its end", token
-            )
+            self.fail(f"expected {expected}; the opening {token.text} is not closed", token)
         found = repr(token.text) if token.text else "the end of the text"
         self.fail(f"expected {expected}, found {found}", token)
 
@@ -233,7 +231,7 @@ class Reader:
         return self.take("name", expected + self.quoted("", "double quotes")).text
 
     def quoted(self, what: str, marks: str) -> str:
-        """What to add to what was expected where a name seems to stand without its quotes."""
+        """A hint for the message if a name seems to lack its quotes."""
         seems = self.next.kind == "wrong" and self.next.text.isalpha()
         return f" (a name{what} that is no plain identifier stands in {marks})" if seems else ""
 
@@ -241,7 +239,7 @@ class Reader:
         return self.unescaped(self.take("string", expected))
 
     def unescaped(self, token: Token) -> str:
-        """What stands between the quotes or backticks of a token."""
+        """The content of a quoted token."""
         text = token.text[1:-1]
         if "\\" not in text and text.isprintable():
             return text
@@ -298,7 +296,7 @@ class Reader:
         return made
 
     def references(self, end: str) -> list[Reference]:
-        """Values read: ``%0``, ``x``, ``"a name"``, or with their module, ``main:%0``."""
+        """Uses of values: ``%0``, ``x``, ``"a name"``, or with their module, ``main:%0``."""
         found: list[Reference] = []
         while self.next.text != end or self.next.kind == "string":
             found.append(self.reference())
@@ -357,7 +355,7 @@ class Reader:
                 return self.extent()
 
     def bits(self, plain: float) -> float | bytes:
-        """``nan("0000c07f")`` is the NaN of those bytes; a float where there are eight."""
+        """The NaN with given bytes, ``nan("0000c07f")``; a float if there are eight."""
         if not self.accept("("):
             return plain
         at = self.next
@@ -415,14 +413,14 @@ class Reader:
         return shape
 
     def has_strides(self) -> bool:
-        """Whether strides follow, and not the body of a module whose parameters lack their end."""
+        """Whether strides follow, not the body of a module whose parameter list is unclosed."""
         if self.next.text != "{":
             return False
         first = self.token(self.next.at + 1)
         return first.kind != "result" and (first.text != "return" or self.next.at == self.past)
 
     def standard(self) -> Shape:
-        """A shape but for its strides."""
+        """A shape without strides."""
         dtype = self.dtype()
         if dtype.is_tensor:
             return Shape(dtype, self.extents("[", "]"))
@@ -443,8 +441,8 @@ class Reader:
         return found
 
     def extent(self) -> Any:
-        """A sum of products of numbers, symbols, calls and parentheses; a tuple where parentheses
-        hold one.
+        """A sum of products of numbers, symbols, calls and parentheses; a tuple if parentheses
+        contain one.
         """
         at = self.next
         total = -self.size(self.product(), at) if self.accept("-") else self.product()
@@ -467,7 +465,7 @@ class Reader:
         return total
 
     def size(self, value: Any, at: Token) -> Extent:
-        """The value, which must be one that can be computed with."""
+        """The value, if it is a number or dim; otherwise an error."""
         if not isinstance(value, Dim) and type(value) is not int:
             self.fail(f"expected numbers and dims to compute with, found {value!r}", at)
         return value
@@ -491,7 +489,7 @@ class Reader:
         return self.symbols.setdefault(name, Dim(name))
 
     def parenthesised(self) -> Any:
-        """One expression, or a tuple, ``(1,)`` being one of one."""
+        """An expression in parentheses, or a tuple; ``(1,)`` is a tuple of one."""
         values: list[Any] = []
         comma = False
         while not self.accept(")"):

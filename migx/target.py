@@ -1,9 +1,9 @@
 """What a backend author implements.
 
-A target lists the passes it wants and makes an executable of what they leave. The defaults here are
-those of a target that runs on the host's own memory: such a backend defines ``get_passes`` and
-``make_executable`` and nothing else. An executable has ``run``; what else it may offer are the
-protocols here, and ``migx.profile.Profiled``.
+A target lists the passes it wants and makes an executable of the lowered program. The defaults are
+those of a target that runs in host memory: such a backend defines only ``get_passes`` and
+``make_executable``. An executable has ``run``; the protocols here, and ``migx.profile.Profiled``,
+are what it may offer besides.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from migx.text import noted
 
 NO_SLOTS: Mapping[str, Argument] = MappingProxyType({})
 ACTIVATIONS = ("float", "int8")
-"""What weights of four bits may be multiplied by."""
+"""The types of activations that weights of four and eight bits may be multiplied by."""
 MOST_THREADS = 1024
-"""How many threads a run may be given."""
+"""The most threads a run may be given."""
 
 
 class Asked(TypedDict, total=False):
@@ -98,7 +98,7 @@ class CompileOptions:
 
     @property
     def rounds_activations(self) -> bool:
-        """Whether activations are rounded to 8 bits before weights of as few."""
+        """Whether activations are quantised to 8 bits in products with weights of 4 or 8 bits."""
         return self.activations == "int8"
 
     def plain(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class CompileOptions:
 
 
 def asked_for(**options: Unpack[Asked]) -> CompileOptions:
-    """What is asked of a compilation; ``UnknownName`` lists the options there are."""
+    """The options given, checked; ``UnknownName`` lists the options that exist."""
     for name in options:
         if name not in (known := CompileOptions.__dataclass_fields__):
             raise UnknownName(f"compile has no option {name!r}; {there_are(name, known)}")
@@ -122,11 +122,11 @@ def asked_for(**options: Unpack[Asked]) -> CompileOptions:
 
 @dataclass
 class Context:
-    """What a target passes to its operations while they are finalized and evaluated, with the
-    options of the compilation.
+    """What operations get from their target when they are finalized and evaluated, with the options
+    of the compilation.
 
-    ``saved`` is what an executable of this program saved in a file, by its method ``save_code``, so
-    that it need not be made again.
+    ``saved`` is what an executable of this program has saved in a file by its method ``save_code``,
+    so that it need not be made again.
     """
 
     target: Target
@@ -135,13 +135,13 @@ class Context:
 
 
 class Executable(Protocol):
-    """A program made ready to run. Frozen: runs may overlap, from many threads."""
+    """A program made ready to run. Frozen: runs may overlap in many threads."""
 
     def run(
         self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument] = NO_SLOTS
     ) -> list[Argument]:
         """The results for arguments that have been checked against the parameters. ``slots`` has
-        the value of each ``@slot``, as placed by ``Target.copy_to``; it changes between runs if
+        the value of each ``@slot``, placed by ``Target.copy_to``; it changes between runs if
         weights are swapped.
         """
         ...
@@ -149,8 +149,8 @@ class Executable(Protocol):
 
 @runtime_checkable
 class FallsBack(Protocol):
-    """An executable that lists what it leaves to the host; for others, instructions that their
-    target does not support count.
+    """An executable that lists what it leaves to the host. For others, it is what their target does
+    not support.
     """
 
     def fallbacks(self) -> list[Instruction]:
@@ -164,9 +164,7 @@ class ReadsPacked(Protocol):
 
     @property
     def absorbed(self) -> frozenset[Instruction]:
-        """The ``unpack_weight`` instructions that no run executes, because kernels read their
-        inputs.
-        """
+        """The ``unpack_weight`` instructions that no run executes: kernels read their inputs."""
         ...
 
 
@@ -175,7 +173,7 @@ class Saves(Protocol):
     """An executable with data worth saving in a file with its program."""
 
     def save_code(self) -> dict[str, bytes]:
-        """Bytes by name, which the ``Context`` of the loaded program has as ``saved``."""
+        """Bytes by name, passed to a loaded program as ``Context.saved``."""
         ...
 
 
@@ -186,23 +184,20 @@ class Asynchronous(Protocol):
     def enqueue(
         self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument], stream: Any
     ) -> list[Argument]:
-        """Results that will be ready for later work on the caller's stream; None means the target's
-        own.
-        """
+        """Results ready for later work on the caller's stream, or the target's own if None."""
         ...
 
 
 @dataclass_transform(frozen_default=True)
 @dataclass(frozen=True, eq=False, repr=False)
 class Target:
-    """Base of targets; a target's name is its class's in snake case, and that of its file or
-    folder. A subclass is a frozen dataclass of its options, unless it has an ``__init__`` of its
-    own.
+    """Base class of targets; a target's name is its class's in snake case, and that of its file or
+    folder. A subclass is a frozen dataclass of its options, unless it has its own ``__init__``.
     """
 
     name: ClassVar[str]
     packs_blocks: ClassVar[bool] = False
-    """Whether it names formats for blocks of constants, too, which an index picks."""
+    """Whether it also names formats for blocks of constants that an index picks."""
 
     def __init_subclass__(cls) -> None:
         if "__init__" not in cls.__dict__:
@@ -212,23 +207,21 @@ class Target:
     def get_passes(
         self, context: Context, options: CompileOptions
     ) -> Pipeline | str | Sequence[Pass | str]:
-        """The passes that turn a program as it was read into one this target can run: a pipeline,
-        its text, or a list.
-        """
+        """The passes that lower a program for this target: a pipeline, its text, or a list."""
         raise TargetError(
             f"target {self.name} needs get_passes(context, options), a list of passes"
         )
 
     def get_lower_literals_passes(self, context: Context) -> Pipeline:
-        """The passes that lower literals put into an already lowered program."""
+        """The passes that lower literals added to an already lowered program."""
         return Pipeline()
 
     def get_context(self) -> Context:
-        """A context of its own for one program."""
+        """A new context for one program."""
         return Context(self)
 
     def make_executable(self, program: Program, context: Context) -> Executable:
-        """An executable of a program that has been through the passes and finalized."""
+        """An executable of a program that has been lowered and finalized."""
         raise TargetError(
             f"target {self.name} needs make_executable(program, context), which returns an object "
             "with run(arguments, slots)"
@@ -236,13 +229,13 @@ class Target:
 
     def supports(self, instruction: Instruction) -> bool:
         """Whether the target runs an instruction itself; others run on the host, as on ``ref``.
-        ``dissolve`` asks it for fused instructions, and the count of what is left to the host for
-        every instruction but views.
+        ``dissolve`` asks it for fused instructions, and the count of fallbacks for every
+        instruction but views.
         """
         return True
 
     def for_architectures(self, names: tuple[str, ...]) -> Target:
-        """This target, compiling for other architectures; ``TargetError`` if it has no such."""
+        """This target, compiling for other architectures; ``TargetError`` if it has none."""
         raise TargetError(f"target {self.name} compiles for the machine it runs on, and no other")
 
     def accepts(self, saved: Mapping[str, bytes]) -> bool:
@@ -264,26 +257,23 @@ class Target:
         return argument
 
     def taken(self, inputs: Any) -> Any:
-        """A caller's inputs, with other libraries' values in this target's memory turned into
-        arguments.
-        """
+        """A caller's inputs, with other libraries' values in the target's memory as arguments."""
         return inputs
 
     def preferred_weight_format(self, instruction: Instruction, index: int) -> str | None:
         """The format (``hwio``, ``ABcd16a4b``, ...; see ``migx.ops.formats``) in which a constant
-        input is read best; None leaves it as it is. An input may be views of a constant
+        input is best read; None leaves it as it is. An input may be views of a constant
         (``migx.op.traits(...).view``): the format is for the axes of the constant. The executable
         then finds ``unpack_weight`` in its place, and reads its input, or runs it like any
-        operation. What is unpacked from storage of a few bits stays as it is. With ``packs_blocks``
-        an input may also be one block of a constant, which a ``gather`` with one index picks: the
-        format is that of the block, each block is packed so, and the ``gather`` reads
-        ``unpack_weight``.
+        operation. What is unpacked from sub-byte storage stays as it is. With ``packs_blocks`` an
+        input may also be one block of a constant, picked by a ``gather`` with one index: the format
+        is for the block, each block is packed so, and the ``gather`` reads ``unpack_weight``.
         """
         return None
 
     def transform_weight(self, argument: Argument, layout: str) -> Argument:
-        """A weight in a format that ``preferred_weight_format`` named; override it for a faster way
-        to the same bytes.
+        """A weight in a format named by ``preferred_weight_format``. Override it to produce the
+        same bytes faster.
         """
         from migx.ops.formats import pack
 
@@ -297,8 +287,8 @@ know_fields(Target, "target ")
 
 
 def get_target(given: Target | str | Any) -> Target:
-    """The target of a name, with default options or those given, ``name{option=value}`` as for a
-    pass; or the target itself. ``UnknownName`` and ``ParseError`` list what there is.
+    """The target of a name, optionally with options, ``name{option=value}`` as for a pass; or the
+    target itself. ``UnknownName`` and ``ParseError`` list what exists.
     """
     if not isinstance(given, str):
         if isinstance(given, type):
@@ -311,9 +301,7 @@ def get_target(given: Target | str | Any) -> Target:
 
 
 def supported(target: Target, at: Instruction) -> bool:
-    """Whether a target supports an instruction; an error it raises gets a note with the
-    instruction.
-    """
+    """Whether a target supports an instruction; errors get a note with the instruction."""
     with noted(f"supports of target {target.name}, asked of", at):
         return target.supports(at)
 

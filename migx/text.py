@@ -6,10 +6,10 @@
       return %0
     }
 
-A shape stands without strides where they follow from the operation. Names that are no plain
-identifiers stand in double quotes, symbols of such names in backticks. Modules come in the order
-the program holds them; in a submodule a value of a module around it is written with that module's
-name, ``main:%0``. Dims with bounds are declared first: ``dim batch = 1..64 {8, 32}``.
+Shapes are printed without strides if these follow from the operation. Names that are not plain
+identifiers are in double quotes, such symbols in backticks. Modules are in the order of the
+program; in a submodule, a value of an enclosing module is prefixed by that module's name,
+``main:%0``. Dims with bounds are declared first: ``dim batch = 1..64 {8, 32}``.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from migx.shape import F32, F64, DType
 from migx.weights import unsealed
 
 INLINE = 16
-"""Literals of at most this many elements stand in the text; larger ones by where their bytes lie,
-or by hash.
+"""Literals of at most this many elements are printed in full; larger ones by the location of their
+bytes, or by hash.
 """
 
 Names: TypeAlias = dict[Instruction, str]
 Place: TypeAlias = Callable[[Argument], tuple[str, int, int]]
-"""Says where the bytes of a literal are: file, offset and length."""
+"""The location of a literal's bytes: file, offset and length."""
 
 
 def show(
@@ -58,8 +58,8 @@ def show(
     """The text of a program.
 
     ``origins`` adds the ONNX nodes each instruction came from, ``hashes`` the SHA-256 of literals
-    that lie in files. With ``data_file`` the bytes of large literals that lie in no file are
-    written there, and the text refers to it; ``place`` decides for each large literal itself.
+    in files. With ``data_file``, the bytes of large literals that are not in a file are written
+    there, and the text refers to it; ``place`` decides for each large literal itself.
     """
     if data_file is not None:
         place = SideFile(data_file).place
@@ -73,10 +73,10 @@ def show(
 def write(
     program: Program, path: Path, *, head: str = "", origins: bool = False, hashes: bool = False
 ) -> None:
-    """Writes the text of a program to a file after ``head``, whole or not at all.
+    """Writes the text of a program to a file after ``head``, atomically.
 
-    Large literals that lie in no file go to a file beside it, which is named by the program's
-    fingerprint, so that it is never another's.
+    Large literals that are not in a file go to a file beside it, named by the program's
+    fingerprint, so that two programs never share one.
     """
     data = None
     if any(_is_loose(at.op_as(Literal).value) for at in program.literals):
@@ -87,7 +87,7 @@ def write(
 
 
 def show_module(module: Module) -> str:
-    """The text of one module; what it captures is named as in the text of the program."""
+    """The text of one module; captures are named as in the text of the program."""
     shown = {module, *module.program.modules.values()}
     return _Writer().module(module, {each: number(each) for each in shown})
 
@@ -95,9 +95,8 @@ def show_module(module: Module) -> str:
 def show_instruction(
     instruction: Instruction, *, origins: bool = True, names: dict[Module, Names] | None = None
 ) -> str:
-    """The line of an instruction in the text of its module; what it reads by the names there.
-    ``names`` keeps what instructions are called for the next call, which is right as long as their
-    modules stay as they are.
+    """An instruction's line in the text of its module, with the names used there. ``names`` caches
+    them between calls, and is valid as long as the modules are unchanged.
     """
     at = instruction
     if at.module is None:
@@ -111,7 +110,7 @@ def show_instruction(
 
 @contextmanager
 def noted(what: str, at: Instruction) -> Iterator[None]:
-    """Adds a note to whatever is raised meanwhile: what was asked, and the instruction drawn."""
+    """Adds a note to any error raised in the block: what was asked, and the instruction drawn."""
     try:
         yield
     except Exception as error:
@@ -133,7 +132,7 @@ def number(module: Module) -> Names:
 
 
 def named(program: Program, name: str) -> list[Instruction]:
-    """The instructions of a name, see ``Program.named``."""
+    """The instructions a name refers to; see ``Program.named``."""
     found: list[Instruction] = []
     of_operation: list[Instruction] = []
     known: dict[str, None] = {}
@@ -156,7 +155,7 @@ def named(program: Program, name: str) -> list[Instruction]:
 def _numbered(
     modules: Iterable[Module | None], names: dict[Module, Names] | None = None
 ) -> dict[Module, Names]:
-    """The names in some modules, put to those that are known."""
+    """The names in some modules, added to those already known."""
     names = {} if names is None else names
     for module in modules:
         if module is not None and module not in names:
@@ -165,12 +164,12 @@ def _numbered(
 
 
 def quoted(name: str) -> str:
-    """A name as it stands in the text: bare when it is an identifier, else in double quotes."""
+    """A name as written in the text: bare if it is an identifier, otherwise in double quotes."""
     return name if is_identifier(name) else json.dumps(name, ensure_ascii=False)
 
 
 def attributes(op: Operation, place: Place | None = None) -> str:
-    """The attributes of an operation that are not at their defaults, as they stand in the text."""
+    """The attributes of an operation that differ from their defaults, as text."""
     return _attributes(op, _Writer(place=place)).strip()
 
 
@@ -181,8 +180,8 @@ def draw(
     inputs: Iterable[Instruction],
     origins: Iterable[str] = (),
 ) -> str:
-    """A message with the instruction it is about, a caret under it, its inputs' shapes and its ONNX
-    origins.
+    """A message with the instruction it is about, a caret under it, the shapes of its inputs and
+    its ONNX origins.
     """
     names = _numbered({module, *(i.module for i in inputs)})
     written = [_reference(i, module, names) for i in inputs]
@@ -196,7 +195,7 @@ def draw(
 
 
 def draw_instruction(message: str, instruction: Instruction) -> str:
-    """``draw`` for an instruction that stands in a module."""
+    """``draw`` for an instruction in a module."""
     at = instruction
     if at.module is None:
         return f"{message}\n  {at!r}, which is in no module"
@@ -204,7 +203,7 @@ def draw_instruction(message: str, instruction: Instruction) -> str:
 
 
 class _Writer:
-    """Prints modules. ``place`` says where the bytes of a literal that is not inline are put."""
+    """Prints modules. ``place`` gives the location of literals that are not inline."""
 
     def __init__(
         self, *, origins: bool = False, hashes: bool = False, place: Place | None = None
@@ -227,7 +226,7 @@ class _Writer:
         if type(op) is Return:
             named = [f"{quoted(n)}={v}" for n, v in zip(op.names, read, strict=False)]
             return f"  return {', '.join(named or read)}".rstrip()
-        # A literal's strides are its own; those of any other result follow from its operation.
+        # The strides of a literal are its own; those of other results follow from the operation.
         shape = at.shape if isinstance(op, Literal) else at.shape.text
         line = f"  {own[at]} = {op.name}({', '.join(read)}){_attributes(op, self)}"
         if at.modules:
@@ -273,9 +272,7 @@ class _Writer:
 
 @unsealed()
 def _is_inline(value: Argument) -> bool:
-    """Whether a literal stands in the text, element by element; a packed one does where all of its
-    bits are those of elements, or 0.
-    """
+    """Whether a literal is printed by elements; a packed one is if its padding bits are 0."""
     dtype, count = value.shape.dtype, int(value.shape.elements)
     if dtype.kind == "string":
         return True
@@ -285,12 +282,12 @@ def _is_inline(value: Argument) -> bool:
 
 
 def _is_loose(value: Argument) -> bool:
-    """Whether the bytes of a literal are there, but neither in the text nor in a file."""
+    """Whether a literal's bytes exist, but neither in the text nor in a file."""
     return value.available and value.source is None and not _is_inline(value)
 
 
 def _attributes(op: Operation, writer: _Writer) -> str:
-    """The attributes that are not at their defaults."""
+    """The attributes that differ from their defaults, as text."""
     given = operations.attributes(op)
     if given and dataclasses.is_dataclass(op):
         usual = _defaults(type(op))
@@ -344,7 +341,7 @@ def _element(x: Any, dtype: DType) -> str:
 
 
 class SideFile:
-    """A file beside the text for the bytes of literals that lie in no file yet."""
+    """A file beside the text for the bytes of literals that are not in a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -352,7 +349,7 @@ class SideFile:
             path.write_bytes(b"")
 
     def place(self, value: Argument) -> tuple[str, int, int]:
-        """Where a literal's bytes are: where they were, or newly at the end of this file."""
+        """The location of a literal's bytes: where they are, or appended to this file."""
         if (source := value.source) is not None:
             return str(source.file), source.offset, source.length
         with writing(self.path), open(self.path, "ab") as out:

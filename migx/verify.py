@@ -1,7 +1,8 @@
-"""What a well-formed program is, as a list of named checks.
+"""What a well-formed program is: a list of named checks.
 
-``verify(program)`` raises with every finding; ``findings(program)`` lists them. A check is a
-function of a module that yields what is wrong and where; its name is the function's.
+``verify(program)`` raises an error with all findings; ``findings(program)`` lists them. A check is
+a function of a module that yields instructions and what is wrong with them; its name is the
+function's.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from migx.weights import computes, is_weight, label_of
 READ_PACKED = frozenset(
     {"@return", "get_tuple_elem", "if", "loop", "scan", "group", "contiguous", "gather"}
 )
-"""Besides the operations named ``unpack_...``, who may read packed storage: those that only pass it
-on, all of it or some slices.
+"""The operations that may read packed storage besides those named ``unpack_...``: they pass it on,
+whole or in slices.
 """
 
 WITHIN_WEIGHTS = (Literal, OnnxExternalWeights, AssumeEqual, Return)
@@ -34,7 +35,7 @@ Check = Callable[[Module], Iterator[Problem]]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: which check says so, in which module, at which instruction."""
+    """One problem: the check that found it, the module, and the instruction."""
 
     check: str
     module: str
@@ -54,7 +55,7 @@ def verify(program: Program) -> None:
 
 
 def findings(program: Program) -> list[Finding]:
-    """Everything that is wrong with a program; an empty list when it is well formed."""
+    """All problems of a program; empty if it is well formed."""
     found = [Finding("symbols", program.main.name, message) for message in _symbol_clashes(program)]
     for at, message in weight_names(program):
         found.append(Finding("weights", at.module.name, _located(at, message)))  # type: ignore[union-attr]
@@ -66,8 +67,8 @@ def findings(program: Program) -> list[Finding]:
 
 
 def links(module: Module) -> Iterator[Problem]:
-    """The list runs both ways over the same instructions, its labels grow, and its length is what
-    it says.
+    """The list links the same instructions in both directions, order labels ascend, and the length
+    is right.
     """
     previous: Instruction | None = None
     count = 0
@@ -104,18 +105,18 @@ def inputs_before_users(module: Module) -> Iterator[Problem]:
 
 
 def users(module: Module) -> Iterator[Problem]:
-    """Users are kept with multiplicity, and agree with the inputs."""
+    """Users, counted with multiplicity, agree with the inputs."""
     for at in module:
         for value in at.inputs:
             if value._users.get(at) != (1 if len(at.inputs) == 1 else at.inputs.count(value)):
-                yield at, f"{value!r} does not count how often it is read here"
+                yield at, f"{value!r} counts its uses here wrongly"
         for user, count in at._users.items():
             if (
                 user.module is None
                 or (count != 1 and user.inputs.count(at) != count)
                 or at not in user.inputs
             ):
-                yield at, f"{user!r} is counted as a user and is none"
+                yield at, f"{user!r} is recorded as a user, but does not read it"
 
 
 def shapes(module: Module) -> Iterator[Problem]:
@@ -131,7 +132,7 @@ def shapes(module: Module) -> Iterator[Problem]:
 
 
 def parameters(module: Module) -> Iterator[Problem]:
-    """Parameters stand at the front, under the names and in the order the module knows them by."""
+    """Parameters come first, with the names and in the order recorded by the module."""
     front, there = True, list[Instruction]()
     for at in module:
         if type(at.op) is not Param:
@@ -139,14 +140,14 @@ def parameters(module: Module) -> Iterator[Problem]:
             continue
         there.append(at)
         if not front:
-            yield at, "a parameter stands behind other instructions"
+            yield at, "a parameter comes after other instructions"
         if module.parameters.get(at.op.parameter) is not at:
-            yield at, f"the module does not know its parameter {at.op.parameter!r}"
+            yield at, f"the module does not record its parameter {at.op.parameter!r}"
     known = list(module.parameters.values())
     if any(at.module is not module for at in known):
-        yield None, "a parameter the module knows is not in it"
+        yield None, "a parameter the module records is not in it"
     elif known != there and set(known) == set(there):
-        yield None, "its parameters stand in another order than the module knows them by"
+        yield None, "its parameters are in another order than the module records"
 
 
 def returns(module: Module) -> Iterator[Problem]:
@@ -155,12 +156,12 @@ def returns(module: Module) -> Iterator[Problem]:
         yield module.last, "the module does not end with a return"
     for at in module:
         if type(at.op) is Return and at is not module.last:
-            yield at, "a return stands in the middle"
+            yield at, "a return is not the last instruction"
 
 
 def submodules(module: Module) -> Iterator[Problem]:
-    """Submodules belong to the program, know their parents, and capture only as their operation
-    allows.
+    """Submodules belong to the program, know their parents, and capture only if their operation
+    allows it.
     """
     for at in module:
         for inner in at.modules:
@@ -182,8 +183,8 @@ def submodules(module: Module) -> Iterator[Problem]:
 
 
 def packed_storage(module: Module) -> Iterator[Problem]:
-    """Types under eight bits are storage: only unpacking, what passes values on, and a target's
-    own operations, whose names have its own in front (``gpu::code_object``), read them.
+    """Types under eight bits are storage: they are read only by unpacking, by operations that pass
+    values on, and by a target's own operations, whose names have its prefix (``gpu::code_object``).
     """
     for at in module:
         name = at.op.name
@@ -194,8 +195,8 @@ def packed_storage(module: Module) -> Iterator[Problem]:
 
 
 def symbols(module: Module) -> Iterator[Problem]:
-    """Every symbol gets a size: it stands bare in a parameter or in the result of an instruction
-    that comes before.
+    """Every symbol gets a size: it is by itself a dim of a parameter, or of the result of an
+    earlier instruction.
     """
     bound = known_symbols(module)
     for at in module:
@@ -204,12 +205,12 @@ def symbols(module: Module) -> Iterator[Problem]:
         bound |= bare_symbols([at])
         for symbol in (*at.shape.symbols(), *operations.symbols(at.op)):
             if symbol.name not in bound:
-                yield at, f"no parameter and nothing before it gives dim {symbol} a size"
+                yield at, f"no parameter or earlier instruction gives dim {symbol} a size"
 
 
 def weights(module: Module) -> Iterator[Problem]:
-    """Every slot is a result of the weights module, of the same type; that module has no
-    parameters, and what it computes depends on literals and weights alone.
+    """Every slot is a result of the weights module, with the same type; that module has no
+    parameters, and what it computes depends only on literals and weights.
     """
     made, slots = module.program.weights, module.program.slots
     for at in module:
@@ -225,7 +226,7 @@ def weights(module: Module) -> Iterator[Problem]:
 
 
 def weight_names(program: Program) -> Iterator[Problem]:
-    """Weights of one name are one weight: they have one shape."""
+    """Weights with the same name have the same shape: they are one weight."""
     seen: dict[str, Instruction] = {}
     for at in program.instructions():
         if is_weight(at):
@@ -249,12 +250,12 @@ CHECKS: tuple[Check, ...] = (
 
 
 def captures_of(at: Instruction) -> Iterator[Instruction]:
-    """The values of modules around that those of an instruction read."""
+    """The values of enclosing modules that an instruction's modules read."""
     return (value for module in at.modules for value in captures(module))
 
 
 def captures(module: Module) -> Iterator[Instruction]:
-    """The values of modules around that a module or one inside it reads."""
+    """The values of enclosing modules that a module or its submodules read."""
     inside = set(module.program.submodules(module))
     for inner in inside:
         for at in inner:

@@ -1,1 +1,1 @@
-"""What knows nothing of programs: files, memory, tables."""
+"""Utilities that do not depend on programs: files, memory, tables."""

@@ -1,11 +1,10 @@
-"""When Python's garbage collector is to run: not while a great many objects are made, and where
-few objects hold a great many bytes.
+"""When Python's garbage collector runs: not while many objects are made, and where few hold many
+bytes.
 
-Instructions refer to each other in both directions, so they are what the collector walks. While a
-large program is read, copied or rewritten, nothing of it is garbage that could not wait, and
-walking it again and again makes the time of one instruction grow with their number. And a program
-that nobody has any more goes only when the collector runs, which counts objects and not the bytes
-of weights.
+Instructions refer to each other in both directions, so the collector has to walk them. While a
+large program is read, copied or rewritten, none of its garbage is urgent, and repeated walks make
+the cost of one instruction grow with the size of the program. On the other hand, unreachable
+programs are freed only by the collector, which counts objects and not the bytes of weights.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 ENOUGH = 1 << 27
-"""Bytes of weights in memory after which programs that nobody has any more are looked for."""
+"""The bytes of weights in memory after which unreachable programs are collected."""
 _held = 0
 
 
 def hold(nbytes: int) -> None:
-    """Takes note that a program holds so many bytes more. The collector runs where programs made
-    since it did have ``ENOUGH`` of them; not where somebody keeps it from running.
+    """Records that a program holds this many bytes more. The collector runs when programs made
+    since its last run hold ``ENOUGH``; not if it is disabled.
     """
     global _held  # noqa: PLW0603  one for the process
     _held += nbytes
@@ -32,9 +31,7 @@ def hold(nbytes: int) -> None:
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """Keeps the collector from running in the block; it may be paused already, and then stays so
-    after it.
-    """
+    """Disables the collector in the block; if it is disabled already, it stays so afterwards."""
     running = gc.isenabled()
     gc.disable()
     try:

@@ -1,12 +1,13 @@
-"""What is made once and read by later processes: files under the hash of what decides them.
+"""The cache on disk, shared by processes: files named by the hash of what determines them.
 
-They lie in ``MIGX_CACHE_DIR``, or in ``migx`` in the user's cache folder; ``MIGX_CACHE_DIR=``
-(empty) keeps nothing. Files are written aside and renamed, and begin with the hash of what follows:
-several processes may share the folder, and what is cut short or damaged is made again. Where the
-folder cannot be written, nothing is kept.
+It is in ``MIGX_CACHE_DIR``, or in ``migx`` in the user's cache folder; ``MIGX_CACHE_DIR=`` (empty)
+disables it. Files are renamed into place, and begin with the hash of their content: several
+processes may share the folder, and truncated or damaged files are made again. If the folder cannot
+be written, nothing is cached.
 
-Each kind of thing may take ``MIGX_CACHE_MB`` megabytes (1024); beyond that, what was not read for
-longest goes. It lies in 256 folders by hash, so that each is trimmed by itself and soon read.
+Each kind of file may take ``MIGX_CACHE_MB`` megabytes (1024); beyond that, the least recently read
+are removed. Each kind has 256 folders by hash, so that each is trimmed by itself and quickly
+listed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _FOLDERS = 256
 
 
 def folder(kind: str) -> Path | None:
-    """Where things of a kind are kept; None where nothing is."""
+    """The folder for one kind of file; None if the cache is disabled."""
     given = os.environ.get("MIGX_CACHE_DIR")
     if given is not None:
         return Path(given).expanduser() / kind if given else None
@@ -33,7 +34,7 @@ def folder(kind: str) -> Path | None:
 
 
 def read(kind: str, decided_by: str) -> bytes | None:
-    """What is kept for something; None where nothing is, or it is damaged."""
+    """The cached content for a key; None if there is none, or it is damaged."""
     path = _place(kind, decided_by)
     try:
         found = b"" if path is None else path.read_bytes()
@@ -42,15 +43,13 @@ def read(kind: str, decided_by: str) -> bytes | None:
     content = found[_DIGEST:]
     if path is None or not content or hashlib.sha256(content).digest() != found[:_DIGEST]:
         return None
-    with suppress(OSError):  # one may read what one may not touch
+    with suppress(OSError):  # a file may be readable, but not ours to touch
         os.utime(path)
     return content
 
 
 def write(kind: str, decided_by: str, content: bytes) -> None:
-    """Keeps what ``read`` gives to later processes; where the folder is full or cannot be written,
-    they make it again.
-    """
+    """Stores what ``read`` returns to later processes, unless the folder is full or read-only."""
     path, share = _place(kind, decided_by), limit() // _FOLDERS
     if path is None:
         return
@@ -58,7 +57,7 @@ def write(kind: str, decided_by: str, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with written(path) as file:
             file.write(hashlib.sha256(content).digest() + content)
-        if path.name.endswith("0"):  # one in sixteen: trimming costs little beside making
+        if path.name.endswith("0"):  # once in sixteen writes, so that trimming costs little
             _trim(path.parent, share)
     except OSError:
         return
@@ -71,7 +70,7 @@ def _place(kind: str, decided_by: str) -> Path | None:
 
 
 def _trim(place: Path, share: int) -> None:
-    """Brings one of the folders within its share of bytes, the longest unread going first."""
+    """Trims one of the folders to its share of bytes, the least recently read files first."""
     with os.scandir(place) as entries:
         found = sorted(((s := e.stat()).st_mtime_ns, s.st_size, e.path) for e in entries)
     over = sum(size for _, size, _ in found) - share
@@ -83,9 +82,7 @@ def _trim(place: Path, share: int) -> None:
 
 
 def limit() -> int:
-    """The bytes that things of one kind may take. ``TargetError`` where the environment says no
-    number.
-    """
+    """The bytes one kind of file may take. ``TargetError`` if the variable is not a number."""
     given = os.environ.get("MIGX_CACHE_MB", "1024")
     if not given.isdecimal():
         raise TargetError(f"MIGX_CACHE_MB is {given!r}; it must be a number, of megabytes")

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and read only from where they may be."""
+"""Files written atomically, and read only from allowed places."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from migx.errors import DataError, MigxError
 
 @contextmanager
 def written(path: str | Path) -> Iterator[BinaryIO]:
-    """Opens a temporary file beside ``path`` and renames it there when the block ends well; else
-    removes it. A link stays, and the file it names is written; what is no file, such as a device or
-    a pipe, is written to. ``DataError`` where it cannot be written.
+    """Opens a temporary file beside ``path`` and renames it to that if the block succeeds;
+    otherwise removes it. For a link, the file it names is written; what is not a file, such as a
+    device or a pipe, is written to directly. ``DataError`` if it cannot be written.
     """
     path = Path(path)
     if "\0" in str(path):
@@ -47,7 +47,7 @@ def written(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether a path is that of something else than a file, which cannot be replaced."""
+    """Whether a path is something other than a file, which cannot be replaced."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
@@ -59,7 +59,7 @@ def _is_stream(path: Path) -> bool:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """``DataError`` names the file where the block cannot write it."""
+    """``DataError`` with the file's name if the block fails to write it."""
     try:
         yield
     except MigxError:
@@ -69,8 +69,8 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Writes arrays to an ``.npz`` file by name, whole or not at all; the members of a tuple ``x``
-    as ``x[0]``, ``x[1]`` and so on. ``DataError`` where one is no array of numbers.
+    """Writes arrays to an ``.npz`` file by name, atomically; the members of a tuple ``x`` as
+    ``x[0]``, ``x[1]`` and so on. ``DataError`` if one is not an array of numbers.
     """
     members = dict(apart(arrays.items()))
     for name, array in members.items():
@@ -81,7 +81,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def apart(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """Values and their names, with the members of tuples in their place."""
+    """Named values, with tuples replaced by their members."""
     for name, value in named:
         if isinstance(value, tuple):
             yield from apart((member(name, i), part) for i, part in enumerate(value))
@@ -90,13 +90,13 @@ def apart(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
 
 
 def member(name: str, index: int) -> str:
-    """What a member of a tuple is called."""
+    """The name of a member of a tuple."""
     return f"{name}[{index}]"
 
 
 def inside(folder: Path, location: str, what: str) -> Path:
-    """The path of a file that another file names, which must lie in that one's folder, links
-    followed. ``DataError`` says ``what`` would be read.
+    """The path of a file that another file names; it must be in that one's folder, links followed.
+    ``DataError`` says ``what`` would be read.
     """
     where = "the model's folder"
     if PurePosixPath(location).is_absolute() or PureWindowsPath(location).is_absolute():

@@ -1,4 +1,4 @@
-"""Files mapped into memory: shared by all who read them, checked, and given back."""
+"""Files mapped into memory: shared by all readers, checked, and released."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import NamedTuple, Self
 from migx.errors import DataError
 
 GIVE_BACK = getattr(mmap, "MADV_DONTNEED", None)
-"""What tells the system that pages are not needed; None where there is no such call."""
+"""The advice that pages are not needed; None where it does not exist."""
 
 
 class Stamp(NamedTuple):
-    """What differs, but for ill will, between a file and what it was before it was written to."""
+    """What tells, barring malice, that a file has been written to."""
 
     size: int
     modified: int
@@ -23,14 +23,14 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, file: str | Path | int) -> Self:
-        """The stamp of a path or of an open file; ``OSError`` where there is no such file."""
+        """The stamp of a path or of an open file; ``OSError`` if it does not exist."""
         found = os.stat(file)
         return cls(found.st_size, found.st_mtime_ns, found.st_ino)
 
 
 class MappedFile(mmap.mmap):
-    """The bytes of a file that is not empty, read-only. They stay what they are when another file
-    is renamed over this one; that somebody has written into it, ``check`` finds.
+    """The bytes of a file that is not empty, read-only. They stay the same if another file is
+    renamed over this one; ``check`` detects writes into it.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class MappedFile(mmap.mmap):
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """The file of a path as it is now; ``OSError`` where it cannot be read."""
+        """Maps the current file of a path; ``OSError`` if it cannot be read."""
         file = os.open(path, os.O_RDONLY)
         try:
             made = cls(file, 0, access=mmap.ACCESS_READ)
@@ -51,7 +51,7 @@ class MappedFile(mmap.mmap):
         return made
 
     def check(self) -> None:
-        """Raises ``DataError`` where the file is not what it was when it was mapped; under 1 us."""
+        """Raises ``DataError`` if the file has changed since it was mapped; takes under 1 us."""
         if Stamp.of(self._file) != self.stamp:
             raise DataError(
                 f"{self.path} was written to while it was in use: read the model again, and "
@@ -59,9 +59,7 @@ class MappedFile(mmap.mmap):
             )
 
     def give_back(self, offset: int, length: int) -> None:
-        """Takes the whole pages in some bytes out of memory; who reads them again gets them from
-        the file.
-        """
+        """Releases the whole pages within some bytes; they are read from the file again."""
         start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
         size = (offset + length) // mmap.PAGESIZE * mmap.PAGESIZE - start
         if size > 0 and GIVE_BACK is not None:
@@ -72,8 +70,8 @@ _mapped: weakref.WeakValueDictionary[tuple[Path, Stamp], MappedFile] = weakref.W
 
 
 def mapped(path: Path) -> MappedFile | None:
-    """A file, mapped; None for one that is empty. All who ask for the same unchanged file share one
-    mapping. ``OSError`` where it cannot be read.
+    """A mapped file; None if it is empty. All readers of the same unchanged file share one mapping.
+    ``OSError`` if it cannot be read.
     """
     found = _mapped.get((path, stamp := Stamp.of(path)))
     if found is None and stamp.size:

@@ -1,8 +1,8 @@
-"""Memory for large values that come and go: in huge pages, and used again.
+"""Memory for large values that come and go: in huge pages, and reused.
 
-To touch fresh memory for the first time takes longer than to copy into it, and to unmap it stops
-every other thread of Python. So what nobody reads any more is kept for who copies next; the system
-may take it meanwhile, for it is told that the content is of no use.
+Touching fresh memory for the first time takes longer than copying into it, and unmapping stops
+every other thread of Python. So memory that nobody reads any more is kept for the next copy; the
+system may reclaim it, because it is told that the content is not needed.
 """
 
 from __future__ import annotations
@@ -22,24 +22,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 HUGE = 1 << 21
-"""Bytes of a huge page: what is smaller comes from where Python takes its memory."""
+"""Bytes of a huge page; smaller values are allocated by Python."""
 BLOCK = 1 << 26
-"""Bytes up to which arrays share a block, which is used again when nobody reads any of them."""
+"""Arrays share blocks of up to this many bytes; a block is reused when none of them is read."""
 ALIGNMENT = 64
-"""What the places of values in a block, an arena or a file are multiples of, in bytes."""
+"""The alignment of values in a block, an arena or a file, in bytes."""
 PARALLEL = 1 << 24
-"""Bytes from which on a copy is worth several threads."""
+"""The bytes from which on a copy is worth several threads."""
 
 THREADS = max(1, (os.cpu_count() or 1) // 2)
-"""How many threads work on an update; what runs meanwhile has the other processors."""
+"""How many threads work on an update; runs meanwhile have the other processors."""
 
 Arrays = Sequence[NDArray[Any]]
 
 
 class Memory:
-    """The memory of values that replace each other. Beside what is read, it keeps what an update
-    could use again, and no more than the largest has taken. Safe from several threads, but for
-    ``copies``.
+    """The memory of values that replace each other. Besides what is in use, it keeps what the next
+    update could reuse, at most as much as the largest has taken. Thread-safe, except ``copies``.
     """
 
     def __init__(self) -> None:
@@ -47,9 +46,7 @@ class Memory:
         self._taken = self._most = 0
 
     def copies(self, arrays: Arrays) -> list[NDArray[Any]]:
-        """Copies in row-major layout that nobody else can write to; ``MemoryError`` where there is
-        no room for them.
-        """
+        """Row-major copies that nobody else can write to; ``MemoryError`` if they do not fit."""
         self._taken = 0
         made = [array for group in _groups(arrays) for array in self._like(group)]
         self._most = max(self._most, self._taken)
@@ -57,7 +54,7 @@ class Memory:
         return made
 
     def _like(self, arrays: Arrays) -> Iterator[NDArray[Any]]:
-        """Uninitialised arrays of the types and dims of others, which lie together."""
+        """Uninitialised arrays with the types and dims of others, allocated together."""
         total = sum(aligned(array.nbytes) for array in arrays)
         if total < HUGE or os.name == "nt" or any(array.dtype.hasobject for array in arrays):
             yield from (np.empty(array.shape, array.dtype) for array in arrays)
@@ -69,7 +66,7 @@ class Memory:
             start += aligned(array.nbytes)
 
     def _block(self, nbytes: int) -> NDArray[np.uint8]:
-        """Memory that begins with a huge page, and comes back when the last view of it goes."""
+        """Memory that begins at a huge page, and is reused when its last view is gone."""
         size = -(-nbytes // HUGE) * HUGE + HUGE
         self._taken += size
         found = self._again(size)
@@ -82,7 +79,7 @@ class Memory:
         return whole
 
     def _again(self, size: int) -> mmap.mmap | None:
-        """A spare block of a size; None where there is none."""
+        """A spare block of a size; None if there is none."""
         for block in tuple(self._spare):
             if len(block) == size:
                 with suppress(ValueError):  # another thread has dropped it
@@ -96,9 +93,7 @@ class Memory:
         self._drop(self._most)
 
     def _drop(self, most: int) -> None:
-        """Gives back to the system what has not been used again for the longest, but for so many
-        bytes.
-        """
+        """Returns the least recently used spare blocks to the system, except for ``most`` bytes."""
         while sum(map(len, tuple(self._spare))) > most:
             with suppress(IndexError):  # another thread has dropped it
                 block = self._spare.pop(0)
@@ -107,13 +102,13 @@ class Memory:
 
 @cache
 def installed() -> int:
-    """The bytes of memory the machine has; without end where it does not say."""
+    """The bytes of memory the machine has; infinite if it does not say."""
     known = hasattr(os, "sysconf")
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else sys.maxsize
 
 
 def copy(pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> None:
-    """Copies arrays into others, much of it on several threads."""
+    """Copies arrays into others, large ones on several threads."""
     pairs = list(pairs)
     if THREADS < 2 or sum(to.nbytes for to, _ in pairs) < PARALLEL:
         for to, array in pairs:
@@ -124,7 +119,7 @@ def copy(pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> None:
 
 
 def _pieces(pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> Iterator[tuple[Any, Any]]:
-    """Pairs cut along their first axes into pieces of some megabytes."""
+    """Pairs of arrays, split along their first axes into pieces of some megabytes."""
     for to, array in pairs:
         rows = max(1, len(to) * PARALLEL // max(1, to.nbytes)) if to.ndim else 0
         if not rows or rows >= len(to):
@@ -135,7 +130,7 @@ def _pieces(pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> Iterator[tupl
 
 
 def _groups(arrays: Arrays) -> Iterator[Arrays]:
-    """Arrays in their order, as many together as a block holds."""
+    """Arrays in order, grouped by what fits into a block."""
     group: list[NDArray[Any]] = []
     size = 0
     for array in arrays:
@@ -149,7 +144,7 @@ def _groups(arrays: Arrays) -> Iterator[Arrays]:
 
 
 def aligned(nbytes: int) -> int:
-    """So many bytes, or as few more as make the next place an aligned one."""
+    """A number of bytes, rounded up to the alignment."""
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
@@ -161,8 +156,8 @@ def _fresh(size: int) -> mmap.mmap:
 
 
 def _advise(address: int, nbytes: int, advice: str) -> None:
-    """Tells the system how memory is used, where it can be told; other threads go on meanwhile, as
-    they would not by the method of ``mmap``.
+    """Advises the system on the use of memory, if it supports that; unlike the method of ``mmap``,
+    without stopping other threads.
     """
     if (number := getattr(mmap, advice, None)) is not None:
         _madvise()(address, nbytes, number)
@@ -175,7 +170,7 @@ def _address(block: mmap.mmap) -> int:
 
 @cache
 def _madvise() -> Any:
-    """The system's call of that name."""
+    """The system's ``madvise``."""
     call = ctypes.CDLL(None).madvise
     call.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     return call

@@ -15,9 +15,7 @@ _STEP = 1 << 32  # what is left free after the last member, so that appending ne
 
 
 class Ordered:
-    """A member of at most one list. A removed one keeps its links, so that iteration finds its way
-    back.
-    """
+    """A member of at most one list. A removed one keeps its links, for iterations at it."""
 
     __slots__ = ("_label", "_linked", "_next", "_previous")
     _label: int

@@ -1,4 +1,4 @@
-"""A table that forgets what was added first, for several threads."""
+"""A table that evicts its oldest entry, for several threads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Found = TypeVar("Found")
 
 
 class Recent(OrderedDict[Key, Found]):
-    """A table of the ``most`` things that were added last."""
+    """A table of the ``most`` entries that were added last."""
 
     def __init__(self, most: int) -> None:
         super().__init__()

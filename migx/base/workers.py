@@ -1,8 +1,8 @@
-"""Worker processes: each is this Python running a function of ours on one request after another.
+"""Worker processes: each is this Python, answering one request after another.
 
-A worker runs a command that calls ``serve``. It is given requests on its standard input and gives
-answers on its output, each after its length, and before them all a word, for a Python may print
-while it starts. One that says nothing, or dies, leaves its request to the others.
+A worker runs a command that calls ``serve``. It reads requests from its standard input and writes
+answers to its output, each preceded by its length; first of all a greeting, because Python may
+print while it starts. A worker that hangs or dies leaves its request to the others.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping
 from typing import IO
 
 PATIENCE = 60.0
-"""Seconds after which a worker that has said nothing is given up."""
+"""Seconds after which a silent worker is given up."""
 _WORD = 16
 _GREETING = 1 << 16
-"""The bytes of the word, and how many may come before it."""
+"""The bytes of the greeting, and how many may precede it."""
 _LENGTH = struct.Struct("<Q")
 
 
@@ -32,10 +32,10 @@ def ask(
     heard: Callable[[str, bytes], object],
     environment: Mapping[str, str] = os.environ,
 ) -> list[str]:
-    """Has so many workers that run a command answer requests, in their order; ``heard`` is given
-    the name of each and its answer, as it comes. Gives the names of those that none has answered.
+    """Starts ``count`` workers with a command, which answer requests in order; ``heard`` is called
+    with the name of each and its answer, as they arrive. Returns the names of the unanswered ones.
 
-    What ``heard`` raises ends it all, and is raised. ``OSError`` where no worker can be started.
+    An error in ``heard`` stops everything and is raised. ``OSError`` if no worker can be started.
     """
     asking = _Asking(requests, heard)
     word, refused = secrets.token_bytes(_WORD), list[OSError]()
@@ -61,7 +61,7 @@ def ask(
 
 
 def serve(answer: Callable[[str], bytes]) -> None:
-    """Answers what comes in, until nothing more does. What is printed meanwhile goes elsewhere."""
+    """Answers requests from standard input until it ends. Other prints meanwhile go elsewhere."""
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
         out.write(bytes.fromhex(sys.argv[1]))
@@ -71,7 +71,7 @@ def serve(answer: Callable[[str], bytes]) -> None:
 
 
 class _Asking:
-    """The requests that wait for a worker, and what has been raised by who heard an answer."""
+    """The requests that wait for a worker, and errors raised by ``heard``."""
 
     def __init__(self, requests: Mapping[str, str], heard: Callable[[str, bytes], object]) -> None:
         self.requests, self.heard = requests, heard
@@ -94,7 +94,7 @@ class _Asking:
                 return
             try:
                 self.heard(name, answer)
-            except Exception as error:  # noqa: BLE001  # it is raised where all are waited for
+            except Exception as error:  # noqa: BLE001  # raised again after all have ended
                 self.failed.append(error)
 
     def _next(self) -> str | None:
@@ -120,7 +120,7 @@ def _started(command: str, word: bytes, environment: Mapping[str, str]) -> subpr
 def _thread(
     asking: _Asking, worker: subprocess.Popen[bytes], word: bytes
 ) -> threading.Thread | None:
-    """The thread that feeds a worker, unless the system gives no more."""
+    """The thread that feeds a worker; None if the system has no more threads."""
     thread = threading.Thread(target=asking.feed, args=(worker, word), daemon=True)
     try:
         thread.start()
@@ -130,7 +130,7 @@ def _thread(
 
 
 def _greets(worker: subprocess.Popen[bytes], pipe: IO[bytes], word: bytes) -> bool:
-    """Whether a worker comes to say the word, in time and without much else."""
+    """Whether a worker sends the greeting in time, without much before it."""
     heard = b""
     patience = threading.Timer(PATIENCE, worker.kill)
     patience.daemon = True

@@ -1,11 +1,11 @@
 """The command line. Each file of this package is a verb, named as the file is.
 
 A verb's module has a docstring, whose first sentence is its help; ``configure(parser)``, which
-declares its arguments; and ``run(options)``, which returns the exit code: 0 for success, 1 where
-what was asked for turned out false. A user's mistake is a ``MigxError``: its message goes to
-stderr, without a traceback, and the exit code is 2.
+declares its arguments; and ``run(options)``, which returns the exit code: 0 for success, 1 for a
+negative result. A user's mistake is a ``MigxError``: its message goes to stderr, without a
+traceback, and the exit code is 2.
 
-A verb that runs a command of the user's says ``TAKES_COMMAND = True`` and finds what stands after
+A verb that runs a command of the user's defines ``TAKES_COMMAND = True`` and finds the words after
 ``--`` in ``options.command``.
 """
 
@@ -26,7 +26,7 @@ from migx.errors import MigxError, there_are
 
 
 class Verb(Protocol):
-    """What the module of a verb holds."""
+    """The contents of a verb's module."""
 
     __doc__: str | None
 
@@ -36,7 +36,7 @@ class Verb(Protocol):
 
 
 def verbs() -> list[str]:
-    """The names of all verbs, ``why-not`` for ``why_not.py``; none is imported."""
+    """The names of all verbs, ``why-not`` for ``why_not.py``, without importing them."""
     files = Path(__file__).parent.glob("*.py")
     stems = (file.stem for file in files if not file.stem.startswith("_"))
     return sorted(stem.replace("_", "-") for stem in stems)
@@ -49,7 +49,7 @@ def load(name: str) -> Verb:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line, that of the process unless one is given; returns the exit code."""
+    """Runs the command line, by default that of the process; returns the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
     _open_streams()
     options = _parsed(given)
@@ -68,21 +68,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except OSError as error:
-        if error.filename is not None:  # not of the output, which has no name
+        if error.filename is not None:  # not the output, which has no name
             raise
-        # Nothing must be written to it at exit either.
+        # Python must not flush to it at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # whoever read it has enough
+        if isinstance(error, BrokenPipeError):  # the reader has enough
             return 0
         print(f"error: cannot write the output: {error.strerror or error}", file=sys.stderr)
         return 2
 
 
 def _open_streams() -> None:
-    """Opens streams that were closed before the start, which are None: nobody reads them."""
+    """Replaces streams that were closed before the start, which are None, by the null device."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # till the end
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # open until the end
 
 
 def _parsed(given: Sequence[str]) -> argparse.Namespace:
@@ -97,12 +97,12 @@ def _parsed(given: Sequence[str]) -> argparse.Namespace:
 
 
 def _shown(message: Warning | str, *_: object, **__: object) -> None:
-    """Prints a warning as errors are printed: without the line of ours it comes from."""
+    """Prints a warning like an error, without the source line that issued it."""
     print(f"warning: {message}", file=sys.stderr)
 
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser, with the one verb that is asked for, or all of them when none is."""
+    """The parser, with only the verb that is asked for, or all if there is none."""
     parser = argparse.ArgumentParser(
         prog="migx",
         description="A graph compiler for ONNX models: read, run and check them.",

@@ -1,5 +1,5 @@
-"""A model against another one on the same inputs: how far apart they are, for which nothing derives
-a bound.
+"""Compares a model with another one on the same inputs: shows their difference, for which no bound
+is derived.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PEERS = ("onnxruntime", "ref")
 
 
 def is_model(given: str | None) -> bool:
-    """Whether it is a file to compare with. ``UsageError`` where there is none, nor such a peer."""
+    """Whether it is a file to compare with. ``UsageError`` if it is neither a file nor a peer."""
     if given is None or given in PEERS:
         return False
     if not Path(given).is_file():
@@ -34,9 +34,7 @@ def compared(
     inputs: Mapping[str, Any],
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """How far outputs are from those of the other model; ``UsageError`` where they have other names
-    or dims.
-    """
+    """The differences from the other model's outputs; ``UsageError`` if names or dims differ."""
     target, theirs = _other(inputs, options)
     mine = dict(apart(zip(names, outputs, strict=True)))
     if mine.keys() != theirs.keys():
@@ -49,10 +47,10 @@ def compared(
 
 
 def _other(inputs: Mapping[str, Any], options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    """The target of the other model, which its file holds it for or else the one asked for, and its
+    """The target of the other model (the one in its file, or else the one asked for), and its
     outputs by name.
     """
-    # A folder is where a model that comes from standard input has its files.
+    # The folder is that of a model from standard input.
     given = {name: value for name, value in vars(options).items() if name != "folder"}
     path, asked = Path(options.against), argparse.Namespace(**given)
     asked.model, asked.passes, asked.dim_param = options.against, None, []
@@ -73,8 +71,8 @@ def _other(inputs: Mapping[str, Any], options: argparse.Namespace) -> tuple[str,
 
 
 def _difference(name: str, got: Any, expected: Any) -> dict[str, Any]:
-    """How far one output is from the other: the largest error, its root mean square, by itself and
-    of that of the values, and how many elements are not the same.
+    """How far one output is from the other: the largest error; the root mean square of the errors,
+    alone and relative to that of the values; and how many elements differ.
     """
     x, y = _array(name, got), _array(name, expected)
     if x.dtype != y.dtype and object not in (x.dtype, y.dtype):
@@ -101,8 +99,8 @@ def _array(name: str, value: Any) -> _inputs.Array:
 
 
 def relative(rms: float, expected: Any) -> float | None:
-    """An error beside the root mean square of the finite ones of the values expected; None where
-    these are no numbers, or all 0.
+    """An error divided by the root mean square of the finite expected values; None if these are not
+    numbers, or all 0.
     """
     array = _inputs.array_of(expected)
     if not isinstance(array, np.ndarray) or array.dtype == object:

@@ -1,4 +1,4 @@
-"""Commands of the user's own that judge a program, each run in a process that can be killed."""
+"""User commands that judge a program, each run in a process that can be killed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_timeout(parser: argparse.ArgumentParser) -> None:
-    """Declares how long a command may take."""
+    """Declares the time limit of a command."""
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
@@ -32,10 +32,10 @@ def add_timeout(parser: argparse.ArgumentParser) -> None:
 def judged(
     case: Case, command: Sequence[str], timeout: float, passes: str | None = None
 ) -> Symptom:
-    """How a command ends on a case: right with exit code 0.
+    """The symptom of a command's exit on a case; exit code 0 is success.
 
-    The case is saved in a ``.migx`` file, whose path takes the place of ``{}`` in the command, or
-    stands at its end. ``CannotJudge`` where the command cannot be run.
+    The case is saved in a ``.migx`` file, whose path replaces ``{}`` in the command, or is
+    appended. ``CannotJudge`` if the command cannot be run.
     """
     from migx.debug.bisect import Symptom
 
@@ -55,7 +55,7 @@ def judged(
 
 
 def _ended(words: Sequence[str], timeout: float, errors: int) -> int | None:
-    """The exit code of a command; None if it had to be killed, with all it started."""
+    """The exit code of a command; None if it had to be killed, with its children."""
     from migx.debug.bisect import CannotJudge
 
     try:

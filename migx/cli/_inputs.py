@@ -1,4 +1,4 @@
-"""The inputs of a run: from a file, and drawn from a seed where it lacks them."""
+"""The inputs of a run: from a file, or else drawn from a seed."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ Array = NDArray[Any]
 def read_or_drawn(
     program: Program, options: argparse.Namespace, *, apart: bool = False
 ) -> tuple[dict[str, Array], dict[str, int]]:
-    """The inputs for a program, and the sizes that were chosen for its symbols in order to draw
-    them: small ones, and ``apart`` to tell a right answer from a wrong one.
+    """The inputs for a program, and the sizes chosen for its symbols in order to draw them: small
+    ones, and ``apart`` if wrong answers are to show.
     """
     parameters = {name: p.shape for name, p in program.main.parameters.items()}
     given = {} if options.inputs is None else read(Path(options.inputs), parameters)
@@ -63,7 +63,7 @@ def read_or_drawn(
 def _fill(
     words: Sequence[str], parameters: Mapping[str, Shape], given: Mapping[str, Any]
 ) -> dict[str, float]:
-    """What inputs are filled with: ``mask=1``."""
+    """The values that inputs are filled with: ``mask=1``."""
     found: dict[str, float] = {}
     for word in words:
         name, _, text = word.rpartition("=")
@@ -79,7 +79,7 @@ def _fill(
 
 
 def _element(word: str, text: str, shape: Shape) -> float:
-    """The value of all elements of an input."""
+    """The value for all elements of an input."""
     dtype = shape.dtype
     try:
         if dtype.is_float and _holds(dtype, number := float(text)):
@@ -89,12 +89,12 @@ def _element(word: str, text: str, shape: Shape) -> float:
             if least <= (value := int(text)) <= most:
                 return value
     except ValueError:
-        pass  # said below, as is what does not fit
+        pass  # reported below, as are values that do not fit
     raise UsageError(f"--fill {word!r}: {text!r} cannot be an element of {shape.text}")
 
 
 def _holds(dtype: DType, number: float) -> bool:
-    """Whether a number is no other kind of one in a float type, such as infinite."""
+    """Whether a float type holds a number without changing its kind, such as to infinite."""
     with np.errstate(over="ignore"):
         held = np.asarray(number).astype(dtype.numpy)
     return all(bool(kind(held)) is bool(kind(number)) for kind in (np.isnan, np.isinf))
@@ -103,7 +103,7 @@ def _holds(dtype: DType, number: float) -> bool:
 def _told(
     given: Mapping[str, Any], parameters: Mapping[str, Shape], known: Mapping[str, int]
 ) -> Sizes:
-    """The sizes of symbols that are known, and those that arrays say."""
+    """The known sizes of symbols, and those that follow from arrays."""
     arrays = {name: Argument.of(v) for name, v in given.items() if type(v) is not tuple}
     pairs = [(name, parameters[name], v.shape) for name, v in arrays.items()]
     for name, declared, actual in pairs:
@@ -118,9 +118,7 @@ def drawn(
     rng: np.random.Generator,
     integers: Sequence[int] = ANY,
 ) -> Any:
-    """One input: floats normal, integers and bools of some ``integers``; of a tuple, its
-    members.
-    """
+    """A random input: floats normal, integers and bools from ``integers``; tuples by member."""
     if shape.dtype is TUPLE:
         parts = enumerate(shape.parts)
         return tuple(drawn(member(name, i), part, sizes, rng) for i, part in parts)
@@ -142,9 +140,9 @@ def drawn(
 
 
 def read(path: Path, parameters: Mapping[str, Shape]) -> dict[str, Any]:
-    """The arrays of an ``.npz`` file, those of the members of a tuple ``x`` by ``x[0]``, ``x[1]``
-    and so on. Types numpy has no name for, such as bf16, lie there as bytes and are taken for what
-    the parameter is.
+    """The arrays of an ``.npz`` file; the members of a tuple ``x`` are ``x[0]``, ``x[1]`` and so
+    on. Types that numpy has no name for, such as bf16, are stored as bytes, and read as the type of
+    the parameter.
     """
     try:
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as held:
@@ -158,7 +156,7 @@ def read(path: Path, parameters: Mapping[str, Shape]) -> dict[str, Any]:
 
 
 def _taken(name: str, shape: Shape, arrays: dict[str, Array]) -> Any:
-    """An input, taken out of the arrays of a file; None where it is not among them."""
+    """An input, removed from the arrays of a file; None if it is not among them."""
     if shape.dtype is TUPLE:
         parts = enumerate(shape.parts)
         members = tuple(_taken(member(name, i), part, arrays) for i, part in parts)
@@ -171,14 +169,12 @@ def _taken(name: str, shape: Shape, arrays: dict[str, Array]) -> Any:
 
 
 def array_of(value: Any) -> Any:
-    """The array that a result holds; what is none as it is."""
+    """The array of a result; other values unchanged."""
     return value.data if isinstance(value, Argument) else value
 
 
 def summary(name: str, value: Any) -> dict[str, Any]:
-    """What an output is and holds: shape, least, greatest and mean of its finite numbers, first
-    values.
-    """
+    """An output's shape, first values, and the least, greatest and mean of its finite numbers."""
     array = array_of(value)
     if not isinstance(array, np.ndarray):
         return {"name": name, "shape": _kind(value)}
@@ -204,9 +200,7 @@ def _kind(value: Any) -> str:
 
 @contextmanager
 def explaining(sizes: Mapping[str, int]) -> Iterator[None]:
-    """Errors of the block say which sizes were chosen for want of others, where these may be to
-    blame.
-    """
+    """Adds to errors in the block which sizes were chosen by default, if these may be to blame."""
     try:
         yield
     except (DimError, EvaluationError, InputError, PeerError, ShapeError) as error:

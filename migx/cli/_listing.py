@@ -1,4 +1,4 @@
-"""What verbs that list the operations, passes or targets there are, or show one, have in common."""
+"""Shared code of the verbs that list operations, passes or targets, or show one."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def listed(
     header: tuple[str, ...],
     row: Callable[[Described], tuple[Any, ...]],
 ) -> int:
-    """Prints the one that was asked for, or a row of each, which ends with what it is. The exit
-    code is 1 where some cannot be had, which is said on stderr.
+    """Prints the one asked for, or a row for each, whose last column is its summary. The exit code
+    is 1 if some cannot be loaded, with messages on stderr.
     """
     classes, wrong = _wanted(kind, options.name)
     found = [describe(name, cls) for name, cls in sorted(classes.items())]
@@ -45,7 +45,7 @@ def listed(
 
 
 def _wanted(kind: str, name: str | None) -> tuple[dict[str, type[Any]], list[str]]:
-    """The class of a name, or all of a kind and what is wrong with those that cannot be had."""
+    """The class with a name; or all of a kind, and messages about those that cannot be loaded."""
     from migx import plugins
 
     if name is None:
@@ -55,7 +55,7 @@ def _wanted(kind: str, name: str | None) -> tuple[dict[str, type[Any]], list[str
 
 
 def described(name: str, cls: type[Any], what: str) -> Described:
-    """Everything a verb tells of a class: name, docstring, fields (under ``what``) and module."""
+    """The facts about a class: name, docstring, fields (under ``what``) and module."""
     return {
         "name": name,
         "doc": _report.prose(cls.__doc__),
@@ -65,7 +65,7 @@ def described(name: str, cls: type[Any], what: str) -> Described:
 
 
 def show_described(entry: Described, what: str) -> None:
-    """Prints what ``described`` gives."""
+    """Prints the result of ``described``."""
     print(f"{entry['name']}  ({entry['module']})\n\n{entry['doc']}")
     if entry[what]:
         rows = [(f["name"], f["type"], f.get("default", "required")) for f in entry[what]]
@@ -73,7 +73,7 @@ def show_described(entry: Described, what: str) -> None:
 
 
 def _fields(cls: type[Any]) -> list[dict[str, str]]:
-    """The fields of a dataclass: name, type and, where there is one, default."""
+    """The fields of a dataclass: name, type and, if there is one, default."""
     if not dataclasses.is_dataclass(cls):
         return []
     found = []

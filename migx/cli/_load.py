@@ -1,4 +1,4 @@
-"""What several verbs share: models read from files, sizes given to dims, programs saved."""
+"""Shared by verbs: models read from files, sizes given to dims, programs saved."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 AFTER_A_SIZE = r"(?<=\d),(?=[^,]*=)"
-"""The comma between one size of a symbol and the next, ``batch=4,length=2``."""
+"""The comma between the sizes of two symbols, ``batch=4,length=2``."""
 QUIET = 1.0
 """Seconds of silence before progress is shown."""
 
 
 class UsageError(MigxError, ValueError):
-    """Arguments of the command line that do not fit together, or a file that is not there."""
+    """Invalid or conflicting arguments of the command line, or a missing file."""
 
 
 class PeerError(MigxError, RuntimeError):
-    """The implementation that a model is compared with is not there, or refuses the model."""
+    """The implementation that a model is compared with is not installed, or refuses the model."""
 
 
 def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
@@ -68,8 +68,8 @@ def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
 
 @contextmanager
 def from_stdin(options: argparse.Namespace) -> Iterator[None]:
-    """Puts a model that comes from standard input in a file, which is there while this is open. The
-    files that it names lie in the current folder, ``options.folder``.
+    """Stores a model from standard input in a file for the duration of the block. Files that it
+    names are in the current folder, ``options.folder``.
     """
     if getattr(options, "model", None) != "-":
         yield
@@ -85,7 +85,7 @@ def from_stdin(options: argparse.Namespace) -> Iterator[None]:
 
 
 def _suffix(content: bytes) -> str:
-    """The suffix of a file with some content: what begins as neither of ours is ONNX."""
+    """The suffix for a file's content: anything that does not begin like migx's formats is ONNX."""
     if content.startswith(b"MIGX MXR"):
         return ".mxr"
     lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
@@ -94,7 +94,7 @@ def _suffix(content: bytes) -> str:
 
 
 def add_deferring(parser: argparse.ArgumentParser) -> None:
-    """Declares that weights may be left out."""
+    """Declares that external weights may be left out."""
     parser.add_argument(
         "--defer-external-weights",
         action="store_true",
@@ -103,10 +103,10 @@ def add_deferring(parser: argparse.ArgumentParser) -> None:
 
 
 def load(options: argparse.Namespace, *, to_run: bool = False) -> Program:
-    """The program of the model that was asked for, with the sizes given for its dims.
+    """The program of the model asked for, with the sizes given for its dims.
 
-    One that is there ``to_run``, on inputs that are drawn, and that its file holds compiled as it
-    is asked for, stays as it is: inputs are drawn at these sizes, which ``options.sizes`` has.
+    A program ``to_run`` on random inputs, whose file has it compiled as asked for, is not changed:
+    its inputs are drawn at these sizes, which are in ``options.sizes``.
     """
     path = Path(options.model)
     with progress(f"reading {path.name}"):
@@ -129,9 +129,7 @@ def load(options: argparse.Namespace, *, to_run: bool = False) -> Program:
 
 
 def _expect_few_bits(program: Program, options: argparse.Namespace) -> None:
-    """``UsageError`` where no weights of four bits or eight are there for activations to be rounded
-    for.
-    """
+    """``UsageError`` for int8 activations without weights of four or eight bits."""
     squeezed = any(getattr(options, name, False) for name in ("int4_weights", "int8_weights"))
     held = (at.name for at in program.instructions())
     if not squeezed and {"unpack_int4", "dequantizelinear"}.isdisjoint(held):
@@ -142,8 +140,8 @@ def _expect_few_bits(program: Program, options: argparse.Namespace) -> None:
 
 
 def _bound(program: Program, sizes: Mapping[str, int], options: argparse.Namespace) -> Program:
-    """The program at some sizes. An ONNX file whose program refuses them is read again at them: the
-    reader leaves out a branch that cannot be at the dims of the inputs.
+    """The program bound to sizes. If it refuses them, an ONNX file is read again with them: the
+    reader leaves out a branch that is impossible at these dims.
     """
     from migx.specialise import bound
 
@@ -162,7 +160,7 @@ def _bound(program: Program, sizes: Mapping[str, int], options: argparse.Namespa
 
 
 def ensure_compiled(program: Program, options: argparse.Namespace) -> float:
-    """Compiles a program as it is asked for, unless it is so already; the seconds that takes."""
+    """Compiles a program as asked for, unless it already is; returns the seconds that takes."""
     start = time.perf_counter()
     if not _options.ready(program, options):
         with progress(f"compiling for {options.target}"):
@@ -171,8 +169,8 @@ def ensure_compiled(program: Program, options: argparse.Namespace) -> float:
 
 
 def take_case(options: argparse.Namespace) -> None:
-    """Takes what was not given from a case that a failure has left: the passes from the first line
-    of the text, and the inputs from the ``.npz`` file beside it.
+    """Takes missing options from a failure's case: the passes from the first line of the text, and
+    the inputs from the ``.npz`` file beside it.
     """
     path = Path(options.model)
     if options.passes is None:
@@ -184,28 +182,26 @@ def take_case(options: argparse.Namespace) -> None:
 
 
 def named_passes(path: Path) -> str | None:
-    """The passes that the first line of a text names; None where it is no such file."""
+    """The passes in the first line of a text file; None for other files."""
     from migx.debug.case import passes_in
 
     return passes_in(text_of(path)) if is_text(path) and path.is_file() else None
 
 
 def is_text(path: Path) -> bool:
-    """Whether a file holds the text of a program, as its suffix says."""
+    """Whether a file has the suffix of a program's text."""
     return path.suffix == ".migx"
 
 
 def is_onnx(path: Path) -> bool:
-    """Whether a file is one that other programs read too."""
+    """Whether a file has a suffix of ONNX."""
     return path.suffix not in (".migx", ".mxr")
 
 
 def _read(
     path: Path, options: argparse.Namespace, dims: Mapping[str, Sequence[Extent]] | None = None
 ) -> Program:
-    """The program in a file; that of an ONNX file with the dims of inputs that were asked for,
-    unless others are given.
-    """
+    """The program in a file; an ONNX file with the input dims asked for, or those given."""
     import migx
 
     if not path.is_file():
@@ -227,8 +223,8 @@ def _read(
 
 
 def _saved(path: Path, options: argparse.Namespace) -> Program:
-    """The program in an ``.mxr`` file; without its code where the target it is compiled for is not
-    here, and the verb has none or is asked for another.
+    """The program in an ``.mxr`` file; without its code if its target is not available, and the
+    verb has no target or is asked for another.
     """
     from migx import load
 
@@ -269,7 +265,7 @@ def _dims(given: str) -> tuple[str, tuple[Extent, ...]]:
 
 
 def _once(option: str, given: Iterable[tuple[str, T]]) -> dict[str, T]:
-    """What was given by name, each once."""
+    """The values given by name; ``UsageError`` if a name is given twice."""
     found: dict[str, T] = {}
     for name, value in given:
         if name in found:
@@ -287,9 +283,7 @@ def _size(given: str) -> tuple[str, int]:
 
 
 def save(program: Program, path: Path, *, origins: bool = False, hashes: bool = False) -> None:
-    """Writes a program, whole or not at all: as text, with all its literals to one ``.mxr``, or as
-    an ONNX file.
-    """
+    """Writes a program, atomically: as text, as ``.mxr`` with all its literals, or as ONNX."""
     import migx
     from migx import onnx
     from migx.text import write
@@ -308,8 +302,8 @@ def save(program: Program, path: Path, *, origins: bool = False, hashes: bool = 
 
 @contextmanager
 def progress(message: str) -> Iterator[Callable[[str], None]]:
-    """Says on a terminal what is being done, once it has taken a second, and for how long; what it
-    yields says how far it is.
+    """On a terminal, shows what is being done, and for how long, if it takes more than a second;
+    yields a function that shows the progress.
     """
     if not sys.stderr.isatty():
         yield lambda _: None

@@ -1,4 +1,4 @@
-"""Arguments that several verbs declare; apart from what reads them, which is heavy to import."""
+"""Arguments shared by several verbs, separate from the code that reads them, which is heavy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
-    """Declares where inputs come from."""
+    """Declares the source of inputs."""
     parser.add_argument(
         "--inputs", metavar="FILE.npz", help="inputs by name; those it lacks are drawn"
     )
@@ -30,9 +30,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
 def add_target(
     parser: argparse.ArgumentParser, usual: str | None = None, told: str = "cpu"
 ) -> None:
-    """Declares what runs the model: usually what it is compiled for already, or else what is
-    ``told``.
-    """
+    """Declares the target: by default the one the model is compiled for, or else as ``told``."""
     parser.add_argument(
         "--target",
         metavar="T{x=1}",
@@ -58,14 +56,14 @@ def add_target(
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
-    """Declares how many threads run it."""
+    """Declares the number of threads."""
     parser.add_argument(
         "--threads", metavar="N", type=int, help="number of threads (the physical cores)"
     )
 
 
 def seconds(text: str) -> float:
-    """How long something may take, as it is given."""
+    """A duration in seconds."""
     given = float(text)
     if not given > 0:
         raise argparse.ArgumentTypeError(f"give seconds above 0, not {text}")
@@ -73,20 +71,20 @@ def seconds(text: str) -> float:
 
 
 def compiling(options: argparse.Namespace) -> dict[str, Any]:
-    """What was asked of a compilation, as ``Program.compile`` takes it."""
+    """The options of a compilation, as keywords of ``Program.compile``."""
     asked = {name: getattr(options, name) for name in ("passes", "activations", "fast_math")}
     return asked | ({"num_threads": options.threads} if hasattr(options, "threads") else {})
 
 
 def changes(options: argparse.Namespace) -> bool:
-    """Whether something else was asked for than what the target does by itself."""
+    """Whether anything but the target's defaults was asked for."""
     from migx.target import CompileOptions
 
     return CompileOptions(**compiling(options)) != CompileOptions()
 
 
 def ready(program: Program, options: argparse.Namespace) -> bool:
-    """Whether a program is compiled as it is asked for."""
+    """Whether a program is compiled as asked for."""
     made = program._compiled
     if made is None or made.revision != program.revision or changes(options):
         return False
@@ -94,7 +92,7 @@ def ready(program: Program, options: argparse.Namespace) -> bool:
 
 
 def pipeline(options: argparse.Namespace) -> Pipeline:
-    """The passes asked for, or those the target lists."""
+    """The passes asked for, or those that the target lists."""
     from migx.target import CompileOptions, get_target, passes_for
 
     return passes_for(get_target(options.target), asked=CompileOptions(**compiling(options)))

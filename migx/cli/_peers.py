@@ -1,5 +1,5 @@
-"""What a program is compared with: onnxruntime, or its own meaning on ``ref``, each also value by
-value at the ends of ONNX nodes.
+"""Peers that a program is compared with: onnxruntime, or its own meaning on ``ref``; also value by
+value at the outputs of ONNX nodes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Seen: TypeAlias = Callable[[Instruction, Argument], None]
 
 
 def refusals() -> tuple[type[Exception], ...]:
-    """What is raised where a peer refuses a model; onnxruntime has errors of its own."""
+    """The exceptions of peers that refuse a model; onnxruntime has its own."""
     own = sys.modules.get("onnxruntime.capi.onnxruntime_pybind11_state")
     known = () if own is None else vars(own).values()
     found = (v for v in known if isinstance(v, type) and issubclass(v, Exception))
@@ -33,10 +33,10 @@ def refusals() -> tuple[type[Exception], ...]:
 
 
 class Onnxruntime:
-    """An ONNX file as onnxruntime runs it, without the graph optimisations that change results.
+    """An ONNX file run by onnxruntime, without graph optimisations that change results.
 
-    ``wanted`` maps the names of nodes to what is known of them there: only those of one output can
-    be asked for. ``notes`` says what had to be done otherwise.
+    ``wanted`` maps names of nodes to their landmarks: only nodes with one output can be compared.
+    ``notes`` says what had to be done differently.
     """
 
     def __init__(self, path: Path, wanted: Iterable[str] = ()) -> None:
@@ -57,7 +57,7 @@ class Onnxruntime:
     def run(
         self, inputs: Mapping[str, Any], outputs: Sequence[str]
     ) -> tuple[list[Any], dict[str, Array]]:
-        """The outputs of these names, and what the nodes asked for gave."""
+        """The outputs with these names, and the values of the wanted nodes."""
         fetched = list(dict.fromkeys([*outputs, *self.inner.values()]))
         try:
             found = dict(zip(fetched, self._session.run(fetched, dict(inputs)), strict=True))
@@ -91,9 +91,7 @@ class Onnxruntime:
         return self._runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def _with_inner(self, wanted: set[str]) -> bytes:
-        """The model with the results of nodes among its outputs; external data stays where it
-        is.
-        """
+        """The model with the results of nodes as outputs, too; external data is not copied."""
         import onnx
 
         model = onnx.load(self.path, load_external_data=False)
@@ -110,8 +108,8 @@ class Onnxruntime:
 
 
 def rounded_products(path: Path) -> str:
-    """What to say of a file that lets onnxruntime round what products multiply to bytes (its
-    ``accuracy_level`` 4 of MatMulNBits); empty where none does.
+    """A message if a file lets onnxruntime quantise the inputs of products to bytes
+    (``accuracy_level`` 4 of MatMulNBits); empty otherwise.
     """
     from migx.onnx.wire import read_stripped
 
@@ -126,8 +124,8 @@ def rounded_products(path: Path) -> str:
 
 
 def landmarks(program: Program) -> dict[str, Instruction]:
-    """Where the values of ONNX nodes are in a program: the one instruction of a node's that others
-    read. Nodes that have several such, or none, or share theirs, are left out.
+    """The values of ONNX nodes in a program: the only instruction of a node that others read. Nodes
+    with several such or none, or that share one, are left out.
     """
     ends: dict[str, list[Instruction]] = {}
     for at in program.main:
@@ -139,12 +137,12 @@ def landmarks(program: Program) -> dict[str, Instruction]:
 
 
 def traced(made: Compiled, inputs: Mapping[str, Any], seen: Sequence[Seen]) -> list[Any]:
-    """The outputs of a run, each instruction's result shown to ``seen`` as it is computed."""
+    """The outputs of a run; each of ``seen`` is called with each instruction and its result."""
     trace = getattr(made.executable, "trace", None)
     if trace is None:
         raise UsageError(
-            f"--each: {made.context.target.name} does not show what each instruction gives; ref "
-            "does, with --passes if you like"
+            f"--each: {made.context.target.name} does not show each instruction's result; ref "
+            "does, also with --passes"
         )
     arguments = check_inputs(made.program.main, inputs)
 
@@ -157,13 +155,13 @@ def traced(made: Compiled, inputs: Mapping[str, Any], seen: Sequence[Seen]) -> l
 
 
 def rounding(made: Compiled, inputs: Mapping[str, Any], passes: Pipeline) -> TensorBounds:
-    """What will follow the roundings of a run, and what passes approximate on purpose."""
+    """A trace callback that follows the roundings of a run, and the passes' approximations."""
     arguments = check_inputs(made.program.main, inputs)
     return TensorBounds(made.program, arguments, passes.approximations())
 
 
 class Recorder:
-    """Keeps, at the ends of ONNX nodes, what a run on ``ref`` gave and how it was rounded."""
+    """Records the values and bounds of ONNX nodes in a run on ``ref``."""
 
     def __init__(self, program: Program, roundings: TensorBounds, keep: bool) -> None:
         self._labels = {at: label for label, at in landmarks(program).items()}

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 NARROW = 20
-"""A column of less room is not wrapped."""
+"""A narrower column is not wrapped."""
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def give(options: argparse.Namespace, found: T, show: Callable[[T], None]) -> None:
-    """Prints what a verb has found: as JSON where that is asked for, else as it is shown."""
+    """Prints the result of a verb: as JSON if that is asked for, otherwise by ``show``."""
     if options.json:
         print_json(found)
     else:
@@ -50,8 +50,8 @@ def _plain(value: Any) -> Any:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Rows in columns that line up; a column of nothing but numbers stands to the right. On a
-    terminal, the last column is as wide as there is room, and its cells of several lines.
+    """Rows in aligned columns; those of numbers only are right-aligned. On a terminal, the last
+    column is wrapped to the available width.
     """
     body = [[str(cell) for cell in row] for row in rows]
     columns = list(zip(header, *body, strict=True))
@@ -76,12 +76,12 @@ def _is_number(cell: str) -> bool:
 
 
 def prose(doc: str | None) -> str:
-    """A docstring as it is shown: with one backtick around code, not two."""
+    """A docstring for the terminal, with single backticks around code."""
     return inspect.cleandoc(doc or "").replace("``", "`")
 
 
 def sentence(doc: str | None) -> str:
-    """The first sentence of a docstring, in one line."""
+    """The first sentence of a docstring, on one line."""
     text = " ".join(prose(doc).split())
     found = re.search(r"(?<! al)\.(?= +[^a-z ])", text)
     return text if found is None else text[: found.end()]

@@ -1,4 +1,4 @@
-"""Sizes for the symbols of a program whose inputs are drawn: small ones, such as it takes."""
+"""Default sizes for a program's symbols when inputs are drawn: small ones that it accepts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from migx.target import get_target
 
 Sizes = dict[str, int]
 STEPS = tuple(2**n for n in range(1, 13))
-"""The sizes that are tried where 1 will not do."""
+"""The sizes that are tried if 1 is refused."""
 MULTIPLES = (2, 3, 5, 7, 11)
-"""How many times its size a symbol is to be, for sizes to be apart."""
+"""The factors by which symbols are raised to be apart."""
 LIMIT = 1 << 16
-"""Integers of more elements than this are data: what is computed from them is not tried."""
+"""Larger tensors of integers are data: computations on them are not tried."""
 
 
 def chosen(
@@ -37,11 +37,11 @@ def chosen(
     *,
     apart: bool = False,
 ) -> Sizes:
-    """A size for every symbol of the inputs, in addition to those that are known: the first of the
-    candidates that no shape rule refuses, nor any index computed from the inputs that ``draw``
-    makes. The least, where all are refused: a run will say why.
+    """A size for every symbol of the inputs that is not known: the first candidate refused neither
+    by a shape rule nor by an index computed from the inputs that ``draw`` makes. The least
+    candidate if all are refused: a run will say why.
 
-    They are then raised to be ``apart``, if asked, as what is wrong may show at no others.
+    Sizes are then raised to be ``apart``, if asked, because some errors show only then.
     """
     shapes = (p.shape for p in program.main.parameters.values())
     symbols = {s.name: s for shape in shapes for s in shape.symbols() if s.name not in known}
@@ -61,8 +61,8 @@ def chosen(
 
 
 def named(checks: list[Instruction], sizes: Sizes, symbols: Mapping[str, Symbol]) -> Sizes:
-    """Sizes that no rule refuses, as far as they can be had one by one: a symbol of an instruction
-    that is refused gets a number that stands in the dims of its operands, as those of weights do.
+    """Sizes found one by one such that no rule refuses them: a symbol of a refused instruction gets
+    a number from the dims of its operands, such as those of weights.
     """
     for _ in symbols:
         at = _refused(checks, sizes)
@@ -76,8 +76,8 @@ def named(checks: list[Instruction], sizes: Sizes, symbols: Mapping[str, Symbol]
 
 
 def raised(sizes: Sizes, symbols: Mapping[str, Symbol], fits: Callable[[Sizes], bool]) -> Sizes:
-    """Sizes that fit, each symbol that is 1, or as large as another, at a small multiple of that
-    which no other has, where this fits too.
+    """Sizes at which each symbol that is 1, or equal to another, is raised to a small multiple that
+    no other has, if that still fits.
     """
     for name in symbols:
         sizes = next(filter(fits, _raises(name, sizes, symbols)), sizes)
@@ -85,8 +85,8 @@ def raised(sizes: Sizes, symbols: Mapping[str, Symbol], fits: Callable[[Sizes], 
 
 
 def _raises(name: str, sizes: Sizes, symbols: Mapping[str, Symbol]) -> Iterator[Sizes]:
-    """Sizes with one symbol raised. One that is 1 may take another along, greater by as much: that
-    of a dim which both stand for, or of their sum.
+    """Sizes with one symbol raised. For a symbol that is 1, also with another raised by the same
+    amount: one may be the dim that both denote, or their sum.
     """
     size, others = sizes[name], [other for other in symbols if other != name]
     taken = {sizes[other] for other in sizes if other != name}
@@ -100,8 +100,8 @@ def _raises(name: str, sizes: Sizes, symbols: Mapping[str, Symbol]) -> Iterator[
 
 
 def candidates(symbols: Iterable[Symbol]) -> Iterator[Sizes]:
-    """The least sizes, but 1 rather than 0; then, for each step, with one, two or all raised to
-    it.
+    """The least sizes, but 1 rather than 0; then, for each step, with one, two or all symbols
+    raised to it.
     """
     least = {s.name: max(s.low, 1) for s in symbols}
     highs = {s.name: s.bounds[1] for s in symbols}
@@ -115,9 +115,7 @@ def candidates(symbols: Iterable[Symbol]) -> Iterator[Sizes]:
 
 
 def _refused(checks: list[Instruction], sizes: Sizes) -> Instruction | None:
-    """An instruction whose shape rule does not take the sizes, if there is one; it is asked first
-    the next time.
-    """
+    """An instruction whose shape rule refuses the sizes, if any; tried first the next time."""
     for at in checks:
         if read_symbols(at) <= sizes.keys():
             try:
@@ -130,8 +128,8 @@ def _refused(checks: list[Instruction], sizes: Sizes) -> Instruction | None:
 
 
 def _indices_fit(program: Program, sizes: Sizes, inputs: Mapping[str, Any]) -> bool:
-    """Whether what is computed of small integers alone can be, masks, positions and indices, and is
-    what is assumed of it.
+    """Whether everything computed from small integers alone (masks, positions, indices) is valid,
+    and satisfies what is assumed of it.
     """
     context = get_target("ref").get_context()
     values: dict[Instruction, Argument] = {}
@@ -157,6 +155,6 @@ def _indices_fit(program: Program, sizes: Sizes, inputs: Mapping[str, Any]) -> b
 
 
 def _small(shape: Shape) -> bool:
-    """Whether a value holds integers or bools, and few enough."""
+    """Whether a value is a small tensor of integers or bools."""
     whole = shape.dtype.is_integer or shape.dtype.kind == "bool"
     return whole and not shape.dtype.is_packed and int(shape.elements) <= LIMIT

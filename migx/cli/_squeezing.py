@@ -1,4 +1,4 @@
-"""How a model's weights are squeezed, and what is multiplied by them."""
+"""Quantisation of a model's weights, and of their products."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BITS = {"int4": "four", "int8": "eight"}
 
 
 def add_squeezing(parser: argparse.ArgumentParser) -> None:
-    """Declares how weights are squeezed."""
+    """Declares the options of quantisation."""
     for kind, bits in BITS.items():
         parser.add_argument(
             f"--{kind}-weights",
@@ -59,7 +59,7 @@ def add_squeezing(parser: argparse.ArgumentParser) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """``UsageError`` where options do not go together."""
+    """``UsageError`` if options conflict."""
     kinds = [kind for kind in BITS if getattr(options, f"{kind}_weights")]
     if len(kinds) > 1:
         raise _load.UsageError("--int4-weights and --int8-weights: choose one")
@@ -75,9 +75,9 @@ def check(options: argparse.Namespace) -> None:
 
 
 def squeezed(program: Program, options: argparse.Namespace) -> dict[str, Any]:
-    """Quantises weights, and what they multiply, as asked for: of the weights how many, the bytes
-    of all constants before, and those of weights that are left as they are, by name; how many
-    products are of bytes.
+    """Quantises weights, and products, as asked for. Returns the number of weights, the bytes of
+    all constants before, the names and bytes of the weights left as they are, and the number of
+    products of bytes.
     """
     found: dict[str, Any] = {}
     if options.int4_weights or options.int8_weights:
@@ -93,7 +93,7 @@ def squeezed(program: Program, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _pass(options: argparse.Namespace) -> tuple[str, Any]:
-    """What squeezes the weights, and its name here."""
+    """The pass that quantises the weights, and its name in options."""
     from migx import plugins
 
     names = tuple(name.strip() for name in (options.skip or "").split(",") if name.strip())
@@ -118,14 +118,14 @@ def _quantized(program: Program, quantize: Any) -> dict[str, Any]:
 
 
 def measured(found: dict[str, Any], program: Program) -> dict[str, Any]:
-    """What was squeezed, with the bytes of the constants that the compiled program reads."""
+    """The result of ``squeezed``, with the bytes of constants the compiled program reads."""
     for kind in BITS.keys() & found.keys():
         found[kind]["after"] = read_bytes(program.compiled)
     return found
 
 
 def given_bytes(program: Program) -> int:
-    """What the constants of a program take as they are given, each once."""
+    """The bytes of a program's constants as given, each counted once."""
     from migx.ops.builtin import Literal
     from migx.weights.hoisting import weights_of
 
@@ -135,8 +135,8 @@ def given_bytes(program: Program) -> int:
 
 
 def read_bytes(made: Compiled) -> int:
-    """What the constants take that the kernels of a compiled program read, each once: literals, and
-    the slots that have values.
+    """The bytes of the constants that the kernels of a compiled program read, each counted once:
+    literals, and slots with values.
     """
     from migx.ops.builtin import Literal, Slot
 
@@ -160,7 +160,7 @@ def _calibration(program: Program, path: Path) -> Iterator[dict[str, Any]]:
 
 
 def told(found: dict[str, Any]) -> Iterator[str]:
-    """What was squeezed, in words."""
+    """The result in words."""
     for kind in BITS.keys() & found.keys():
         count, before, left, after = found[kind].values()
         sizes = f"; constants of {before / 1e6:,.2f} MB became {after / 1e6:,.2f} MB"

@@ -1,4 +1,4 @@
-"""What the integer inputs of a program may hold, as far as what reads them says so."""
+"""What integer inputs of a program may hold, as far as their users tell."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from migx.ops.pointwise import Convert
 from migx.program import Program
 
 ANY = (0, 1)
-"""Integers that are indices of anything, and masks."""
+"""Valid as indices of anything, and as masks."""
 
 
 def held(program: Program) -> Mapping[str, Sequence[int]]:
-    """What integers are drawn from, by input: the indices of the least table that is looked up by
-    it, or the constants that it is compared with; ``ANY`` where something else reads it.
+    """The integers to draw from, by input: indices of the smallest table that it indexes, or the
+    constants that it is compared with; ``ANY`` if something else reads it.
     """
     parameters = program.main.parameters.items()
     return {name: _held(at) for name, at in parameters if at.shape.dtype.is_integer}
@@ -45,7 +45,7 @@ def _held(parameter: Instruction) -> Sequence[int]:
 
 
 def _moves(at: Instruction, value: Instruction) -> bool:
-    """Whether what an instruction gives are elements of a value."""
+    """Whether an instruction's result consists of a value's elements."""
     moves = type(at.op) in (Convert, Gather) or operations.traits(at.op).view == 0
     return moves and at.inputs[0] is value
 
@@ -55,7 +55,7 @@ def _rows(op: Gather, at: Instruction) -> Extent:
 
 
 def _constants(at: Instruction, value: Instruction) -> set[int]:
-    """What a value is compared with; nothing where that is no constant."""
+    """The constants that a value is compared with; empty if it is compared with others."""
     (other,) = [other for other in at.inputs if other is not value] or [value]
     while operations.traits(other.op).view is not None:
         other = other.inputs[operations.traits(other.op).view or 0]

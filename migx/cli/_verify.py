@@ -1,4 +1,4 @@
-"""The work of ``migx verify``: one model, or all those of a checkout."""
+"""The implementation of ``migx verify``: one model, or all of a checkout."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from migx.weights.constants import is_unpacked
 
 
 def verified(options: argparse.Namespace) -> dict[str, Any]:
-    """The model that was asked for against its peer: see ``checked``."""
+    """Compares the model asked for with its peer: see ``checked``."""
     unsaid = options.target is None
     other = _against.is_model(options.against)
     if other and options.each:
@@ -56,8 +56,8 @@ def verified(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def usual(options: argparse.Namespace) -> str:
-    """The target where none is given and the file holds no code: the one that shows the results of
-    instructions where these are asked for, or passes are judged.
+    """The default target for a file without code: one that shows the results of instructions if
+    these are asked for, or passes are judged.
     """
     return "cpu" if options.passes is None and not options.each else "ref"
 
@@ -85,9 +85,9 @@ def checked(
     held: Compiled | None = None,
 ) -> dict[str, Any]:
     """How each output of a program compares with its peer's, and the first instruction that
-    departs. What its file holds is run, where that is given.
+    differs. Runs the compiled form in its file, if that is given.
 
-    The program runs on ``ref`` once in any case: that run says where values are rounded.
+    The program always runs on ``ref`` once, to find where values are rounded.
     """
     against = _peer(path, options)
     plain = compiled(program, "ref")
@@ -142,7 +142,7 @@ def _judged(
 
 
 def _peer(path: Path, options: argparse.Namespace) -> str:
-    """What the program of a file is compared with."""
+    """The peer that a file's program is compared with."""
     if _load.is_onnx(path):
         return options.against or "onnxruntime"
     if options.against == "onnxruntime":
@@ -151,15 +151,15 @@ def _peer(path: Path, options: argparse.Namespace) -> str:
 
 
 def _passes(held: Compiled | None, options: argparse.Namespace) -> Pipeline:
-    """The passes that a program has been through when it is run."""
+    """The passes that a program has been through when it runs."""
     if held is None:
         return _options.pipeline(options)
     return passes_for(held.context.target, held.context, held.context.options)
 
 
 class Comparer:
-    """Compares values at the ends of ONNX nodes as a run computes them; keeps the first that
-    departs, and how far the products of packed weights do.
+    """Compares values at the outputs of ONNX nodes as a run computes them; keeps the first that
+    differs, and the errors of products of packed weights.
     """
 
     def __init__(
@@ -190,18 +190,18 @@ class Comparer:
 
 
 def reads_packed(at: Instruction) -> bool:
-    """Whether an instruction multiplies by weights of a few bits, in a group or by itself."""
+    """Whether an instruction multiplies by weights of a few bits, directly or in a group."""
     if at.op.name == "group":
         return any(reads_packed(inner) for inner in at.modules[0])
     return at.op.name in PRODUCTS and any(map(is_unpacked, at.inputs))
 
 
 UNDECIDED = "undecided: a tolerance is at least half of max|expected|"
-"""What is said of a bound that is too wide to tell an output from 0."""
+"""The message for a bound too wide to distinguish an output from 0."""
 
 
 def doubts(outputs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Why it is not decided whether some outputs are right."""
+    """Why it is undecided whether some outputs are right."""
     told = [f"undecided: {o['doubt']}" for o in outputs if o["doubt"]]
     return told + [UNDECIDED] * any(o["undecided"] and not o["doubt"] for o in outputs)
 
@@ -235,9 +235,7 @@ def _each(
 
 
 def table_of_all(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Verifies every model of the checkout, printing a row as each is done unless JSON is asked
-    for.
-    """
+    """Verifies every model of the checkout; prints rows as they are done, unless as JSON."""
     models = catalogue()
     options.target = options.target or usual(options)
     names = models.names()
@@ -258,7 +256,7 @@ def table_of_all(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _row(models: ModuleType, name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One model: how its worst output stands to the bound."""
+    """One model: its worst output relative to the bound."""
     try:
         with _load.progress(f"making {name}"):
             path = models.make(name, options.models)
@@ -284,14 +282,14 @@ def _row(models: ModuleType, name: str, options: argparse.Namespace) -> dict[str
 
 
 def _used(output: Mapping[str, Any]) -> float:
-    """How much of its tolerance an output takes up."""
+    """The share of its tolerance that an output uses."""
     if not output["passed"]:
         return float(np.inf)
     return float(output["largest"] / (output["tolerance"] or 1.0))
 
 
 def catalogue() -> ModuleType:
-    """The model tool of the checkout that migx lies in."""
+    """The model catalogue of the checkout that migx is in."""
     root = Path(migx.__file__).parent.parent
     if not (root / "benchmarks" / "models" / "__init__.py").is_file():
         raise _load.UsageError(

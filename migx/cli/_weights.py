@@ -1,4 +1,4 @@
-"""Weights that come from somewhere else than the model: ``--weights`` and what belongs to it."""
+"""Weights from a source other than the model: ``--weights`` and related options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
-    """Declares where weights come from."""
+    """Declares the source of weights."""
     parser.add_argument(
         "--weights",
         metavar="SOURCE",
@@ -37,8 +37,8 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """``UsageError`` where options say how to take weights, and there are none. The model's own
-    need not be there where others are given.
+    """``UsageError`` if options are for ``--weights``, and it is missing. With it, the model's own
+    weights need not exist.
     """
     if options.weights is None and (options.no_strict or options.convert):
         raise UsageError("--no-strict and --convert are for --weights")
@@ -47,8 +47,8 @@ def check(options: argparse.Namespace) -> None:
 
 
 def have_replaced(program: Program, options: argparse.Namespace) -> None:
-    """Makes replaceable what the source has by name, though it lie in the model's own file; to be
-    done before the program is compiled. ``UsageError`` where the source can have nothing for it.
+    """Makes replaceable what the source has by name, even if it is inside the model file; must run
+    before compilation. ``UsageError`` if the source cannot have anything for the model.
     """
     if options.weights is None:
         return
@@ -75,7 +75,7 @@ def have_replaced(program: Program, options: argparse.Namespace) -> None:
 
 @contextmanager
 def _in_options() -> Iterator[None]:
-    """Errors name the options that Python's arguments are here."""
+    """Translates Python arguments in errors to options of the command line."""
     try:
         yield
     except WeightError as error:
@@ -84,7 +84,7 @@ def _in_options() -> Iterator[None]:
 
 
 def replaced(program: Program, options: argparse.Namespace) -> Program:
-    """The compiled program with the weights that were asked for; ready to run, or to be saved."""
+    """The compiled program with the weights asked for; ready to run, or to be saved."""
     if options.weights is None:
         return program
     from migx.onnx import replace_onnx_external_weights

@@ -89,7 +89,7 @@ def _judge(program: Program, pipeline: Pipeline, options: argparse.Namespace) ->
 
 
 def _described(found: Found, pipeline: Pipeline, options: argparse.Namespace) -> dict[str, Any]:
-    """What is printed, as plain values."""
+    """The result to print, as plain values."""
     return {
         "passes": str(pipeline),
         "symptom": found.symptom.kind,
@@ -105,7 +105,7 @@ def _described(found: Found, pipeline: Pipeline, options: argparse.Namespace) ->
 
 
 def _shows(skip: AllBut, pipeline: Pipeline, options: argparse.Namespace) -> str:
-    """The command that shows what the passes leave with only some rewrites."""
+    """A command that shows the program after the passes with only some rewrites."""
     words = ["migx", "opt", options.model, "--passes", str(pipeline)]
     for name, given in (("--input-dim", options.input_dim), ("--dim-param", options.dim_param)):
         words += [word for each in given for word in (name, each)]

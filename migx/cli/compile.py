@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Compiles it."""
+    """Compiles and saves the model."""
     import migx
     from migx.target import get_target
 
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def summary(program: Program, target: str, seconds: float) -> dict[str, Any]:
-    """What the program has become."""
+    """A summary of the compiled program."""
     made = program.compiled
     epoch = made.weights.current
     return {
@@ -108,7 +108,7 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _modules(sizes: dict[str, int]) -> str:
-    """The sizes of modules, those within others in one number where there are many."""
+    """The sizes of modules; those within others as one number if there are many."""
     listed = [f"{name} of {size}" for name, size in sizes.items()]
     if len(listed) > 4:
         outer = [f"{name} of {size}" for name, size in sizes.items() if name in ("main", "weights")]

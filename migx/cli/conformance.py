@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SMALLEST = "module main(x: f32[1]) {\n  return x\n}\n"
 WIDTH = 60
-"""How wide the list of a family's operations may be."""
+"""The maximum width of the list of a family's operations."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,13 +50,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Scores it."""
+    """Scores the target."""
     import migx
     from migx.target import get_target
 
     if options.jobs < 1:
         raise _load.UsageError(f"--jobs {options.jobs}: give 1 or more")
-    # A name that is not there, or a target that cannot run here, is said at once.
+    # An unknown target, or one that cannot run here, fails at once.
     migx.parse(SMALLEST).compile(get_target(options.target)).eval({"x": [0.0]})
     from migx.testing import conformance, suite
 
@@ -107,6 +107,6 @@ def _shown(outcomes: Sequence[Outcome]) -> str:
 
 
 def _named(operations: Counter[str]) -> str:
-    """Operations and how many of each, the most first."""
+    """Operations and their counts, most frequent first."""
     said = ", ".join(f"{count} {name}" for name, count in operations.most_common())
     return said if len(said) <= WIDTH else f"{said[: WIDTH - 1]}…"

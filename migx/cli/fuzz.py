@@ -51,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Fuzzes, and prints what came of it."""
+    """Fuzzes, and prints the report."""
     from migx.testing.fuzz import fuzz, subjects_for
 
     _expect_folder(options.save)
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _expect_folder(path: Path) -> None:
-    """``UsageError`` where failures could not be saved in a folder, which is made for the first."""
+    """``UsageError`` if the folder for failures, created at the first one, cannot be written."""
     there = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
         raise _load.UsageError(f"--save {path}: {there} is not a writable folder")
@@ -100,7 +100,7 @@ def _found(report: Report) -> dict[str, Any]:
 
 
 def _shown(report: Report, *, passes: bool) -> str:
-    """What the report says; of passes, how many programs they changed."""
+    """The report as text; for passes, with the number of programs they changed."""
     features = report.features
     mean = features["instructions"] / max(1, report.programs)
     size = f"{report.programs} programs of {mean:.0f} instructions"
@@ -116,6 +116,6 @@ def _shown(report: Report, *, passes: bool) -> str:
     if report.idle:
         lines.append(f"changed nothing: {', '.join(report.idle)}")
     if report.left:
-        lines.append(f"left alone after so many failures: {', '.join(report.left)}")
+        lines.append(f"abandoned after too many failures: {', '.join(report.left)}")
     lines += [f"\nFAILED {failure}" for failure in report.failures]
     return "\n".join(lines)

@@ -15,14 +15,14 @@ configure = _listing.configure
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints them; the exit code is 1 where some cannot be had."""
+    """Prints them; the exit code is 1 if some cannot be loaded."""
     return _listing.listed(
         options, "ops", _described, _show, ("operation",), lambda entry: (entry["name"],)
     )
 
 
 def _described(name: str, cls: type[Any]) -> dict[str, Any]:
-    """The class, with those of its traits that are not the usual ones."""
+    """The class, with its traits that differ from the defaults."""
     from migx import op as operations
 
     given, usual = operations.traits(cls), operations.Traits()

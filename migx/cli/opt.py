@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _log(options: argparse.Namespace) -> EventLog | None:
-    """The log that a trace is printed from, or that leaves rewrites out."""
+    """The log that a trace is printed from, or that skips rewrites; None if not needed."""
     from migx.rewrite import AllBut, EventLog
 
     skip = _keys(options.skip)
@@ -101,7 +101,7 @@ def _log(options: argparse.Namespace) -> EventLog | None:
 
 
 def _keys(given: str) -> frozenset[str]:
-    """The keys in a list, each as ``--trace`` shows them."""
+    """The keys in a list, as ``--trace`` shows them."""
     keys = frozenset(key.strip() for key in given.split(",") if key.strip())
     if wrong := sorted(key for key in keys if not KEY.fullmatch(key)):
         raise _load.UsageError(f"{wrong[0]!r} is not the key of a rewrite: --trace shows keys")
@@ -121,7 +121,7 @@ def _found(pipeline: Pipeline, changed: bool, timer: Time, log: EventLog | None)
 
 
 def drawn(event: Event) -> str:
-    """A rewrite as it is shown: who, where, and what changed."""
+    """The text of a rewrite: its rule, where, and what changed."""
     origins = f" at {', '.join(event.origins)}" if event.origins else ""
     before = [f"  - {line}" for line in event.before.splitlines()]
     after = [f"  + {line}" for line in event.after.splitlines()]
@@ -131,7 +131,7 @@ def drawn(event: Event) -> str:
 
 
 def _wanted(options: argparse.Namespace) -> str:
-    """The passes asked for, or those the first line of a text names."""
+    """The passes asked for, or those in the first line of a text."""
     if options.passes is not None:
         return str(options.passes)
     if (named := _load.named_passes(Path(options.model))) is not None:
@@ -143,7 +143,7 @@ def _wanted(options: argparse.Namespace) -> str:
 
 
 def _observers(options: argparse.Namespace, timer: Time) -> list[Observer]:
-    """Verification comes last, so that what was left is printed before it is refused."""
+    """Verification comes last, so that a program is printed before it is refused."""
     from migx.observers import CrashFile, Print, Verify
 
     observers: list[Observer] = [timer]
@@ -151,7 +151,7 @@ def _observers(options: argparse.Namespace, timer: Time) -> list[Observer]:
         observers.append(Print(sys.stderr))
     if options.verify_each:
         observers.append(Verify())
-    # A text reproduces a failure as it is.
+    # A text reproduces a failure by itself.
     return observers if _load.is_text(Path(options.model)) else [*observers, CrashFile()]
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 FEW = 3
-"""ONNX nodes that are named of each operation."""
+"""The most ONNX nodes named for each operation."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -61,12 +61,12 @@ def run(options: argparse.Namespace) -> int:
     total = sum(row["bytes"] for row in rows)
     print(f"\n{len(rows)} weights, {total / 1e6:,.2f} MB")
     for each in relaid:
-        print(f"warning: each run brings {each} into another layout", file=sys.stderr)
+        print(f"warning: each run converts {each} to another layout", file=sys.stderr)
     return 0
 
 
 def weights(program: Program) -> Iterator[dict[str, Any]]:
-    """The weights of a program: literals that have names, and deferred ones."""
+    """The weights of a program: named literals, and deferred ones."""
     from migx.ops.builtin import Literal, OnnxExternalWeights
 
     for at in program.instructions():
@@ -108,7 +108,7 @@ def layouts(made: Compiled) -> Iterator[dict[str, Any]]:
 
 
 def made_of(at: Instruction) -> str:
-    """A slot's recipe in short: the operations on the way, and the weights they begin with."""
+    """A slot's recipe in short: its operations, and the weights they start from."""
     from migx.weights import is_weight, label_of
     from migx.weights.constants import tree
 
@@ -119,7 +119,7 @@ def made_of(at: Instruction) -> str:
 
 
 def relayouts(made: Compiled) -> Iterator[str]:
-    """The constants that a run has to unpack, for no kernel takes them as they lie."""
+    """The constants that each run unpacks because no kernel reads their format."""
     from migx.target import ReadsPacked
 
     executable = made.executable
@@ -140,7 +140,7 @@ def _name(at: Instruction) -> str:
 
 
 def _format(at: Instruction) -> str:
-    """The format a constant lies in; empty where it lies as its dims say."""
+    """The format of a constant; empty for row-major order."""
     from migx.ops.formats import UnpackWeight
 
     found = {u.op.format for u in at.users if isinstance(u.op, UnpackWeight)}
@@ -148,8 +148,8 @@ def _format(at: Instruction) -> str:
 
 
 def _readers(at: Instruction, nodes: bool = False) -> str:
-    """The operations that read a constant, views looked through; and, where it is asked for, the
-    ONNX nodes they come from.
+    """The operations that read a constant, directly or through views; with ``nodes``, the ONNX
+    nodes they come from.
     """
     from migx import op as operations
 
@@ -169,7 +169,7 @@ def _readers(at: Instruction, nodes: bool = False) -> str:
 
 
 def _told(name: str, users: list[Instruction], nodes: bool) -> str:
-    """An operation, how many there are, and the first nodes they come from."""
+    """An operation, its number of uses, and the first nodes they come from."""
     counted = f"{name} x{len(users)}" if len(users) > 1 else name
     origins = list(dict.fromkeys(node for at in reversed(users) for node in at.origins))
     if not nodes or not origins:

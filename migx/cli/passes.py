@@ -19,7 +19,7 @@ configure = _listing.configure
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints them; the exit code is 1 where some cannot be had."""
+    """Prints them; the exit code is 1 if some cannot be loaded."""
     return _listing.listed(options, "passes", _described, _show, ("pass", "rules"), _row)
 
 
@@ -28,7 +28,7 @@ def _row(entry: dict[str, Any]) -> tuple[str, int | str]:
 
 
 def _described(name: str, cls: type[Pass]) -> dict[str, Any]:
-    """What a pass does: its options, its rules, and the passes it stands for."""
+    """The facts about a pass: its options, its rules, and the passes it abbreviates."""
     from migx.fields import required
 
     inner = None if required(cls) else cls().pipeline()

@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _untold(made: Compiled) -> str:
-    """What to say of a target that has no profile: what would make one, and what the host does."""
+    """The message for a target that cannot profile: what it lacks, and what runs on the host."""
     names = Counter(at.name for at in made.fallbacks())
     most = ", ".join(f"{count} {name}" for name, count in names.most_common(3))
     more = ", ..." if len(names) > 3 else ""
@@ -139,7 +139,7 @@ def _openvino(options: argparse.Namespace, inputs: Mapping[str, Any]) -> Callabl
 def _timed(
     calls: Mapping[str, Callable[[], object]], options: argparse.Namespace
 ) -> dict[str, list[float]]:
-    """The seconds of each run of each, in turn, so that what disturbs one disturbs all. Each has
+    """The seconds of each run of each call, alternating, so that disturbances affect all. Each has
     run before.
     """
     taken: dict[str, list[float]] = {name: [] for name in calls}
@@ -153,9 +153,7 @@ def _timed(
 
 
 def _each(made: Compiled, profile: Profile) -> list[dict[str, Any]]:
-    """The costs one by one, under the names that the text of the compiled program has for what they
-    are of, and with the ONNX nodes this comes from.
-    """
+    """The costs one by one, named as in the text of the compiled program, with their ONNX nodes."""
     from migx.text import number
 
     modules, found = made.program.modules, []
@@ -197,7 +195,7 @@ def _percentiles(taken: list[float]) -> tuple[float, float, float]:
 
 
 def _grouped(costs: Iterable[Cost], name: Callable[[Cost], str]) -> list[dict[str, Any]]:
-    """Costs of one name together, the dearest first."""
+    """Costs summed by name, the largest first."""
     groups: dict[str, list[Cost]] = {}
     for cost in costs:
         groups.setdefault(name(cost), []).append(cost)

@@ -64,8 +64,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def slots(program: Program) -> list[dict[str, str]]:
-    """The slots of a program: those it is compiled with, or else those that hoist_weights makes of
-    its weights: those that may be replaced, or all that could be, where none may.
+    """The slots of a compiled program, or those that hoist_weights makes of its replaceable
+    weights; of all that could be replaceable, if none is.
     """
     import migx
     from migx.cli.params import made_of
@@ -82,7 +82,7 @@ def slots(program: Program) -> list[dict[str, str]]:
 
 
 def statistics(program: Program) -> dict[str, Any]:
-    """What a program is made of: counts, shapes, symbols and bytes."""
+    """Statistics of a program: counts, shapes, symbols and bytes."""
     from migx.ops.builtin import Literal, OnnxExternalWeights
     from migx.profile import total
 
@@ -113,7 +113,7 @@ def _known(extent: Extent) -> int | str:
 
 
 def print_statistics(found: dict[str, Any]) -> None:
-    """Prints what ``statistics`` gives."""
+    """Prints the result of ``statistics``."""
     shown: list[tuple[str, list[tuple[str, Any]]]] = [
         (what, list(found[what].items())) for what in ("modules", "parameters", "outputs")
     ]
@@ -136,7 +136,7 @@ def print_statistics(found: dict[str, Any]) -> None:
 
 
 def structure(program: Program, options: argparse.Namespace) -> dict[str, Any]:
-    """A program instruction by instruction, under the names its text gives them."""
+    """A program instruction by instruction, named as in its text."""
     from migx.text import number
 
     names = {at: name for m in program.modules.values() for at, name in number(m).items()}

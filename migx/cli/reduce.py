@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Makes it small."""
+    """Reduces the program."""
     from migx.debug.bisect import NothingWrong
 
     _load.take_case(options)
@@ -67,7 +67,7 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _case(program: Program, options: argparse.Namespace) -> Case:
-    """The program with its inputs: a command need not have any."""
+    """The program with its inputs, which a command may do without."""
     from migx.binding import check_inputs
     from migx.cli import _inputs
     from migx.debug.case import Case
@@ -79,7 +79,7 @@ def _case(program: Program, options: argparse.Namespace) -> Case:
 
 
 def _judge(options: argparse.Namespace) -> Callable[[Case], Symptom]:
-    """What says how a case fails."""
+    """A function that determines how a case fails."""
     if options.command:
         rest = options.command, options.timeout, options.passes
         return lambda case: _command.judged(case, *rest)
@@ -92,9 +92,7 @@ def _judge(options: argparse.Namespace) -> Callable[[Case], Symptom]:
 def _reduced(
     case: Case, output: Path, options: argparse.Namespace, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """What is printed once the smallest case is in the output file; says on the way how far it
-    is.
-    """
+    """Reduces a case into the output file, reporting progress; returns the result to print."""
     from migx.debug.bisect import NothingWrong
     from migx.debug.reduce import reduced_case
 

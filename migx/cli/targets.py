@@ -18,7 +18,7 @@ configure = _listing.configure
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints them; the exit code is 1 where some cannot be had."""
+    """Prints them; the exit code is 1 if some cannot be loaded."""
     return _listing.listed(
         options, "targets", _described, _show, ("target",), lambda entry: (entry["name"],)
     )

@@ -84,12 +84,12 @@ def _errors(output: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _shares(row: dict[str, Any]) -> tuple[str, str]:
-    """A root mean square of errors, by itself and beside that of the values, unless this is 0."""
+    """The root mean square of errors, alone and relative to the values', unless that is 0."""
     return f"{row['rms']:.3g}", "" if row["relative"] is None else f"{row['relative']:.3g}"
 
 
 def _distance(output: dict[str, Any]) -> tuple[str, ...]:
-    """A row of an output beside that of another model; of text, only how much of it differs."""
+    """A row for an output compared with another model's; for strings, only how many differ."""
     errors = _errors(output) if "rms" in output else (output["name"], "", "", "")
     return *errors, f"{output['unequal']} of {output['elements']}"
 
@@ -112,7 +112,7 @@ def _print(found: dict[str, Any]) -> None:
     for o in found["outputs"]:
         print(f"  {o['name']}: {o['derivation']}; max|expected| = {o['magnitude']:.4g}")
     for doubt in doubts(found["outputs"]):
-        print(f"{doubt}, and what is 0 might pass as well" if doubt is UNDECIDED else doubt)
+        print(f"{doubt}, so 0 might pass as well" if doubt is UNDECIDED else doubt)
     if "compared" in found:
         print(f"\n{found['compared']} instructions compared, each the end of an ONNX node")
         print(found["departure"] or "none departs")

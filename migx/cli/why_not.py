@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from migx.rewrite import Event, Rule
 
 MOST = 5
-"""Places that are shown where none is asked for."""
+"""The most places shown by default."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Says it."""
+    """Prints it."""
     from migx.debug.whynot import rule_named, why_not
     from migx.manager import run_passes
 
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _fired(program: Program, cls: type[Pass], rule: Rule) -> list[Event] | None:
-    """What the rule does in a run of its whole pass; None where that has to be told options."""
+    """The events of the rule in a run of its whole pass; None if the pass needs options."""
     from migx.debug.whynot import fired
     from migx.fields import required
 

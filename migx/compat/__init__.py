@@ -1,1 +1,1 @@
-"""The Python interfaces of other compilers, over migx: a script changes one import and runs."""
+"""Python interfaces of other compilers on top of migx: a script changes one import and runs."""

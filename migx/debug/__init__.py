@@ -1,1 +1,1 @@
-"""For pass authors: why a rule does not fire, which rewrite is wrong, what shows it in little."""
+"""For pass authors: why a rule does not fire, which rewrite is wrong, and minimal reproducers."""

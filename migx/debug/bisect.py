@@ -1,10 +1,10 @@
-"""Which rewrites make an answer wrong: the smallest set of events after which it is.
+"""Bisection: the smallest set of rewrites that makes an answer wrong.
 
     found = bisected(program, "optimize_module", against_ref(program, inputs))
 
-Events are left out by key, see ``migx.rewrite.EventLog``: those of rules one by one, a pass that
-tells of none as a whole. A set is found, not a place in the order, so two rewrites that are wrong
-only together are found as two.
+Events are skipped by key, see ``migx.rewrite.EventLog``: those of rules one by one, a pass that
+logs none as a whole. The result is a set, not a position in the order, so two rewrites that are
+wrong only together are both found.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ FAULTS = (
     MigxError, ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError,
     TypeError, ValueError,
 )  # fmt: skip
-"""What a pass or a target that is wrong may raise; it is then what is looked for."""
+"""What a wrong pass or target may raise, which is then the symptom."""
 
 
 @dataclass(frozen=True)
 class Symptom:
-    """What goes wrong: ``kind`` tells one failure from another and is empty where all is right;
-    ``detail`` may say then that the bounds are too wide to tell.
+    """What goes wrong: ``kind`` distinguishes failures, and is empty if there is none; then
+    ``detail`` may say that the bounds are too wide to tell.
     """
 
     kind: str = ""
@@ -44,8 +44,8 @@ class Symptom:
 
 
 Judge: TypeAlias = Callable[[Program], Symptom]
-"""What is wrong with a program that has been through the passes; raises ``CannotJudge`` where it
-cannot be told.
+"""What is wrong with a program that the passes have changed; raises ``CannotJudge`` if that cannot
+be determined.
 """
 
 
@@ -54,10 +54,10 @@ class Found:
     """The ``events`` that are wrong, together if they are several; none if the passes fail without
     any.
 
-    ``needed`` are those without which the program would not come as far as to be wrong, such as
-    what lowers it for a target. ``skipped`` are the keys of the passes that were left out as a
-    whole. ``recorded`` counts the events of the whole run, ``fired`` those of each rule, and
-    ``trials`` the runs it took.
+    ``needed`` are those without which the program would not get as far as failing, such as its
+    lowering for a target. ``skipped`` are the keys of passes that were skipped as a whole.
+    ``recorded`` counts the events of the whole run, ``fired`` those of each rule, and ``trials``
+    the runs of the search.
     """
 
     symptom: Symptom
@@ -70,12 +70,12 @@ class Found:
 
     @property
     def before(self) -> AllBut:
-        """What a log skips that stops just before it goes wrong."""
+        """What a log skips to stop just before the failure."""
         return self._with((*self.needed, *self.events[:-1]))
 
     @property
     def after(self) -> AllBut:
-        """What a log skips that keeps only what goes wrong."""
+        """What a log skips to keep only what causes the failure."""
         return self._with((*self.needed, *self.events))
 
     def _with(self, events: Sequence[Event]) -> AllBut:
@@ -88,8 +88,8 @@ class Found:
 def bisected(program: Program, passes: Pipeline | str | Sequence[Element], judge: Judge) -> Found:
     """The smallest set of rewrites with which the passes fail as they do with all of them.
 
-    ``NothingWrong`` where they do not fail. No rewrite can be left out of the set, and each run of
-    the passes is one trial: about as many as the set has members, times the logarithm of the number
+    ``NothingWrong`` if they do not fail. No rewrite can be removed from the set. Each run of the
+    passes is one trial; their number is about the size of the set times the logarithm of the number
     of all rewrites.
     """
     trials = _Trials(program, Pipeline.of(passes), judge)
@@ -105,7 +105,7 @@ def bisected(program: Program, passes: Pipeline | str | Sequence[Element], judge
         return trials.kind(AllBut(kept - whole, whole - kept))
 
     least = smallest(events, lambda chosen: symptom_with(chosen) == symptom.kind)
-    # What makes the answer right when it is left out is wrong; the rest was only needed.
+    # Those whose removal makes the answer right are wrong; the others were only needed.
     guilty = [e for e in least if not symptom_with([other for other in least if other is not e])]
     if not guilty:
         guilty = least
@@ -116,20 +116,20 @@ def bisected(program: Program, passes: Pipeline | str | Sequence[Element], judge
 
 
 class CannotJudge(MigxError):
-    """What judges does not run: that says nothing about a program."""
+    """The judge itself fails to run, which says nothing about a program."""
 
 
 class NothingWrong(MigxError):
-    """There is nothing to look for: what should fail does not."""
+    """There is no failure to look for."""
 
 
 def smallest(items: Sequence[T], fails: Callable[[Sequence[T]], bool]) -> list[T]:
-    """A set of items, in their order, that fails, and of which none can be left out. All of them
-    fail.
+    """A set of items, in order, that fails, and from which none can be removed. All of them
+    together fail.
 
-    Delta debugging: the shortest beginning that fails ends with a member; with that one kept, the
-    shortest beginning before it, and so on. Where more items do not always fail more, what is found
-    is still such a set.
+    Delta debugging: the last item of the shortest failing prefix is a member; with it kept, so is
+    that of the next shortest prefix, and so on. If failures are not monotonic, the result is still
+    such a set.
     """
     kept: list[T] = []
     rest = list(items)
@@ -168,7 +168,7 @@ def against_ref(
     target: Target | str = "ref",
     approximations: Approximations = NONE,
 ) -> Judge:
-    """A judge by what the program gave on ``ref`` before any pass, under the bounds of
+    """A judge that compares with the results on ``ref`` before any pass, under the bounds of
     ``migx.testing.bounds``; ``approximations`` are those of the passes, see ``Pass``.
     """
     chosen, beside = get_target(target), beside_ref(program, inputs, approximations)
@@ -190,7 +190,7 @@ def against_ref(
 
 @dataclass
 class _Trials:
-    """Runs of passes over copies of a program, each judged; equal ones are run once."""
+    """Runs of passes over copies of a program, each judged; the same skips run once."""
 
     program: Program
     pipeline: Pipeline
@@ -199,13 +199,13 @@ class _Trials:
     known: dict[AllBut, str] = field(default_factory=dict)
 
     def kind(self, skip: AllBut) -> str:
-        """What goes wrong without some events."""
+        """The kind of failure without some events."""
         if skip not in self.known:
             self.known[skip] = self.run(skip)[0].kind
         return self.known[skip]
 
     def run(self, skip: AllBut | frozenset[str]) -> tuple[Symptom, EventLog]:
-        """What goes wrong without some events, and those that happened."""
+        """The failure without some events, and the log of those that happened."""
         self.count += 1
         made, log = self.program.copy(), EventLog(skip)
         try:

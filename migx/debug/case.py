@@ -1,7 +1,7 @@
-"""Cases: a program that shows a failure, with the inputs it shows it on, and the files they are in.
+"""Cases: a program that shows a failure, with its inputs, and the files they are saved in.
 
-A case is saved as the text of its program, whose first line may name the passes that fail on it,
-``# passes: p,q``, and an ``.npz`` file of its inputs beside that.
+A case is saved as the text of its program, whose first line may name the passes that fail, ``#
+passes: p,q``, and an ``.npz`` file of its inputs beside it.
 """
 
 from __future__ import annotations
@@ -25,21 +25,19 @@ from migx.text import write
 from migx.weights.epochs import LiveWeights
 
 PASSES = "# passes:"
-"""How the first line of a text begins that names passes."""
+"""The start of a first line that names passes."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A program and, where what it shows depends on them, inputs for it."""
+    """A program and, if the failure depends on them, its inputs."""
 
     program: Program
     inputs: Mapping[str, Argument] | None = None
 
     @cached_property
     def values(self) -> Mapping[Instruction, Argument]:
-        """What each instruction gives on ``ref``, as far as the program runs; nothing without
-        inputs.
-        """
+        """The value of each instruction on ``ref``, as far as it runs; empty without inputs."""
         if self.inputs is None:
             return {}
         given = self.program.main.parameters
@@ -49,8 +47,8 @@ class Case:
         return values
 
     def of(self, made: Program, more: Mapping[str, Argument] | None = None) -> Case:
-        """Another program with the inputs of this one, and ``more``, that it takes, cut to its
-        dims.
+        """A case of another program, with those of this one's inputs, and ``more``, that it takes,
+        cut to its dims.
         """
         if self.inputs is None:
             return Case(made)
@@ -59,20 +57,20 @@ class Case:
         return Case(made, {name: _cut(known[name], p.shape) for name, p in given})
 
     def fingerprint(self) -> tuple[str, ...]:
-        """Equal for cases that are."""
+        """A value that is equal for equal cases."""
         values = (v.digest() for v in (self.inputs or {}).values())
         return self.program.fingerprint(), *values
 
     def save(self, path: Path, passes: str | None = None) -> None:
-        """Writes the program's text to a file, with ``passes`` in its first line if they are given,
-        and the inputs beside it.
+        """Writes the program's text to a file, with ``passes`` in its first line if given, and the
+        inputs beside it.
         """
         self.save_inputs(path)
         head = "" if passes is None else f"{PASSES} {passes}\n"
         write(self.program, path, head=head, origins=True)
 
     def save_inputs(self, path: Path) -> None:
-        """Writes the inputs, if there are any, beside the file of the program."""
+        """Writes the inputs, if there are any, beside the program's file."""
         if self.inputs is not None:
             arrays = {name: _arrays(value) for name, value in self.inputs.items()}
             write_arrays(path.with_suffix(".npz"), arrays)
@@ -83,8 +81,8 @@ def traced_on_ref(
     inputs: Mapping[str, Argument],
     seen: Callable[[Instruction, Argument], object],
 ) -> list[Argument]:
-    """What a program gives on ``ref`` as it stands, no pass having been run; what each instruction
-    gives is shown to ``seen``.
+    """The results of a program on ``ref``, without any passes; ``seen`` is called with each
+    instruction and its result.
     """
     ref = get_target("ref")
     context = ref.get_context()
@@ -98,18 +96,18 @@ def traced_on_ref(
 
 
 def passes_in(text: str) -> str | None:
-    """The passes that the first line of a text names; None where it names none."""
+    """The passes named in the first line of a text; None if there are none."""
     first = text.partition("\n")[0]
     return first.removeprefix(PASSES).strip() if first.startswith(PASSES) else None
 
 
 def _arrays(value: Argument) -> Any:
-    """The data of a value; of a tuple, that of its members."""
+    """The data of a value; of a tuple, those of its members."""
     return tuple(map(_arrays, value.parts)) if value.shape.dtype is TUPLE else value.data
 
 
 def _cut(value: Argument, shape: Shape) -> Argument:
-    """The beginning of a value, as far as the dims of a shape that are numbers go."""
+    """The leading part of a value, cut to the numeric dims of a shape."""
     if value.shape.dtype is TUPLE:
         pairs = zip(value.parts, shape.parts, strict=True)
         return Argument.tuple([_cut(part, wanted) for part, wanted in pairs])

@@ -1,4 +1,4 @@
-"""Two programs that should compute the same: how far apart they are, beside what rounding explains.
+"""How far the results of two programs differ, beside the derived bounds.
 
 for output in compared(program, changed, inputs, target="cpu"):
     print(output)
@@ -26,11 +26,11 @@ def compared(
     target: Target | str = "ref",
     approximations: Approximations = NONE,
 ) -> list[Comparison]:
-    """Each output of a program, compiled for a target, against what another gives on ``ref`` as it
-    stands: its errors, and the bound that is derived for it, see ``migx.testing.bounds``.
+    """Each output of a program, compiled for a target, compared with another program's on ``ref``
+    without passes: its errors, and its derived bound, see ``migx.testing.bounds``.
 
-    ``approximations`` are how far off operations may be on purpose, by name: those of a pipeline
-    are ``Pipeline.of(passes).approximations()``.
+    ``approximations`` are how far off operations may be on purpose, by name: for a pipeline,
+    ``Pipeline.of(passes).approximations()``.
     """
     return beside_ref(before, inputs, approximations)(compiled(after, target).eval(inputs))
 
@@ -38,7 +38,7 @@ def compared(
 def beside_ref(
     program: Program, inputs: Mapping[str, Any], approximations: Approximations = NONE
 ) -> Callable[[Sequence[Any]], list[Comparison]]:
-    """What compares outputs with those that a program gives on ``ref``, no pass having been run."""
+    """A function that compares outputs with those of a program on ``ref``, without passes."""
     plain = compiled(program, "ref", passes="")
     arguments = check_inputs(plain.program.main, inputs)
     spent = TensorBounds(plain.program, arguments, approximations)

@@ -1,13 +1,13 @@
-"""Makes a program that shows a failure as small as it can be.
+"""Makes a failing program smaller while it still fails.
 
     small = reduced(program, lambda smaller: crashes(smaller))
 
-Candidates are made by cutting off the end and the beginning, by letting instructions out or
-parameters stand in for them, by binding symbols and shrinking dims, and by taking a submodule for
-the whole. One that still fails and is smaller is where the search goes on from.
+Candidates are made by cutting off the end and the beginning, by omitting instructions or replacing
+them by parameters, by binding symbols and shrinking dims, and by replacing the program by a
+submodule. The search continues from each smaller one that still fails.
 
-Where a failure shows only with some inputs, ``reduced_case`` takes them along: a parameter that
-stands in for an instruction gets the value that had.
+If a failure depends on inputs, ``reduced_case`` keeps them: a parameter that replaces an
+instruction gets its value.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ Fails: TypeAlias = Callable[[Program], bool]
 Size: TypeAlias = tuple[int, ...]
 
 SMALL = (1, 2, 3)
-"""The sizes that dims are shrunk to, where they can be."""
+"""The sizes that dims are shrunk to, if possible."""
 
 NOT_SIZES = frozenset({"axes", "axis", "permutation", "index", "group"})
-"""Attributes whose numbers are no sizes."""
+"""Attributes whose numbers are not sizes."""
 
 
 class Draft:
-    """A copy of a case's program to make changes in."""
+    """A copy of a case's program that is being changed."""
 
     def __init__(self, case: Case) -> None:
         self.program, self._case = case.program.copy(), case
@@ -62,7 +62,7 @@ class Draft:
         return self.program.main
 
     def stand_in(self, at: Instruction) -> None:
-        """Puts a new parameter of main in the place of a value, where there can be one."""
+        """Replaces a value of main by a new parameter, if it is an unpacked tensor."""
         if at.module is not self.main or not at.shape.dtype.is_tensor or at.shape.dtype.is_packed:
             return
         taken = self.main.parameters.keys() | self._given
@@ -73,7 +73,7 @@ class Draft:
         self.main.replace_instruction(at, new)
 
     def finished(self) -> Case:
-        """The case it makes, without what is dead."""
+        """The case it makes, without dead code."""
         made = self.program
         remove_dead_code(made.main)
         remove_dead_modules(made)
@@ -86,7 +86,7 @@ class Draft:
 
 
 def _gives_a_size(program: Program, parameter: Instruction) -> bool:
-    """Whether only a parameter says how large a symbol is that stands elsewhere too."""
+    """Whether only this parameter gives the size of a symbol that occurs elsewhere."""
     others = [at for at in _every(program) if at is not parameter]
     wanted = {name for at in others for name in symbols_of(at)}
     given = bare_symbols(p for p in program.main.parameters.values() if p is not parameter)
@@ -99,10 +99,10 @@ Edit: TypeAlias = Callable[[Draft], None]
 def reduced(
     program: Program, fails: Fails, seen: Callable[[Program], None] | None = None
 ) -> Program:
-    """The smallest program found for which ``fails`` is true still; the one given is not changed.
+    """The smallest program found for which ``fails`` is still true; the given one is not changed.
 
-    One for which ``fails`` raises a ``MigxError`` does not count as failing. ``seen`` is called
-    with each smaller one as it is found. ``NothingWrong`` where the program does not fail.
+    A program for which ``fails`` raises a ``MigxError`` does not count as failing. ``seen`` is
+    called with each smaller one as it is found. ``NothingWrong`` if the program does not fail.
     """
     return reduced_case(
         Case(program),
@@ -114,7 +114,7 @@ def reduced(
 def reduced_case(
     case: Case, fails: Callable[[Case], bool], seen: Callable[[Case], None] | None = None
 ) -> Case:
-    """As ``reduced``, of a program together with inputs for it."""
+    """``reduced`` for a program together with its inputs."""
     search = _Search(case, fails, seen)
     if not search.test(case):
         raise NothingWrong("the program does not fail as it is")
@@ -127,7 +127,7 @@ def reduced_case(
 
 
 class _Search:
-    """The smallest case so far. Equal ones are tried once."""
+    """The smallest case so far. Equal candidates are tried once."""
 
     def __init__(
         self, case: Case, fails: Callable[[Case], bool], seen: Callable[[Case], None] | None
@@ -154,7 +154,7 @@ class _Search:
         return self._known[key]
 
     def accept(self, made: Case | None) -> bool:
-        """Whether a candidate is smaller than the best and fails; it is then the best."""
+        """Accepts a candidate as the best if it is smaller and fails; returns whether it did."""
         if made is None or size(made.program) >= self.size or not self.test(made):
             return False
         self.best, self.size = made, size(made.program)
@@ -163,13 +163,13 @@ class _Search:
         return True
 
     def edit(self, edit: Edit) -> bool:
-        """Accepts the best with a change, if it is smaller and fails."""
+        """Tries a change of the best candidate."""
         return self.accept(_edited(self.best, edit))
 
 
 def size(program: Program) -> Size:
-    """What is to become less, the most important first: instructions, modules, what they read,
-    symbols, elements of parameters and literals, literals that are not all ones.
+    """What is minimised, the most important first: instructions, modules, their operands, symbols,
+    elements of parameters and literals, and literals that are not all ones.
     """
     every = _every(program)
     given = [at.shape for at in every if type(at.op) in (Param, Literal)]
@@ -180,7 +180,7 @@ def size(program: Program) -> Size:
 
 
 def end_early(search: _Search) -> None:
-    """Returns what is computed early, and as few results as possible."""
+    """Returns earlier values, and as few results as possible."""
     start = search.best
 
     def until(k: int) -> Case | None:
@@ -199,7 +199,7 @@ def end_early(search: _Search) -> None:
 
 
 def start_late(search: _Search) -> None:
-    """Takes what is computed early for given: parameters stand in for it."""
+    """Replaces values computed early by parameters."""
     start = search.best
     count = len(computed(search.program.main))
 
@@ -210,7 +210,7 @@ def start_late(search: _Search) -> None:
 
 
 def drop(search: _Search) -> None:
-    """Lets out runs of instructions, long ones first: each is bypassed, or a parameter."""
+    """Omits runs of instructions, long ones first: each is bypassed, or becomes a parameter."""
     length = max(len(places(search.program)) // 2, 1)
     while length:
         first = 0
@@ -221,9 +221,7 @@ def drop(search: _Search) -> None:
 
 
 def simplify(search: _Search) -> None:
-    """Takes a submodule for the whole, one parameter for two, and ones for the values of
-    literals.
-    """
+    """Takes a submodule for the program, one parameter for two, ones for literals' values."""
     for name in [n for n, m in search.program.modules.items() if m is not search.program.main]:
         if name in search.program.modules:
             search.accept(_made(partial(_taken_out, search.best, name)))
@@ -234,7 +232,7 @@ def simplify(search: _Search) -> None:
 
 
 def shrink(search: _Search) -> None:
-    """Binds symbols, and makes dims small, in every shape and attribute at once."""
+    """Binds symbols, and shrinks dims, in every shape and attribute at once."""
     for symbol in list(search.program.symbols().values()):
         sizes = [n for n in SMALL if symbol.low <= n <= symbol.bounds[1]] or [symbol.low]
         start = search.best
@@ -249,17 +247,17 @@ def shrink(search: _Search) -> None:
 
 
 def _with(sized: Callable[[Program, Any], Program], case: Case, sizes: Any) -> Case:
-    """A case of other sizes."""
+    """A case with other sizes."""
     return case.of(sized(case.program, sizes))
 
 
 def computed(module: Module) -> list[Instruction]:
-    """The instructions of a module but for parameters and the return."""
+    """The instructions of a module without parameters and the return."""
     return [at for at in module if type(at.op) not in (Param, Return)]
 
 
 def places(program: Program) -> list[Instruction]:
-    """Those of all modules."""
+    """The computed instructions of all modules."""
     return [at for module in program.modules.values() for at in computed(module)]
 
 
@@ -268,7 +266,7 @@ def _every(program: Program) -> list[Instruction]:
 
 
 def _first(count: int, fails: Callable[[int], bool]) -> int:
-    """The least number up to ``count``, which fails, that fails while the one before does not."""
+    """The least number up to ``count``, which fails, that fails and whose predecessor does not."""
     passing, failing = 0, count
     while failing - passing > 1:
         middle = (passing + failing) // 2
@@ -277,7 +275,7 @@ def _first(count: int, fails: Callable[[int], bool]) -> int:
 
 
 def _made(make: Callable[[], Case]) -> Case | None:
-    """A candidate, or None where an operation refuses it."""
+    """A candidate, or None if an operation refuses it."""
     try:
         return make()
     except FAULTS:
@@ -285,7 +283,7 @@ def _made(make: Callable[[], Case]) -> Case | None:
 
 
 def _edited(case: Case, edit: Edit) -> Case | None:
-    """The case with a change and without what is dead then; None where the change is refused."""
+    """The case after a change and dead code removal; None if the change is refused."""
 
     def make() -> Case:
         made = Draft(case)
@@ -296,7 +294,7 @@ def _edited(case: Case, edit: Edit) -> Case | None:
 
 
 def _return_early(made: Draft, k: int) -> None:
-    """Returns what the first k instructions compute and do not read."""
+    """Returns the values of the first k instructions that none of them reads."""
     first = computed(made.main)[:k]
     inside = set(first)
     ends = [v for v in first if not any(u in inside for u in v.users)]
@@ -310,7 +308,7 @@ def _return_only(made: Draft, kept: Any) -> None:
 
 
 def _start_at(made: Draft, k: int) -> None:
-    """Makes parameters of what the first k instructions compute and later ones read."""
+    """Replaces values of the first k instructions that later ones read by parameters."""
     known: dict[Instruction, bool] = {}
     first = dict.fromkeys(computed(made.main)[:k])
     for at in first:
@@ -319,8 +317,8 @@ def _start_at(made: Draft, k: int) -> None:
 
 
 def _bypassed(made: Draft, first: int, count: int) -> None:
-    """Puts its first input of the same type in the place of each of some instructions, and an
-    earlier literal in that of a literal.
+    """Replaces each of some instructions by its first input of the same type, and a literal by an
+    earlier one.
     """
     for at in places(made.program)[first : first + count]:
         literals = [o for o in made.program.literals if o.module is at.module and o.before(at)]
@@ -332,13 +330,13 @@ def _bypassed(made: Draft, first: int, count: int) -> None:
 
 
 def _given(made: Draft, first: int, count: int) -> None:
-    """Puts parameters in the place of some instructions."""
+    """Replaces some instructions by new parameters."""
     for at in places(made.program)[first : first + count]:
         made.stand_in(at)
 
 
 def _given_alike(made: Draft, first: int, count: int) -> None:
-    """Puts parameters there that are there already."""
+    """Replaces some instructions by existing parameters."""
     for at in places(made.program)[first : first + count]:
         alike = [p for p in made.main.parameters.values() if p.shape.same_type(at.shape)]
         if alike and at.module is made.main:
@@ -349,7 +347,7 @@ WAYS: tuple[Callable[..., None], ...] = (_bypassed, _given_alike, _given)
 
 
 def _merged(made: Draft, index: int) -> None:
-    """Puts the first parameter of its type in the place of a parameter."""
+    """Replaces a parameter by the first one of its type."""
     given = list(made.main.parameters.values())
     first = next(p for p in given if p.shape.same_type(given[index].shape))
     if first is not given[index]:
@@ -357,7 +355,7 @@ def _merged(made: Draft, index: int) -> None:
 
 
 def _plain(value: Argument) -> bool:
-    """Whether a literal is ones, or cannot be."""
+    """Whether a literal is all ones, or cannot be."""
     dtype = value.shape.dtype
     if dtype.is_packed or dtype.kind == "string" or not value.available or not value.array.size:
         return True
@@ -374,7 +372,7 @@ def _ones(made: Draft, index: int) -> None:
 
 
 def _taken_out(case: Case, name: str) -> Case:
-    """A submodule taken for the whole, on what it is given or reads from outside."""
+    """A submodule in place of the program; its inputs and captures become parameters."""
     module = case.program.modules[name]
     given = {f"outside{i}": v for i, v in enumerate(dict.fromkeys(captures(module)))}
     if module.parent is not None:
@@ -384,9 +382,7 @@ def _taken_out(case: Case, name: str) -> Case:
 
 
 def hoisted(module: Module) -> Program:
-    """A program whose main module is a copy of another; what that reads from outside is
-    parameters.
-    """
+    """A program whose main module is a copy of another module; its captures become parameters."""
     made, mapping = Program(), dict[Instruction, Instruction]()
     for i, value in enumerate(dict.fromkeys(captures(module))):
         shape = Shape(value.shape.dtype, value.shape.dims)
@@ -401,8 +397,8 @@ def hoisted(module: Module) -> Program:
 
 
 def resized(program: Program, sizes: Mapping[int, int]) -> Program:
-    """A copy with some sizes replaced: in parameters, in literals, of which the beginning is kept,
-    and in attributes. Shapes are inferred again.
+    """A copy with some sizes replaced: in parameters, in literals, which are cut to their leading
+    part, and in attributes. Shapes are inferred again.
     """
     return remade(program, lambda op: _resized(op, sizes), f"with {sizes}")
 

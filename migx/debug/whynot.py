@@ -1,4 +1,4 @@
-"""Why a rule does not apply somewhere: how far its pattern matches there, and what said no.
+"""Why a rule does not apply somewhere: how far its pattern matches there, and what refused.
 
 cls, rule = rule_named("simplify_reshapes.nop_reshapes")
 for answer in why_not(program, cls, rule, "dense1"):
@@ -24,11 +24,11 @@ from migx.text import number, show_instruction
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a rule at one instruction.
+    """The outcome of a rule at one instruction.
 
     ``verdict`` is ``fires``, ``refused`` (by the pattern), ``declined`` (by the rule's function) or
-    ``no such operation``. ``said_no`` is the part of the pattern that did, ``reason`` why, and
-    ``drawn`` shows on the text what matched, marked by ``>``, and what was refused, by ``^``.
+    ``no such operation``. ``said_no`` is the part of the pattern that refused, ``reason`` why, and
+    ``drawn`` shows in the text what matched, marked by ``>``, and what was refused, by ``^``.
     """
 
     verdict: str
@@ -45,7 +45,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Refusal:
-    """A pattern that said no, and how far the match had come."""
+    """A pattern that refused, and how far the match had come."""
 
     pattern: Pattern
     at: Instruction
@@ -55,14 +55,14 @@ class _Refusal:
 
     @property
     def depth(self) -> tuple[int, int]:
-        # The right operation with a wrong attribute or reader is further than another operation.
+        # The right operation with a wrong attribute or use count is closer than another operation.
         fits = self.at.op.name in (self.pattern.roots() or ())
         return len(self.matched) + fits, self.caught
 
 
 def rule_named(name: str) -> tuple[type[Pass], Rule]:
-    """The pass and the rule of a name such as ``simplify_reshapes.nop_reshapes``; ``UnknownName``
-    lists what there is.
+    """The pass and the rule with a name such as ``simplify_reshapes.nop_reshapes``; ``UnknownName``
+    lists those that exist.
     """
     of, dot, which = name.partition(".")
     passes = plugins.names("passes")
@@ -96,7 +96,7 @@ def _rule(cls: type[Pass], name: str) -> Rule:
 
 
 def _rules(cls: type[Pass]) -> list[str]:
-    """The names of a pass's rules, as they are asked for."""
+    """The full names of a pass's rules."""
     return [f"{cls.name}.{each.name}" for each in cls.rules]
 
 
@@ -106,9 +106,9 @@ def why_not(
     rule: Rule | str,
     where: Instruction | str | None = None,
 ) -> list[Answer]:
-    """What becomes of a rule of a pass at an instruction, or those of a name, and at those that
-    read them where the pattern looks so far; without any, wherever it may begin, those first at
-    which it comes furthest. The program stays as it is.
+    """The outcome of a rule of a pass at an instruction, or at all with a name, and at their users
+    as far as the pattern reaches; without ``where``, wherever the pattern may begin, deepest
+    partial matches first. The program is unchanged.
 
     The pass is given by its class or its name, the rule as such or by its name, ``nop_reshapes`` or
     ``simplify_reshapes.nop_reshapes``.
@@ -129,14 +129,14 @@ def why_not(
         reason = f"{rule.name} begins at {wanted}; here is {', '.join(names)}, and none reads it"
         return [Answer("no such operation", name, reason)]
     answers = [_answer(cls, rule, at) for at in roots]
-    # A reader is of interest only if the match at it comes as far as what was asked about.
+    # A user is of interest only if the match there reaches what was asked about.
     asked = [(at, a, seen) for at, (a, seen) in zip(roots, answers, strict=True)]
     near = [a for at, a, seen in asked if at in starts or seen & set(starts)]
     return near or [a for _, a, _ in asked]
 
 
 def _asked(program: Program, where: Instruction | str) -> tuple[list[Instruction], str]:
-    """The instructions that are asked about, and how they are called."""
+    """The instructions asked about, and their description."""
     if isinstance(where, str):
         return program.named(where), where
     if where.owner.program is not program:
@@ -145,14 +145,14 @@ def _asked(program: Program, where: Instruction | str) -> tuple[list[Instruction
 
 
 def fired(program: Program, of: Pass, rule: Rule) -> list[Event]:
-    """What a rule does when its whole pass runs on a copy of a program."""
+    """The events of a rule when its whole pass runs on a copy of a program."""
     log = EventLog()
     PassManager(program.copy(), log=log).run([of])
     return [event for event in log.events if event.rule == rule.name]
 
 
 def _readers(starts: Iterable[Instruction], reach: int) -> dict[Instruction, None]:
-    """Some instructions and those that read them, so many steps on."""
+    """Some instructions and their users, up to ``reach`` steps away."""
     found = dict.fromkeys(starts)
     last = list(found)
     for _ in range(reach):
@@ -167,7 +167,7 @@ def _may_begin(rule: Rule, at: Instruction) -> bool:
 
 
 def _answer(cls: type[Pass], rule: Rule, root: Instruction) -> tuple[Answer, set[Instruction]]:
-    """What becomes of a rule at an instruction, and what its pattern looked at."""
+    """The outcome of a rule at an instruction, and what its pattern looked at."""
     module, refusals = root.owner, list[_Refusal]()
     match = Match(relied_on_by=cls.name)
 
@@ -178,10 +178,10 @@ def _answer(cls: type[Pass], rule: Rule, root: Instruction) -> tuple[Answer, set
     match.refused = refused
     where = _name(root)
     if not root.users or module.bypass:
-        why = "nobody reads it" if not root.users else f"module {module.name} is marked bypass"
+        why = "it has no users" if not root.users else f"module {module.name} is marked bypass"
         return Answer("refused", where, f"{why}, so no rule is tried"), {root}
     if find(rule.pattern, root, match) is None:
-        # Of those that came furthest the first: it is in the order the pattern is written in.
+        # The first of the deepest refusals: they are in the order of the pattern.
         unsaid = _Refusal(rule.pattern, root, "does not match", (), 0)
         worst = max(refusals, key=lambda each: each.depth, default=unsaid)
         drawn = draw(worst.matched, worst.at, worst.reason)
@@ -200,9 +200,7 @@ def _answer(cls: type[Pass], rule: Rule, root: Instruction) -> tuple[Answer, set
 
 
 def _tried(rule: Rule, root: Instruction, pass_name: str) -> tuple[str, str]:
-    """Verdict and reason of the function of a rule whose pattern matches: it is called on a
-    copy.
-    """
+    """The verdict and reason of a rule's function for a match; it is called on a copy."""
     at = _copied(root)
     module = at.owner
     match = find(rule.pattern, at, Match(relied_on_by=pass_name))
@@ -231,8 +229,8 @@ def _copied(at: Instruction) -> Instruction:
 def draw(
     matched: Sequence[Instruction], refused: Instruction | None = None, reason: str = ""
 ) -> str:
-    """The lines of the text on which a match stands, those that matched marked by ``>``, and a
-    caret with the reason under the one that was refused.
+    """The lines of the text that a match covers, with ``>`` at those that matched, and a caret with
+    the reason under the one that was refused.
     """
     lines = {at: _line(at) for at in matched}
     if refused is not None:
@@ -249,14 +247,14 @@ def draw(
 
 
 def _line(at: Instruction) -> str:
-    """How an instruction stands in the text of its module."""
+    """An instruction's line in the text of its module."""
     if type(at.op) is Param:
         return f"{number(at.owner)[at]}: {at.shape}"
     return show_instruction(at, origins=False)
 
 
 def _name(at: Instruction) -> str:
-    """The name of an instruction in the text, with its module's where that is not main."""
+    """The name of an instruction in the text, prefixed by its module unless that is main."""
     module = at.owner
     name = number(module).get(at, "return")
     return name if module is module.program.main else f"{module.name}:{name}"

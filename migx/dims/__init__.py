@@ -1,1 +1,1 @@
-"""What symbolic dims are made of, and what is computed with them."""
+"""The parts of symbolic dims, and computations on them."""

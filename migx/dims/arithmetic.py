@@ -1,7 +1,7 @@
-"""What operations mean on arrays whose elements may be dims.
+"""The meanings of operations on arrays whose elements may be dims.
 
-Arithmetic of sizes is done by the meaning of each operation; where what it gives depends on sizes
-that are not known, it raises ``DimError``.
+Arithmetic of sizes uses the meaning of each operation; if the result depends on sizes that are not
+known, it raises ``DimError``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from migx.shape import I32, I64
 
 
 def own(op: Any, *arrays: Array) -> Array:
-    """The operation's own meaning, which numpy carries over to arrays of objects."""
+    """The operation's own meaning, which numpy applies to object arrays."""
     result: Array = op.compute(*arrays)
     return result
 
@@ -31,7 +31,7 @@ def _elementwise(function: Callable[..., Any]) -> Callable[..., Array]:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """Equality where it is certain for all sizes."""
+    """Equality, if it is the same for all sizes."""
     if a == b:
         return True
     if dim.may_equal(a, b):
@@ -40,8 +40,8 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def quotient(a: Any, b: Any) -> Any:
-    """Integer division truncates: of a side that may be negative the parts on both sides of 0 are
-    divided, each rounded down.
+    """Division that truncates: of a dividend that may be negative, the parts on either side of 0
+    are divided separately, each rounded down.
     """
     if dim.bounds(b)[0] < 0:
         raise DimError(f"the sign of {a} / {b} is not known before the dims are bound")
@@ -68,7 +68,7 @@ def _folded(function: Callable[[Any, Any], Any]) -> Callable[..., Array]:
 
 
 def _scattered(op: Any, x: Array, indices: Array, updates: Array) -> Array:
-    """Dims put among others, as exporters do to count indices along one axis."""
+    """A scatter of dims, which exporters use to count indices along one axis."""
     if indices.dtype == object:
         raise DimError("where dims are scattered is not known before they are bound")
     return own(op, x.astype(object), indices, updates)
@@ -119,4 +119,4 @@ ON_EXTENTS: dict[str, Callable[..., Array]] = {
     "scatter_none": _scattered,
     "scatternd_none": _scattered,
 }
-"""The operations of which that is known, each by its name: a function of it and its inputs."""
+"""The operations with a meaning on dims, by name: a function of the operation and its inputs."""

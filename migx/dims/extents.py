@@ -1,5 +1,5 @@
-"""What comes of sizes that change from run to run: the values of many extents at once, and what is
-known of the sizes before.
+"""Evaluation of size expressions that change from run to run, many at once, and caching of what
+follows from them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from migx.errors import EvaluationError
 Numbers: TypeAlias = NDArray[np.int64]
 Found = TypeVar("Found")
 LIMIT = 2**62
-"""What extents of any sizes are less than, their constants aside."""
+"""Extents that reach this, constants aside, are refused: they may overflow 64 bits."""
 
 
 class Extents:
-    """Extents that are wanted for the same sizes, each by its place among the numbers.
+    """Extents evaluated together, each by its index in the result.
 
-    An extent is a constant and a sum of products of sizes, and many have the same products. So each
-    product is evaluated once, and the matrix of the coefficients makes all numbers of them.
+    An extent is a constant and a sum of products of sizes, and many share products. So each product
+    is evaluated once, and one product with the matrix of coefficients gives all extents.
     """
 
     def __init__(self) -> None:
@@ -34,12 +34,12 @@ class Extents:
         self._built = -1
 
     def place(self, extent: Extent) -> int:
-        """Where an extent is among the numbers."""
+        """The index of an extent in the result."""
         return self._places.setdefault(extent, len(self._places))
 
     def at(self, sizes: Mapping[str, int]) -> Numbers:
-        """The numbers; ``DimError`` names a symbol that has no size, and ``EvaluationError`` an
-        extent that is more than 64 bits can say.
+        """The values of all extents; ``DimError`` names a symbol without a size, and
+        ``EvaluationError`` an extent that exceeds 64 bits.
         """
         if self._built < len(self._places):
             self._build()
@@ -71,12 +71,12 @@ class Extents:
 
 
 Key: TypeAlias = tuple[int | None, ...]
-"""The sizes of some symbols, in their order; None of one that has none."""
+"""The sizes of some symbols, in order; None for one that is not known."""
 
 
 class BySizes(Recent[Key, Found]):
-    """What something comes to for sizes, kept for the last ``most`` sets of sizes of its symbols
-    that it was asked for; it is never None.
+    """A function of sizes, cached for the last ``most`` sets of sizes of its symbols; its results
+    are never None.
     """
 
     def __init__(
@@ -95,8 +95,8 @@ class BySizes(Recent[Key, Found]):
 
 
 class Latest(Generic[Found]):
-    """What something comes to for sizes, asked anew where one of its symbols has another size than
-    the time before. A plan is made of very many of these.
+    """A function of sizes, evaluated again only if one of its symbols has another size than the
+    last time. A plan consists of very many of these.
     """
 
     def __init__(self, names: Iterable[str], ask: Callable[[Mapping[str, int]], Found]) -> None:
@@ -104,7 +104,7 @@ class Latest(Generic[Found]):
         self._known: tuple[Key, Found] | None = None
 
     def at(self, sizes: Mapping[str, int]) -> Found:
-        """What it comes to."""
+        """The value for these sizes."""
         key = tuple(map(sizes.get, self.names))
         known = self._known
         if known is None or known[0] != key:

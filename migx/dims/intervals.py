@@ -1,4 +1,4 @@
-"""Arithmetic on intervals, whose ends are inclusive and may be infinite: bounds are made of it."""
+"""Interval arithmetic, for the bounds of dims; ends are inclusive and may be infinite."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Bounds: TypeAlias = tuple[float, float]
 
 
 def multiplied(a: Bounds, b: Bounds) -> Bounds:
-    """Where the products of two numbers lie."""
+    """The interval of the products of two numbers."""
     corners = [0 if 0 in (x, y) else x * y for x in a for y in b]
     return min(corners), max(corners)
 
 
 def divided(a: Bounds, b: Bounds) -> Bounds:
-    """Where the quotients of two numbers lie, rounded down; anywhere, where the divisor may be of
-    either sign.
+    """The interval of the quotients of two numbers, rounded down; unbounded if the divisor may be
+    of either sign.
     """
     if b[0] <= 0:
         return (0, a[1]) if a[0] >= 0 and b[0] == 0 else (-math.inf, math.inf)
@@ -27,15 +27,15 @@ def divided(a: Bounds, b: Bounds) -> Bounds:
 
 
 def quotient(x: float, y: float) -> float:
-    """A number divided by one above 0, rounded down."""
+    """The quotient by a positive number, rounded down."""
     if math.isinf(x):
         return x
     return (0 if x >= 0 else -1) if math.isinf(y) else x // y
 
 
 def plus_quotient(whole: Bounds, factor: int, divisor: int) -> Bounds:
-    """Where ``x + factor*(a//divisor)`` lies, for whole numbers and where ``divisor*x + factor*a``
-    does: ``a//n`` is between ``(a - n + 1)/n`` and ``a/n``.
+    """The interval of ``x + factor*(a//divisor)`` for integers, given that of ``divisor*x +
+    factor*a``: ``a//n`` is between ``(a - n + 1)/n`` and ``a/n``.
     """
     least, most = whole
     slack = abs(factor) * (divisor - 1)
@@ -44,8 +44,8 @@ def plus_quotient(whole: Bounds, factor: int, divisor: int) -> Bounds:
 
 
 def one_of(function: str, spans: Sequence[Bounds], *, negated: bool = False) -> Bounds:
-    """Where that of some numbers lies which ``min`` or ``max`` picks; ``broadcast`` may pick any.
-    ``negated`` spans are of the numbers times one below 0, so the least is the greatest there.
+    """The interval of the ``min`` or ``max`` of some numbers; ``broadcast`` may pick any of them.
+    ``negated`` intervals are of the numbers times a negative one, so least and greatest swap.
     """
     lows, highs = zip(*spans, strict=True)
     if function == "broadcast":
@@ -55,12 +55,12 @@ def one_of(function: str, spans: Sequence[Bounds], *, negated: bool = False) -> 
 
 
 def whole_number(given: object) -> int | None:
-    """A number as an ``int``; None for what is no whole number, as 1.5, 2.0 and True."""
+    """A number as an ``int``; None if it is not an integer, such as 1.5, 2.0 or True."""
     if type(given) is int:
         return given
     if isinstance(given, bool) or not hasattr(given, "__index__"):
         return None
     try:
         return operator.index(given)
-    except TypeError:  # an array of several
+    except TypeError:  # an array of several elements
         return None

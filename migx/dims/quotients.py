@@ -1,4 +1,4 @@
-"""Division of extents, rounded down, as far as it comes out in a canonical form."""
+"""Floor division of extents, in canonical form as far as possible."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from migx.errors import DimError
 
 @lru_cache(maxsize=4096)
 def floordiv(a: Extent, b: Extent) -> Extent:
-    """Floor division: the part that divides exactly comes out, and what is left stays under the
-    bar.
-    """
+    """Floor division: terms that divide exactly are taken out of the ``floordiv``."""
     if b == 0:
         raise DimError(f"{a} // 0 divides by zero")
     if isinstance(a, int) and isinstance(b, int):
@@ -40,7 +38,7 @@ def floordiv(a: Extent, b: Extent) -> Extent:
 
 
 def _nested(a: Extent) -> tuple[Extent, int, int] | None:
-    """x, d and c where an extent is x // d + c with numbers d > 0 and c; None where it is not."""
+    """x, d and c if an extent is x // d + c with numbers d > 0 and c; otherwise None."""
     (monomial, coefficient), *rest = terms(a)
     if coefficient != 1 or len(monomial) != 1 or any(m for m, _ in rest):
         return None
@@ -52,7 +50,7 @@ def _nested(a: Extent) -> tuple[Extent, int, int] | None:
 
 
 def _exact(a: Extent, b: Extent) -> Extent | None:
-    """The quotient of two polynomials, by long division; None where it leaves a remainder."""
+    """The quotient of two polynomials by long division; None if it leaves a remainder."""
     quotient: Extent = 0
     divisor = next(iter(terms(b)))
     while a != 0:
@@ -63,7 +61,7 @@ def _exact(a: Extent, b: Extent) -> Extent | None:
         part = Dim.of(dict([term]))
         quotient, a = quotient + part, a - part * b
         if a != 0 and order(next(iter(terms(a)))[0]) <= order(leading[0]):
-            return None  # two symbols of one name have no order
+            return None  # two symbols with one name have no order
     return quotient
 
 

@@ -1,4 +1,4 @@
-"""Symbols: sizes that have a name. Dims are made of them."""
+"""Symbols: named sizes, of which dims are made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functools import cached_property
 from migx.dims.intervals import Bounds
 from migx.errors import DimError
 
-# Words that mean something else in the text form; a symbol of such a name is written in backticks.
+# Words with a meaning in the text form; a symbol with such a name is written in backticks.
 _RESERVED = re.compile(
     r"min|max|broadcast|true|false|nan|inf|bytes|sha256|"
     r"bool|str|tuple|sequence|optional|bf16|[iuf](2|4|8\w*|16|32|64)"
@@ -20,16 +20,16 @@ _RESERVED = re.compile(
 
 
 def listed(sizes: Mapping[str, int]) -> str:
-    """Sizes by name, as messages and the command line say them: ``batch=4, length=16``."""
+    """Sizes by name, as in messages and on the command line: ``batch=4, length=16``."""
     return ", ".join(f"{name}={size}" for name, size in sizes.items())
 
 
 @dataclass(frozen=True)
 class Symbol:
-    """A size that has a name and, until it is bound, no value.
+    """A named size without a value until it is bound.
 
-    ``low`` and ``high`` are inclusive; ``high`` is None where nothing is known. ``optimals`` are
-    sizes worth a specialised variant.
+    ``low`` and ``high`` are inclusive; ``high`` is None if unknown. ``optimals`` are sizes worth a
+    specialised variant.
     """
 
     name: str
@@ -58,5 +58,5 @@ class Symbol:
 
 
 def is_identifier(name: str) -> bool:
-    """Whether a name stands bare in the text form; others stand in quotes or backticks."""
+    """Whether a name is written bare in the text form; others are in quotes or backticks."""
     return re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name, re.ASCII) is not None

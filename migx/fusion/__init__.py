@@ -1,1 +1,1 @@
-"""From instructions to kernels: which may become one, where they move, what is then computed."""
+"""From instructions to kernels: which are fused, how they are outlined, what is then computed."""

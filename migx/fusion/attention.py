@@ -1,10 +1,10 @@
-"""What a ``group`` tagged ``attention`` computes, in the words its kernels are written by.
+"""What a ``group`` tagged ``attention`` computes, described for the kernels of targets.
 
-The space of the scores has the axes of the batch, which are those of groups and then one of the
-heads that share keys and values, then queries, then keys. Every operand is reached by an ``Access``
-with a stride for each of the batch's axes and two more: a query's or a key's, and a feature's; for
-what meets the scores, such as a mask, a query's and a key's. Views inside the group are gone: what
-they do is in the strides, and the batch's axes are cut finely enough for that.
+The space of the scores has the batch axes (those of groups, then one of the heads that share keys
+and values), then queries, then keys. Every operand is reached by an ``Access`` with a stride for
+each batch axis and two more: for a query or key, and a feature; for an operand of the scores, such
+as a mask, a query and a key. Views inside the group are folded into the strides; the batch is split
+into enough axes for that.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from migx.ops.reduce import Softmax
 from migx.shape import Dims, DType, Shape
 
 WEIGHTS = PRODUCT - 1
-"""The operand number of the result of the softmax."""
+"""The operand number of the softmax's result."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A number that multiplies all scores, or divides them."""
+    """A number that all scores are multiplied or divided by."""
 
     by: Argument
     divides: bool
@@ -44,13 +44,13 @@ class Scale:
 
 @dataclass(frozen=True)
 class Attention:
-    """The product of ``values`` with the softmax, over the keys, of what ``nodes`` make of the
-    scaled products of ``queries`` and ``keys``.
+    """The product of ``values`` with the softmax, over the keys, of the scores that ``nodes``
+    compute from the scaled products of ``queries`` and ``keys``.
 
-    Of the nodes, ``PRODUCT`` reads such a product, node ``score`` is what the softmax is given,
+    Among the nodes, ``PRODUCT`` reads such a product, node ``score`` is the softmax's operand,
     ``WEIGHTS`` reads its result, and node ``weight`` is what the values are multiplied by. Node
-    ``sink``, where there is one, is a score more for each query, which takes its share of the
-    softmax and has no value; no product tells it. Where ``guarded``, rows that would be NaN are 0
+    ``sink``, if there is one, is an extra score for each query, which takes part in the softmax and
+    has no value; it does not depend on products. If ``guarded``, rows that would be NaN are 0
     instead. ``count`` is how many queries and keys there are, ``depth`` and ``width`` how many
     features these and values have.
     """
@@ -73,15 +73,15 @@ class Attention:
 
     @property
     def by_row(self) -> bool:
-        """Whether to change the weighted values is as good as to change the weights: these are what
-        the softmax makes, rounded to the type of the values, times numbers, or 0 where conditions
-        say so, and all of a row meet the same ones.
+        """Whether the change of the weights can be applied to the weighted values instead: the
+        weights are the softmax's result, rounded to the type of the values, times factors, or 0
+        under conditions, all of which are the same along a row.
         """
         return self._follows_the_softmax(self.weight, self._is_of_rows)
 
     @property
     def by_element(self) -> bool:
-        """The same where each weight may meet others: so they may be divided by their sum later."""
+        """The same for factors that vary along a row: normalising by the sum can then wait."""
         return self._follows_the_softmax(self.weight, self._is_given)
 
     def _follows_the_softmax(self, number: int, met: Callable[[int], bool]) -> bool:
@@ -104,11 +104,11 @@ class Attention:
         return isinstance(of, Argument) and not of.array.any()
 
     def _is_of_rows(self, number: int) -> bool:
-        """Whether a node has one value for all keys of a query, and no score tells it."""
+        """Whether a node is the same for all keys of a query, and independent of the scores."""
         return self._is_given(number) and all(a.strides[-1] == 0 for a in self._read(number))
 
     def _is_given(self, number: int) -> bool:
-        """Whether a node has values that no score tells."""
+        """Whether a node does not depend on the scores."""
         return all(a.operand >= 0 for a in self._read(number))
 
     def _read(self, number: int) -> list[Access]:
@@ -117,9 +117,7 @@ class Attention:
 
 
 def described(at: Instruction) -> Attention | None:
-    """The attention that an instruction computes; None for others, and for forms that have no words
-    here.
-    """
+    """The attention that an instruction computes; None if there is none, or no description."""
     if not isinstance(at.op, Group) or at.op.tag != "attention":
         return None
     try:
@@ -130,7 +128,7 @@ def described(at: Instruction) -> Attention | None:
 
 @dataclass(frozen=True)
 class _Operand:
-    """An operand before the batch is cut: its leading factors, the strides of the last two axes."""
+    """An operand before the batch is split: its leading factors, and its last two strides."""
 
     number: int
     dtype: DType
@@ -144,7 +142,7 @@ class _Description:
     nodes: list[Node] = field(default_factory=list)
     known: dict[Instruction, int] = field(default_factory=dict)
     operands: dict[int, _Operand] = field(default_factory=dict)
-    """The operands that nodes read, by the number of the node."""
+    """The operands that nodes read, by node number."""
     score: int = -1
     sink: int | None = None
 
@@ -192,13 +190,13 @@ class _Description:
     def _batch(
         self, left: _Operand, right: _Operand, values: _Operand, output: _Operand
     ) -> tuple[Dims, int]:
-        """The axes of groups, and how many heads are in each."""
+        """The batch axes of groups, and the number of heads in each group."""
         every = [left, right, values, output, *self.operands.values()]
         batch = _cut([[f.extent for f in each.lead] for each in every])
         return _of_groups(batch, (right, values))
 
     def _reached(self, batch: Dims) -> tuple[Node, ...]:
-        """The nodes, those that read with the strides along the axes of a batch."""
+        """The nodes, with operands read by their strides along the batch axes."""
         reached = {number: _access(operand, batch) for number, operand in self.operands.items()}
         return tuple(
             Node(reached[number], node.dtype, False) if number in reached else node
@@ -206,7 +204,7 @@ class _Description:
         )
 
     def _factor(self, value: Instruction, scales: list[Scale]) -> _Operand:
-        """A factor of the scores, without the numbers that scale it."""
+        """A factor of the scores without the numbers that scale it."""
         between: list[Instruction] = []
         while not isinstance(value.op, Param):
             if (below := viewed(value)) is not None:
@@ -219,7 +217,7 @@ class _Description:
         return self._seen(value, between[::-1])
 
     def _scale(self, value: Instruction) -> tuple[int, Scale]:
-        """Which input an instruction scales, and by what."""
+        """The index of the input that an instruction scales, and the scale."""
         for place in {"mul": (0, 1), "div": (0,)}.get(value.op.name, ()):
             number = source(value.inputs[1 - place])
             if is_small(number):
@@ -227,7 +225,7 @@ class _Description:
         raise Unfit
 
     def _operand(self, value: Instruction) -> _Operand:
-        """A parameter seen through views alone."""
+        """A parameter read only through views."""
         between = []
         while (below := viewed(value)) is not None:
             between.append(value)
@@ -242,7 +240,7 @@ class _Description:
         return _Operand(number, shape.dtype, *_through(shape, between))
 
     def _node(self, value: Instruction) -> int:
-        """The node of a value on the way from the scores to the weights."""
+        """The node of a value between the scores and the weights."""
         if value not in self.known:
             self.known[value] = self._made(value)
         return self.known[value]
@@ -269,7 +267,7 @@ class _Description:
         return self._added(value.op, dtype, tuple(self._node(v) for v in value.inputs))
 
     def _given(self, softmax: Instruction, result: Instruction) -> None:
-        """Finds what a softmax is given, of which the result has all, or all but the sink."""
+        """Finds the operand of a softmax, of whose result all is read, or all but the sink."""
         (scores,) = softmax.inputs
         if softmax.op_as(Softmax).axis != softmax.shape.rank - 1:
             raise Unfit
@@ -281,7 +279,7 @@ class _Description:
         self.score = self._node(scores)
 
     def _view(self, value: Instruction) -> int:
-        """A parameter's node, or a view that leaves queries and keys where they are."""
+        """The node of a parameter, or of the source of a view that keeps queries and keys."""
         whole = source(value)
         if isinstance(whole.op, Literal):
             return self._node(whole)
@@ -291,7 +289,8 @@ class _Description:
             return node
         (given,) = value.inputs
         if isinstance(value.op, Multibroadcast):
-            # Scores with as many keys as there are values, or the last product is refused.
+            # The scores have as many keys as there are values, or the last product would be
+            # refused.
             fits = value.shape.dims[:-1] == given.shape.dims[:-1]
             fits = fits and given.shape.dims[-1] == self.many
         else:
@@ -311,7 +310,7 @@ class _Description:
         return len(self.nodes) - 1
 
     def _guard(self, weight: int) -> tuple[bool, int]:
-        """Whether weights that are NaN are made 0, and otherwise stay as the softmax made them."""
+        """Whether weights that are NaN are replaced by 0, and the node before that."""
         node = self.nodes[weight]
         if not isinstance(node.of, Where):
             return False, weight
@@ -324,8 +323,8 @@ class _Description:
 
 
 def beside_a_sink(softmax: Instruction) -> tuple[Instruction, Instruction] | None:
-    """The scores and the sink that a softmax is given side by side, if nothing else reads what has
-    both, and one slice alone reads the result, which takes the share of the scores.
+    """The scores and the sink that are concatenated for a softmax, if nothing else reads the
+    concatenation, and the result is read only by one slice that takes the part of the scores.
     """
     (joined,), taken, last = softmax.inputs, only_reader(softmax), softmax.shape.rank - 1
     apart = joined.op == Concat(last) and len(joined.inputs) == 2
@@ -341,8 +340,8 @@ def beside_a_sink(softmax: Instruction) -> tuple[Instruction, Instruction] | Non
 
 
 def is_read_through(shape: Shape, between: Sequence[Instruction]) -> bool:
-    """Whether what is seen through some views, each of the one before, lies so in a value of this
-    shape that a kernel reads it there, neighbours of a row or a column together.
+    """Whether a kernel can read a value of this shape through a chain of views: the elements of a
+    row or a column must then be adjacent.
     """
     try:
         return 1 in _through(shape, between)[1]
@@ -351,7 +350,7 @@ def is_read_through(shape: Shape, between: Sequence[Instruction]) -> bool:
 
 
 def _through(shape: Shape, between: Sequence[Instruction]) -> tuple[Axis, tuple[Extent, Extent]]:
-    """The leading factors and the last two strides of what is seen through some views."""
+    """The leading factors and the last two strides of a value seen through views."""
     found = map_of(shape.dims, tuple(v.op for v in between))
     if found is None or len(found.axes) < 2 or any(found.starts):
         raise Unfit
@@ -365,7 +364,7 @@ def _through(shape: Shape, between: Sequence[Instruction]) -> tuple[Axis, tuple[
 
 
 def _step(shape: Shape, group: int, groups: tuple[Dims, ...]) -> Extent:
-    """The stride of axes that count as one: of the last, if they lie so."""
+    """The stride of a group of axes as one axis; ``Unfit`` if they cannot be merged."""
     first = sum(len(g) for g in groups[:group])
     strides = shape.true_strides[first : first + len(groups[group])]
     for i in range(len(strides) - 1):
@@ -375,15 +374,15 @@ def _step(shape: Shape, group: int, groups: tuple[Dims, ...]) -> Extent:
 
 
 def _written(shape: Shape, order: Sequence[int], number: int) -> _Operand:
-    """The result, whose axes are those of the last product in another order."""
+    """The result, whose axes are those of the last product, permuted."""
     factors = [Factor(d, 0, s) for d, s in zip(shape.dims, shape.true_strides, strict=True)]
     axes = [tidy((factors[order.index(axis)],)) for axis in range(shape.rank)]
     return _Operand(number, shape.dtype, *_parted(axes))
 
 
 def _parted(axes: Sequence[Axis]) -> tuple[Axis, tuple[Extent, Extent]]:
-    """Leading axes as one list of factors, and the strides of the last two. Along an axis of one
-    place any stride will do: 1, for a last one.
+    """The leading axes as one list of factors, and the strides of the last two. An axis of size 1
+    may have any stride: 1, if it is the last.
     """
     *lead, row, column = axes
     if len(row) > 1 or len(column) > 1:
@@ -393,7 +392,7 @@ def _parted(axes: Sequence[Axis]) -> tuple[Axis, tuple[Extent, Extent]]:
 
 
 def _cut(lists: Sequence[Sequence[Extent]]) -> Dims:
-    """The fewest axes of which each list's are products, innermost first matched."""
+    """The fewest axes of which the extents in each list are products, innermost first."""
     todo = [list(extents) for extents in lists]
     found: list[Extent] = []
     while any(todo):
@@ -415,8 +414,8 @@ def _cut(lists: Sequence[Sequence[Extent]]) -> Dims:
 
 
 def _of_groups(batch: Dims, shared: Sequence[_Operand]) -> tuple[Dims, int]:
-    """The axes of groups, and how many heads are in each: places of the last axis, if it is one
-    along which nothing moves that is shared.
+    """The batch axes of groups, and the number of heads in each: the last axis counts heads if the
+    shared operands do not move along it.
     """
     heads = batch[-1] if batch else 1
     moves = any(_access(operand, batch).strides[-3] != 0 for operand in shared if batch)

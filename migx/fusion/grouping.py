@@ -1,11 +1,10 @@
-"""Which instructions of a module may become one: the largest groups that no path leaves and enters
-again.
+"""Which instructions of a module are fused: the largest groups that no path leaves and re-enters.
 
-Every instruction has a level: no less than those of what it reads, and more where it reads
-something that can be fused, but not with it. What may be joined and is on one level goes together.
-So whatever path leaves a group goes on at higher levels, and never comes back; that holds for all
-groups at once, and costs one look at each edge. Levels are counted from the start, and then from
-the end, for what could not join what it reads may still join what reads it.
+Every instruction has a level: at least those of its inputs, and greater if it has a fusible input
+that it cannot be fused with. Instructions that can be joined and are on one level are. So a path
+that leaves a group goes on at higher levels, and never returns; that holds for all groups at once,
+and costs one visit of each edge. Levels are counted from the start, and then from the end: what
+cannot join its inputs may still join its users.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from migx.op import Operation
 from migx.rewrite import EventLog
 
 Space = TypeVar("Space")
-"""What a pass knows of a group: what it takes to see whether another fits."""
+"""What a pass records of a group to decide whether another fits."""
 
 
 class Edge(NamedTuple):
-    """One instruction reads another: the one read, the value of it that is read, the views between,
-    the first of them next to the value, and the reader.
+    """An edge of the graph, skipping views: the source instruction, the value of it that is read,
+    the views between (the first is next to the value), and the reader.
     """
 
     source: Instruction
@@ -37,8 +36,8 @@ class Edge(NamedTuple):
 class Groups(Generic[Space]):
     """The instructions of a module by group.
 
-    ``space`` gives what an instruction brings into a group, None where it stays alone; ``join``
-    what the groups at the two ends of an edge make together, None where they do not fit.
+    ``space`` returns the space of an instruction, None if it cannot be fused; ``join`` the space of
+    the union of the groups at the ends of an edge, None if they do not fit.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class Groups(Generic[Space]):
         self.edges = list(self._edges())
 
     def found(self, from_end: bool = False) -> list[tuple[tuple[Instruction, ...], Space]]:
-        """Every group with its members in their order, and its space, those of one member too."""
+        """Every group, single ones included, with its members in order and its space."""
         self.spaces = dict(self.own)
         self.leader = {at: at for at in self.order}
         near: dict[Instruction, list[Edge]] = {at: [] for at in self.order}
@@ -69,7 +68,7 @@ class Groups(Generic[Space]):
         return [(group, space) for group, space in spaces if space is not None]
 
     def _edges(self) -> Iterable[Edge]:
-        """Every edge between instructions that are no views."""
+        """Every edge between instructions that are not views."""
         for reader, before in dependences(self.module):
             if reader not in self.own:
                 continue
@@ -83,7 +82,7 @@ class Groups(Generic[Space]):
                     yield Edge(source, value, tuple(views), reader)
 
     def placed(self, at: Instruction, near: list[Edge], levels: dict[Instruction, int]) -> int:
-        """The level of an instruction, which joins those on the same."""
+        """The level of an instruction, which joins the groups on that level."""
         level, ends = 0, []
         for edge in near:
             other = edge.source if edge.reader is at else edge.reader
@@ -104,14 +103,14 @@ class Groups(Generic[Space]):
         return level
 
     def joined(self, edge: Edge, at: Instruction, space: Space | None) -> Space | None:
-        """What an instruction, with the space given, and the group at the other end make."""
+        """The space of an instruction, given its own, joined with the group at the other end."""
         other = self.spaces[self.first(edge.source if edge.reader is at else edge.reader)]
         if space is None or other is None:
             return None
         return self.join(edge, *((other, space) if edge.reader is at else (space, other)))
 
     def first(self, at: Instruction) -> Instruction:
-        """The instruction that stands for the group of another."""
+        """The representative of an instruction's group."""
         while (above := self.leader[at]) is not at:
             self.leader[at] = above = self.leader[above]
             at = above
@@ -126,9 +125,9 @@ def fuse(
     pass_name: str = "",
     log: EventLog | None = None,
 ) -> bool:
-    """Makes one instruction of each group, of the operation that ``becomes`` says, None for none;
-    again until nothing is left to join. Dead code goes first, for it would keep values apart. Says
-    whether anything changed.
+    """Replaces each group by one instruction with the operation that ``becomes`` returns, unless
+    that is None; repeats until nothing can be joined. Dead code is removed first, because it would
+    keep values apart. Returns whether anything changed.
     """
     changed, from_end, idle = remove_dead_code(module) > 0, False, 0
     groups = Groups(module, space, join)

@@ -1,10 +1,10 @@
 """Chains of views as one map: from the index of the result to the index of the source.
 
-An axis of the result counts its places with *factors*, outermost first, as digits count: each
-factor steps along one axis of the source, or repeats. So ``[6] -> reshape [2, 3] -> transpose`` is
-two axes, of the factors (3 places, 1 apart) and (2 places, 3 apart). Two chains from one source
-that read the same elements have equal maps, whatever views they are made of; a backend can turn the
-factors into strides. Dims may be symbolic: a map goes as far as extents divide exactly.
+An axis of the result counts with *factors*, outermost first, like digits: each factor steps along
+one axis of the source, or repeats. So ``[6] -> reshape [2, 3] -> transpose`` has two axes, with the
+factors (3 places, 1 apart) and (2 places, 3 apart). Two chains from one source that read the same
+elements have equal maps, whatever their views; a backend can turn the factors into strides. Dims
+may be symbolic: there is a map as long as extents divide exactly.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ class Factor:
 
 
 Axis: TypeAlias = tuple[Factor, ...]
-"""The factors of one axis of the result, outermost first; none for an axis of one element."""
+"""The factors of one axis of the result, outermost first; none for an axis of size 1."""
 
 
 @dataclass(frozen=True)
 class IndexMap:
     """Which element of the source each element of the result is.
 
-    ``groups`` are the axes of the source, those in one group counted as one: where a reshape cuts
-    across the bounds of axes, only their product matters. ``starts`` is where the first element
-    lies along each group, ``axes`` how each axis of the result moves on from there.
+    ``groups`` are the axes of the source; axes that a reshape cuts across form one group, and only
+    their product matters. ``starts`` is the offset of the first element along each group, ``axes``
+    how each axis of the result moves from there.
     """
 
     groups: tuple[Dims, ...]
@@ -66,7 +66,7 @@ class IndexMap:
 
     @classmethod
     def identity(cls, dims: Dims) -> IndexMap | None:
-        """The map of a tensor to itself; None where a dim is 0."""
+        """The map of a tensor to itself; None if a dim is 0."""
         if 0 in dims:
             return None
         axes = tuple(tidy((Factor(d, i, 1),)) for i, d in enumerate(dims))
@@ -83,7 +83,7 @@ class IndexMap:
         return tuple(map(extent_of, self.axes))
 
     def then(self, op: Operation) -> IndexMap | None:
-        """This map, seen through one more view; None where that is not exact."""
+        """This map followed by one more view; None if that is not exact."""
         made = self._then(op)
         if made is None and (fused := self._fused()) is not None:
             made = fused._then(op)
@@ -119,7 +119,7 @@ class IndexMap:
         return replace(self, axes=tuple(axes))
 
     def _spread(self, axes: Sequence[Axis], dims: Dims) -> IndexMap | None:
-        """The axes repeated to dims, where they have one element; the others must fit exactly."""
+        """The axes broadcast to dims; those not of size 1 must fit exactly."""
         if 0 in dims or any(a and extent_of(a) != d for a, d in zip(axes, dims, strict=True)):
             return None
         return self._with(a or tidy((Factor(d),)) for a, d in zip(axes, dims, strict=True))
@@ -149,7 +149,7 @@ class IndexMap:
         return None if axes is None else self._with(axes)
 
     def _fused(self) -> IndexMap | None:
-        """The same map with all axes of the source in one group."""
+        """This map with all axes of the source in one group."""
         moved = any(s != 0 for s in self.starts)
         if len(self.groups) < 2 or (moved and not all(isinstance(d, int) for d in self.source)):
             return None
@@ -163,13 +163,13 @@ class IndexMap:
         return IndexMap((self.source,), (start,), tuple(axes))
 
     def _parted(self) -> IndexMap:
-        """The same map with its groups parted at all bounds of axes that no factor crosses."""
+        """This map with its groups split wherever no factor crosses the bound."""
         cuts = ((k, i) for k, group in enumerate(self.groups) for i in range(1, len(group)))
         made = next((m for k, i in cuts if (m := self._cut(k, i)) is not None), None)
         return self if made is None else made._parted()
 
     def _cut(self, k: int, i: int) -> IndexMap | None:
-        """The same map with group ``k`` parted before its axis ``i``, where that is exact."""
+        """This map with group ``k`` split before its axis ``i``, if that is exact."""
         group, start = self.groups[k], self.starts[k]
         size = dim.product(group[i:])
         if start != 0 and not (isinstance(start, int) and isinstance(size, int)):
@@ -191,7 +191,7 @@ class IndexMap:
 
 @lru_cache(maxsize=8192)
 def map_of(dims: Dims, ops: tuple[Operation, ...]) -> IndexMap | None:
-    """The map of a chain of views of a tensor of these dims; None where there is none."""
+    """The map of a chain of views of a tensor with these dims; None if there is none."""
     if not ops:
         return IndexMap.identity(dims)
     before = map_of(dims, ops[:-1])
@@ -199,7 +199,7 @@ def map_of(dims: Dims, ops: tuple[Operation, ...]) -> IndexMap | None:
 
 
 def exact(a: Extent, b: Extent) -> Extent | None:
-    """The quotient where b divides a whatever the sizes; None where it may not."""
+    """The quotient if b divides a for all sizes; otherwise None."""
     if b == 0:
         return None
     quotient = a // b
@@ -207,12 +207,12 @@ def exact(a: Extent, b: Extent) -> Extent | None:
 
 
 def extent_of(factors: Iterable[Factor]) -> Extent:
-    """How many elements an axis of these factors has."""
+    """The extent of an axis with these factors."""
     return dim.product(f.extent for f in factors)
 
 
 def tidy(factors: Iterable[Factor]) -> Axis:
-    """The fewest factors that count the same places."""
+    """The fewest equivalent factors."""
     made: list[Factor] = []
     for f in factors:
         if f.extent == 1:
@@ -225,7 +225,7 @@ def tidy(factors: Iterable[Factor]) -> Axis:
 
 
 def regrouped(factors: Iterable[Factor], dims: Dims) -> tuple[Axis, ...] | None:
-    """Factors, in row-major order, as axes of other dims; split where a bound falls in one."""
+    """Factors, in row-major order, as axes with other dims; split at the bounds of axes."""
     todo = list(factors)[::-1]
     axes = []
     for extent in dims:
@@ -251,7 +251,7 @@ Moves: TypeAlias = list[tuple[int, Extent]]
 
 
 def _taken(axis: Axis, start: Extent, count: Extent) -> tuple[Axis, Moves] | None:
-    """``count`` places of an axis from ``start`` on, and how far that moves the first element."""
+    """``count`` places of an axis from ``start`` on, and the offset of the first element."""
     if start == 0 and count == extent_of(axis):
         return axis, []
     if not axis or count == 0:
@@ -289,7 +289,7 @@ def _every(axis: Axis, step: int) -> Axis | None:
 
 
 def split(f: Factor, k: int, size: Extent) -> tuple[Factor, ...] | None:
-    """A factor along group ``k`` when this is parted in two, the inner part of ``size`` places."""
+    """A factor along group ``k`` after that is split in two, the inner part of ``size`` places."""
     if f.axis != k:
         return (replace(f, axis=f.axis + (f.axis > k)),)
     if (stride := exact(f.stride, size)) is not None:

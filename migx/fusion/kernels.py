@@ -1,10 +1,10 @@
-"""The description of a fused kernel that the targets share; each writes it in its own language.
+"""The description of a fused kernel, shared by the targets, each of which generates its own code.
 
 A ``FusedKernel`` computes on a *space* of axes, some of which are *folded*: reductions run over
-these, and what a reduction gives has one value for all of their places. An operand is reached by an
-``Access``: a stride along each axis, 0 where it repeats. What happens to an element is a list of
-``Node``s, each computed from those before it. Views and fused modules are gone: broadcasts are
-strides of 0, and axes that lie alike in every operand are one.
+these, and a reduction's result has one value for all their places. An operand is reached by an
+``Access``: a stride along each axis, 0 where it is broadcast. The computation of an element is a
+list of ``Node``s, each computed from earlier ones. Views and fused modules are gone: broadcasts are
+strides of 0, and axes with the same layout in every operand are merged.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Steps = TypeVar("Steps", bound=tuple[Extent, ...])
 @dataclass(frozen=True)
 class Access:
     """How an operand is reached: its number among inputs and results, its stride along each axis of
-    the space, and how far from its first element the space begins, both in elements.
+    the space, and the offset of the space from its first element, both in elements.
     """
 
     operand: int
@@ -47,9 +47,8 @@ class Access:
 
 @dataclass(frozen=True)
 class Node:
-    """One value of an element's computation: of an operation on the nodes numbered, an operand
-    read, or a constant of one element. ``folded`` values are the same for all places of the folded
-    axes.
+    """One value in the computation of an element: an operation on other nodes, an operand that is
+    read, or a constant of one element. ``folded`` values are the same along the folded axes.
     """
 
     of: Operation | Access | Argument
@@ -64,18 +63,18 @@ class Node:
 
     @property
     def reduction(self) -> Reduce:
-        """The reduction that it is."""
+        """Its reduction."""
         assert isinstance(self.of, Reduce)
         return self.of
 
     def reads(self, operand: int | None = None) -> bool:
-        """Whether it is an operand read: any, or that of a number."""
+        """Whether it reads an operand: any, or the one with that number."""
         return isinstance(self.of, Access) and operand in (None, self.of.operand)
 
 
 @dataclass(frozen=True)
 class FusedKernel:
-    """A computation over a space of axes ``dims``, outermost first. ``folded`` says of each axis
+    """A computation over a space of axes ``dims``, outermost first. ``folded`` says for each axis
     whether reductions run over it; ``outputs`` are nodes and where each is written.
     """
 
@@ -91,11 +90,11 @@ class FusedKernel:
 
     @property
     def in_place(self) -> tuple[int, ...]:
-        """The inputs that lie exactly as the result does; none where there are several."""
+        """The inputs with exactly the layout of the result; none if there are several results."""
         return self.lying_as(0) if len(self.outputs) == 1 else ()
 
     def lying_as(self, output: int) -> tuple[int, ...]:
-        """The inputs that lie exactly as a result does, wherever they are read."""
+        """The inputs with exactly the layout of a result, wherever they are read."""
         _, result = self.outputs[output]
         read = [n.of for n in self.nodes if isinstance(n.of, Access) and not n.reads(PRODUCT)]
         others = {
@@ -106,12 +105,12 @@ class FusedKernel:
         return tuple(dict.fromkeys(a.operand for a in read if a.operand not in others))
 
     def with_axis(self, *, folded: bool) -> FusedKernel:
-        """The same over one more axis, of one place, inside the others."""
+        """This kernel with one more axis, of size 1, inside the others."""
         strides = [(*a.strides, 0) for a in self.accesses]
         return self.over((*self.dims, 1), (*self.folded, folded), strides)
 
     def over(self, dims: Dims, folded: tuple[bool, ...], strides: Iterable[Dims]) -> FusedKernel:
-        """The same over other axes, along which each of the accesses has the strides given."""
+        """This kernel over other axes, with the given strides for each access."""
         pairs = zip(self.accesses, strides, strict=True)
         moved = (replace(access, strides=along) for access, along in pairs)
         nodes = [replace(n, of=next(moved)) if n.reads() else n for n in self.nodes]
@@ -120,7 +119,7 @@ class FusedKernel:
 
     @property
     def flops(self) -> Extent:
-        """Operations on elements in all."""
+        """The total number of operations on elements."""
         every = product(self.dims)
         kept = product(d for d, f in zip(self.dims, self.folded, strict=True) if not f)
         computed = [node for node in self.nodes if not isinstance(node.of, (Access, Argument))]
@@ -128,7 +127,7 @@ class FusedKernel:
 
 
 def described(at: Instruction) -> FusedKernel | None:
-    """What a fused instruction, or one that could be fused alone, computes; None for others."""
+    """The kernel of an instruction that is fused, or could be fused alone; None for others."""
     made = _Description(at)
     try:
         made.build()
@@ -138,13 +137,13 @@ def described(at: Instruction) -> FusedKernel | None:
 
 
 class Unfit(Exception):
-    """A module holds what this description has no words for."""
+    """A module contains what cannot be described."""
 
 
 @dataclass
 class _Description:
-    """What an instruction computes, while it is found out. A ``product`` inside is an operand as
-    others are: see ``epilogue``.
+    """The description of an instruction while it is built. A ``product`` inside is an operand like
+    others: see ``epilogue``.
     """
 
     at: Instruction
@@ -180,12 +179,12 @@ class _Description:
             self._output(0, self._apply(at.op, inputs, at.shape.dtype), at.shape)
 
     def write(self, values: Sequence[Instruction]) -> None:
-        """Makes outputs of values inside the instruction."""
+        """Adds outputs for values inside the instruction."""
         for number, (value, node) in enumerate(zip(values, self.values(values), strict=True)):
             self._output(number, node, value.shape)
 
     def values(self, wanted: Sequence[Instruction]) -> list[int]:
-        """The nodes of values inside; below 0, inputs of the instruction."""
+        """The nodes of values inside; negative numbers are inputs of the instruction."""
         inside = list(self.at.modules[0]) if self.at.modules else [self.at]
         needed = set(wanted)
         for at in reversed(inside):
@@ -227,12 +226,12 @@ class _Description:
         return self._apply(at.op, inputs, at.shape.dtype)
 
     def _is_product_moved(self, at: Instruction) -> bool:
-        """Whether it may be the product under other dims, all of it in the same order."""
+        """Whether a value may be the whole product in other dims, with the elements in order."""
         same = self.product is not None and at.shape.elements == self.product.shape.elements
         return same and keeps_order(at)
 
     def _rows(self, product: Instruction) -> int:
-        """The node that is the product."""
+        """The node that reads the product."""
         rows = len(self.dims)
         inside: Extent = 1
         while inside != self.columns:
@@ -245,7 +244,7 @@ class _Description:
         return self._node(Access(PRODUCT, dtype, strides), dtype, False)
 
     def _apply(self, op: Operation, inputs: Sequence[int], dtype: DType) -> int:
-        """An operation on nodes; below 0, on inputs of the instruction, which are then read."""
+        """An operation on nodes; negative numbers are inputs of the instruction, read here."""
         if isinstance(op, Linear):
             return self._linear(op, inputs, dtype)
         values = [self._loaded(v) for v in inputs]
@@ -275,8 +274,8 @@ class _Description:
         return self._node(Div(), dtype, False, [power, total])
 
     def _linear(self, op: Linear, inputs: Sequence[int], dtype: DType) -> int:
-        """Scale and zero point hold for the whole tensor, for each place of one axis, or for all
-        places of one axis but not of the others.
+        """A ``quantizelinear`` or ``dequantizelinear``, whose scale and zero point are for the
+        whole tensor, for each index of one axis, or for all but one axis.
         """
         x = self._loaded(inputs[0])
         values = [x] + [self._parameter(v, op) for v in inputs[1:]]
@@ -300,7 +299,7 @@ class _Description:
         return self._node(Access(number, shape.dtype, tuple(strides)), shape.dtype, folded)
 
     def _loaded(self, value: int) -> int:
-        """A node; for an input of the instruction, that which reads it."""
+        """A node; for an input of the instruction, the node that reads it."""
         if value >= 0:
             return value
         number = -1 - value
@@ -310,7 +309,7 @@ class _Description:
         return self._node(Access(number, shape.dtype, strides), shape.dtype, folded)
 
     def _spread(self, shape: Shape, strides: Dims) -> Dims:
-        """The strides of a value along the axes of the space; on a folded axis of one place 0."""
+        """The strides of a value along the axes of the space; 0 on folded axes of size 1."""
         if isinstance(self.at.op, Reshape):
             return strides
         if not self._is_space(shape.dims, unless_refused=True):
@@ -322,8 +321,9 @@ class _Description:
         )
 
     def _is_space(self, dims: Dims, *, unless_refused: bool = False) -> bool:
-        """Whether dims are those of the space, or of what is folded; or are, unless the shape rules
-        of what reads them refuse the sizes that their symbols turn out to have.
+        """Whether dims are those of the space, with folded axes of full size or 1. With
+        ``unless_refused``, symbols that may be equal also count: the readers' shape rules refuse
+        sizes that differ.
         """
         if len(dims) != len(self.dims):
             return False
@@ -348,13 +348,13 @@ class _Description:
         return len(self.nodes) - 1
 
     def finished(self) -> FusedKernel:
-        """The description, its axes as they were."""
+        """The description before axes are merged."""
         folded = tuple(i in self.axes for i in range(len(self.dims)))
         return FusedKernel(self.dims, folded, tuple(self.nodes), tuple(self.outputs))
 
 
 def _space(at: Instruction) -> Dims | None:
-    """The dims that the reductions of a module fold."""
+    """The dims that a module's reductions fold."""
     for inner in at.modules[0]:
         if isinstance(inner.op, (Reduce, Softmax)):
             return inner.inputs[0].shape.dims
@@ -362,8 +362,8 @@ def _space(at: Instruction) -> Dims | None:
 
 
 def collapsed(kernel: FusedKernel) -> FusedKernel:
-    """The same computation on the fewest axes: those of one place are gone, and neighbours that lie
-    alike in every operand are one.
+    """The same computation on the fewest axes: axes of size 1 are dropped, and neighbours with the
+    same layout in every operand are merged.
     """
     accesses = kernel.accesses
     axes = [axis for axis, extent in enumerate(kernel.dims) if extent != 1]
@@ -378,8 +378,8 @@ def collapsed(kernel: FusedKernel) -> FusedKernel:
 
 
 def fewest(axes: Iterable[tuple[Extent, Steps]]) -> list[tuple[Extent, Steps]]:
-    """The same places on the fewest axes, each an extent and the steps along it: those of one place
-    are gone, and neighbours that lie alike are one.
+    """The same places on the fewest axes, each given by its extent and the steps along it: axes of
+    size 1 are dropped, and neighbours with the same layout are merged.
     """
     kept: list[tuple[Extent, Steps]] = []
     for extent, steps in axes:
@@ -393,7 +393,7 @@ def fewest(axes: Iterable[tuple[Extent, Steps]]) -> list[tuple[Extent, Steps]]:
 
 
 def name_of(at: Instruction) -> str:
-    """What an instruction computes, for people."""
+    """A readable name of an instruction's computation."""
     if not at.modules:
         return at.name
     (module,) = at.modules
@@ -409,8 +409,8 @@ CONVOLUTIONS = (Convolution, QuantConvolution)
 def core_of(
     at: Instruction, kinds: tuple[type[Operation], ...], tags: Collection[str]
 ) -> Instruction | None:
-    """The product or convolution that an instruction is, or has inside where it is a group of one
-    of these tags; None where there is none.
+    """The product or convolution that an instruction is, or contains if it is a group with one of
+    these tags; otherwise None.
     """
     if type(at.op) in kinds:
         return at
@@ -420,15 +420,15 @@ def core_of(
 
 
 PRODUCT = -1
-"""The operand number of a product whose result an epilogue goes on with."""
+"""The operand number of the product that an epilogue reads."""
 
 
 def epilogue(at: Instruction, product: Instruction, columns: Extent) -> FusedKernel | None:
-    """What an instruction does to the elements of a product: itself, or one inside its module.
+    """What an instruction does to the elements of a product: of itself, or of one in its module.
 
-    The product is read by an ``Access`` of operand ``PRODUCT``, which counts its rows: its stride
-    is 0 along the columns, of which each row has as many as told. None where the module holds what
-    has no words here, or cuts rows into pieces.
+    The product is read by an ``Access`` of operand ``PRODUCT``, whose strides count its rows and
+    are 0 along the columns, of which each row has ``columns``. None if the module contains what
+    cannot be described, or splits rows.
     """
     made = _Description(at, product, columns)
     try:
@@ -439,16 +439,14 @@ def epilogue(at: Instruction, product: Instruction, columns: Extent) -> FusedKer
 
 
 def row_and_column_axes(kernel: FusedKernel) -> tuple[list[int], list[int]]:
-    """The axes of an epilogue's space that count the rows of the product, and those that count its
-    columns.
-    """
+    """The axes of an epilogue's space that count the product's rows, and its columns."""
     rows = next(a.strides for a in kernel.accesses if a.operand == PRODUCT)
     return [i for i, s in enumerate(rows) if s != 0], [i for i, s in enumerate(rows) if s == 0]
 
 
 def operand(at: Instruction, value: Instruction) -> FusedKernel | None:
     """How the elements of a value inside an instruction's module are computed, on the axes of this
-    value; None where the module holds what has no words here.
+    value; None if the module contains what cannot be described.
     """
     made = _Description(at)
     made.dims = value.shape.dims

@@ -1,10 +1,11 @@
-"""Moving instructions into the modules of ``pointwise``, ``fused_reduce`` and ``group``.
+"""Outlining: moves instructions into the modules of ``pointwise``, ``fused_reduce`` and ``group``.
 
-``outline`` takes all the bundles a pass has found, each of any number of results, and brings the
-module into an order in which every bundle stands in one place.
+``outline`` takes all the bundles a pass has found, each with any number of results, and reorders
+the module so that every bundle is contiguous.
 
-What a bundle reads becomes a parameter of its module, in standard layout. Three things move inside
-instead: views of what is inside, fixed literals of one element, and broadcasts of these.
+What a bundle reads becomes a parameter of its module, in standard layout. Three things are copied
+into the module instead: views of values inside, fixed literals of one element, and broadcasts of
+these.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ SAME_ORDER = frozenset({"reshape", "squeeze", "unsqueeze"})
 
 @dataclass(eq=False)
 class Bundle:
-    """Instructions of a module that become one, and the operation they become. However they are
-    given, members are in the order of the module.
+    """Instructions of a module that become one, and its operation. Members are in the order of the
+    module, however they are given.
 
-    What else than one instruction with a module they may become, a class derived from this says.
+    A subclass may replace them by something else than one instruction with a module.
     """
 
     members: Sequence[Instruction]
@@ -44,17 +45,15 @@ class Bundle:
         self.members = sorted({*self.members}, key=lambda at: at._label)
 
     def prepare(self, around: Module) -> None:
-        """Makes what ``become`` will need; called for all bundles, in their order, before any
-        becomes what it will.
-        """
+        """Prepares for ``become``; called for all bundles, in order, before any is replaced."""
         program = around.program
         name = program.unused_name(getattr(self.op, "tag", self.op.name))
         self.inner = program.create_module(name)
         self.inner.bypass = True
 
     def become(self, following: Instruction) -> dict[Instruction, Instruction]:
-        """Adds what the members become before the instruction given; what takes the place of each
-        value that is read elsewhere.
+        """Adds the replacement of the members before the given instruction; returns what replaces
+        each value that is read elsewhere.
         """
         module = following.owner
         inputs, results = _Inside(self.inner, self.members).finished()
@@ -70,7 +69,7 @@ class Bundle:
 
     @property
     def last(self) -> Instruction:
-        """The member after which all that the bundle reads is there."""
+        """The last member, before which everything the bundle reads is available."""
         return self.members[-1]
 
     @property
@@ -80,42 +79,40 @@ class Bundle:
 
 
 class Outlining(Pass):
-    """Base of passes that make one instruction of several: what ``bundles`` finds in a module."""
+    """Base class of passes that outline the ``bundles`` they find in a module."""
 
     def bundles(self, module: Module) -> list[Bundle]:
-        """The bundles there are in a module."""
+        """The bundles in a module."""
         raise NotImplementedError(f"pass {self.name} finds no bundles")
 
     def apply(self, module: Module, manager: PassManager) -> bool:
-        """Outlines the bundles. Dead code goes first, for values that it reads are not read by one
-        instruction alone.
-        """
+        """Outlines the bundles. Dead code is removed first, because it counts as a user."""
         cleaned = remove_dead_code(module) > 0
         return outline(module, self.bundles(module), self.name, manager.log) or cleaned
 
 
 def source(value: Instruction) -> Instruction:
-    """What a value is a view of, through all the views."""
+    """The value that a value is a view of, through all views."""
     while (below := viewed(value)) is not None:
         value = below
     return value
 
 
 def viewed(value: Instruction) -> Instruction | None:
-    """The one input an instruction is a view of; None for others."""
+    """The input that an instruction is a view of; None for other instructions."""
     index = operations.traits(value.op).view
     return value.inputs[0] if index == 0 and len(value.inputs) == 1 else None
 
 
 def keeps_order(value: Instruction) -> bool:
-    """Whether a value is a view that keeps elements in their order, of dims that are attributes."""
+    """Whether a value is a view with the elements in order, whose dims are attributes."""
     return value.op.name in SAME_ORDER and len(value.inputs) == 1
 
 
 def dependences(module: Module) -> Iterator[tuple[Instruction, list[Instruction]]]:
-    """Each instruction, in order, with what must come before it in its module: what it reads, by
-    itself or in its submodules, what first tells the size of a symbol it has, and where both have
-    effects the one before it.
+    """Each instruction, in order, with those that must come before it in its module: what it or its
+    submodules read, the first to tell the size of a symbol it has, and the previous one with
+    effects if it has effects itself.
     """
     effect: Instruction | None = None
     told = known_symbols(module)
@@ -138,11 +135,12 @@ def dependences(module: Module) -> Iterator[tuple[Instruction, list[Instruction]
 def outline(
     module: Module, bundles: Sequence[Bundle], pass_name: str = "", log: EventLog | None = None
 ) -> bool:
-    """Makes of each bundle what it becomes; says whether there was anything to do.
+    """Replaces each bundle by what it becomes; returns whether there was anything to do.
 
-    That stands where its last member stood, and what reads of it before moves behind it; all else
-    keeps its place. No bundle may depend on itself through what lies outside: ``IRError``
-    otherwise. Linear in the module. Bundles whose events the log skips stay as they are.
+    The replacement is placed where the last member was, and earlier users move behind it;
+    everything else keeps its place. A bundle must not depend on itself through instructions
+    outside: ``IRError`` otherwise. Linear in the size of the module. Bundles whose events the log
+    skips are unchanged.
     """
     kept: dict[Bundle, str] = {}
     bundle_of: dict[Instruction, Bundle] = {}
@@ -179,8 +177,8 @@ _HERE = f"{__file__}:{outline.__code__.co_firstlineno}"
 def _put(
     bundle: Bundle, following: Instruction, bundle_of: dict[Instruction, Bundle]
 ) -> list[Instruction]:
-    """Puts what a bundle becomes before the instruction that follows, in the place of its members;
-    what was added.
+    """Replaces the members of a bundle by what it becomes, before the instruction that follows;
+    returns what was added.
     """
     module, before = following.owner, following._previous
     for old, new in bundle.become(following).items():
@@ -193,7 +191,7 @@ def _put(
         at = at._previous
     dead = dict.fromkeys(bundle.members)
     work = list(dead)
-    while work:  # what still reads a member is one itself, or a view that nobody reads
+    while work:  # remaining users of members are members too, or dead views
         users = [u for u in work.pop().users if u not in dead]
         dead |= dict.fromkeys(users)
         work += users
@@ -202,7 +200,7 @@ def _put(
 
 
 class _Inside:
-    """The module of a bundle while it is filled."""
+    """The module of a bundle while it is built."""
 
     def __init__(self, inner: Module, members: Sequence[Instruction]) -> None:
         self.inner, self.members = inner, members
@@ -212,7 +210,7 @@ class _Inside:
         self.literals: dict[int, Instruction] = {}
 
     def finished(self) -> tuple[list[Instruction], list[Instruction]]:
-        """What to give the module, and the values outside that it returns."""
+        """The inputs of the module, and the outer values that it returns."""
         for member in self.members:
             if isinstance(member.op, Fused):
                 self.inside |= self.dissolved(member, {v: self.value(v) for v in member.inputs})
@@ -223,15 +221,15 @@ class _Inside:
         return list(self.inputs), results
 
     def copy(self, at: Instruction) -> None:
-        """Adds a copy of an instruction, which reads what stands inside for what it reads."""
+        """Copies an instruction, with its inputs mapped to values inside."""
         inputs = [self.value(v) for v in at.inputs]
         self.inside[at] = self.inner.add_instruction(at.op, *inputs, origins=at.origins)
 
     def dissolved(
         self, at: Instruction, given: Mapping[Instruction, Instruction]
     ) -> dict[Instruction, Instruction]:
-        """What stands inside for the value of a fused instruction, or its parts: copies of what it
-        holds, where ``given`` stands for what it reads.
+        """The inner values of a fused instruction or its parts: copies of its contents, with
+        ``given`` for its inputs.
         """
         (body,) = at.modules
         known = {parameter: given[value] for parameter, value in operands(at).items()}
@@ -247,7 +245,7 @@ class _Inside:
         return {v: known[result] for v, result in zip(parts(at), results, strict=True)}
 
     def value(self, outside: Instruction) -> Instruction:
-        """What stands inside for a value outside."""
+        """The inner value for an outer value."""
         if outside not in self.inside:
             if type(outside.op) is Literal and is_small(outside):
                 self.inside[outside] = self.literal(outside)
@@ -261,7 +259,7 @@ class _Inside:
         return self.inside[outside]
 
     def moves_in(self, view: Instruction) -> bool:
-        """Whether a value is a view of what is inside, or a broadcast of a literal that can be."""
+        """Whether a value is a view of one inside, or a broadcast of a literal to be copied."""
         narrow = True
         while (below := viewed(view)) is not None:
             narrow &= view.op.name in BROADCASTS
@@ -271,28 +269,28 @@ class _Inside:
         return narrow and is_small(view)
 
     def literal(self, at: Instruction) -> Instruction:
-        """A literal's copy, once for all that are the same one."""
+        """The copy of a literal; literals that share an operation are copied once."""
         if id(at.op) not in self.literals:
             self.literals[id(at.op)] = self.inner.add_instruction(at.op, origins=at.origins)
         return self.literals[id(at.op)]
 
 
 def operands(at: Instruction) -> dict[Instruction, Instruction]:
-    """What is given to a fused instruction for each parameter of its module."""
+    """The inputs of a fused instruction, by the parameters of its module."""
     (body,) = at.modules
     return dict(zip(body.parameters.values(), at.inputs, strict=True))
 
 
 def is_small(at: Instruction) -> bool:
-    """Whether an instruction is a fixed literal of one element, which costs nothing to repeat; one
-    that is packed is storage like any other.
+    """Whether an instruction is a fixed literal of one element, which is cheap to copy; a packed
+    one is storage like any other.
     """
     fixed = type(at.op) is Literal and not at.op.replaceable
     return fixed and at.shape.elements == 1 and not at.shape.dtype.is_packed
 
 
 def only_reader(at: Instruction) -> Instruction | None:
-    """The one instruction that reads another, and in the same module; None where there are more."""
+    """The only user of an instruction, if it is in the same module; otherwise None."""
     if len(at.users) != 1:
         return None
     (reader,) = at.users
@@ -300,7 +298,7 @@ def only_reader(at: Instruction) -> Instruction | None:
 
 
 def parts(at: Instruction) -> list[Instruction]:
-    """The instruction itself, or what takes its result apart where that is a tuple."""
+    """The instruction itself, or the ``get_tuple_elem`` of its result if that is a tuple."""
     if not at.shape.parts:
         return [at]
     return [u for u in at.users if type(u.op) is GetTupleElem and u.module is at.module]
@@ -312,14 +310,14 @@ def _results(members: Iterable[Instruction]) -> list[Instruction]:
 
 
 def _indexed(at: Instruction, results: Sequence[Instruction]) -> list[Instruction]:
-    """Of what a module returns, what each of ``parts`` stands for."""
+    """The module results that correspond to each of ``parts``."""
     if not at.shape.parts:
         return list(results)
     return [results[u.op_as(GetTupleElem).index] for u in parts(at)]
 
 
 def read_outside(value: Instruction, inside: Collection[Instruction]) -> bool:
-    """Whether anything but what is inside reads a value, directly or through views."""
+    """Whether anything outside reads a value, directly or through views."""
     work = [value]
     while work:
         at = work.pop()
@@ -334,7 +332,7 @@ def read_outside(value: Instruction, inside: Collection[Instruction]) -> bool:
 
 
 def _own_views(module: Module, bundle: Bundle, inside: Collection[Instruction]) -> set[Instruction]:
-    """The views of what is in a bundle that lie between its members; a view that others read too is
+    """The views of a bundle's values that are between its members; a view that others read too is
     copied for the bundle.
     """
     own: set[Instruction] = set()
@@ -361,8 +359,8 @@ Unit: TypeAlias = Instruction | Bundle
 
 
 class _Order:
-    """Finds an order of a module in which each bundle is in one place, as near as can be to the one
-    it has.
+    """Finds an order of a module in which each bundle is contiguous, as close as possible to its
+    current order.
     """
 
     def __init__(self, module: Module, bundle_of: dict[Instruction, Bundle]) -> None:
@@ -373,7 +371,7 @@ class _Order:
         self.missing: dict[Unit, int] = {}
 
     def found(self) -> list[Unit]:
-        """The order; ``IRError`` where a bundle depends on itself."""
+        """The order; ``IRError`` if a bundle depends on itself."""
         needs: dict[Unit, dict[Unit, None]] = {}
         for at, before in dependences(self.module):
             unit = self.bundle_of.get(at, at)
@@ -386,7 +384,7 @@ class _Order:
         return self.order
 
     def reach(self, unit: Unit, missing: list[Unit]) -> None:
-        """Takes a unit next if nothing it needs is missing, else when that has been taken."""
+        """Takes a unit next if nothing it needs is missing, otherwise once that has been taken."""
         self.missing[unit] = len(missing)
         for each in missing:
             self.waiting.setdefault(each, []).append(unit)
@@ -394,7 +392,7 @@ class _Order:
             self.emit(unit)
 
     def emit(self, unit: Unit) -> None:
-        """Takes a unit next, and then all that waited for it alone."""
+        """Takes a unit next, and then all that waited only for it."""
         work = [unit]
         while work:
             at = work.pop()

@@ -1,6 +1,6 @@
-"""Results made in regions: concatenations with the arithmetic before and after them, constant
-padding, reversing, copies. Each region is a computation on elements of its own, that reads and
-writes from an offset on.
+"""Results written in regions: concatenations with the arithmetic before and after them, constant
+padding, reversing, copies. Each region is an elementwise kernel of its own, which reads and writes
+from an offset on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from migx.shape import Dims, DType, Shape
 
 
 def described(at: Instruction) -> list[FusedKernel] | None:
-    """The regions that an instruction's result is made of; None where it is not made of any."""
+    """The regions that make up an instruction's result; None if it has none."""
     try:
         match at.op:
             case Assume():
@@ -41,12 +41,12 @@ def described(at: Instruction) -> list[FusedKernel] | None:
     return None
 
 
-# What only moves elements.
+# Copies of elements.
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What is copied: the dims, and where it comes from and goes to, each from an offset on."""
+    """A copy: its dims, its source and its destination, each with an offset."""
 
     dims: Dims
     operand: int
@@ -55,7 +55,7 @@ class _Part:
 
 
 def _moved(at: Instruction, parts: Sequence[_Part]) -> list[FusedKernel]:
-    """Copies as computations, on integers as wide as the elements: bits stay what they are."""
+    """Copies as kernels, on integers as wide as the elements, so that bits are preserved."""
     if at.shape.dtype.is_packed or not is_memory(at.shape):
         raise Unfit
     dtype = DType.of(f"u{at.shape.dtype.bits}")
@@ -100,9 +100,7 @@ def _reversed(at: Instruction) -> _Part:
 
 
 def _padded(at: Instruction) -> list[FusedKernel]:
-    """What is inside, and for each axis what is before and after it, of what is inside the axes
-    further out.
-    """
+    """The interior, and for each axis the padding on either side, inside that of outer axes."""
     rank, given, pads = at.shape.rank, at.inputs[0].shape, at.op_as(Pad).pads
     strides = at.shape.true_strides
     before = [maximum(p, 0) for p in pads[:rank]]
@@ -124,7 +122,7 @@ def _padded(at: Instruction) -> list[FusedKernel]:
 
 
 def _filled(at: Instruction, dims: Dims, offset: Extent) -> FusedKernel:
-    """A region of what a pad adds: a second input, or zero."""
+    """A region of padding: the second input, or zero."""
     dtype = DType.of(f"u{at.shape.dtype.bits}")
     if len(at.inputs) == 2:
         node = Node(Access(1, dtype, (0,) * len(dims)), dtype, False)
@@ -134,13 +132,11 @@ def _filled(at: Instruction, dims: Dims, offset: Extent) -> FusedKernel:
     return _computation(dims, [node], access)
 
 
-# What is computed on the way.
+# Arithmetic around a concatenation.
 
 
 def _grouped(at: Instruction) -> list[FusedKernel]:
-    """A region for each part of the concatenation in a group; ``Unfit`` where it holds other
-    things.
-    """
+    """A region for each part of a group's concatenation; ``Unfit`` for other contents."""
     (module,) = at.modules
     concats = [v for v in module if isinstance(v.op, Concat)]
     if len(concats) != 1 or at.shape.parts:
@@ -162,7 +158,7 @@ def _grouped(at: Instruction) -> list[FusedKernel]:
 
 @dataclass
 class _Region:
-    """One part of a concatenation with the arithmetic around it. ``start`` is where it begins."""
+    """One part of a concatenation, from ``start`` on, with the arithmetic around it."""
 
     at: Instruction
     concat: Instruction
@@ -172,9 +168,7 @@ class _Region:
     found: dict[tuple[Instruction, bool], int] = field(default_factory=dict)
 
     def value(self, value: Instruction, before: bool = False) -> int:
-        """The node of a value, from ``before`` the concatenation or after it; ``Unfit`` where there
-        are no words for it here.
-        """
+        """The node of a value ``before`` or after the concatenation; ``Unfit`` for others."""
         if (value, before) not in self.found:
             self.found[value, before] = self._made(value, before)
         return self.found[value, before]
@@ -194,7 +188,7 @@ class _Region:
         return self._node(Node(value.op, value.shape.dtype, False, given))
 
     def _read(self, parameter: Instruction, before: bool) -> int:
-        """An input of the group, of which what comes after the concatenation reads a part."""
+        """An input of the group; after the concatenation, only this region's part of it is read."""
         dims = self.part.shape.dims if before else self.concat.shape.dims
         number = list(self.at.modules[0].parameters.values()).index(parameter)
         shape: Shape = self.at.inputs[number].shape

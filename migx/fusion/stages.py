@@ -1,8 +1,8 @@
-"""In which loops a fused kernel is computed: its stages.
+"""The loop nests of a fused kernel: its stages.
 
-A *stage* is the reductions that need only what earlier stages gave, made in one loop over the
-folded axes. The last one has no reductions, and writes what needs them all. What a later stage
-needs again is computed again where that is cheap, and kept where it is not.
+A *stage* is the reductions that depend only on earlier stages, computed in one loop over the folded
+axes. The last stage has no reductions, and writes what depends on them all. Values that a later
+stage needs again are recomputed if that is cheap, and otherwise kept.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from migx.argument import Argument
 from migx.fusion.kernels import Access, FusedKernel, Node
 
 KEPT_FROM = 4
-"""What costs less operations than this is computed again rather than kept in scratch."""
+"""Values that cost less than this many operations are recomputed, not kept in scratch."""
 WEIGHTS = {
     **dict.fromkeys(("acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh"), 12),
     **dict.fromkeys(("elu", "erf", "exp", "log", "sigmoid", "sin", "sinh", "tan", "tanh"), 10),
@@ -22,12 +22,12 @@ WEIGHTS = {
     **dict.fromkeys(("fmod", "mod", "rsqrt"), 8),
     "pow": 20,
 }
-"""Operations that cost more than one addition, and about how many."""
+"""The operations that cost more than one addition, and roughly how many."""
 
 
 @dataclass
 class Stage:
-    """Reductions made in one loop, nodes written in it, and the nodes that are computed in it."""
+    """The reductions of one loop, the nodes written in it, and all nodes computed in it."""
 
     folds: list[int] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
@@ -35,15 +35,15 @@ class Stage:
 
 
 def weight(node: Node) -> int:
-    """About how many additions a node costs."""
+    """A node's cost in additions, roughly."""
     if isinstance(node.of, (Access, Argument)):
         return 0
     return WEIGHTS.get(node.of.name, 1)
 
 
 def effort(nodes: Sequence[Node], some: Sequence[int]) -> tuple[int, int, int]:
-    """About how many additions some nodes cost, given in order; how many of these wait for one
-    another; and how many values are needed at one time.
+    """The cost of some nodes, given in order, in additions, roughly; that of their critical path;
+    and the largest number of live values.
     """
     last = {i: number for number in some for i in nodes[number].inputs}
     done: dict[int, int] = {}
@@ -57,8 +57,8 @@ def effort(nodes: Sequence[Node], some: Sequence[int]) -> tuple[int, int, int]:
 
 
 def below(nodes: Sequence[Node], wanted: Iterable[int], known: Container[int]) -> list[int]:
-    """The nodes that some are computed from, themselves included, in order; without those known and
-    what these alone are computed from.
+    """The nodes that some depend on, and themselves, in order; without known nodes and what only
+    these depend on.
     """
     found: set[int] = set()
     work = [n for n in wanted if n not in known]
@@ -78,7 +78,7 @@ def is_folded(fused: FusedKernel, output: int) -> bool:
 
 
 def stages_of(fused: FusedKernel) -> tuple[list[Stage], list[int]]:
-    """What is computed in which loop, and what is kept from one to a later one."""
+    """The stages, and the nodes that are kept from one stage for later ones."""
     nodes, several = fused.nodes, any(fused.folded)
     stages, cost = _begun(fused), [0] * len(nodes)
     for number, node in enumerate(nodes):
@@ -105,7 +105,7 @@ def stages_of(fused: FusedKernel) -> tuple[list[Stage], list[int]]:
 
 
 def _begun(fused: FusedKernel) -> list[Stage]:
-    """The stages with what they are for: a reduction is made as soon as those below it are."""
+    """The stages with their reductions, each in the first stage it can be in, and outputs."""
     nodes = fused.nodes
     level = [0] * len(nodes)
     for number, node in enumerate(nodes):

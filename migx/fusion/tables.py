@@ -1,10 +1,10 @@
-"""Arithmetic on a byte alone, as a table of what it gives for each of the 256.
+"""Arithmetic on a byte alone, as a table of its 256 results.
 
-A model that was quantised rounds to bytes after each operation, also where a kernel holds several:
-between two roundings stands an activation, or the affine half of a normalisation, with constants of
-one element. What comes of it is a byte again, and a function of the one before. So however much
-stands there, and however often it rounds, it is looked up. The table is made by the meanings of the
-operations, so its bits are those of ``ref``.
+A quantised model rounds to bytes after each operation, also where a kernel has several: between two
+roundings there is an activation, or the affine half of a normalisation, with constants of one
+element. The result is again a byte, and a function of the previous one. So all of it, however often
+it rounds, becomes one lookup. The table is computed by the meanings of the operations, so its bits
+are those of ``ref``.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from migx.shape import I8, U8, Shape
 
 BYTES = 256
 ROUNDING = {"quantizelinear": 9, "dequantizelinear": 3}
-"""About how many additions these cost: clipping, the division, rounding, the zero point."""
+"""Their cost in additions, roughly: clipping, the division, rounding, the zero point."""
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """What a table of 256 elements has at each byte, whose bits count as unsigned."""
+    """An element of a table of 256 for each byte, whose bits are an unsigned index."""
 
     table: Argument
     name: ClassVar[str] = "lookup"
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
-        """The shape of the bytes, of the table's type."""
+        """The dims of the bytes, with the table's type."""
         (of,) = shapes
         return of.with_type(self.table.shape.dtype)
 
 
 def tabled(kernel: FusedKernel, cost: int) -> FusedKernel:
-    """The same computation with tables for bytes that are functions of other bytes, where that
-    takes less than before and a lookup costs as much as so many additions.
+    """The same computation with tables for bytes that are functions of other bytes, where that is
+    cheaper; ``cost`` is that of a lookup, in additions.
     """
     nodes, sources = list(kernel.nodes), _sources(kernel.nodes)
     wanted = [number for number, _ in kernel.outputs]
@@ -63,8 +63,8 @@ def _is_byte(node: Node) -> bool:
 
 
 def _sources(nodes: Sequence[Node]) -> dict[int, int]:
-    """The byte that nodes are functions of, by number; nothing for those of none, and of several
-    values. A byte is a function of itself.
+    """The node of the byte that each node is a function of; without nodes that depend on none, or
+    on several values. A byte is a function of itself.
     """
     constant: set[int] = set()
     found: dict[int, int] = {}
@@ -81,14 +81,14 @@ def _sources(nodes: Sequence[Node]) -> dict[int, int]:
 
 
 def _may_be_tabled(node: Node, varying: Sequence[int]) -> bool:
-    """Whether each element is computed from those at its own place; scales are constants."""
+    """Whether each element depends only on those at its own index; scales are constants."""
     if isinstance(node.of, Linear):
         return varying == [node.inputs[0]] and not node.of.block
     return not node.folds
 
 
 def _effort(nodes: Sequence[Node], needed: Sequence[int], cost: int) -> int:
-    """About how many additions some nodes cost."""
+    """The cost of some nodes in additions, roughly."""
     return sum(
         cost
         if isinstance(nodes[n].of, Lookup)
@@ -98,7 +98,7 @@ def _effort(nodes: Sequence[Node], needed: Sequence[int], cost: int) -> int:
 
 
 def _table(nodes: Sequence[Node], number: int, source: int) -> Argument:
-    """What a node is for each byte that its source may be, in the order of its bits."""
+    """A node's value for each byte that its source may be, in the order of its bits."""
     every = np.arange(BYTES, dtype=np.uint8).view(nodes[source].dtype.numpy)
     values = {source: Argument.of(every)}
     with np.errstate(all="ignore"):
@@ -118,7 +118,7 @@ def _table(nodes: Sequence[Node], number: int, source: int) -> Argument:
 
 
 def _of_needed(kernel: FusedKernel, nodes: Sequence[Node]) -> FusedKernel:
-    """The kernel with these nodes in the place of its own, without those that nothing needs."""
+    """The kernel with these nodes instead of its own, without unused ones."""
     needed = below(nodes, [number for number, _ in kernel.outputs], ())
     place = {number: index for index, number in enumerate(needed)}
     kept = [replace(nodes[n], inputs=tuple(place[i] for i in nodes[n].inputs)) for n in needed]

@@ -1,14 +1,14 @@
 """Convolutions of 3 x 3 at a stride of 1 by minimal filtering: F(4 x 4, 3 x 3) of A. Lavin and
 S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
 
-Windows that overlap share products. A tile of 4 x 4 results sees 6 x 6 elements d; of them, and of
-a kernel g, linear combinations are multiplied element by element, and of the products, summed over
-the channels, come the results: A ((G g Gt) * (B d Bt)) At. These are 36 products where a plain
-convolution has 144. For each of the 36 places all tiles and kernels together are one product of
-matrices.
+Overlapping windows share products. A tile of 4 x 4 results reads 6 x 6 elements d. Linear
+combinations of these, and of a kernel g, are multiplied element by element, and the results are
+linear combinations of the products, summed over the channels: A ((G g Gt) * (B d Bt)) At. These are
+36 products instead of a plain convolution's 144. For each of the 36 places, all tiles and kernels
+together are one matrix product.
 
-The group tagged ``winograd`` holds this in plain operations: B (x) B is a convolution at a stride
-of 4, A (x) A one backwards.
+The group tagged ``winograd`` contains this as plain operations: B (x) B is a convolution with a
+stride of 4, A (x) A a transposed one.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from migx.ops.linear import Convolution, ConvolutionBackwards, Dot
 Matrix: TypeAlias = tuple[tuple[float, ...], ...]
 TAG = "winograd"
 MADE, SEEN, LENGTH = 4, 6, 3
-"""Results of a tile along an axis, the elements that these see, and elements of a kernel."""
+"""Results of a tile along an axis, elements that it reads, and elements of a kernel."""
 PLACES = SEEN * SEEN
-"""Places of a tile, at each of which there is a product of matrices."""
+"""Places of a tile, each with a matrix product."""
 
 INPUT: Matrix = (
     (4, 0, -5, 0, 1, 0),
@@ -41,7 +41,7 @@ INPUT: Matrix = (
     (0, 2, -1, -2, 1, 0),
     (0, 4, 0, -5, 0, 1),
 )
-"""B: what is multiplied of the elements that a row of a tile sees."""
+"""B: from a row of elements of a tile to factors."""
 KERNEL: Matrix = (
     (1 / 4, 0, 0),
     (-1 / 6, -1 / 6, -1 / 6),
@@ -50,23 +50,23 @@ KERNEL: Matrix = (
     (1 / 24, -1 / 12, 1 / 6),
     (0, 0, 1),
 )
-"""G: what they are multiplied by, of a row of a kernel."""
+"""G: from a row of a kernel to factors."""
 OUTPUT: Matrix = (
     (1, 1, 1, 1, 1, 0),
     (0, 1, -1, 2, -2, 0),
     (0, 1, 1, 4, 4, 0),
     (0, 1, -1, 8, -8, 1),
 )
-"""A: the results, of the products."""
+"""A: from products to results."""
 
 
 def in_planes(matrix: Matrix) -> Array:
-    """What a matrix on either side does to planes: a row for each element of the result."""
+    """A matrix applied from both sides, as one matrix on planes: a row for each result."""
     return np.kron(np.array(matrix), np.array(matrix))
 
 
 def _has(rows: Array) -> Value:
-    """A literal with the elements of a matrix."""
+    """A pattern for a literal with the elements of a matrix."""
     return value(lambda array: np.array_equal(array.reshape(-1), rows.reshape(-1)))
 
 
@@ -78,13 +78,13 @@ BACK = on(
     ConvolutionBackwards, on(Reshape, SUMS), _has(in_planes(OUTPUT).T), name="made", stride=STEP
 )
 WRITTEN = on(Reshape, BACK)
-"""What ``write`` adds."""
+"""The pattern of what ``write`` adds."""
 
 
 @dataclass(frozen=True)
 class Filtering:
-    """The parts of a ``winograd`` group: the image, the transformed weights [36, O, C], what
-    becomes of them, and the zeros before the image down and across.
+    """The parts of a ``winograd`` group: the image, the transformed weights [36, O, C], the result,
+    and the zeros before the image, down and across.
     """
 
     image: Instruction
@@ -94,12 +94,12 @@ class Filtering:
 
 
 def tiles(extent: int) -> int:
-    """How many tiles there are along an axis with so many results."""
+    """The number of tiles along an axis with this many results."""
     return -(-extent // MADE)
 
 
 def write(inner: Module, image: Instruction, weights: Instruction, of: Instruction) -> Instruction:
-    """Adds what a convolution computes, of its image and its transformed weights."""
+    """Adds the computation of a convolution from its image and its transformed weights."""
     (items, outputs, *made), (_, channels, *given) = of.shape.dims, image.shape.dims
     (height, width), begins = map(int, made), [int(p) for p in of.op_as(Convolution).padding[:2]]
     down, across = tiles(height), tiles(width)
@@ -124,7 +124,7 @@ def write(inner: Module, image: Instruction, weights: Instruction, of: Instructi
 
 def found(at: Instruction) -> Filtering | None:
     """The parts of an instruction that is such a group, maybe with more after it; None for others,
-    and for one that holds anything else.
+    and for a group with any other contents.
     """
     if not isinstance(at.op, Group) or at.op.tag != TAG:
         return None

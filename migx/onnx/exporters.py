@@ -1,4 +1,4 @@
-"""Which function writes which operation as ONNX nodes: dispatch by the operation's name."""
+"""The exporters: functions that write operations as ONNX nodes, found by the operation's name."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from migx.onnx.site import Site, Value
 
 Written: TypeAlias = "Value | str | tuple[Value | str, ...]"
-"""What stands for an instruction in the file: the name of a value, or a ``Value`` where its type or
-dims are not the instruction's; a tuple of these for a tuple.
+"""What represents an instruction in the file: the name of a value, or a ``Value`` if its type or
+dims differ from the instruction's; a tuple of these for a tuple.
 """
 Exporter: TypeAlias = Callable[["Site"], Written]
 
 
 def exporter(*operations: str) -> Callable[[Exporter], Exporter]:
-    """Marks a function as the one that writes some operations.
+    """Marks a function as the exporter of some operations.
 
-    It is given the ``Site`` of an instruction, adds nodes there, and returns what stands for it.
+    It is given the ``Site`` of an instruction, adds nodes there, and returns what represents it.
     """
 
     def marking(function: Exporter) -> Exporter:
@@ -33,10 +33,10 @@ def exporter(*operations: str) -> Callable[[Exporter], Exporter]:
 
 @cache
 def table() -> dict[str, Exporter]:
-    """Every exporter by the name of its operation."""
+    """Every exporter, by the name of its operation."""
     return {name: function for (name,), function in marked("onnx_writing").items()}
 
 
 def find(name: str) -> Exporter | None:
-    """The exporter of an operation; None where there is none."""
+    """The exporter of an operation; None if there is none."""
     return table().get(name)

@@ -1,7 +1,7 @@
-"""Dims in an ONNX file: sizes read off values, and arithmetic over them as nodes that are shared.
+"""Dims in an ONNX file: sizes read from values, and arithmetic over them as shared nodes.
 
-Every extent becomes a list of one i64. It is computed in the outermost graph that sees all it is
-made of, once.
+Every extent becomes a one-element i64 list. It is computed once, in the outermost graph that can
+see everything it depends on.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class Placed(NamedTuple):
-    """A value's name, and how deep the graph lies that makes it."""
+    """A value's name, and the depth of the graph that computes it."""
 
     name: str
     depth: int
 
 
 def vector(graph: GraphWriter, extents: Sequence[Extent]) -> str:
-    """A list of extents as i64: a constant where all are numbers."""
+    """A list of extents as i64; a constant if all are numbers."""
     if all(isinstance(e, int) for e in extents):
         return graph.model.constant(np.array(extents, np.int64))
     parts: list[Placed] = []
@@ -46,12 +46,12 @@ def vector(graph: GraphWriter, extents: Sequence[Extent]) -> str:
 
 
 def number(graph: GraphWriter, *values: int) -> Placed:
-    """A list of numbers."""
+    """A list of numbers as a constant."""
     return Placed(graph.model.constant(np.array(values, np.int64)), 0)
 
 
 def placed(graph: GraphWriter, extent: Extent) -> Placed:
-    """An extent as a list of one."""
+    """An extent as a one-element list."""
     if not isinstance(extent, Dim):
         return number(graph, extent)
     for around in graph.around():
@@ -68,7 +68,7 @@ def placed(graph: GraphWriter, extent: Extent) -> Placed:
 
 
 def computed(graph: GraphWriter, extent: Dim) -> Placed:
-    """An extent that is no dim of any value: a sum of products."""
+    """An extent that is not a dim of any value: a sum of products."""
     if (symbol := extent.symbol) is not None:
         raise OnnxError(f"the size {symbol} is not a dim of any value in the file")
     total: Placed | None = None
@@ -88,7 +88,7 @@ def computed(graph: GraphWriter, extent: Dim) -> Placed:
 
 
 def of_atom(graph: GraphWriter, atom: Symbol | Call) -> Placed:
-    """A symbol, or a function of extents."""
+    """The value of a symbol, or of a function of extents."""
     if isinstance(atom, Symbol):
         return placed(graph, Dim(atom.name, atom.low, atom.high, atom.optimals))
     whole = call(atom.function, *atom.args)
@@ -116,14 +116,14 @@ def broadcast(graph: GraphWriter, a: Placed, b: Placed) -> Placed:
 
 
 def quotient(graph: GraphWriter, a: Placed, b: Placed, exact: bool) -> Placed:
-    """Floor division. ONNX truncates, which is the same only where nothing is negative."""
+    """Floor division. ONNX truncates, which is the same only if nothing is negative (``exact``)."""
     if not exact:
         a = added(graph, "Sub", [a, added(graph, "Mod", [a, b])])
     return added(graph, "Div", [a, b])
 
 
 def added(graph: GraphWriter, kind: str, operands: Sequence[Placed], **attributes: int) -> Placed:
-    """A node in the outermost graph that sees its operands."""
+    """Adds a node in the outermost graph that can see its operands."""
     depth = max(p.depth for p in operands)
     names = [p.name for p in operands]
     (name,) = graph.at_depth(depth).node(kind, names, 1, None, attributes)

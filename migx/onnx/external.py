@@ -1,7 +1,7 @@
-"""ONNX external data left out of a program, and put in its place later.
+"""ONNX external data left out of a program, and put in later.
 
 A deferred initializer or Constant is an ``onnx_external_weights`` instruction: the name, file,
-offset, length, type and dims that the model declares. Where values come from is in
+offset, length, type and dims that the model declares. The sources of values are in
 ``migx.weights.sources``.
 """
 
@@ -49,13 +49,13 @@ def replace_onnx_external_weights(
     with the model's data files, arrays by name, a ``.safetensors`` or ``.npz`` file, or the
     ``.safetensors.index.json`` of several.
 
-    Weights replaced before are replaced again, if the source has them, and those that an update has
-    given keep what they have, if it has not; deferred ones without a value it must have.
-    A program that is compiled stays so, and is made ready by ``finalize`` or by saving and loading
-    it: until then nothing is computed or copied to the target. The literals are lowered by the
-    target's ``get_lower_literals_passes``, in all modules. They stay ``replaceable`` unless told
-    otherwise: then the program is the one ``parse_onnx`` gives. ``mmap=False`` reads data files
-    instead of mapping them. ``strict`` and ``convert`` are those of ``Update.update``.
+    Weights replaced before are replaced again if the source has them; those set by an update
+    otherwise keep their values; deferred ones without a value must be in the source. A compiled
+    program stays compiled, and is made ready by ``finalize`` or by saving and loading it: until
+    then nothing is computed or copied to the target. The literals are lowered by the target's
+    ``get_lower_literals_passes``, in all modules. They stay ``replaceable`` unless told otherwise:
+    then the program is the one ``parse_onnx`` returns. ``mmap=False`` reads data files instead of
+    mapping them. ``strict`` and ``convert`` are those of ``Update.update``.
 
     ``WeightError`` names a weight that is missing, unknown, or of another type or dims;
     ``DataError`` a data file that is missing or too short; ``AssumptionError`` a weight whose value
@@ -86,7 +86,7 @@ def replace_onnx_external_weights(
 
 
 def check_assumptions(program: Program, values: Mapping[str, Argument]) -> None:
-    """Raises ``AssumptionError`` where a new value is not what a pass relied on."""
+    """Raises ``AssumptionError`` if a new value is not what a pass relied on."""
     if program.weights is None:
         return
     checks = [at for at in program.weights if type(at.op) is AssumeEqual]
@@ -98,7 +98,7 @@ def check_assumptions(program: Program, values: Mapping[str, Argument]) -> None:
 def check_complete(
     values: Mapping[str, Argument], wanted: Mapping[str, Instruction], source: object
 ) -> None:
-    """Raises ``WeightError`` where a source does not have what is needed."""
+    """Raises ``WeightError`` if a source lacks a required weight."""
     said = "the values given" if isinstance(source, Mapping) else str(source)
     deferred_ = [name for name, at in wanted.items() if type(at.op) is OnnxExternalWeights]
     if missing := [name for name in deferred_ if name not in values]:

@@ -1,5 +1,5 @@
-"""Operators that ONNX or the model itself defines as functions: their bodies, ready to be read in
-place of the node.
+"""Operators that ONNX or the model itself defines as functions: their bodies, to be read in place
+of the node.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from migx.onnx.graphs import named
 from migx.onnx.tensors import type_of
 
 Called: TypeAlias = tuple[str, str, str]
-"""Which function a node calls: its domain, name and overload."""
+"""The key of a function: its domain, name and overload."""
 Functions = Mapping[Called, onnx.FunctionProto]
 
 
 def local_functions(model: onnx.ModelProto) -> Functions:
-    """The functions a model brings along; those of one name differ by their overload (IR 10)."""
+    """The functions in a model; those with the same name differ in their overload (IR 10)."""
     return {(f.domain, f.name, f.overload): f for f in model.functions}
 
 
 def called_by(node: onnx.NodeProto) -> Called:
-    """The function a node calls, if it calls one."""
+    """The key of the function that a node calls, if it calls one."""
     return node.domain, node.op_type, node.overload
 
 
 def shown(called: Called) -> str:
-    """A function as onnx's text form names it: ``domain.name:overload``."""
+    """A function in the notation of onnx's text form: ``domain.name:overload``."""
     domain, name, overload = called
     return f"{domain or 'ai.onnx'}.{name}{overload and ':'}{overload}"
 
 
 def is_function(domain: str, name: str, version: int) -> bool:
-    """Whether ONNX defines an operator by a body of simpler ones."""
+    """Whether ONNX defines an operator by a function body."""
     try:
         schema: Any = onnx.defs.get_schema(name, version, domain)
     except SchemaError:
@@ -48,8 +48,8 @@ def is_function(domain: str, name: str, version: int) -> bool:
 def body_of(
     node: onnx.NodeProto, version: int, inputs: Sequence[Instruction | None]
 ) -> onnx.FunctionProto:
-    """The body ONNX defines for a node: that of the highest opset not above the model's. It may
-    depend on the types of the inputs; ``OnnxError`` where ONNX defines nothing for theirs.
+    """ONNX's body for a node: that of the highest opset not above the model's. It may depend on the
+    types of the inputs; ``OnnxError`` if ONNX defines none for these.
     """
     schema: Any = onnx.defs.get_schema(node.op_type, version, node.domain)
     if schema.has_function:
@@ -63,7 +63,7 @@ def body_of(
             text = schema.get_context_dependent_function_with_opset_version(
                 _newest(known, version), node.SerializeToString(), types
             )
-        except RuntimeError as error:  # its attributes are such that onnx writes no body for it
+        except RuntimeError as error:  # onnx cannot generate a body for its attributes
             raise OnnxError(f"{named(node)}: ONNX cannot expand it: {error}") from error
     body: onnx.FunctionProto = onnx.FunctionProto.FromString(text)
     if not body.node:
@@ -76,9 +76,7 @@ def body_of(
 
 
 def _check_known(node: onnx.NodeProto, inputs: Sequence[Instruction | None]) -> None:
-    """Raises where nothing is known of what a sequence or an optional holds: ONNX takes for granted
-    that it is.
-    """
+    """Raises an error if the content of a sequence or optional is unknown: ONNX needs it."""
     for name, value in zip(node.input, inputs, strict=False):
         if value is not None and not value.shape.dtype.is_tensor and not value.shape.parts:
             raise OnnxError(
@@ -92,7 +90,7 @@ def _newest(versions: Sequence[int], version: int) -> int:
 
 
 def _schema_defaults(node: onnx.NodeProto, version: int) -> dict[str, onnx.AttributeProto]:
-    """The default of each attribute of an operator of ONNX's own; of any other, none."""
+    """The default of each attribute of an ONNX operator; empty for other operators."""
     try:
         schema = onnx.defs.get_schema(node.op_type, version, node.domain)
     except SchemaError:
@@ -104,9 +102,7 @@ def _schema_defaults(node: onnx.NodeProto, version: int) -> dict[str, onnx.Attri
 def instantiated(
     function: onnx.FunctionProto, node: onnx.NodeProto, version: int
 ) -> list[onnx.NodeProto]:
-    """The nodes of a body with the attributes of the node that calls it, or their defaults, filled
-    in.
-    """
+    """The nodes of a body, with the calling node's attributes, or defaults, filled in."""
     given = {a.name: a for a in function.attribute_proto}
     given.update(_schema_defaults(node, version))
     given.update({a.name: a for a in node.attribute})

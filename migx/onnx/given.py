@@ -1,4 +1,4 @@
-"""The dims that a caller gives inputs, and what they say of inputs that share a name with these."""
+"""The dims that a caller gives for inputs, and those of other inputs that follow by name."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ InputDims = Mapping[str, Sequence[Extent]]
 
 
 def declared_name(declared: onnx.TensorShapeProto.Dimension) -> str:
-    """The name a dim has in the file; none for ``?``, with which some exporters fill the place."""
+    """The name of a dim in the file; none for ``?``, a placeholder of some exporters."""
     named: str = declared.dim_param.strip()
     return "" if named == "?" else named
 
 
 def declared_rank(value: onnx.ValueInfoProto) -> int | None:
-    """The rank that a tensor has in the file; None where that says nothing."""
+    """The rank of a tensor in the file; None if not declared."""
     tensor = value.type.tensor_type
     return len(tensor.shape.dim) if tensor.HasField("shape") else None
 
 
 def checked(given: InputDims | None, inputs: Collection[str]) -> InputDims:
-    """The dims that are given; ``OnnxError`` unless they are lists of dims by names of inputs."""
+    """The given dims; ``OnnxError`` unless they are lists of dims by names of inputs."""
     if given is None:
         return {}
     if not isinstance(given, Mapping):
@@ -46,8 +46,8 @@ def checked(given: InputDims | None, inputs: Collection[str]) -> InputDims:
 
 
 def by_name(inputs: Iterable[onnx.ValueInfoProto], given: InputDims) -> dict[str, Extent]:
-    """What stands for the names of dims: what is given where an input has the name, and the symbols
-    in it. ``OnnxError`` where dims of one name are given two values.
+    """The extents for names of dims: those given for a dim with that name, and the symbols in them.
+    ``OnnxError`` if a name is given two values.
     """
     found: dict[str, tuple[Extent, str]] = {}
 
@@ -73,8 +73,8 @@ def by_name(inputs: Iterable[onnx.ValueInfoProto], given: InputDims) -> dict[str
 
 
 def expect_alone(given: InputDims, inputs: Iterable[Instruction]) -> None:
-    """``OnnxError`` where dims that are given are made of a symbol that is no dim of any input by
-    itself, which alone tells its size.
+    """``OnnxError`` if a given dim has a symbol that is not by itself a dim of any input, so that
+    nothing tells its size.
     """
     alone = bare_symbols(inputs)
     for where, dims in given.items():
@@ -89,7 +89,7 @@ def expect_alone(given: InputDims, inputs: Iterable[Instruction]) -> None:
 
 
 def shown(extent: Extent) -> str:
-    """An extent, a symbol with its bounds."""
+    """An extent as text, a symbol with its bounds."""
     symbol = extent.symbol if isinstance(extent, Dim) else None
     if symbol is None:
         return str(extent)

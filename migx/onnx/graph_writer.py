@@ -1,4 +1,4 @@
-"""Writes one graph of an ONNX file: the instructions of a module, their values and their sizes."""
+"""Writes one graph of an ONNX file: a module's instructions, values and sizes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 class GraphWriter:
-    """Writes one graph. The graphs in its nodes are written by writers of their own, which see its
-    values. ``sizes`` says of which value each extent is a dim, and which, or its name as a value.
+    """Writes one graph. Nested graphs have writers of their own, which see its values. ``sizes``
+    maps an extent to a value and an axis, or to the value that holds it.
     """
 
     def __init__(self, model: ModelWriter, outer: GraphWriter | None = None) -> None:
@@ -41,14 +41,14 @@ class GraphWriter:
         self._made: set[str] = set()
 
     def around(self) -> Iterator[GraphWriter]:
-        """This graph and those around it, from the inside out."""
+        """This graph and those that enclose it, innermost first."""
         at: GraphWriter | None = self
         while at is not None:
             yield at
             at = at.outer
 
     def at_depth(self, depth: int) -> GraphWriter:
-        """The graph of a depth, this one or one around it."""
+        """The graph at a depth: this one or an enclosing one."""
         return next(graph for graph in self.around() if graph.depth == depth)
 
     # Modules and instructions
@@ -56,7 +56,7 @@ class GraphWriter:
     def graph(
         self, name: str, module: Module, inputs: Sequence[str], outputs: Sequence[str] = ()
     ) -> onnx.GraphProto:
-        """A graph whose inputs, of the names given, are a module's parameters."""
+        """A graph for a module; its inputs, with the given names, are the module's parameters."""
         pairs = zip(inputs, module.parameters.values(), strict=True)
         taken = [Value(name, parameter.shape.as_standard()) for name, parameter in pairs]
         self.module(module, taken)
@@ -67,7 +67,7 @@ class GraphWriter:
         return helper.make_graph(self.nodes, name, given, made, value_info=self.infos)
 
     def declared(self, name: str, at: Instruction) -> onnx.ValueInfoProto:
-        """The declaration of a value; where nothing says what it holds, that is noted."""
+        """The declaration of a value; a missing element type is recorded as a problem."""
         try:
             return held.declared(name, at)
         except OnnxError as error:
@@ -75,7 +75,7 @@ class GraphWriter:
             return onnx.ValueInfoProto(name=name)
 
     def module(self, module: Module, arguments: Sequence[Value]) -> None:
-        """Writes a module's instructions into this graph, its parameters being the values given."""
+        """Writes a module's instructions into this graph, with values for its parameters."""
         for parameter, value in zip(module.parameters.values(), arguments, strict=True):
             self.define(parameter, value)
         for at in module:
@@ -83,25 +83,25 @@ class GraphWriter:
                 self.instruction(at)
 
     def inlined(self, module: Module, arguments: Sequence[Value]) -> list[Value]:
-        """Writes a module that captures nothing into this graph; its results."""
+        """Writes a module without captures into this graph; returns its results."""
         self.module(module, arguments)
         return [self.value(at) for at in module.outputs]
 
     def body(self, module: Module) -> onnx.GraphProto:
-        """A graph of its own for a submodule, which sees the values of this one."""
+        """A nested graph for a submodule, which sees the values of this graph."""
         inner = GraphWriter(self.model, self)
         names = [self.model.fresh(f"{module.name}.{name}") for name in module.parameters]
         return inner.graph(module.name, module, names)
 
     def branch(self, at: Instruction, build: Callable[[Site], str]) -> onnx.GraphProto:
-        """A graph without inputs; its result, of an instruction's type, is what a function adds."""
+        """A graph without inputs; ``build`` adds its result, which has an instruction's type."""
         inner = GraphWriter(self.model, self)
         name = build(Site(at, inner))
         declared = helper.make_value_info(name, tensors.type_of(at.shape))
         return helper.make_graph(inner.nodes, name, [], [declared])
 
     def instruction(self, at: Instruction) -> None:
-        """Writes one instruction by its exporter; one that cannot be is noted."""
+        """Writes one instruction by its exporter; records a problem if that fails."""
         write_one = exporters.find(at.op.name)
         try:
             if write_one is None:
@@ -121,7 +121,7 @@ class GraphWriter:
             self.note(value)
 
     def define(self, at: Instruction, value: Value) -> None:
-        """Says what stands for an instruction."""
+        """Sets what represents an instruction."""
         self.values[at] = value
         if value.name not in self.model.makers:
             read = (self.found(v) for v in at.inputs)
@@ -130,8 +130,8 @@ class GraphWriter:
         self.note(value, any(map(_hides_rank, at.inputs)))
 
     def note(self, value: Value, declare: bool = False) -> None:
-        """Notes the type of a value, and the sizes that are its dims. Where one is new the value is
-        declared, for what its rank is may not follow from anything else in the file.
+        """Records the type of a value, and the sizes that are its dims. If one is new, the value is
+        declared, because its rank may not follow from anything else in the file.
         """
         if not value.shape.dtype.is_tensor or not value.name:
             return
@@ -146,24 +146,24 @@ class GraphWriter:
     # Values
 
     def value(self, at: Instruction) -> Value:
-        """What stands for an instruction of this module or of one around it."""
+        """What represents an instruction of this module or an enclosing one."""
         found = self.found(at)
         if not isinstance(found, Value):
             raise OnnxError(f"{at!r} has no value in an ONNX file")
         return found
 
     def parts(self, at: Instruction) -> tuple[Value, ...]:
-        """What stands for the members of a tuple."""
+        """What represents the members of a tuple."""
         found = self.found(at)
         assert isinstance(found, tuple)
         return found
 
     def found(self, at: Instruction) -> Value | tuple[Value, ...] | None:
-        """What stands for an instruction, in this graph or one around it."""
+        """What represents an instruction in this graph or an enclosing one; None if nothing."""
         return next((g.values[at] for g in self.around() if at in g.values), None)
 
     def whole(self, at: Instruction) -> str:
-        """The name of a value that has the type and dims of an instruction."""
+        """The name of a value with the type and dims of an instruction."""
         value = self.value(at)
         if not value.name or not at.shape.dtype.is_tensor:
             return value.name
@@ -178,7 +178,7 @@ class GraphWriter:
         return found
 
     def typed(self, value: Value, dtype: DType) -> str:
-        """The name of a value in an element type: what is still packed is unpacked."""
+        """The name of a value in an element type; packed values are unpacked."""
         if value.shape.dtype is dtype:
             return value.name
         key = value.name, dtype, value.shape.dims
@@ -210,7 +210,7 @@ class GraphWriter:
         at: Instruction | None,
         attributes: Mapping[str, Any],
     ) -> tuple[str, ...]:
-        """Adds a node, named after where an instruction comes from; the names of its outputs."""
+        """Adds a node, named after the instruction's origin; returns the names of its outputs."""
         domain, _, kind = kind.rpartition("::")
         if domain:
             self.model.require(1, domain)
@@ -231,16 +231,16 @@ class GraphWriter:
         return tuple(outputs)
 
     def _check(self, kind: str, inputs: Sequence[str]) -> None:
-        """Refuses a node that ONNX does not define for the types of its inputs; where a later
-        version does, the file asks for that.
+        """Refuses a node that ONNX does not define for the types of its inputs; if a later version
+        does, the file imports that.
         """
         for i, name in enumerate(inputs):
             if (dtype := self.model.types.get(name)) is not None:
                 self.model.require(widening.since(kind, i, dtype))
 
     def ends(self, module: Module, wanted: Sequence[str]) -> list[str]:
-        """The names of a module's results, each made by a node of this graph alone; as wanted where
-        names are.
+        """The names of a module's results, each the output of a distinct node of this graph,
+        renamed to ``wanted`` if given.
         """
         renamed: dict[str, str] = {}
         names: list[str] = []
@@ -263,7 +263,7 @@ class GraphWriter:
 
 
 def _way_out(at: Instruction) -> str:
-    """What helps where an operation that has no ONNX form reads weights that were left out."""
+    """What to do if an operation without an ONNX form reads weights that were left out."""
     if not is_constant(at):
         return ""
     return (
@@ -273,8 +273,8 @@ def _way_out(at: Instruction) -> str:
 
 
 def _hides_rank(operand: Instruction) -> bool:
-    """Whether the rank of what is made of an operand may not follow from its type: a host value, or
-    a list of integers whose length is not known. Files that say 0 often mean that it is not.
+    """Whether the rank of a result may not follow from this operand's type: it is a host value, or
+    a list of integers of unknown length. A length of 0 in a file often means unknown.
     """
     shape = operand.shape
     counts = shape.dtype.is_integer and shape.rank == 1
@@ -282,7 +282,7 @@ def _hides_rank(operand: Instruction) -> bool:
 
 
 def _check_exact(kind: str, attributes: Mapping[str, Any]) -> None:
-    """Refuses numbers that ONNX, whose attributes are f32, would round where values are not."""
+    """Refuses numbers that are not representable in f32, the type of ONNX's attributes."""
     for name, value in attributes.items():
         numbers = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         for number in numbers:
@@ -291,7 +291,7 @@ def _check_exact(kind: str, attributes: Mapping[str, Any]) -> None:
 
 
 def _rename(nodes: Sequence[onnx.NodeProto], names: Mapping[str, str]) -> None:
-    """Gives values other names wherever they are read or made, in graphs within nodes too."""
+    """Renames values wherever they are read or computed, also in nested graphs."""
     for node in nodes:
         for field in (node.input, node.output):
             for i, name in enumerate(field):

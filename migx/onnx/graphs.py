@@ -1,4 +1,4 @@
-"""The nodes of ONNX graphs: what they are called, what each reads, and an order to read them in."""
+"""The nodes of ONNX graphs: their names, their inputs, and a topological order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from migx.errors import OnnxError
 
 
 def all_nodes(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
-    """The nodes of a graph and of the graphs in their attributes."""
+    """The nodes of a graph and its nested graphs."""
     for node in graph.node:
         yield node
         for inner in graphs_in(node):
@@ -28,19 +28,17 @@ def graphs_in(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def label_of(node: onnx.NodeProto) -> str:
-    """A node's name, its first output's where it has none, or its operator's."""
+    """A node's name; without one, that of its first output, or of its operator."""
     return node.name or next(filter(None, node.output), node.op_type)
 
 
 def named(node: onnx.NodeProto) -> str:
-    """A node as errors name it."""
+    """A node's name in errors."""
     return f"{node.op_type} {label_of(node)!r}"
 
 
 def in_order(graph: onnx.GraphProto, known: Iterable[str]) -> list[onnx.NodeProto]:
-    """The nodes so that each comes after those it reads from, otherwise as they stand. A cycle is
-    an ``OnnxError``.
-    """
+    """The nodes in topological order, otherwise as in the file. A cycle is an ``OnnxError``."""
     makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
     available = set(known)
     waits, feeds = [], dict[int, list[int]]()
@@ -64,7 +62,7 @@ def in_order(graph: onnx.GraphProto, known: Iterable[str]) -> list[onnx.NodeProt
 
 
 def cycle(graph: onnx.GraphProto, makers: Mapping[str, int], waits: Sequence[int]) -> str:
-    """The nodes of a cycle, each feeding the next, found from those that still wait for others."""
+    """The nodes of a cycle, each feeding the next, found from those that still wait for inputs."""
     at = next(i for i, count in enumerate(waits) if count)
     path: list[int] = []
     while at not in path:
@@ -75,7 +73,7 @@ def cycle(graph: onnx.GraphProto, makers: Mapping[str, int], waits: Sequence[int
 
 
 def read_by(node: onnx.NodeProto) -> Iterator[str]:
-    """The names a node reads, those its graphs take from around them included."""
+    """The names a node reads, those captured by its graphs included."""
     yield from (name for name in node.input if name)
     for graph in graphs_in(node):
         own = {v.name for v in (*graph.input, *graph.initializer)}

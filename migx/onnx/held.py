@@ -1,5 +1,5 @@
-"""What sequences and optionals hold, found by following them where their shapes do not say it. ONNX
-wants the element type even where a rank is not known.
+"""Element types of sequences and optionals, inferred from other values if their shapes do not say.
+ONNX requires the element type even if the rank is unknown.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from migx.shape import DType, Shape
 
 
 def declared(name: str, at: Instruction) -> onnx.ValueInfoProto:
-    """The declaration of a value in a file; ``OnnxError`` where nothing says what it holds."""
+    """The declaration of a value in a file; ``OnnxError`` if its element type is unknown."""
     kind = tensors.type_of(at.shape)
     inner = kind
     while (which := inner.WhichOneof("value")) in ("sequence_type", "optional_type"):
@@ -30,7 +30,7 @@ def declared(name: str, at: Instruction) -> onnx.ValueInfoProto:
 
 
 def element(at: Instruction) -> DType | None:
-    """The element type of the tensors in a sequence or an optional."""
+    """The element type of the tensors in a sequence or an optional; None if unknown."""
     seen, waiting = {at}, [at]
     for value in waiting:
         dtype = said(value)
@@ -43,7 +43,7 @@ def element(at: Instruction) -> DType | None:
 
 
 def said(value: Instruction) -> DType | None:
-    """The element type that a host value's shape says, or what is put in it or taken out."""
+    """The element type from a host value's shape, or from what is put into or taken out of it."""
     shape: Shape | None = value.shape
     while shape is not None and shape.dtype.kind == "opaque":
         shape = shape.parts[0] if shape.parts else None
@@ -60,8 +60,8 @@ TAKES = ("sequence_at", "concat_from_sequence", "optional_get_element")
 
 
 def neighbours(value: Instruction) -> Iterator[Instruction]:
-    """The values that hold what a value holds: those it is made of, and those made of it, through
-    choices and loops.
+    """The values with the same content as a value: those it is made from, and those made from it,
+    through branches and loops.
     """
     if value.op.name == "get_tuple_elem":
         yield from inside(value.inputs[0], value.op_as(GetTupleElem).index)
@@ -80,14 +80,14 @@ def neighbours(value: Instruction) -> Iterator[Instruction]:
 
 
 def inside(parent: Instruction, index: int) -> Iterator[Instruction]:
-    """What a choice or a loop makes one of its results of."""
+    """The values that become one of the results of a branch or loop."""
     first = 1 if parent.op.name == "loop" else 0
     yield from (module.outputs[first + index] for module in parent.modules)
     yield from parent.inputs[2 + index : 3 + index] if first else ()
 
 
 def around(parameter: Instruction) -> Iterator[Instruction]:
-    """What a parameter of a loop's body begins with, and what it goes on with."""
+    """The initial value of a parameter of a loop's body, and the one carried to it."""
     body = parameter.module
     parent = body.parent if isinstance(body, Module) else None
     if body is not None and parent is not None:
@@ -97,6 +97,6 @@ def around(parameter: Instruction) -> Iterator[Instruction]:
 
 
 def results(parent: Instruction, place: int) -> Iterator[Instruction]:
-    """The members of a tuple that a module's result becomes."""
+    """The tuple members that a module's result becomes."""
     index = place - (1 if parent.op.name == "loop" else 0)
     yield from (u for u in parent.users if getattr(u.op, "index", None) == index)

@@ -1,4 +1,4 @@
-"""Which function lowers which ONNX operator: dispatch by domain, operator and version."""
+"""The importers: functions that lower ONNX operators, found by domain, operator and version."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ if TYPE_CHECKING:
 Importer: TypeAlias = Callable[["Node"], "Instruction | tuple[Instruction, ...]"]
 Key: TypeAlias = tuple[str, str]
 OF_ONE_MACHINE = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
-"""Domains of onnxruntime's whose operators lay values out for one processor."""
+"""onnxruntime's domains whose operators use layouts for one processor."""
 
 
 def importer(*operators: str, since: int = 1, domain: str = "") -> Callable[[Importer], Importer]:
     """Marks a function as the importer of some ONNX operators from the version ``since`` on.
 
-    It is given the ``Node`` and returns the value, or a tuple of values, that the node's outputs
-    stand for.
+    It is given the ``Node`` and returns the value, or tuple of values, of the node's outputs.
     """
 
     def marking(function: Importer) -> Importer:
@@ -42,7 +41,7 @@ def table() -> dict[Key, list[tuple[int, Importer]]]:
 
 
 def newest() -> dict[str, int]:
-    """The newest version of each domain that some importer is for."""
+    """The newest version of each domain that has an importer."""
     found: dict[str, int] = {}
     for (domain, _), entries in table().items():
         found[domain] = max(found.get(domain, 1), entries[0][0])
@@ -50,7 +49,7 @@ def newest() -> dict[str, int]:
 
 
 def find(domain: str, name: str, version: int) -> Importer | None:
-    """The importer for an operator at a version of its domain's opset; None where there is none."""
+    """The importer for an operator at a version of its domain's opset; None if there is none."""
     for since, function in table().get((domain, name), ()):
         if since <= version:
             return function
@@ -58,7 +57,7 @@ def find(domain: str, name: str, version: int) -> Importer | None:
 
 
 def advice(domains: Iterable[str]) -> list[str]:
-    """What to do about operators of domains that no other program should read."""
+    """What to do about operators of domains that are private to a program."""
     return [
         f"{domain} is what onnxruntime makes of a model for one processor: save the model with"
         " graph_optimization_level ORT_ENABLE_EXTENDED at most, or give the one it was made from"

@@ -1,5 +1,5 @@
-"""Functions that say what they are for: how importers and exporters are found in the modules of
-packages.
+"""Marks on functions that say what they are for, by which importers and exporters are found in the
+modules of packages.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ Entry = tuple[Any, ...]
 
 
 def mark(function: Callable[..., Any], entries: Iterable[Entry]) -> None:
-    """Says what a function is for, in addition to what was said before."""
+    """Marks a function, in addition to its earlier marks."""
     function.__dict__.setdefault("marks", []).extend(entries)
 
 
 def marked(kind: str) -> dict[Entry, Callable[..., Any]]:
-    """Each function that the packages of a kind define, by what it is for; ``NameClash`` where two
-    are for the same.
-    """
+    """The functions in the packages of a kind, by mark; ``NameClash`` if two have the same."""
     found: dict[Entry, Callable[..., Any]] = {}
     for module in plugins.modules(kind):
         for function in vars(module).values():

@@ -1,4 +1,4 @@
-"""What is known of a model while its graphs are read."""
+"""What is known about a model while its graphs are read."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from migx.ops.builtin import Literal, OnnxExternalWeights
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What all graphs of a model share: its folder, the opset version of each domain, its own
-    functions, whether external data is to ``defer``, the names that symbols have, and what is given
-    for some of them; ``ends`` says how far each data file is used, ``weights`` what has been read
-    under each name, and ``remarks`` what the caller will be warned of.
+    """The state shared by all graphs of a model: its folder, the opset version of each domain, its
+    own functions, whether to ``defer`` external data, the names of symbols, and the dims given for
+    some; ``ends`` has the used length of each data file, ``weights`` the weights read by name, and
+    ``remarks`` the warnings to issue.
 
-    Where the rank of a result depends on the run, symbols are taken to be ``not_one``, and of the
-    branches of nodes the first is taken; in the ``other`` reading, for files that declare other
-    ranks, such symbols have the size 1, and the second is taken.
+    Where the rank of a result depends on the run, symbols are assumed to be ``not_one``, and the
+    first branch of a node is taken; in the ``other`` reading, for files that declare other ranks,
+    such symbols have the size 1, and the second branch is taken.
     """
 
     folder: Path
@@ -45,7 +45,7 @@ class ModelFile:
     first_taken: set[str] = field(default_factory=set)
 
     def argument(self, tensor: onnx.TensorProto, embedded: Source | None = None) -> Argument:
-        """The value of a tensor; how far each external file is used is remembered."""
+        """The value of a tensor; records how far each external file is used."""
         value = tensors.to_argument(tensor, self.folder, embedded)
         if embedded is None and (source := value.source) is not None:
             end = source.offset + source.length
@@ -55,8 +55,8 @@ class ModelFile:
     def weight(
         self, tensor: onnx.TensorProto, label: str, embedded: Source | None = None
     ) -> OnnxExternalWeights | Literal:
-        """The operation that holds a tensor; a deferred one where that is wanted. Names say which
-        weight is meant, so a number is added to one that another has in a graph of its own.
+        """The operation for a tensor; a deferred one if asked for. Names identify weights, so one
+        that another graph has already is given a number.
         """
         op: OnnxExternalWeights | Literal
         if self.defer and tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -70,7 +70,7 @@ class ModelFile:
         return op
 
     def warn(self) -> None:
-        """Warns of what was remarked, and of external files that go on behind the last tensor."""
+        """Issues the warnings, also for external files with data behind the last tensor."""
         for file, end in self.ends.items():
             if (rest := file.stat().st_size - end) > 0:
                 self.remarks[f"{file} has {rest} bytes behind the last tensor of this model"] = None

@@ -1,5 +1,5 @@
-"""What an importer is given: one ONNX node, with its attributes, its inputs and the place its
-instructions go.
+"""What an importer is given: an ONNX node, with its attributes, its inputs, and the place for its
+instructions.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _TYPES = {
     "ints": onnx.AttributeProto.INTS,
     "strings": onnx.AttributeProto.STRINGS,
 }
-"""The type of an attribute whose value lies in a field."""
+"""The attribute type for each field that holds a value."""
 
 
 class Node(Builder):
-    """One node on its way to instructions, which it adds.
+    """A node being lowered to instructions.
 
-    ``inputs`` are its operands, None where an optional one is not given. ``version`` is that of its
+    ``inputs`` are its operands, None for an omitted optional one. ``version`` is that of its
     domain's opset.
     """
 
@@ -64,12 +64,12 @@ class Node(Builder):
 
     @property
     def label(self) -> str:
-        """The node's name, or its first output's where it has none."""
+        """The node's name; without one, that of its first output."""
         return label_of(self.proto)
 
     @property
     def outputs(self) -> int:
-        """How many outputs the node names, trailing empty ones not counted."""
+        """The number of outputs, without trailing empty ones."""
         return max((i + 1 for i, name in enumerate(self.proto.output) if name), default=0)
 
     def fail(self, message: str) -> OnnxError:
@@ -79,29 +79,29 @@ class Node(Builder):
     # Operands
 
     def input(self, index: int) -> Instruction:
-        """An operand that must be there."""
+        """A required operand."""
         value = self.optional(index)
         if value is None:
             raise self.fail(f"input {index} is missing")
         return value
 
     def optional(self, index: int) -> Instruction | None:
-        """An operand, or None where it is not given."""
+        """An operand, or None if it is omitted."""
         return self.inputs[index] if index < len(self.inputs) else None
 
     def operands(self, start: int = 0) -> list[Instruction]:
-        """All operands from one on, which must be there."""
+        """All operands from ``start`` on, which are required."""
         return [self.input(i) for i in range(start, len(self.inputs))]
 
     def dims_of(self, index: int, count: int) -> tuple[Extent, ...]:
-        """The dims of an operand that must be there; ``OnnxError`` where they are not so many."""
+        """The dims of a required operand; ``OnnxError`` if there are not ``count``."""
         value = self.input(index)
         if value.shape.rank != count:
             raise self.fail(f"{self.proto.input[index]!r} {value.shape}: {count} axes are wanted")
         return value.shape.dims
 
     def expect_dims(self, index: int, dims: Sequence[Extent]) -> None:
-        """``OnnxError`` where an operand that is given cannot have some dims."""
+        """``OnnxError`` if an operand, unless omitted, cannot have these dims."""
         value = self.optional(index)
         if value is None:
             return
@@ -111,26 +111,24 @@ class Node(Builder):
             raise self.fail(f"{name!r} {value.shape}: ({wanted}) is wanted")
 
     def declared(self) -> onnx.ValueInfoProto | None:
-        """What the model declares of the node's first result, if it does."""
+        """The model's declaration of the node's first result, if there is one."""
         name, graph = next(iter(self.proto.output), ""), self.graph.graph
         values = (*graph.value_info, *graph.output) if name else ()
         return next((value for value in values if value.name == name), None)
 
     def contents(self, value: Instruction) -> Array | None:
-        """The integers a value is known to hold, numbers or dims; None where only a run will
-        tell.
-        """
+        """The integers a value is known to hold, numbers or dims; None if unknown so far."""
         self._settle_integers(value)
         return symbolic.contents(value)
 
     def _settle_integers(self, value: Instruction) -> None:
-        """Reads a deferred tensor of integers whose contents an importer asks for."""
+        """Reads a deferred tensor of integers whose contents an importer needs."""
         if type(value.op) is OnnxExternalWeights and symbolic.may_be_contents(value.shape):
             self.graph.settle(value, named(self.proto))
 
     def extents(self, value: Instruction, *, whole: bool = False) -> tuple[Extent, ...] | None:
-        """The known contents of a value as a flat tuple; None where only a run will tell.
-        ``whole`` takes floats, too, that are whole numbers.
+        """The known contents of a value as a flat tuple; None if known only at run time. ``whole``
+        also accepts floats that are integers.
         """
         self._settle_integers(value)
         held = symbolic.whole_numbers(value) if whole else symbolic.contents(value)
@@ -141,7 +139,7 @@ class Node(Builder):
         )
 
     def constant(self, value: Instruction) -> Array | None:
-        """The value of an operand that depends on literals alone; None when it does not."""
+        """The value of an operand that depends only on literals; otherwise None."""
         if is_constant(value):
             self.graph.settle(value, named(self.proto))
         return symbolic.constant_value(value)
@@ -162,14 +160,14 @@ class Node(Builder):
         return int(self._attribute(name, default, "i"))
 
     def expect_integers(self, **supported: int) -> None:
-        """``OnnxError`` where an attribute has another value than the one that is supported."""
+        """``OnnxError`` if an attribute does not have its only supported value."""
         for name, value in supported.items():
             if (given := self.integer(name, value)) != value:
                 raise self.fail(f"{name} {given} is not supported; {value} is")
 
     def number(self, name: str, default: float | None = None) -> float:
-        """A float attribute, or what it is by default, in f32 as one that is given; an int given
-        in its place is taken.
+        """A float attribute, or its default rounded to f32 like given values; an int given instead
+        is accepted.
         """
         given = self._attributes.get(name)
         if given is not None and given.type == onnx.AttributeProto.INT:
@@ -181,7 +179,7 @@ class Node(Builder):
         return value.decode() if isinstance(value, bytes) else str(value)
 
     def choice(self, name: str, options: Sequence[str], default: str | None = None) -> str:
-        """A string attribute that is one of some."""
+        """A string attribute that must be one of some options."""
         given = self.string(name, default)
         if given not in options:
             raise self.fail(f"no {name} {given!r}; there are {', '.join(options)}")
@@ -203,9 +201,7 @@ class Node(Builder):
         return self.graph.model.argument(tensor)
 
     def weight(self, name: str) -> Instruction:
-        """The value of a tensor attribute, under the node's label; left out where external data
-        is.
-        """
+        """The value of a tensor attribute, named after the node; deferred if external."""
         tensor: onnx.TensorProto = self._attribute(name, None, "t")
         return self.graph.weight(tensor, self.label, origins=self.origins)
 
@@ -215,7 +211,7 @@ class Node(Builder):
         return found
 
     def held_type(self, name: str) -> tuple[Shape, ...]:
-        """What a type attribute says a sequence or an optional of it holds."""
+        """The element shape in a type attribute for a sequence or an optional."""
         found: onnx.TypeProto = self._attribute(name, None, "tp")
         return tensors.held(found, named(self.proto))
 
@@ -230,7 +226,7 @@ class Node(Builder):
     def _attribute(self, name: str, default: Any, field: str) -> Any:
         given = self._attributes.get(name)
         if given is not None:
-            # Early files say no types.
+            # Early files omit attribute types.
             if given.type not in (onnx.AttributeProto.UNDEFINED, _TYPES[field]):
                 found, wanted = map(
                     onnx.AttributeProto.AttributeType.Name, (given.type, _TYPES[field])
@@ -246,9 +242,7 @@ class Node(Builder):
     def __call__(
         self, op: Operation, *inputs: Instruction, modules: Sequence[Module] = ()
     ) -> Instruction:
-        """Adds an instruction of this node, or what it comes to where its inputs are known shape
-        arithmetic.
-        """
+        """Adds an instruction of this node, or the value of known shape arithmetic."""
         known = symbolic.evaluated(op, inputs) if not modules else None
         if known is not None:
             for value in inputs:
@@ -261,26 +255,26 @@ class Node(Builder):
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """The node's label, or that of the node whose function body it is part of."""
+        """The node's label, or that of the node whose function body it belongs to."""
         return (self.graph.origin or self.label,)
 
     def literal(self, value: ArrayLike | Argument, dtype: DType | str | None = None) -> Instruction:
-        """A literal of this node's; ``dtype`` is that of a value it must agree with."""
+        """Adds a literal of this node; ``dtype`` is the type of a value it must agree with."""
         held = value if isinstance(value, Argument) else np.asarray(value)
         return super().__call__(ops.Literal(Argument.of(held, dtype)))
 
     def dims(self, extents: Sequence[Extent]) -> Instruction:
-        """An i64 tensor of rank 1 that holds dims."""
+        """An i64 vector of dims."""
         held = np.empty(len(extents), object)
         held[:] = list(extents)
         return super().__call__(symbolic.literal_or_dims(held, DType.of("i64")))
 
     def fresh(self, hint: str = "") -> Dim:
-        """A symbol for a size that only the data decides, named after this node."""
+        """A symbol for a data-dependent size, named after this node."""
         return self.graph.fresh(f"{self.label}{hint and '.'}{hint}")
 
     def axis(self, axis: int, rank: int) -> int:
-        """An axis counted from the front; an error when it is none of the ``rank`` there are."""
+        """An axis counted from the front; an error if it is out of range."""
         if not -rank <= axis < rank:
             raise self.fail(f"axis {axis} is out of range for rank {rank}")
         return axis % rank if rank else 0
@@ -293,7 +287,7 @@ class Node(Builder):
         return found
 
     def assumed(self, value: Instruction, condition: Instruction, way: bool) -> Instruction:
-        """The value, whose rank holds for runs where the condition comes out that way."""
+        """The value, whose rank is valid only in runs in which the condition equals ``way``."""
         said = (
             f"the program was made for inputs at which this condition is {way}: read the model "
             "with the dims it is to run at, by input_dims, or --input-dim or --dim-param"
@@ -303,41 +297,39 @@ class Node(Builder):
     # Small compositions that many operators share
 
     def broadcast_to(self, value: Instruction, dims: Sequence[Extent]) -> Instruction:
-        """The value broadcast to dims; itself where it has them already."""
+        """The value broadcast to dims; itself if it has them."""
         return broadcast_to(self, value, tuple(dims))
 
     def broadcast(self, *values: Instruction) -> list[Instruction]:
-        """The values broadcast to their common dims, as numpy does (ONNX "multidirectional")."""
+        """The values broadcast to their common dims, as in numpy (ONNX "multidirectional")."""
         dims = common_dims([v.shape for v in values])
         return [self.broadcast_to(v, dims) for v in values]
 
     def convert(self, value: Instruction, dtype: DType) -> Instruction:
-        """The value in another element type; itself where it has that already."""
+        """The value converted to an element type; itself if it has that type."""
         return astype(self, value, dtype)
 
     def scalar(self, value: float, like: Instruction) -> Instruction:
-        """A number in the type and broadcast to the dims of a value."""
+        """A number broadcast to the type and dims of a value."""
         return full_like(self, like, value)
 
     def reshape(self, value: Instruction, dims: Sequence[Extent]) -> Instruction:
-        """The value in other dims; itself where it has them already."""
+        """The value reshaped to other dims; itself if it has them."""
         return (
             value if value.shape.dims == tuple(dims) else self.add(ops.Reshape(tuple(dims)), value)
         )
 
     def unpacked(self, value: Instruction) -> Instruction:
-        """A packed value as the bytes-wide integers or floats that can be computed with; any other
-        as it is.
-        """
+        """A packed value unpacked to a type that can be computed with; others unchanged."""
         return self.graph.unpacked(value, self.origins)
 
     def elements(self, whole: Instruction, count: int) -> tuple[Instruction, ...]:
-        """The first members of a tuple."""
+        """The first ``count`` members of a tuple."""
         return tuple(self.add(ops.GetTupleElem(i), whole) for i in range(count))
 
 
 def common_dims(shapes: Sequence[Shape]) -> tuple[Extent, ...]:
-    """The dims some shapes broadcast to. ``DimError`` where two are proven not to."""
+    """The dims that some shapes broadcast to. ``DimError`` if two provably do not."""
     rank = max(s.rank for s in shapes)
     padded = [(1,) * (rank - s.rank) + s.dims for s in shapes]
     return tuple(dim.broadcast(*column) for column in zip(*padded, strict=True))

@@ -1,5 +1,5 @@
-"""What is wrong with a node, in ONNX's own words where it has any: its schemas know which ranks,
-sizes and numbers of attributes go together.
+"""ONNX's checks of a node, in its own words: its schemas know which ranks, sizes and numbers of
+attributes go together.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from migx.onnx.node import Node
 from migx.onnx.tensors import type_of
 
 OF_SHAPES = "[ShapeInferenceError] "
-"""How ONNX's words about shapes begin; those about types are of no use, for packed ones are not as
-they were.
+"""The prefix of ONNX's messages about shapes; those about types are useless, because packed inputs
+have been unpacked.
 """
 
 
 def unfit(node: Node, error: Exception) -> str:
-    """The message for a node that its importer stumbles over, with an error of Python's."""
+    """The message for a node whose importer failed with a Python error."""
     given = ", ".join("none" if v is None else str(v.shape) for v in node.inputs) or "none"
     return f"its operands ({given}) or attributes do not fit it: {objection(node) or error}"
 
 
 def objection(node: Node) -> str:
-    """What ONNX has against a node; nothing where it knows it not, or has nothing to say."""
+    """ONNX's objection to a node; empty if it does not know the operator, or has none."""
     proto = node.proto
     if any(
         a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in proto.attribute

@@ -1,7 +1,7 @@
-"""Which version of its operator a node is read as: that of its domain's opset, or of its form.
+"""The operator version a node is read as: that of its domain's opset, or another that it fits.
 
-Exporters leave attributes where later versions have operands, and the other way round. A node that
-does not fit the version of its opset is read as the nearest one that it fits, earlier ones first.
+Exporters write attributes where later versions have operands, and vice versa. A node that does not
+fit the version of its opset is read as the nearest one that it fits, earlier ones first.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ from migx.onnx.graphs import all_nodes, named
 
 
 def opset_versions(model: onnx.ModelProto) -> dict[str, int]:
-    """The opset version of each domain the model imports; that of the default domain is
-    required.
-    """
+    """The opset version of each domain that the model imports; the default domain is required."""
     versions = imported(model.opset_import)
     if "" not in versions and any(not domain_of(node.domain) for node in model.graph.node):
         raise OnnxError(
@@ -42,7 +40,7 @@ def opset_versions(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def imported(entries: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
-    """The version each entry gives its domain."""
+    """The version in each entry, by domain."""
     for entry in entries:
         if not 0 < entry.version < 1 << 31:
             raise OnnxError(
@@ -53,13 +51,13 @@ def imported(entries: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
 
 
 def domain_of(domain: str) -> str:
-    """A domain's one name: ``ai.onnx`` is the default domain."""
+    """The canonical name of a domain: ``ai.onnx`` is the default domain."""
     return "" if domain == "ai.onnx" else domain
 
 
 def version_meant(node: onnx.NodeProto, domain: str, version: int) -> int:
     """The version a node is read as, given that of its domain's opset. ``OnnxWarning`` for
-    attributes that no version has, ``OnnxError`` for more operands than it takes.
+    attributes that no version has, ``OnnxError`` for too many operands.
     """
     names = frozenset(a.name for a in node.attribute)
     count = max((i + 1 for i, name in enumerate(node.input) if name), default=0)
@@ -76,7 +74,7 @@ def version_meant(node: onnx.NodeProto, domain: str, version: int) -> int:
 def _meant(
     domain: str, operator: str, version: int, names: frozenset[str], count: int
 ) -> tuple[int, tuple[str, ...], int]:
-    """The version, the attributes that none has, and how many operands it takes."""
+    """The version, the attributes that no version has, and the maximum number of operands."""
     try:
         own = onnx.defs.get_schema(operator, version, domain)
     except SchemaError:
@@ -94,7 +92,7 @@ def _meant(
 
 
 def _fits(schema: OpSchema, names: frozenset[str], count: int) -> bool:
-    """Whether a node of some attributes and a number of operands is a form of a version."""
+    """Whether a node with these attributes and number of operands fits a version."""
     needed = {name for name, a in schema.attributes.items() if a.required}
     return (
         needed <= names <= schema.attributes.keys()
@@ -104,7 +102,7 @@ def _fits(schema: OpSchema, names: frozenset[str], count: int) -> bool:
 
 @cache
 def _history() -> dict[tuple[str, str], list[OpSchema]]:
-    """Every version of each operator, the oldest first."""
+    """All versions of each operator, oldest first."""
     found: dict[tuple[str, str], list[OpSchema]] = {}
     for schema in onnx.defs.get_all_schemas_with_history():
         found.setdefault((schema.domain, schema.name), []).append(schema)

@@ -1,4 +1,4 @@
-"""Types of less than a byte: what their elements are computed in, and the operations between."""
+"""Packed types: the types they are unpacked to, and the operations that pack and unpack."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from migx.shape import DType
 
 
 def packing(dtype: DType) -> tuple[DType, Operation]:
-    """The type that elements of a packed type are computed in, and what packs these."""
+    """The unpacked type for a packed type, and the operation that packs it."""
     wide, kind = next(
         (wide, kind)
         for kind in (PackInt4, PackInt2, PackFp4)
@@ -19,6 +19,6 @@ def packing(dtype: DType) -> tuple[DType, Operation]:
 
 
 def unpacking(dtype: DType) -> Operation:
-    """What unpacks a packed type."""
+    """The operation that unpacks a packed type."""
     kinds = (UnpackInt4, UnpackInt2, UnpackFp4)
     return next(kind for kind in kinds if dtype in kind.packed)()

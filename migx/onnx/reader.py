@@ -55,20 +55,19 @@ def parse_onnx(
     *,
     defer_external_weights: bool = False,
 ) -> Program:
-    """The program of an ONNX file; weights are mapped, not copied. Or of a model in memory, or of
-    the bytes of one, whose external data lies in the current folder.
+    """The program of an ONNX file, with weights mapped, not copied; or of a model in memory, or of
+    its bytes, with external data in the current folder.
 
-    Dims that have names in the file are symbols of those names, dims without one symbols named
-    after the input and axis. ``input_dims`` gives inputs other dims, numbers or ``Dim``s; what it
-    gives for a dim that has a name stands for this name in all inputs. A symbol of an expression
-    must be a dim of some input by itself.
-    With ``defer_external_weights`` initializers and Constants with external data become
-    ``onnx_external_weights``, and their files need not be there; see ``migx.onnx.external`` for
-    what takes their place. Of these only what the program's form depends on is read, and assumed
-    from then on: dims, axes, and tensors of one element. Weights inside the model stay as they are;
-    ``Program.make_replaceable`` makes them replaceable.
+    Dims with names in the file become symbols with those names, dims without become symbols named
+    after the input and axis. ``input_dims`` gives inputs other dims, numbers or ``Dim``s; a value
+    given for a named dim replaces the name in all inputs. A symbol in an expression must also be a
+    dim of some input by itself. With ``defer_external_weights``, initializers and Constants with
+    external data become ``onnx_external_weights``, and their files need not exist; see
+    ``migx.onnx.external`` for putting them in. Only those that the program's form depends on (dims,
+    axes, and tensors of one element) are read, and their values assumed from then on. Weights
+    inside the model stay fixed; ``Program.make_replaceable`` makes them replaceable.
 
-    ``OnnxError`` lists everything that is not supported at once; other errors name the node.
+    ``OnnxError`` lists everything unsupported at once; other errors name the node.
     """
     if isinstance(model, onnx.ModelProto | bytes):
         stripped, folder = stripped_of(model), Path.cwd()
@@ -88,7 +87,7 @@ def program_of(
     *,
     defer_external_weights: bool = False,
 ) -> Program:
-    """``parse_onnx`` of a model in memory, whose external data lies in ``folder``."""
+    """``parse_onnx`` for a model in memory with external data in ``folder``."""
     model = stripped.model
 
     def reading(**assumed: Any) -> Reading:
@@ -114,8 +113,8 @@ def program_of(
 
 @dataclass(frozen=True)
 class Reading:
-    """What came of reading a model: the program, or why it was ``refused``; and whether its results
-    have the ranks that the file declares.
+    """The result of reading a model: the program, or why it was ``refused``; and whether its
+    results have the ranks declared in the file.
     """
 
     source: ModelFile
@@ -141,7 +140,7 @@ class Reading:
 
 
 def refuse_unsupported(graph: onnx.GraphProto, model: ModelFile) -> None:
-    """Raises with each operator that is not supported: domain, version, how many nodes, where."""
+    """Raises an error with each unsupported operator: domain, version, how many nodes, where."""
     missing: dict[tuple[Called, int], list[str]] = {}
     called = [node for f in model.functions.values() for node in f.node]
     for node in (*all_nodes(graph), *called):
@@ -162,9 +161,9 @@ def refuse_unsupported(graph: onnx.GraphProto, model: ModelFile) -> None:
 
 
 class GraphReader:
-    """Reads one graph into one module. The graphs in its nodes are read by readers of their own,
-    which see its values. Of the body of a function, ``origin`` is the node that all comes from, and
-    ``calls`` are the functions that are being read.
+    """Reads one graph into one module. Nested graphs have readers of their own, which see its
+    values. For a function body, ``origin`` is the calling node, and ``calls`` are the functions
+    being read.
     """
 
     def __init__(
@@ -186,7 +185,7 @@ class GraphReader:
         self._sources = embedded or {}
 
     def parameters(self, input_dims: InputDims | None) -> None:
-        """Declares the graph's inputs, but for those that are initializers."""
+        """Declares the graph's inputs, except initializers."""
         initialized = {tensor.name for tensor in self.graph.initializer}
         inputs = [value for value in self.graph.input if value.name not in initialized]
         given = checked(input_dims, {value.name for value in inputs})
@@ -201,12 +200,12 @@ class GraphReader:
         expect_alone(given, self.module.parameters.values())
 
     def parameter(self, name: str, shape: Shape) -> None:
-        """Declares one input; a packed one is unpacked for those that read it."""
+        """Declares one input; a packed one is unpacked for its users."""
         self.expect_new(name)
         self.define(name, self.unpacked(self.module.add_parameter(name, shape)))
 
     def input_shape(self, value: onnx.ValueInfoProto, dims: Sequence[Extent] | None) -> Shape:
-        """The shape an input declares, or has been given."""
+        """The shape of an input, as declared or given."""
         kind = value.type.WhichOneof("value")
         if kind in ("sequence_type", "optional_type", "map_type") and dims is None:
             return tensors.host_shape(value.type, f"input {value.name!r}")
@@ -233,9 +232,7 @@ class GraphReader:
     def declared_dim(
         self, name: str, axis: int, declared: onnx.TensorShapeProto.Dimension
     ) -> Extent:
-        """A number, the symbol of the name in the file, or one named after the input where there is
-        none.
-        """
+        """A number, the symbol named in the file, or one named after the input."""
         if declared.HasField("dim_value") and declared.dim_value > 0:
             return declared.dim_value
         named = declared_name(declared)
@@ -244,7 +241,7 @@ class GraphReader:
         return self.model.sizes.get(symbol.name, size)
 
     def fresh(self, hint: str) -> Dim:
-        """A symbol of a name that no other has."""
+        """A symbol with an unused name."""
         name, count = hint, 0
         while name in self.model.names:
             count += 1
@@ -253,7 +250,7 @@ class GraphReader:
         return Dim(name)
 
     def body(self) -> None:
-        """Reads initializers and nodes, each node after those it reads from."""
+        """Reads initializers and nodes, in topological order."""
         for index, tensor in enumerate(self.graph.initializer):
             label = self.label(tensor.name)
             self.define(tensor.name, self.weight(tensor, label, self._sources.get(index)))
@@ -270,7 +267,7 @@ class GraphReader:
         embedded: Source | None = None,
         origins: tuple[str, ...] = (),
     ) -> Instruction:
-        """The value of a tensor, under a name. What must be known is read if its file is there."""
+        """The value of a tensor, with a name. If it must be known, it is read if possible."""
         op = self.model.weight(tensor, label, embedded)
         value = self.module.add_instruction(op, origins=origins)
         if must_be_known(value.shape) and is_there(value, self.model.folder):
@@ -278,12 +275,12 @@ class GraphReader:
         return self.unpacked(value, origins)
 
     def label(self, name: str) -> str:
-        """An initializer's name, with the module in front where a module around has one of it."""
+        """An initializer's name, prefixed by the module if an enclosing one has the same name."""
         return f"{self.module.name}/{name}" if name in self.visible() else name
 
     def settle(self, value: Instruction, wanted_by: str = READER) -> None:
-        """Reads the deferred weights a value is computed from, for the program's form depends on
-        them; that they are so is assumed from then on.
+        """Reads the deferred weights that a value depends on, because the program's form depends on
+        it; their values are assumed from then on.
         """
         for at in tree(value):
             if type(at.op) is OnnxExternalWeights and at.module is not None:
@@ -299,15 +296,15 @@ class GraphReader:
             assume(self.module.program, weight, found, wanted_by)
 
     def unpacked(self, value: Instruction, origins: tuple[str, ...] = ()) -> Instruction:
-        """A packed value through the operation that unpacks it; any other as it is. The packed
-        bytes stay as they are.
+        """A packed value through the operation that unpacks it; others unchanged. The packed bytes
+        stay as they are.
         """
         if not value.shape.dtype.is_packed:
             return value
         return self.module.add_instruction(unpacking(value.shape.dtype), value, origins=origins)
 
     def visible(self) -> set[str]:
-        """The names of the graphs around."""
+        """The names in the enclosing graphs."""
         return set() if self.outer is None else self.outer.values.keys() | self.outer.visible()
 
     def node(self, proto: onnx.NodeProto) -> None:
@@ -335,7 +332,7 @@ class GraphReader:
             raise node.fail(f"outputs {', '.join(extra)} are not supported")
 
     def called(self, node: Node) -> tuple[Instruction, ...]:
-        """The results of a node that calls a function: its body is read in place of it."""
+        """The results of a node that calls a function, whose body is read in its place."""
         proto = node.proto
         function = self.model.function(proto)
         if function is None and not is_function(proto.domain, proto.op_type, node.version):
@@ -372,21 +369,19 @@ class GraphReader:
         self.values[name] = value
 
     def expect_new(self, name: str) -> None:
-        """Raises where a value of this graph has that name already."""
+        """Raises an error if a value of this graph already has that name."""
         if name in self.values:
             raise OnnxError(f"two values are named {name!r}")
 
     def operand(self, proto: onnx.NodeProto, name: str) -> Instruction | None:
-        """The value a node reads by a name; None for an operand that is not given. An error names
-        the node.
-        """
+        """The value a node reads by name; None if omitted. Errors name the node."""
         try:
             return None if not name or name in self.absent else self.lookup(name)
         except OnnxError as error:
             raise OnnxError(f"{named(proto)}: {error}") from error
 
     def lookup(self, name: str) -> Instruction:
-        """The value of a name, in this graph or one around it."""
+        """The value with a name, in this graph or an enclosing one."""
         if name in self.values:
             return self.values[name]
         if self.outer is None:
@@ -394,7 +389,7 @@ class GraphReader:
         return self.outer.lookup(name)
 
     def finish(self) -> None:
-        """Returns the graph's outputs, under their names."""
+        """Returns the graph's outputs, with their names."""
         known = self.values.keys() | self.visible()
         for output in self.graph.output:
             if output.name not in known:
@@ -403,7 +398,7 @@ class GraphReader:
         self.module.add_return(*values, names=[output.name for output in self.graph.output])
 
     def stored(self, output: onnx.ValueInfoProto) -> Instruction:
-        """The value of an output, which is of the type declared; packed where that is."""
+        """The value of an output with its declared type; packed if that is."""
         value, where = self.lookup(output.name), f"output {output.name!r}"
         code = output.type.tensor_type.elem_type
         dtype = tensors.dtype_of(code, where) if code else value.shape.dtype
@@ -417,13 +412,13 @@ class GraphReader:
         return self.module.add_instruction(pack, value)
 
     def inlined(self, graph: onnx.GraphProto) -> tuple[Instruction, ...]:
-        """Reads a graph without inputs into this module; its results."""
+        """Reads a graph without inputs into this module; returns its results."""
         inner = GraphReader(graph, self.module, self.model, outer=self)
         inner.body()
         return tuple(inner.lookup(output.name) for output in graph.output)
 
     def known_symbols(self) -> set[str]:
-        """The names of the symbols that values of this graph and of those around it have."""
+        """The names of the symbols of values in this graph and the enclosing ones."""
         own = {s.name for at in self.module for s in at.shape.symbols()}
         return own if self.outer is None else own | self.outer.known_symbols()
 
@@ -434,9 +429,9 @@ class GraphReader:
         parameters: Sequence[Shape] = (),
         counted: bool = False,
     ) -> Module:
-        """A module of its own for a graph in a node's attribute; ``parameters`` are the shapes of
-        its inputs. Where it is ``counted``, the first is a number, which the graph gets as a list
-        of one if it declares it so, as in onnxruntime.
+        """A module for a graph in a node's attribute; ``parameters`` are the shapes of its inputs.
+        If it is ``counted``, the first is a number, which is passed as a one-element list if the
+        graph declares one, as in onnxruntime.
         """
         inner = self.inside(graph, name)
         if len(parameters) != len(graph.input):
@@ -458,8 +453,8 @@ class GraphReader:
         return module
 
     def inside(self, graph: onnx.GraphProto, name: str) -> GraphReader:
-        """A reader that reads a graph, or is to add what an importer has for it, into a module of
-        its own, and sees the values of this one.
+        """A reader for a nested graph, or for instructions that an importer adds, with a module of
+        its own, which sees the values of this graph.
         """
         program = self.module.program
         module = program.create_module(program.unused_name(f"{self.module.name}.{name}"))
@@ -467,7 +462,7 @@ class GraphReader:
 
 
 def remove_from(program: Program, first: Module) -> None:
-    """Removes a module that is not finished, and those made after it for what it holds."""
+    """Removes an unfinished module, and those created after it for its contents."""
     names = list(program.modules)
     for name in reversed(names[names.index(first.name) :]):
         if (module := program.modules.get(name)) is not None and not module.parents:

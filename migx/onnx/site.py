@@ -1,4 +1,4 @@
-"""What an exporter is given: one instruction, and the place in a graph where its nodes go."""
+"""What an exporter is given: one instruction, and the place in a graph for its nodes."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Value:
-    """A value of the file: its name, and the type and dims it has there.
+    """A value of the file: its name, type and dims there.
 
-    Those may differ from the instruction's it stands for: what is broadcast may have fewer
-    elements, for most readers broadcast by themselves, and what is unpacked may still be packed. A
-    value without a name is an operand left out.
+    These may differ from those of the instruction: a broadcast may have fewer elements, because
+    most operators broadcast by themselves, and an unpacked value may still be packed. A value
+    without a name is an omitted operand.
     """
 
     name: str
@@ -38,14 +38,14 @@ class Value:
 
 @dataclass(frozen=True)
 class Made:
-    """What a value was made for, and what that read in the file; None for what is no value."""
+    """The instruction a value was made for, and the values that this read; None for no value."""
 
     at: Instruction
     inputs: tuple[Value | None, ...]
 
 
 class Site:
-    """One instruction on its way to nodes. ``op`` and ``shape`` are its own."""
+    """One instruction being written as nodes. ``op`` and ``shape`` are its own."""
 
     def __init__(self, at: Instruction, graph: GraphWriter) -> None:
         self.at, self.graph = at, graph
@@ -59,28 +59,28 @@ class Site:
     # Operands
 
     def raw(self, index: int) -> Value:
-        """An operand as it is in the file, perhaps still to be broadcast or unpacked."""
+        """An operand as it is in the file, perhaps not yet broadcast or unpacked."""
         return self.graph.value(self.at.inputs[index])
 
     def input(self, index: int, dtype: DType | None = None) -> str:
-        """The name of an operand of the dims it has in the program, and of its type or another;
-        empty for one that is undefined.
+        """The name of an operand with the dims it has in the program, in its type or another; empty
+        if it is undefined.
         """
         operand = self.at.inputs[index]
         given = operand.shape.dtype
         return self.cast(self.graph.whole(operand), given, dtype or given)
 
     def inputs(self, start: int = 0) -> list[str]:
-        """The names of all operands from one on."""
+        """The names of all operands from ``start`` on."""
         return [self.input(i) for i in range(start, len(self.at.inputs))]
 
     def given(self, index: int) -> bool:
-        """Whether an optional operand is there."""
+        """Whether an optional operand is given."""
         operands = self.at.inputs
         return index < len(operands) and operands[index].op.name != "undefined"
 
     def known(self, index: int) -> Argument | None:
-        """The value of an operand that is a fixed literal, or one that is broadcast."""
+        """The value of an operand that is a fixed literal, perhaps broadcast; otherwise None."""
         operand = self.at.inputs[index]
         source = operand.inputs[0] if type(operand.op) is Multibroadcast else operand
         if type(source.op) is not Literal or source.op.replaceable or not operand.shape.static:
@@ -91,11 +91,11 @@ class Site:
         return Argument.of(np.broadcast_to(held.array, [int(d) for d in operand.shape.dims]))
 
     def scalar(self, index: int, dtype: DType | None = None) -> str:
-        """An operand of one element as a scalar of rank 0, in its type or another."""
+        """A one-element operand as a scalar of rank 0, in its type or another."""
         return self._single(index, (), dtype)
 
     def vector(self, index: int, dtype: DType | None = None) -> str:
-        """An operand of one element as a list of it, in its type or another."""
+        """A one-element operand as a list, in its type or another."""
         return self._single(index, (1,), dtype)
 
     def _single(self, index: int, dims: tuple[int, ...], dtype: DType | None) -> str:
@@ -104,8 +104,8 @@ class Site:
         return self.cast(name, shape.dtype, dtype or shape.dtype)
 
     def aligned(self) -> tuple[list[str], Shape]:
-        """All operands, which the node that reads them broadcasts; and the shape of its result,
-        perhaps still to be broadcast.
+        """All operands, for a node that broadcasts them; and the shape of its result, which may be
+        smaller than the instruction's.
         """
         read = self.at.inputs
         names = [self.graph.typed(self.raw(i), v.shape.dtype) for i, v in enumerate(read)]
@@ -122,7 +122,7 @@ class Site:
         return names, Shape(self.shape.dtype, made)
 
     def _joined(self, axis: int, column: Sequence[Extent]) -> Extent:
-        """The dim of the result where operands have those of a column."""
+        """The dim of the result for the dims of the operands on an axis."""
         wholes = [v.shape.dims[axis] for v in self.at.inputs]
         if any(d == whole for d, whole in zip(column, wholes, strict=True)):
             return self.shape.dims[axis]
@@ -131,16 +131,16 @@ class Site:
     # Nodes
 
     def node(self, kind: str, /, *inputs: str, **attributes: Any) -> str:
-        """Adds a node with one output; one of another domain is ``domain::Name``. Attributes
-        that are None are left out.
+        """Adds a node with one output; its kind is ``domain::Name`` for other domains. Attributes
+        that are None are omitted.
         """
         return self.nodes(kind, inputs, 1, **attributes)[0]
 
     def nodes(
         self, kind: str, inputs: Sequence[str], count: int, /, **attributes: Any
     ) -> tuple[str, ...]:
-        """Adds a node; the names of its outputs. Where ONNX has none for types so narrow it works
-        in wider ones, which comes to the same.
+        """Adds a node; returns the names of its outputs. If ONNX does not define it for types so
+        narrow, it uses wider ones, with the same results.
         """
         graph = self.graph
         found = widening.wider(kind, [graph.model.types.get(name) for name in inputs])
@@ -159,12 +159,12 @@ class Site:
         )
 
     def elementwise(self, kind: str, **attributes: Any) -> Value:
-        """A node that reads all operands and broadcasts them by itself."""
+        """Adds a node that broadcasts all operands by itself."""
         names, shape = self.aligned()
         return Value(self.node(kind, *names, **attributes), shape)
 
     def constant(self, value: ArrayLike, dtype: DType | str = "i64") -> str:
-        """A constant of the model's; equal ones are one."""
+        """A constant of the model; equal ones are shared."""
         array = np.asarray(value)
         return self.graph.model.constant(array.astype(DType.of(dtype).numpy))
 
@@ -173,20 +173,20 @@ class Site:
         return self.graph.dims(extents)
 
     def cast(self, name: str, given: DType, wanted: DType, **attributes: Any) -> str:
-        """A value in another type."""
+        """A value cast to another type."""
         if given is wanted:
             return name
         self.graph.model.require_type(wanted)
         return self._converted(name, wanted, **attributes)
 
     def _converted(self, name: str, wanted: DType, **attributes: Any) -> str:
-        """A value in another type, which is known from then on."""
+        """A value in another type, cast once and then reused."""
         made = self.node("Cast", name, to=tensors.code_of(wanted), **attributes)
         self.graph.model.types[made] = wanted
         return made
 
     def reshaped(self, name: str, shape: Shape, dims: Sequence[Extent]) -> str:
-        """A value of some shape under other dims."""
+        """A value with the given shape, reshaped to other dims."""
         if shape.dims == tuple(dims):
             return name
         said = _short(shape.dims, dims)
@@ -196,8 +196,8 @@ class Site:
 
 
 def _short(have: Sequence[Extent], dims: Sequence[Extent]) -> list[int] | None:
-    """The dims of a Reshape as constants: 0 copies a dim, -1 is what is left. None where they
-    cannot say it, or would be ambiguous for a size of 0.
+    """The dims of a Reshape as constants: 0 copies a dim, -1 is inferred. None if these do not
+    suffice, or are ambiguous for a size of 0.
     """
     copied = [
         0 if not isinstance(d, int) and i < len(have) and have[i] == d else d

@@ -1,5 +1,5 @@
-"""Sparse tensors: instructions that put their values at their places among zeros, so that reading
-one takes no more memory than its file does.
+"""Sparse tensors: instructions that scatter their values into zeros, so that reading one takes no
+more memory than its file does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from migx.shape import STR
 
 
 def dense(node: Node, tensor: onnx.SparseTensorProto) -> Instruction:
-    """The tensor whole. ``DataError`` where its places are not those of its values, in order."""
+    """The dense tensor. ``DataError`` if indices do not ascend or do not fit the values."""
     name, dims = tensor.values.name or node.label, tuple(tensor.dims)
     held = node.graph.model.weight(tensor.values, name)
     values = node.unpacked(node.graph.module.add_instruction(held, origins=node.origins))
@@ -37,7 +37,7 @@ def dense(node: Node, tensor: onnx.SparseTensorProto) -> Instruction:
 
 
 def _tuples(name: str, dims: tuple[int, ...], places: Array, values: Instruction) -> Array:
-    """The places as one row of indices each; they are given so, or as numbers of elements."""
+    """The indices as one tuple for each value; files have these, or linear indices."""
     count = values.shape.dims[0]
     if places.dtype != np.int64 or places.shape not in ((count,), (count, len(dims))):
         raise DataError(

@@ -1,9 +1,9 @@
 """Shape arithmetic over symbols: integer values known while a model is read, as numbers and dims.
 
-An instruction's contents are known when it is a small integer literal or a ``dim_literal``. An
+An instruction's contents are known if it is a small integer literal or a ``dim_literal``. An
 operation on known contents is evaluated by its own meaning, on arrays whose elements may be
-``Dim``s; so chains of Shape, Gather, Concat and Reshape become dims, and leave nothing behind in
-the program.
+``Dim``s; so chains of Shape, Gather, Concat and Reshape become dims, and leave nothing in the
+program.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from migx.shape import BOOL, I32, I64, Shape
 
 T = TypeVar("T")
 LIMIT = 1024
-"""Contents of more elements than this are data, not shapes."""
+"""Tensors with more elements than this are data, not shapes."""
 
 
 def contents(value: Instruction) -> Array | None:
-    """The integers or bools an instruction is known to hold: a numpy array, of objects where some
-    are ``Dim``s.
+    """The integers or bools that an instruction is known to hold, as a numpy array; of objects if
+    some are ``Dim``s.
     """
     op = value.op
     if type(op) is Literal:
@@ -46,12 +46,12 @@ def contents(value: Instruction) -> Array | None:
 
 
 def may_be_contents(shape: Shape) -> bool:
-    """Whether values of a shape may be sizes, axes or indices, and few enough to look at."""
+    """Whether values of a shape may be sizes, axes or indices, and small enough to look at."""
     return shape.dtype in (I64, I32, BOOL) and int(shape.elements) <= LIMIT
 
 
 def whole_numbers(value: Instruction) -> Array | None:
-    """``contents``, also of floats that are whole: converted from known integers, or literals."""
+    """``contents``, also of integral floats: converted from known integers, or literals."""
     if value.op.name == "convert":
         return whole_numbers(value.inputs[0])
     if type(value.op) is Literal and value.shape.dtype.is_float:
@@ -62,9 +62,7 @@ def whole_numbers(value: Instruction) -> Array | None:
 
 
 def evaluated(op: Operation, inputs: Sequence[Instruction]) -> Array | None:
-    """What an operation gives on known contents; None where something is not known, or not decided
-    before sizes are.
-    """
+    """The result of an operation on known contents; None if these or sizes are unknown."""
     if not inputs or not operations.traits(op).foldable or not operations.can_evaluate(op):
         return None
     if op.name == "convert" and inputs[0].shape.dtype.is_float:
@@ -90,7 +88,7 @@ def evaluated(op: Operation, inputs: Sequence[Instruction]) -> Array | None:
 
 
 def _all(values: Iterable[T | None]) -> list[T] | None:
-    """Some values, if every one is known."""
+    """The values, if all are known; otherwise None."""
     every = list(values)
     known = [value for value in every if value is not None]
     return known if len(known) == len(every) else None
@@ -99,14 +97,14 @@ def _all(values: Iterable[T | None]) -> list[T] | None:
 def _computed(
     op: Operation, shape: Shape, inputs: Sequence[Instruction], arrays: Sequence[Array]
 ) -> Array:
-    """What an operation gives on the values of its inputs."""
+    """The result of an operation on its inputs' values."""
     arguments = [Argument(v.shape, a) for v, a in zip(inputs, arrays, strict=True)]
     result: Array = operations.evaluator(type(op))(op, None, shape, arguments, []).array
     return result
 
 
 def _truncated(op: Any, value: Instruction) -> Array | None:
-    """The integers that numbers with a fraction become, where they are known."""
+    """The integers that known fractional numbers are truncated to; None if unknown."""
     if op.to not in (I64, I32) or not value.shape.static or int(value.shape.elements) > LIMIT:
         return None
     if (held := constant_value(value, most=LIMIT)) is not None:
@@ -122,16 +120,16 @@ def _truncated(op: Any, value: Instruction) -> Array | None:
 
 
 Fractions: TypeAlias = tuple[Array, int]
-"""Numbers as numerators and one denominator above 0."""
+"""Numbers as numerators with one positive denominator."""
 MOST_PARTS = 1 << 10
-"""A number is taken for a fraction if its denominator is a power of two up to this: products with
-sizes have no rounding then.
+"""A float is taken for a fraction if its denominator is a power of two up to this: products with
+sizes are then exact.
 """
 
 
 def _fractions(value: Instruction) -> Fractions | None:
-    """Floats as fractions, where they come from known integers by arithmetic without rounding but
-    for that of one division, which no integer is near enough to be mistaken for.
+    """Floats as fractions, if they follow from known integers by exact arithmetic, except for one
+    rounded division; no integer is near enough to its result to be mistaken for it.
     """
     if not value.shape.static or int(value.shape.elements) > LIMIT:
         return None
@@ -192,9 +190,7 @@ _ON_FRACTIONS: dict[str, Callable[..., Fractions | None]] = {
 
 
 def literal_or_dims(value: Array, like: operations.DType) -> Operation:
-    """The operation that holds contents: a literal where all are numbers, else a
-    ``dim_literal``.
-    """
+    """The operation for known contents: a literal if all are numbers, or a ``dim_literal``."""
     if value.dtype != object or not any(isinstance(x, Dim) for x in value.reshape(-1)):
         return Literal(
             Argument.of(np.ascontiguousarray(value.astype(like.numpy)).reshape(value.shape))
@@ -212,10 +208,10 @@ def constant_value(
     most: int | None = None,
     known: dict[Instruction, Array | None] | None = None,
 ) -> Array | None:
-    """The value of an instruction that depends on fixed literals alone, evaluated now; None when it
-    does not, or when any value on the way has more than ``most`` elements.
+    """The value of an instruction that depends only on fixed literals, evaluated now; otherwise
+    None, also if a value on the way has more than ``most`` elements.
 
-    For operands an importer must know, such as the scales of a Resize.
+    For operands that an importer must know, such as the scales of a Resize.
     """
     known = {} if known is None else known
     if value not in known:

@@ -1,5 +1,5 @@
-"""ONNX tensors as arguments: mapped where their bytes lie in a file, decoded where they stand in
-the message.
+"""ONNX tensors as arguments: mapped if their bytes are in a file, decoded if they are in the
+message.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ _DTYPES = {code: dtype for dtype, code in _CODES.items()}
 
 
 def dtype_of(code: int, what: str) -> DType:
-    """The element type of an ONNX type code; ``OnnxError`` names what has one that is not
-    supported.
-    """
+    """The element type for an ONNX type code; ``OnnxError`` names what has an unsupported one."""
     if code not in _DTYPES:
         known = code in TensorProto.DataType.values()
         name = TensorProto.DataType.Name(code) if known else code
@@ -55,14 +53,12 @@ def dtype_of(code: int, what: str) -> DType:
 
 
 def code_of(dtype: DType) -> int:
-    """The ONNX type code of an element type."""
+    """The ONNX type code for an element type."""
     return _CODES[dtype]
 
 
 def host_shape(value: onnx.TypeProto, what: str) -> Shape:
-    """The shape of a sequence, an optional or a map. Nothing is said of elements that declare no
-    rank.
-    """
+    """The shape of a sequence, an optional or a map; elements without a rank are unknown."""
     kind = value.WhichOneof("value")
     if kind == "sequence_type":
         return Shape.opaque("sequence", *held(value.sequence_type.elem_type, what))
@@ -78,7 +74,7 @@ def host_shape(value: onnx.TypeProto, what: str) -> Shape:
 
 
 def held(element: onnx.TypeProto, what: str) -> tuple[Shape, ...]:
-    """What a sequence or an optional holds; dims without a number differ from one to the next."""
+    """The element shape of a sequence or optional; dims that are no numbers vary."""
     if element.WhichOneof("value") != "tensor_type":
         return (host_shape(element, what),)
     tensor = element.tensor_type
@@ -89,7 +85,7 @@ def held(element: onnx.TypeProto, what: str) -> tuple[Shape, ...]:
 
 
 def type_of(shape: Shape) -> onnx.TypeProto:
-    """The ONNX type of a value of some shape: its dims as numbers, names or expressions."""
+    """The ONNX type for a shape: its dims as numbers, names or expressions."""
     made: onnx.TypeProto = onnx.TypeProto()
     if not shape.dtype.is_tensor:
         if shape.dtype is MAP:
@@ -110,14 +106,14 @@ def type_of(shape: Shape) -> onnx.TypeProto:
 
 
 def _said(extent: Extent) -> dict[str, int | str]:
-    """What a file says of a dim: a number, a symbol's own name, or an expression as text."""
+    """A dim in a file: a number, a symbol's name, or an expression as text."""
     if not isinstance(extent, Dim):
         return {"dim_value": extent}
     return {"dim_param": str(extent) if extent.symbol is None else extent.symbol.name}
 
 
 def shape_of(tensor: TensorProto) -> Shape:
-    """The shape a tensor declares; a scalar of it is rank 0."""
+    """The shape a tensor declares; a scalar has rank 0."""
     if any(d < 0 for d in tensor.dims):
         raise OnnxError(f"tensor {tensor.name!r} has negative dims {list(tensor.dims)}")
     return Shape(dtype_of(tensor.data_type, f"tensor {tensor.name!r}"), tuple(tensor.dims))
@@ -126,7 +122,7 @@ def shape_of(tensor: TensorProto) -> Shape:
 def to_argument(tensor: TensorProto, folder: Path, embedded: Source | None = None) -> Argument:
     """The value of a tensor. Bytes in ``embedded`` or in an external file are mapped, not read.
 
-    ``DataError`` when the bytes are missing, too few or too many; ``OnnxError`` for a path outside
+    ``DataError`` if the bytes are missing, too few or too many; ``OnnxError`` for a path outside
     the model's folder.
     """
     shape = shape_of(tensor)
@@ -156,9 +152,7 @@ def _decoded(data: bytes, name: str) -> str:
 
 
 def _typed(tensor: TensorProto, shape: Shape) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
-    """The data of the typed fields (``float_data``, ...): narrow types stand there as wider
-    integers.
-    """
+    """The data of the typed fields (``float_data``, ...), wider integers for narrow types."""
     field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
     values = np.array(getattr(tensor, field))
     if shape.dtype.is_packed:
@@ -173,18 +167,18 @@ def _typed(tensor: TensorProto, shape: Shape) -> np.ndarray[tuple[int, ...], np.
 
 
 def deferred(tensor: TensorProto, label: str) -> OnnxExternalWeights:
-    """The operation that stands for a tensor with external data; no file is looked at."""
+    """The operation for a tensor with external data; does not access files."""
     shape = shape_of(tensor)
     place = external_place(tensor, shape)
     return OnnxExternalWeights(label, place.location, place.offset, place.length, shape)
 
 
 def external_place(tensor: TensorProto, shape: Shape) -> Place:
-    """Where a tensor's external data lies, as it declares, read by key; without a length, which
-    ONNX leaves open, it has the bytes its shape takes. No file is looked at.
+    """The declared place of a tensor's external data. Without a length, which is optional in ONNX,
+    it has the bytes its shape takes. Does not access files.
 
-    ``OnnxError`` where there is no location, a number is none, or the elements are strings;
-    ``DataError`` where the length is not the shape's.
+    ``OnnxError`` if there is no location, a number is invalid, or the elements are strings;
+    ``DataError`` if the length does not fit the shape.
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     what = f"external data of {tensor.name!r}"
@@ -204,13 +198,13 @@ def external_place(tensor: TensorProto, shape: Shape) -> Place:
 
 
 def without_data(shape: Shape, name: str = "") -> TensorProto:
-    """A tensor of a shape whose dims are numbers, still without data."""
+    """A tensor with a static shape, without data yet."""
     dims = [int(d) for d in shape.dims]
     return TensorProto(name=name, data_type=code_of(shape.dtype), dims=dims)
 
 
 def place_outside(tensor: TensorProto, file: str, offset: int, length: int) -> None:
-    """Says that the data of a tensor lies in a file beside the model."""
+    """Places the data of a tensor in a file beside the model."""
     tensor.data_location = TensorProto.EXTERNAL
     for key, said in (("location", file), ("offset", offset), ("length", length)):
         tensor.external_data.add(key=key, value=str(said))

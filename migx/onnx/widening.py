@@ -1,7 +1,8 @@
-"""Which types ONNX's operators take, and in which wider ones they work where they take none as
-narrow as these.
+"""The types that ONNX's operators take, and the wider types they compute in if they do not take
+narrow ones.
 
-Integers that wrap around, and floats that are rounded once at the end, come to the same that way.
+Integers that wrap around, and floats that are rounded once at the end, have the same results that
+way.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from migx.onnx import tensors
 from migx.shape import F32, I32, I64, DType
 
 VERSION = 21
-"""The version of the default domain that operators are written at, where nothing needs a later."""
+"""The default domain's version that operators are written at, unless one needs a later version."""
 VERSIONS = range(VERSION, onnx.defs.onnx_opset_version() + 1)
 
 
 @dataclass(frozen=True)
 class Wider:
-    """The type each input of a node is cast to, None for none; and which results are cast back."""
+    """The type each input of a node is cast to, or None; and which results are cast back."""
 
     inputs: tuple[DType | None, ...]
     back: tuple[DType | None, ...]
@@ -40,8 +41,8 @@ class Wider:
 
 
 def wider(kind: str, types: Sequence[DType | None]) -> Wider | None:
-    """How a node works in wider types; None where it takes its inputs as they are, or none would
-    do. The types of inputs that are not known are taken on trust.
+    """The wider types for a node; None if it takes its inputs as they are, or no type fits. Unknown
+    input types are accepted.
     """
     return _wider(kind, tuple(types))
 
@@ -61,7 +62,7 @@ def _wider(kind: str, types: tuple[DType | None, ...]) -> Wider | None:
 
 
 def _next(schema: onnx.defs.OpSchema, name: str, dtype: DType) -> DType | None:
-    """A wider type that the inputs of a schema that share a type may have."""
+    """A wider type for the inputs of a schema that share a type variable."""
     if dtype.is_packed or not (dtype.is_integer or dtype.is_float):
         return None
     formal = [given for given in schema.inputs if given.type_str == name]
@@ -71,7 +72,7 @@ def _next(schema: onnx.defs.OpSchema, name: str, dtype: DType) -> DType | None:
 
 
 def since(kind: str, index: int, dtype: DType) -> int:
-    """The first version, from ours on, at which an operator takes a type as one of its inputs."""
+    """The first version, from ours on, in which an operator takes a type as one of its inputs."""
     for version in VERSIONS:
         schema = _schema(kind, version)
         if schema is not None and schema.inputs and _takes(_input(schema, index), dtype):
@@ -88,7 +89,7 @@ def _schema(kind: str, version: int) -> onnx.defs.OpSchema | None:
 
 
 def _input(schema: onnx.defs.OpSchema, index: int) -> onnx.defs.OpSchema.FormalParameter:
-    """The declaration of an input; the last one stands for all further ones."""
+    """The declaration of an input; the last one is also for all further ones."""
     return schema.inputs[min(index, len(schema.inputs) - 1)]
 
 

@@ -1,9 +1,9 @@
 """Reads an ONNX file without its weights.
 
-Protobuf has no way to parse a message and leave its large fields on disk, and an ONNX file may
-carry gigabytes inside. So the wire format is walked here, three levels deep (model, graph,
-initializer), and the raw data of initializers is cut out; what is left is parsed by the onnx
-package, and the cut pieces are known by where they lie in the file.
+Protobuf cannot parse a message and leave its large fields on disk, and an ONNX file may contain
+gigabytes. So the wire format is walked here, three levels deep (model, graph, initializer), and the
+raw data of initializers is cut out; the rest is parsed by the onnx package, and the pieces cut out
+are known by their place in the file.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 @dataclass(frozen=True)
 class Stripped:
-    """A model without the raw data of its large initializers, and where that lies, by the
-    initializer's place.
+    """A model without the raw data of its large initializers, and where that is, by the
+    initializer's index.
     """
 
     model: onnx.ModelProto
@@ -38,9 +38,7 @@ class Stripped:
 
 
 def read_stripped(path: Path) -> Stripped:
-    """The model in a file. ``OnnxError`` when the file is missing, truncated or holds no ONNX
-    model.
-    """
+    """The model in a file. ``OnnxError`` if the file is missing, truncated or not an ONNX model."""
     try:
         with open(path, "rb") as file:
             whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -55,7 +53,7 @@ def read_stripped(path: Path) -> Stripped:
 
 
 def stripped_of(model: onnx.ModelProto | bytes) -> Stripped:
-    """A model that is in memory, or the bytes of one. ``OnnxError`` where it is none."""
+    """A model in memory, or its bytes. ``OnnxError`` if it is none."""
     name = "what was given"
     if isinstance(model, onnx.ModelProto):
         return Stripped(_whole(model, name), {})
@@ -63,7 +61,7 @@ def stripped_of(model: onnx.ModelProto | bytes) -> Stripped:
 
 
 def _parsed(view: memoryview, kept: Callable[[], bytes], name: object) -> onnx.ModelProto:
-    """The model in what is kept of some bytes."""
+    """The model in the kept part of some bytes."""
     try:
         model = onnx.ModelProto.FromString(kept())
         _check_strings(model)
@@ -75,14 +73,14 @@ def _parsed(view: memoryview, kept: Callable[[], bytes], name: object) -> onnx.M
 
 
 def _whole(model: onnx.ModelProto, name: object) -> onnx.ModelProto:
-    """The model, where it has what every model has."""
+    """The model, checked to have what every model has."""
     if not model.HasField("graph") or not model.ir_version:
         raise OnnxError(f"{name} is not an ONNX model: it has no graph or no IR version")
     return model
 
 
 def _looks_like(head: bytes) -> str:
-    """What a file that is no model seems to be, by its first bytes; empty where they do not say."""
+    """What a file that is not a model seems to be, by its first bytes; empty if unknown."""
     if head.startswith(b"version https://git-lfs"):
         return "it is a pointer to a file in Git LFS; 'git lfs pull' fetches the file itself"
     if head.startswith(MAGIC):
@@ -94,7 +92,7 @@ def _looks_like(head: bytes) -> str:
 
 
 def _check_strings(message: Message) -> None:
-    """Raises ``DecodeError`` where a name is not UTF-8: protobuf would hand it out as bytes."""
+    """Raises ``DecodeError`` if a name is not UTF-8, which protobuf would return as bytes."""
     for field, value in message.ListFields():
         if field.type == field.TYPE_STRING:
             strings = [value] if isinstance(value, str | bytes) else value
@@ -107,7 +105,7 @@ def _check_strings(message: Message) -> None:
 
 @dataclass(frozen=True)
 class _Field:
-    """One field of a message: ``start`` to ``end`` with its key, ``body`` where the payload of a
+    """One field of a message: ``start`` to ``end`` with its key; ``body`` is where the payload of a
     bytes field begins.
     """
 
@@ -119,7 +117,7 @@ class _Field:
 
 
 def _fields(view: memoryview, at: int, end: int) -> Iterator[_Field]:
-    """The fields of a message; ``IndexError`` where one goes on behind its end."""
+    """The fields of a message; ``IndexError`` if one exceeds its end."""
     while at < end:
         start = at
         key, body = _varint(view, at)
@@ -139,14 +137,14 @@ def _fields(view: memoryview, at: int, end: int) -> Iterator[_Field]:
 
 
 class _Stripper:
-    """Goes through a model in a file, and notes in ``embedded`` which raw data it leaves out."""
+    """Walks a model in a file, and records in ``embedded`` which raw data it cuts out."""
 
     def __init__(self, view: memoryview, path: Path) -> None:
         self.embedded: dict[int, Source] = {}
         self._view, self._path, self._initializers = view, path, 0
 
     def model(self) -> Iterator[bytes]:
-        """What is kept, in pieces."""
+        """The kept parts, in order."""
         for field in _fields(self._view, 0, len(self._view)):
             if field.number == _MODEL_GRAPH and field.wire == _BYTES:
                 yield from _message(_MODEL_GRAPH, list(self._graph(field)))

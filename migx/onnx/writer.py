@@ -1,5 +1,5 @@
-"""From a program to an ONNX file, and where its weights lie. Graphs are written by
-``migx.onnx.graph_writer``, operations by ``migx.onnx.writing``.
+"""From a program to an ONNX file and its weights. Graphs are written by ``migx.onnx.graph_writer``,
+operations by ``migx.onnx.writing``.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from migx.weights.evaluation import evaluated
 from migx.weights.live import holding, live_weights
 
 NEEDS = {"f4": 23, "f8e8m0": 24, "i2": 25, "u2": 25}
-"""The element types that a later version brought."""
+"""The element types that need a later version."""
 
 EXTERNAL = 64 << 20
-"""Weights of more bytes than this lie in a file beside the model."""
+"""Large weights of more bytes than this in total are written to a file beside the model."""
 LARGE, ALIGNMENT = 4096, 4096
-"""Which of them: those of at least so many bytes, each at a multiple of so many."""
+"""The bytes from which on a weight is large, and the alignment of its place in that file."""
 
 
 def write(program: Program, path: str | Path) -> None:
-    """Writes a program as an ONNX file that any runtime reads; whole or not at all.
+    """Writes a program as an ONNX file that any runtime reads, atomically.
 
-    Inputs, outputs and symbolic dims keep their names, nodes have the names of those they come
-    from. Large weights lie beside it in ``NAME.data``. Weights are those the compiled program runs
-    with now; what is computed of them by operations that have no ONNX form is written as its value.
-    ``OnnxError`` lists every other operation that has none, and why.
+    Inputs, outputs and symbolic dims keep their names; nodes are named after those they come from.
+    Large weights are in ``NAME.data`` beside it. Weights have their current values; values computed
+    from them by operations without an ONNX form are written as constants. ``OnnxError`` lists every
+    other operation without one, and why.
     """
     path = Path(path).absolute()
     live = live_weights(program)
@@ -56,15 +56,15 @@ def write(program: Program, path: str | Path) -> None:
     proto = model.proto()
     with ExitStack() as files:
         files.enter_context(written(path)).write(proto.SerializeToString())
-        if model.external:  # in its place before the model that refers to it
+        if model.external:  # in place before the model that refers to it
             data = files.enter_context(written(model.data))
             for offset, value in model.external.values():
                 _put(data, offset, value)
 
 
 def with_forms(program: Program) -> Program:
-    """The program, or a copy in which literals stand for what has no ONNX form and depends on
-    literals alone, and for what follows from these alone; what is packed stays so.
+    """The program, or a copy in which literals replace values that depend only on literals and have
+    no ONNX form, and what follows from these alone; packed values stay packed.
     """
     if all(map(_has_form, chain(*program.modules.values()))):
         return program
@@ -95,7 +95,7 @@ def _put(out: BinaryIO, offset: int, value: Argument) -> None:
 
 
 class ModelWriter:
-    """What all graphs of a file share: its weights and constants, names, and what went wrong.
+    """The state shared by all graphs of a file: its weights and constants, names, and problems.
 
     ``types`` are the element types of values, ``makers`` what they were made for, ``slots`` the
     results of the weights module.
@@ -116,7 +116,7 @@ class ModelWriter:
         self._end = 0
 
     def proto(self) -> onnx.ModelProto:
-        """The whole model. ``OnnxError`` lists what cannot be written."""
+        """The complete model. ``OnnxError`` lists what cannot be written."""
         main, weights = self.program.main, self.program.weights
         inputs, outputs = list(main.parameters), list(main.output_names)
         if twice := {name for name in outputs if outputs.count(name) > 1 or name in inputs}:
@@ -150,7 +150,7 @@ class ModelWriter:
         return proto
 
     def fresh(self, wanted: str) -> str:
-        """A name that no other value or node has."""
+        """An unused name for a value or node."""
         name = wanted
         while name in self._counts:
             name = f"{wanted}_{self._counts[wanted]}"
@@ -170,14 +170,14 @@ class ModelWriter:
         self.require(NEEDS.get(dtype.name, VERSION))
 
     def constant(self, value: Array) -> str:
-        """The name of a small constant; equal ones are one."""
+        """The name of a small constant; equal ones are shared."""
         key = value.dtype.name, value.shape, value.tobytes()
         if key not in self._constants:
             self._constants[key] = self.initializer(Argument.of(value), "constant")
         return self._constants[key]
 
     def initializer(self, value: Argument | TensorProto, label: str) -> str:
-        """The name of an initializer that holds a value, which is written if anything reads it."""
+        """The name of an initializer for a value, which is written only if it is read."""
         name = self.fresh(label or "literal")
         self._initializers[name] = value
         if isinstance(value, Argument):
@@ -205,7 +205,7 @@ class ModelWriter:
             yield tensor
 
     def _placed(self, value: Argument) -> int:
-        """Where a value lies beside the model. Bytes that lie in one place are written once."""
+        """The place of a value in the file beside the model. The same bytes are written once."""
         key = value.source if value.source is not None else id(value)
         if key not in self.external:
             at = -(-self._end // ALIGNMENT) * ALIGNMENT
@@ -214,7 +214,7 @@ class ModelWriter:
 
 
 def prune(graph: onnx.GraphProto) -> set[str]:
-    """Removes the nodes whose results nobody reads; the names that what is left reads."""
+    """Removes unused nodes; returns the names that the others read."""
     read = {value.name for value in graph.output}
     kept: list[onnx.NodeProto] = []
     for node in reversed(graph.node):

@@ -1,4 +1,4 @@
-"""Checks for those who write passes and targets: one line in anybody's test.
+"""Checks for authors of passes and targets, one line each in their tests.
 
 from migx.testing import check_conformance, check_pass, check_target
 check_pass(MyPass())
@@ -23,8 +23,8 @@ __all__ = ["check_conformance", "check_pass", "check_target"]
 def check_pass(
     given: Pass | Pipeline | str, *, programs: int = 200, seed: int = 0, every_rule: bool = False
 ) -> Report:
-    """Holds a pass, or a pipeline, to every oracle with random programs and programs drawn to match
-    its rules.
+    """Checks a pass, or a pipeline, by every oracle on random programs and on programs drawn to
+    match its rules.
 
     ``AssertionError`` shows the first failure with the smallest program found for it, or, with
     ``every_rule``, the rules that no program fired and the passes without rules that changed none.
@@ -43,10 +43,11 @@ def check_pass(
 
 
 def check_target(given: Target | str, *, programs: int = 200, seed: int = 0) -> Report:
-    """Holds what a target computes to what ``ref`` does, within bounds derived from both ways, and
-    its runs to being apart from each other, in two threads too, and from their caller.
+    """Checks that a target computes what ``ref`` does, within bounds derived from both
+    computations, and that its runs are independent of each other, also in two threads, and of their
+    caller.
 
-    ``AssertionError`` shows the first program for which it is not so.
+    ``AssertionError`` shows the first failing program.
     """
     from migx.testing.fuzz import fuzz, subjects_for
 
@@ -58,10 +59,10 @@ def check_target(given: Target | str, *, programs: int = 200, seed: int = 0) -> 
 def check_conformance(
     given: Target | str, words: Collection[str] = (), families: Collection[str] = ()
 ) -> list[Outcome]:
-    """Runs the cases of ONNX's backend suite that have one of some words in their names and are of
-    some families; of none given, all.
+    """Runs the cases of ONNX's backend suite that have one of ``words`` in their names and belong
+    to ``families``; by default all.
 
-    ``AssertionError`` lists those that fail though ``ref`` passes them.
+    ``AssertionError`` lists those that fail although ``ref`` passes them.
     """
     from migx.target import get_target
     from migx.testing.conformance import outcome

@@ -1,5 +1,5 @@
-"""Cases of passes in ``*.migx`` files, as a plugin of pytest. ``pytest_plugins =
-["migx.testing.cases"]`` in the topmost ``conftest.py`` of a package has its own collected.
+"""A pytest plugin for cases of passes in ``*.migx`` files. ``pytest_plugins =
+["migx.testing.cases"]`` in the topmost ``conftest.py`` of a package collects its own.
 
 A case is a program, the passes to run on it, and the program they must leave, exactly:
 
@@ -9,9 +9,9 @@ A case is a program, the passes to run on it, and the program they must leave, e
     # becomes
     module main(x: f32[2]) { ... }
 
-Both programs are also run on ``ref`` with drawn inputs and must agree; ``atol=`` after a comma in
-the line of the passes loosens that. Run again, the passes must find nothing to do. ``pytest
---bless`` writes the program as it is printed, and what the passes leave.
+Both programs are also run on ``ref`` with random inputs and must agree; ``atol=`` after a comma in
+the line of the passes loosens that. The passes must find nothing to do when run again. ``pytest
+--bless`` rewrites the program as it is printed, and what the passes leave.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from migx.shape import Shape
 HEAD = re.compile(r"# passes: *(?P<passes>.*)\n")
 BECOMES = "# becomes\n"
 SIZE = 3
-"""What symbols are bound to where a case is run; within their bounds."""
+"""The size that symbols are bound to when a case is run, within their bounds."""
 
 
 class Written(NamedTuple):
-    """A case as it stands in its file: the text from the program to the case's end."""
+    """A case in its file: the text from the program to the case's end."""
 
     title: str
     passes: str
     text: str
     line: int
-    """That of the passes, counted from 1."""
+    """The line of the passes, counted from 1."""
     head: str
-    """That line."""
+    """The text of that line."""
 
 
 class CaseFailure(AssertionError):
-    """What is wrong with a case; no more is to be said of it."""
+    """A failed case, reported without a traceback."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,7 +61,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuses ``--bless`` where pytest-xdist would have several processes write one file."""
+    """Refuses ``--bless`` if pytest-xdist would have several processes write one file."""
     if config.getoption("--bless") and getattr(config.option, "numprocesses", None):
         raise pytest.UsageError("--bless rewrites files: run it in one process, without -n")
 
@@ -75,7 +75,7 @@ def pytest_collect_file(parent: pytest.Collector, file_path: Path) -> pytest.Col
 
 
 class CaseFile(pytest.File):
-    """A file of cases, parted by their ``# passes:`` lines and the comments before these."""
+    """A file of cases, split at their ``# passes:`` lines and the comments before these."""
 
     def collect(self) -> Iterator[pytest.Item]:
         for written in cases(self.path.read_text("utf-8")):
@@ -95,7 +95,7 @@ class Case(pytest.Item):
 
     def runtest(self) -> None:
         given, becomes, wanted = self.written.text.partition(BECOMES)
-        above = "\n" * self.written.line  # so that an error gives the line of the file
+        above = "\n" * self.written.line  # so that errors give the line in the file
         printed, folder = str(migx.parse(above + given)), self.path.parent
         before, after = (migx.parse(given, folder=folder, draw_missing=0) for _ in "ab")
         migx.run_passes(after, self.passes, [Verify()])
@@ -104,7 +104,7 @@ class Case(pytest.Item):
         else:
             expect_text("the program is not as it is printed", printed, given)
             if not becomes:
-                raise CaseFailure("the case does not say what it becomes: run with --bless")
+                raise CaseFailure("the case has no expected result: run with --bless")
             expect_text("it becomes something else", str(after), wanted)
         agree(before, after, self.atol)
         again = after.copy()
@@ -112,7 +112,7 @@ class Case(pytest.Item):
             expect_text("not idempotent: run again, it becomes", str(again), str(after))
 
     def bless(self, given: str, after: str) -> None:
-        """Writes the program and what it becomes into the file."""
+        """Writes the program and the result of the passes into the file."""
         head, whole = self.written.head, self.path.read_text("utf-8")
         blessed = f"{head}{given}{BECOMES}{after}".rstrip()
         whole = whole.replace(f"{head}{self.written.text.rstrip()}", blessed)
@@ -144,17 +144,17 @@ def cases(text: str) -> Iterator[Written]:
 
 
 def expect_text(what: str, found: str, wanted: str) -> None:
-    """``CaseFailure`` with the lines that differ, unless a program's text is what stands there."""
+    """``CaseFailure`` with the lines that differ, unless two texts of programs are equal."""
     there, new = (text.strip().splitlines() for text in (wanted, found))
     if there != new:
         told = list(difflib.unified_diff(there, new, lineterm=""))[3:]
         raise CaseFailure(
-            "\n".join([f"{what} (+), not what is there (-); --bless writes it", *told])
+            "\n".join([f"{what} (+), not as expected (-); --bless accepts it", *told])
         )
 
 
 def agree(before: migx.Program, after: migx.Program, atol: float = 1e-6) -> None:
-    """Fails unless two programs give the same results on ``ref`` for drawn inputs."""
+    """Fails unless two programs give the same results on ``ref`` for random inputs."""
     sizes = {
         name: max(symbol.low, min(SIZE, symbol.high or SIZE))
         for name, symbol in before.symbols().items()
@@ -169,5 +169,5 @@ def agree(before: migx.Program, after: migx.Program, atol: float = 1e-6) -> None
 
 
 def draw(shape: Shape, seed: int) -> Argument:
-    """An input of a shape, the same for the same seed."""
+    """An input with a shape, the same for the same seed."""
     return drawn(shape.as_standard(), [seed])

@@ -1,4 +1,4 @@
-"""How much of ONNX a target runs, and how right: its outcome of each case of the backend suite."""
+"""ONNX conformance of a target: its outcome for each case of the backend suite, and its errors."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from migx.target import Target, get_target
 from migx.testing import suite
 
 ALL = "all"
-"""The tally of every family together."""
+"""The name of the tally over all families."""
 _TITLES = ("operators that", "Not equal", "Arrays are not equal", "the program is not")
-"""First lines of errors that say little without the next."""
+"""Starts of error lines that say little without the next line."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one case: the largest error in units in the last place, None where no floats
-    are; or why it failed. ``refused`` says that the model could not be read, which is no matter of
-    the target's; ``worse`` that ``ref`` passes a case that fails.
+    """The outcome of a case: the largest error in units in the last place, None without floats; or
+    why it failed. ``refused`` means that the model could not be read, which is not the target's
+    fault; ``worse`` that ``ref`` passes a case that fails.
 
-    ``fallbacks`` names the operations that ran on the host for want of a kernel; ``host`` says that
+    ``fallbacks`` names the operations that ran on the host for lack of a kernel; ``host`` says that
     a node ran through onnx's reference implementation.
     """
 
@@ -51,8 +51,8 @@ class Outcome:
 
 @dataclass
 class Tally:
-    """The outcomes of a family, counted. ``fell_back`` counts the cases of which a part ran on the
-    host, ``fallbacks`` the operations of these parts.
+    """The counts for a family. ``fell_back`` is the number of cases of which a part ran on the
+    host, ``fallbacks`` the operations in these parts.
     """
 
     cases: int = 0
@@ -64,7 +64,7 @@ class Tally:
     fallbacks: Counter[str] = field(default_factory=Counter)
 
     def add(self, outcome: Outcome) -> None:
-        """Counts one more."""
+        """Counts an outcome."""
         self.cases += 1
         self.passed += outcome.passed
         self.refused += outcome.refused
@@ -86,7 +86,7 @@ def tallies(outcomes: Iterable[Outcome]) -> dict[str, Tally]:
 
 
 def outcome(case: TestCase, target: Target | str = "ref", *, symbolic: bool = False) -> Outcome:
-    """Runs a case, each of its data sets, by the tolerances of the suite. Element types must be
+    """Runs a case with each of its data sets, under the suite's tolerances; element types must be
     equal. ``symbolic`` runs it with nothing known before the run; see ``suite.generalised``.
     """
     chosen, ref = get_target(target), get_target("ref")
@@ -116,14 +116,14 @@ def _tried(case: TestCase, target: Target, symbolic: bool) -> Outcome:
             suite.compare(wanted, got, case)
             errors = [e for e in map(suite.ulps, wanted, got) if e is not None]
             worst = max([worst or 0.0, *errors]) if errors else worst
-    except Exception as error:  # noqa: BLE001 - whatever a target raises is what is looked for
+    except Exception as error:  # noqa: BLE001 - whatever a target raises is the outcome
         refused = isinstance(error, MigxError) and not backend.is_compatible(model, folder=folder)
         return dataclasses.replace(found, why=reason(error), refused=refused)
     return dataclasses.replace(found, ulp=worst)
 
 
 def reason(error: Exception) -> str:
-    """The first lines of an error in one, so far as they say what is wrong."""
+    """The first lines of an error joined, as far as they say what is wrong."""
     kind = "" if isinstance(error, MigxError | AssertionError) else f"{type(error).__name__}: "
     lines = [line.strip() for line in f"{kind}{error}".splitlines() if line.strip()]
     lines = lines or [type(error).__name__]
@@ -138,8 +138,8 @@ def outcomes(
     jobs: int = 1,
     symbolic: bool = False,
 ) -> list[Outcome]:
-    """The outcome of each case in order, run in some processes at a time. A case that ends its
-    process fails, and only it.
+    """The outcome of each case, in order, with several processes. A case that kills its process
+    fails, and only that one.
     """
     todo = deque(cases)
     found = dict.fromkeys((case.kind, case.name) for case in todo)
@@ -157,7 +157,7 @@ def outcomes(
 
 
 class _Lane:
-    """A process that runs one case at a time, so that what ended it is known."""
+    """A process that runs one case at a time, so that the case that kills it is known."""
 
     def __init__(self, target: str, symbolic: bool) -> None:
         self.asked = target, symbolic
@@ -165,22 +165,22 @@ class _Lane:
         self.start()
 
     def start(self) -> None:
-        spawn = get_context("spawn")  # a fork of threads and of devices in use does not work
+        spawn = get_context("spawn")  # forking with threads or devices in use does not work
         self.pipe, theirs = spawn.Pipe()
         self.process = spawn.Process(target=_serve, args=(theirs, *self.asked))
         self.process.start()
         theirs.close()
 
     def has_work(self, todo: deque[TestCase]) -> bool:
-        """Whether a case runs; the next one is begun where none does."""
+        """Whether a case is running; starts the next one if not."""
         if self.case is None and todo:
             self.case = todo.popleft()
-            with suppress(OSError):  # where it has ended, that is what comes of the case
+            with suppress(OSError):  # the process has ended, which becomes the case's outcome
                 self.pipe.send(self.case)
         return self.case is not None
 
     def outcome(self) -> Outcome:
-        """What came of the case that ran."""
+        """The outcome of the case that was running."""
         case, self.case = self.case, None
         assert case is not None
         try:
@@ -203,8 +203,8 @@ class _Lane:
 
 
 def _serve(pipe: Connection, target: str, symbolic: bool) -> None:
-    """Runs the cases that come until no more do."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one who asked is told, and ends it
+    """Runs cases until there are no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it, and ends this process
     chosen = get_target(target)
     try:
         while True:

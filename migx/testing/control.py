@@ -1,5 +1,5 @@
-"""How to draw what has modules: choices, whose arms may do the same, and loops, which may hand on
-what they carry as it came.
+"""Draws of operations with modules: branches, whose arms may do the same, and loops, which may pass
+carried values on unchanged.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from migx.testing.programs import Author
 
 SAME = 0.3
-"""The share of choices whose arms do mostly the same."""
+"""The share of branches whose arms do mostly the same."""
 
 HANDED_ON = 0.25
-"""The share of carried values that a loop hands on as they came."""
+"""The share of carried values that a loop passes on unchanged."""
 
 
 def choice(author: Author, like: Shape, depth: int) -> Instruction | None:
@@ -42,8 +42,8 @@ def choice(author: Author, like: Shape, depth: int) -> Instruction | None:
 
 
 def _again(author: Author, arm: Module, wants: Sequence[Want]) -> list[Instruction]:
-    """What an arm does, done in another: of the same values, but for one now and then. What comes
-    of modules, or is refused, is drawn anew.
+    """Repeats an arm's instructions in another arm, occasionally with another value. Instructions
+    with modules, and refused ones, are drawn anew.
     """
     made = dict[Instruction, Instruction | None]()
     for at in arm:
@@ -61,14 +61,14 @@ def _again(author: Author, arm: Module, wants: Sequence[Want]) -> list[Instructi
 
 
 def _alike(author: Author, value: Instruction) -> Instruction:
-    """A value, or another of its shape now and then."""
+    """A value, or occasionally another of its shape."""
     there = author.known.get(value.shape.text, ())
     return author.dice.one_of(there) if there and author.dice.chance(0.15) else value
 
 
 def repetition(author: Author, like: Shape, depth: int) -> Instruction | None:
-    """A ``loop`` that carries a value along, or two. How often it goes round is written down, or
-    known at run time alone.
+    """A ``loop`` that carries one or two values. Its trip count is a constant, or known only at run
+    time.
     """
     author.left -= 1
     dice = author.dice
@@ -96,7 +96,7 @@ def repetition(author: Author, like: Shape, depth: int) -> Instruction | None:
 
 
 def _handed_on(author: Author, came: Instruction, depth: int) -> Instruction:
-    """What a body makes of a value it carries; now and then, just that."""
+    """The next value of a carried one in a body; occasionally the same."""
     if author.dice.chance(HANDED_ON):
         return came
     return author.standard(author.value(Want(came.shape), depth - 1))
@@ -113,7 +113,7 @@ def scanning(author: Author, like: Shape, depth: int) -> Instruction | None:
     first = author.value(Want(state), depth - 1)
     rows = author.value(Want(row.with_dims((length, *row.dims))), depth - 1)
     if not len(author.data[rows].array):
-        return None  # there is no row to compute with while it is drawn
+        return None  # there is no row to compute with while drawing
 
     def write(body: Module) -> list[Instruction]:
         came = author.keep(body.add_parameter("state", state), author.data[first])
@@ -131,4 +131,4 @@ def scanning(author: Author, like: Shape, depth: int) -> Instruction | None:
 CONDITION = Want(Shape(BOOL, ()))
 
 CONTROL = {"if": choice, "loop": repetition, "scan": scanning}
-"""By the names of operations."""
+"""The draws by operation name."""

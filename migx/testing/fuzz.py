@@ -1,4 +1,4 @@
-"""The fuzzer: random programs, taken through passes or a target, and held to the oracles."""
+"""The fuzzer: random programs, run through passes or a target, and checked by the oracles."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from migx.testing.runs import ORACLES, check_runs
 from migx.testing.values import poisoned, special, with_special
 
 ROUND_TRIPS = 8
-"""Every so many programs the text and file forms are tried too, which takes longer than passes."""
+"""One program in this many also tests the text and file forms, which takes longer."""
 
 
 @dataclass
 class Failure:
-    """One oracle that said no, the smallest program found for which it does, where that was saved,
-    and the command that looks into it there.
+    """An oracle's failure, the smallest program found for it, where that was saved, and the command
+    that debugs it there.
     """
 
     passes: str
@@ -63,9 +63,9 @@ class Failure:
 
 @dataclass
 class Report:
-    """What fuzzing came to: ``fired`` counts the rewrites of each rule, ``features`` what the
-    programs held, ``silent`` are the rules that no program fired, ``idle`` the passes without rules
-    that changed no program, ``left`` the subjects that were left alone for their failures.
+    """The result of fuzzing: ``fired`` counts the rewrites of each rule, ``features`` what the
+    programs contained; ``silent`` are the rules that no program fired, ``idle`` the passes without
+    rules that changed no program, ``left`` the subjects abandoned after too many failures.
     """
 
     programs: int = 0
@@ -80,17 +80,17 @@ class Report:
 
     @property
     def rate(self) -> float:
-        """Programs a second."""
+        """Programs per second."""
         return self.programs / self.seconds if self.seconds else 0.0
 
 
 @dataclass
 class Subject:
-    """What is fuzzed: a pipeline, or a target where one is given; or the law of weights, on a
-    target, after a pipeline if there is one.
+    """What is fuzzed: a pipeline, or a target if one is given; or the law of weights on a target,
+    after a pipeline if there is one.
 
-    ``special`` is the share of programs whose inputs ``values`` has its way with: none where a pass
-    says how far off it is by a number, which is for what is within range, and none for the law.
+    ``special`` is the share of programs whose inputs get special values: none for the law, or if a
+    pass states its error as a number, which holds only for values in range.
     """
 
     pipeline: Pipeline
@@ -129,22 +129,22 @@ class Subject:
         if dice.chance(self.special):
             inputs = special(drawn.inputs, dice)
             program = with_special(drawn.program, dice) if dice.chance(0.5) else drawn.program
-            with suppress(MigxError):  # what only the data decides may now be what cannot be
+            with suppress(MigxError):  # data-dependent sizes may be invalid now
                 run_on_ref(program, inputs, program)
                 drawn.program, drawn.inputs = program, inputs
-        # What is stated by a number is within range at the sizes drawn, and nowhere else surely.
+        # Errors stated as a number hold in range: at the sizes drawn, but not surely at others.
         drawn.others = [self._others(o, dice) for o in drawn.others if self.special]
         return _bound(drawn, drawn.others[0]) if drawn.others and dice.chance(0.4) else drawn
 
     def _others(self, inputs: Inputs, dice: Dice) -> Inputs:
-        """Inputs of other sizes, one in two with what ``values`` makes of them."""
+        """Inputs of other sizes, half of them with special values."""
         if dice.chance(0.5):
             return inputs
         empty = any(v.shape.elements == 0 for v in inputs.values())
         return poisoned(inputs) if empty and dice.chance(0.7) else special(inputs, dice)
 
     def _drawn(self, dice: Dice) -> Drawn:
-        """A program: one in two is drawn to match the rule that has had the least of them."""
+        """A program: half of them are drawn to match the rule that has had the fewest."""
         if self.rules and dice.chance(0.5):
             name = min(self.rules, key=lambda n: (self.fired[n] + self.tried[n], n))
             self.tried[name] += 1
@@ -154,8 +154,8 @@ class Subject:
         return draw_program(dice)
 
     def _focus(self, dice: Dice, name: str) -> Sequence[str]:
-        """What a rule's free inputs are drawn from: what its pattern names, or its pass's others
-        do.
+        """The operations that a rule's free inputs are drawn from: those its pattern names, or
+        those of all rules of its pass.
         """
         own = names_in(self.rules[name].pattern)
         return own if own and dice.chance(0.5) else self.focus[name.partition(".")[0]]
@@ -163,8 +163,8 @@ class Subject:
     def check(
         self, program: Program, inputs: Inputs, others: Sequence[Inputs] = (), full: bool = False
     ) -> bool:
-        """Holds one program to the oracles, at other sizes too; says whether the passes changed
-        anything.
+        """Checks one program by the oracles, also at other sizes; returns whether passes changed
+        it.
         """
         trial, changed, log = Trial(program, inputs, others), False, EventLog()
         if self.law:
@@ -183,7 +183,7 @@ class Subject:
         return changed
 
     def failure(self, case: Case) -> Exception | None:
-        """What goes wrong with a program, if anything does; nothing where it does not run."""
+        """The failure of a program, if any; None if it does not even run on ``ref``."""
         inputs = case.inputs or {}
         try:
             run_on_ref(case.program, inputs, case.program)
@@ -191,15 +191,13 @@ class Subject:
             return None
         try:
             self.check(case.program, inputs, full=True)
-        except Exception as error:  # noqa: BLE001 - whatever a pass raises is what is looked for
+        except Exception as error:  # noqa: BLE001 - whatever a pass raises is the failure
             return error
         return None
 
 
 def _bound(drawn: Drawn, inputs: Inputs) -> Drawn:
-    """The program at the sizes of other inputs alone, which it then has for its dims; as it is
-    where it refuses them.
-    """
+    """The program bound to the sizes of other inputs; unchanged if it refuses them."""
     main = drawn.program.main
     try:
         sizes = sizes_told(main, [inputs[name] for name in main.parameters])
@@ -219,10 +217,10 @@ def fuzz(
     folder: Path | None = None,
     enough: int = 5,
 ) -> Report:
-    """Draws programs for some subjects in turn until time or programs are used up. One with
-    ``enough`` failures is left alone from then on. The same seed draws the same programs.
+    """Draws programs for several subjects in turn until time or programs are used up. A subject
+    with ``enough`` failures is abandoned. The same seed draws the same programs.
 
-    A reduced case of each failure is saved in ``folder``, if there is one.
+    A reduced case of each failure is saved in ``folder``, if given.
     """
     report, listed = Report(), list(subjects)
     start = time.perf_counter()
@@ -256,7 +254,7 @@ def _one(subject: Subject, seed: str, report: Report, folder: Path | None) -> No
     report.programs += 1
     try:
         report.changed += subject.check(drawn.program, drawn.inputs, drawn.others, full)
-    except Exception as error:  # noqa: BLE001 - whatever a pass raises is what is looked for
+    except Exception as error:  # noqa: BLE001 - whatever a pass raises is the failure
         known = {f.message.splitlines()[0] for f in report.failures}
         if not (message := _message(error)) or message.splitlines()[0] not in known:
             report.failures.append(_found(subject, seed, drawn, error, folder))
@@ -266,7 +264,7 @@ def _one(subject: Subject, seed: str, report: Report, folder: Path | None) -> No
 def _found(
     subject: Subject, seed: str, drawn: Drawn, error: Exception, folder: Path | None
 ) -> Failure:
-    """A failure made small, and saved."""
+    """A failure, reduced and saved."""
     oracle = _oracle(error)
 
     def fails(case: Case) -> bool:
@@ -285,7 +283,7 @@ def _found(
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             case.save(file, None if subject.target is not None else str(subject.pipeline))
-        except DataError as error:  # what was found is worth more than the file
+        except DataError as error:  # the failure matters more than the file
             failure.unsaved = str(error)
         else:
             failure.file, failure.command = file, _command(subject, file, oracle)
@@ -293,8 +291,8 @@ def _found(
 
 
 def _command(subject: Subject, case: Path, oracle: str) -> str:
-    """What looks into a saved case; nothing for the law of weights and for runs that are not apart,
-    which no command asks for.
+    """The command that debugs a saved case; empty for the law of weights and for dependent runs,
+    for which there is none.
     """
     if subject.law or oracle in ORACLES:
         return ""
@@ -314,14 +312,14 @@ def _message(error: Exception) -> str:
     if isinstance(error, Violation):
         return "\n".join([str(error), *notes])
     said = f"{type(error).__name__}: {error}"
-    if not isinstance(error, MigxError):  # which says itself where it is
+    if not isinstance(error, MigxError):  # which itself says where it is
         last = traceback.extract_tb(error.__traceback__)[-1]
         notes.append(f"raised by {last.name}, {last.filename}:{last.lineno}")
     return "\n".join([said, *notes])
 
 
 def each_pass() -> list[Pipeline]:
-    """Each pass that can be found, as it is and in its variants."""
+    """Each pass that exists, with its defaults and its variants."""
     found = []
     for name in plugins.names("passes"):
         cls = plugins.load("passes", name)
@@ -334,8 +332,8 @@ def each_pass() -> list[Pipeline]:
 def subjects_for(
     passes: Iterable[Pipeline] = (), target: Target | str | None = None, *, law: bool = False
 ) -> list[Subject]:
-    """A subject for each pipeline, and one for the target; for the ``law`` of weights, one for
-    each pipeline on the target, or one for the target's own.
+    """A subject for each pipeline, and one for the target; for the ``law`` of weights, one for each
+    pipeline on the target, or one for the target's own.
     """
     if law:
         on = None if target is None else get_target(target)

@@ -1,8 +1,8 @@
-"""The law of weights: however a program comes by its weights, it computes the same with them.
+"""The law of weights: a program computes the same with given weights, however it got them.
 
 Let T be a program compiled with weights left out. Baking W0 and swapping in W1, baking W1, and
 saving and loading either give slots of the same bytes and outputs of the same bits. A program
-compiled with W0 known either refuses W1 and stays as it is, or computes what W1 says.
+compiled with W0 known either refuses W1 and is unchanged, or computes with W1.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ Values = dict[str, Argument]
 
 
 def check_law(program: Program, inputs: Inputs, target: Target, passes: Pipeline | None) -> int:
-    """Holds a program to the law, its float literals being the weights, and every other of them
-    what is swapped; says how many weights there were.
+    """Checks a program by the law, with its float literals as weights, of which every other one is
+    swapped; returns the number of weights.
     """
     template, first = without_weights(program)
     if not first:
@@ -68,7 +68,7 @@ def _check_known(
     changes: Values,
     reference: Outputs,
 ) -> None:
-    """Compiled with values that are known, a program refuses others or computes with them."""
+    """A program compiled with known values refuses others or computes with them."""
     known = baked(without_weights(program)[0], first).compile(target, passes=passes)
     before = _seen(known, inputs)
     try:
@@ -80,8 +80,8 @@ def _check_known(
 
 
 def without_weights(program: Program) -> tuple[Program, Values]:
-    """A copy of a program with its float literals of several elements deferred, and their values
-    by the names they are given.
+    """A copy of a program with its float literals of several elements deferred, and their values by
+    the names given to them.
     """
     made, values = program.copy(), dict[str, Argument]()
     for number, at in enumerate(list(made.literals)):
@@ -110,7 +110,7 @@ def _with(program: Program, values: Values) -> Program:
 
 
 def turned(value: Argument) -> Argument:
-    """The elements of a value in another order: numbers that suit where they stand."""
+    """The elements of a value in another order: plausible values for its place."""
     array: NDArray[Any] = np.roll(value.array.reshape(-1), 1)
     return Argument(value.shape, np.ascontiguousarray(array).reshape(value.array.shape))
 
@@ -136,7 +136,7 @@ def _expect(found: dict[str, bytes], expected: dict[str, bytes], message: str) -
 
 
 def _expect_near(made: Program, inputs: Inputs, given: Program, reference: Outputs) -> None:
-    """Compares with what the weights give without any pass, within the bounds of both ways."""
+    """Compares with the result without passes, within the bounds of both computations."""
     compiled = made.compiled
     lowered = with_literals(compiled.program, compiled.weights.current.slots)
     got = bounded(compiled.results(inputs), lowered, inputs, given, reference)
@@ -144,7 +144,7 @@ def _expect_near(made: Program, inputs: Inputs, given: Program, reference: Outpu
 
 
 def with_literals(program: Program, slots: Mapping[str, Argument]) -> Program:
-    """A copy of a program with what its slots hold in their places."""
+    """A copy of a program with its slots replaced by their values."""
     made = program.copy()
     for module in made.modules.values():
         for at in module:

@@ -1,4 +1,4 @@
-"""Small pieces of models that operations drawn one by one hardly ever add up to."""
+"""Small pieces of models that operations drawn one by one hardly ever form."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def attention(author: Author, like: Shape) -> Instruction | None:
 
 
 def lookups(author: Author, like: Shape) -> Instruction | None:
-    """The sum of rows of several tables."""
+    """The sum of gathered rows of several tables."""
     if like.rank < 1 or not isinstance(like.dims[-1], int) or not like.dtype.is_float:
         return None
     total: Instruction | None = None
@@ -56,7 +56,7 @@ def lookups(author: Author, like: Shape) -> Instruction | None:
 
 
 def tiles(author: Author, like: Shape) -> Instruction | None:
-    """The slices that a value falls into, each with the same done to it, one after another."""
+    """All slices of a value along an axis, each processed in the same way, concatenated."""
     known = holding(like.dims, 2)
     if not known:
         return None
@@ -71,7 +71,7 @@ def tiles(author: Author, like: Shape) -> Instruction | None:
 
 
 def twins(author: Author, like: Shape) -> Instruction | None:
-    """One operation done to several values, which are then put one after another."""
+    """One operation applied to several values, concatenated."""
     known = [i for i, d in enumerate(like.dims) if d != 0 and d % 2 == 0]
     if not known:
         return None
@@ -86,7 +86,7 @@ def twins(author: Author, like: Shape) -> Instruction | None:
 
 
 def products(author: Author, like: Shape) -> Instruction | None:
-    """Products of one value with several constants, put one after another."""
+    """Products of one value with several constants, concatenated."""
     if like.rank < 2 or not like.dtype.is_float or not isinstance(like.dims[-1], int):
         return None
     *lead, rows, columns = like.dims
@@ -102,7 +102,7 @@ def products(author: Author, like: Shape) -> Instruction | None:
 
 
 def packed(author: Author, like: Shape) -> Instruction | None:
-    """A product with a constant kept in four bits, and a scale for each block of it."""
+    """A product with a four-bit constant, with a scale for each of its blocks."""
     if like.rank < 2 or like.dtype is not F32 or not isinstance(like.dims[-1], int):
         return None
     blocks, block = author.dice.some(1, 2), author.dice.count(2, 3)
@@ -135,4 +135,4 @@ MOTIFS: dict[str, Motif] = {
     "tiles": tiles,
     "twins": twins,
 }
-"""The motifs by name; a name is drawn as that of an operation is."""
+"""The motifs by name; names are drawn like those of operations."""

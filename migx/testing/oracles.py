@@ -1,4 +1,4 @@
-"""What must hold when passes run over a program, or a target runs it."""
+"""What must hold when passes run on a program, or a target runs it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Outputs = list[tuple[Argument, Bound]]
 
 
 class Violation(MigxError):
-    """What must hold does not: which oracle says so, and what it saw."""
+    """A failed check: the oracle, and what it saw."""
 
     def __init__(self, oracle: str, message: str) -> None:
         super().__init__(f"{oracle}: {message}")
@@ -34,21 +34,21 @@ class Violation(MigxError):
 
 
 class Trial:
-    """A program and inputs, to be held against what becomes of it; and inputs of other sizes, which
-    the program may refuse.
+    """A program and inputs, with which its transformed versions are compared; and inputs of other
+    sizes, which the program may refuse.
     """
 
     def __init__(self, program: Program, inputs: Inputs, others: Sequence[Inputs] = ()) -> None:
         self.program, self.inputs, self.others = program, inputs, others
 
     def outputs(self, passes: Pipeline) -> Outputs:
-        """What the program gives on ``ref``, with a bound on the error of each element, that by
-        which passes approximate on purpose included.
+        """The program's outputs on ``ref``, with an error bound for each element, which includes
+        the passes' approximations.
         """
         return run_on_ref(self.program, self.inputs, self.program, passes.approximations())
 
     def runs(self, approximations: Approximations) -> Iterator[tuple[Inputs, Outputs]]:
-        """All inputs that the program takes, and what it gives for each."""
+        """All inputs that the program accepts, and its outputs for each."""
         yield self.inputs, run_on_ref(self.program, self.inputs, self.program, approximations)
         for inputs in self.others:
             try:
@@ -58,17 +58,19 @@ class Trial:
             yield inputs, outputs
 
     def passes(self, pipeline: Pipeline, log: EventLog | None = None) -> bool:
-        """Checks that passes leave a program that verifies, takes and gives the same, has no larger
-        constants, and is the same each time; and that one pass or group run again finds nothing
-        more to do, which a list of several may. Says whether they changed anything.
+        """Checks that passes leave a program that verifies, has the same inputs and results, has no
+        larger constants, and is the same each time; and that a single pass or group is idempotent,
+        which a list of several need not be. Returns whether they changed anything.
         """
         after, again = self.program.copy(), self.program.copy()
         changed = _run(after, pipeline, log)
         if _run(again, pipeline) != changed or after != again:
-            raise Violation("deterministic", f"{pipeline} makes another program each time")
+            raise Violation("deterministic", f"{pipeline} makes a different program each time")
         if not changed:
             if after != self.program:
-                raise Violation("reports changes", f"{pipeline} changed what it says it did not")
+                raise Violation(
+                    "reports changes", f"{pipeline} changed the program and returned False"
+                )
             return False
         self._expect_signature(after, pipeline)
         if len(pipeline) == 1 and _run(again, pipeline):
@@ -80,13 +82,11 @@ class Trial:
         return True
 
     def target(self, target: Target | str, **options: Any) -> None:
-        """Checks that a target computes what ``ref`` does, compiled with some options."""
+        """Checks that a target computes what ``ref`` does, with the given options."""
         self.compiled(self.program.copy().compile(target, **options).compiled)
 
     def compiled(self, made: Compiled) -> None:
-        """Checks that what the program was compiled to computes what ``ref`` does, within the
-        bounds of both ways.
-        """
+        """Checks that the compiled program computes what ``ref`` does, within both bounds."""
         target = made.context.target
         passes = passes_for(target, target.get_context(), made.context.options)
         lowered = self.program.copy()
@@ -99,7 +99,7 @@ class Trial:
             expect_same("same outputs", f"after target {target.name}", got, expected)
 
     def round_trips(self) -> None:
-        """Checks that the program's text and file give it back."""
+        """Checks that the program survives a round trip through its text and its file."""
         if parse(str(self.program)) != self.program:
             raise Violation("text", "the text parses to another program")
         with tempfile.TemporaryDirectory() as folder:
@@ -113,15 +113,15 @@ class Trial:
         if made != before:
             raise Violation(
                 "same inputs",
-                f"{pipeline} leaves the inputs {made} where there were {before}; callers give what "
-                "they gave before: convert behind an input, and keep one that nothing reads",
+                f"{pipeline} changes the inputs from {before} to {made}, but callers pass the old "
+                "ones: convert after an input, and keep an unused one",
             )
         names, left = self.program.main.output_names, after.main.output_names
         if left != names:
             raise Violation(
                 "same outputs",
-                f"{pipeline} leaves the outputs {', '.join(left)} where there were "
-                f"{', '.join(names)}; callers read what they read before",
+                f"{pipeline} changes the outputs from {', '.join(names)} to "
+                f"{', '.join(left)}, but callers read the old ones",
             )
 
     def _expect_small(self, after: Program, pipeline: Pipeline) -> None:
@@ -134,7 +134,7 @@ class Trial:
 
 
 def expect_same(oracle: str, when: str, results: Outputs, expected: Outputs) -> None:
-    """``Violation`` where a result differs from what is expected by more than both bounds."""
+    """``Violation`` if a result differs from the expected one by more than both bounds."""
     pairs = zip(results, expected, strict=True)
     for i, ((got, after), (wanted, before)) in enumerate(pairs):
         found = compare(f"output {i}", got, wanted, before, after)
@@ -149,8 +149,8 @@ def bounded(
     given: Program,
     expected: Outputs,
 ) -> Outputs:
-    """What a target makes of a lowered program, with its bounds. Where operations in it have no
-    meaning of their own, that is as many roundings as are expected without passes.
+    """A target's results for a lowered program, with their bounds. If some of its operations have
+    no meaning of their own, those are the bounds of the original program.
     """
     try:
         bounds = [bound for _, bound in run_on_ref(lowered, inputs, given)]
@@ -160,7 +160,7 @@ def bounded(
 
 
 def copied(value: Argument) -> Argument:
-    """A value in memory of its own; one that is no array as it is."""
+    """A value in memory of its own; one that is no array unchanged."""
     is_array = value.shape.dtype.is_tensor
     return Argument(value.shape, value.array.copy()) if is_array else value
 
@@ -171,8 +171,8 @@ def run_on_ref(
     given: Program,
     approximations: Approximations = NONE,
 ) -> Outputs:
-    """What a program gives as it stands, with its bounds; literals that ``given`` does not have
-    count as rounded.
+    """A program's results on ``ref`` without passes, with their bounds; literals that ``given``
+    does not have count as rounded.
     """
     bounds = ElementBounds(program, inputs, given, approximations)
     results = traced_on_ref(program, inputs, bounds)

@@ -24,23 +24,23 @@ TRIES = 60
 """How many shapes are tried for the result of a pattern."""
 
 NUMBERS = (0, 1, -1, 2, 0.5, -0.5, 3, 0.75, -2)
-"""What a literal that has to pass a test is, for a start."""
+"""The first candidates for a literal that has to pass a test."""
 
 
 MOTIFS = ("tiles", "twins", "products")
-"""What is drawn now and then for a pattern that names one operation."""
+"""Occasionally drawn for a pattern that names only one operation."""
 
 Below: TypeAlias = tuple[Pattern, ...]
 
 
 class Mismatch(Exception):
-    """A pattern cannot be had with the shape or the values drawn."""
+    """A pattern cannot be matched with the shape or the values drawn."""
 
 
 def draw_match(dice: Dice, rule: Rule, focus: Sequence[str]) -> Drawn | None:
-    """A program that holds what a rule matches, once or a few times, or None where none was found.
+    """A program that contains one or more matches of a rule, or None if none was found.
 
-    ``focus`` are operations that free inputs are drawn from, mostly.
+    Free inputs are drawn mostly from the operations in ``focus``.
     """
     writer = Matcher(dice, focus or names_in(rule.pattern), symbolic=dice.chance(0.4))
     writer.left = 60
@@ -75,15 +75,15 @@ def draw_match(dice: Dice, rule: Rule, focus: Sequence[str]) -> Drawn | None:
 
 
 class Matcher(Author):
-    """Writes what patterns match."""
+    """Writes instructions that patterns match."""
 
     def __init__(self, dice: Dice, focus: Sequence[str] = (), symbolic: bool = False) -> None:
         super().__init__(dice, focus, symbolic)
         self.caught: dict[str, Any] = {}
 
     def match(self, pattern: Pattern, want: Want) -> Instruction:
-        """A value as wanted that a pattern matches; ``Mismatch`` where there is none. What an
-        operation gives has the shape that is wanted, whatever else is.
+        """A value as wanted that a pattern matches; ``Mismatch`` if there is none. The result of an
+        operation has the wanted shape, but perhaps not the other properties.
         """
         match pattern:
             case OneOf(choices=choices):
@@ -116,7 +116,7 @@ class Matcher(Author):
             op = operations.with_attributes(op, **attributes) if attributes else op
             try:
                 return self.put(op, pattern, below, wants, like)
-            except Mismatch:  # another draw may read what passes the test
+            except Mismatch:  # another draw may read values that pass the test
                 if below is None or not any(isinstance(p, Var) and p.test for p in below[:1]):
                     raise
         raise Mismatch(f"no {pattern} makes {like}")
@@ -127,7 +127,7 @@ class Matcher(Author):
         if below is None:
             inputs = [self.value(w, 3) for w in wants]
         else:
-            # What may be any value comes last, for it may be one that another pattern names.
+            # Patterns for any value come last, since it may be one that another pattern names.
             pairs = sorted(
                 enumerate(zip(below, wants, strict=True)),
                 key=lambda pair: isinstance(pair[1][0], Var),
@@ -146,8 +146,8 @@ class Matcher(Author):
         return made
 
     def attributes(self, pattern: On, op: Any) -> dict[str, Any] | None:
-        """The attributes a pattern asks for and an operation has not; None where it cannot have
-        them.
+        """The attributes that a pattern asks for and an operation does not have; None if it cannot
+        have them.
         """
         changed = {}
         for name, wanted in pattern.attributes:
@@ -170,7 +170,7 @@ class Matcher(Author):
                 raise Mismatch(f"{pattern.name} has another shape")
             return there  # type: ignore[no-any-return]
         for _ in range(8):
-            # What another operation reads may serve here too, though it was not made for this.
+            # An input of another operation may match here too, although it was not drawn for this.
             made = self.candidate(pattern, want if self.dice.chance(0.5) else Want(want.shape))
             if find(pattern, made) is not None:
                 if pattern.name:
@@ -186,7 +186,7 @@ class Matcher(Author):
         return self.value(want, self.dice.some(0, 3))
 
     def readable(self, pattern: Value, want: Want) -> Instruction:
-        """A literal of the number asked for, or that passes the test."""
+        """A literal with the number asked for, or that passes the test."""
         like = want.shape
         if not like.static or like.parts or not like.dtype.is_tensor or like.dtype.is_packed:
             raise Mismatch(f"{like} cannot be a literal")
@@ -200,21 +200,21 @@ class Matcher(Author):
             elif like.dtype.kind == "uint" and number < 0:
                 continue
             else:
-                with np.errstate(all="ignore"):  # then it is not the number, as is seen below
+                with np.errstate(all="ignore"):  # overflow shows below as another number
                     whole = np.full([int(d) for d in like.dims], number)
                     array = whole.astype(like.dtype.numpy)
             value = Argument.of(array, like.dtype)
             made = self.module.add_literal(value)
             if is_fine(value):
                 self.keep(made, value)
-            else:  # nothing else reads it
+            else:  # it has no other users
                 self.data[made] = value
             if find(pattern, made) is not None:
                 return made
         raise Mismatch(f"no literal is {pattern}")
 
     def numbers(self, want: Want) -> NDArray[Any]:
-        """Numbers that differ, now and then by the same step each time."""
+        """Numbers that differ, occasionally by a constant step."""
         shape = want.shape
         if shape.dtype is not BOOL and self.dice.chance(0.3):
             line = np.arange(int(shape.elements)) % 100
@@ -234,7 +234,7 @@ class Matcher(Author):
         return self.match(inner, want)
 
     def joined(self, values: Sequence[Instruction]) -> Instruction | None:
-        """Several values of one shape as one, now and then."""
+        """Occasionally, several values of one shape combined into one."""
         alike = len(values) > 1 and all(v.shape.same_type(values[0].shape) for v in values)
         if not alike or not values[0].shape.rank or self.dice.chance(0.5):
             return None
@@ -245,7 +245,7 @@ class Matcher(Author):
 
 
 def below_of(pattern: On, count: int, dice: Dice) -> Below | None:
-    """The patterns of so many inputs; None where any will do."""
+    """The patterns of a number of inputs; None if any will do."""
     if pattern.inputs is None or pattern.which == "in order":
         return pattern.inputs
     (wanted,) = pattern.inputs
@@ -256,7 +256,7 @@ def below_of(pattern: On, count: int, dice: Dice) -> Below | None:
 
 
 def names_in(pattern: Pattern) -> tuple[str, ...]:
-    """Every operation a pattern names."""
+    """Every operation that a pattern names."""
     match pattern:
         case OneOf(choices=choices):
             return tuple(n for c in choices for n in names_in(c))

@@ -1,6 +1,6 @@
-"""Random programs, drawn from their results backwards: each operation is chosen for the shape that
-is wanted of it, so every program is valid, and computed while it is drawn, so no value is NaN,
-infinite or large.
+"""Random programs, drawn backwards from their results: each operation is chosen for the shape that
+is wanted, so every program is valid, and computed while it is drawn, so no value is NaN, infinite
+or large.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
 LARGEST = 1e3
-"""The magnitude that floats stay under, so that no sum of products leaves the range of f16."""
+"""The bound on float magnitudes, so that sums of products stay in the range of f16."""
 
 LONG = 100
-"""Instructions of which main may keep those that nothing reads: more were mostly tried in vain."""
+"""Longer mains keep no unused instructions: most of these are failed attempts."""
 
 UNUSED = 2
-"""Inputs that nothing reads a program mostly has at most: what was tried in vain leaves many."""
+"""The usual maximum of unused inputs, of which failed attempts leave many."""
 
 TRIES = 6
-"""Operations that are tried for the result of one."""
+"""How many operations are tried for one result."""
 
 
 @dataclass
 class Drawn:
-    """A program, inputs for it, and what it holds that is worth counting; ``others`` are inputs of
-    other sizes, which it may refuse.
+    """A program, inputs for it, and a count of its features; ``others`` are inputs of other sizes,
+    which it may refuse.
     """
 
     program: Program
@@ -63,8 +63,8 @@ class Drawn:
 
 
 class Author:
-    """Writes one program. ``focus`` are operations to prefer; ``symbolic`` has dims that are
-    symbols, and sizes for them.
+    """Writes one program. ``focus`` are preferred operations; ``symbolic`` adds symbolic dims and
+    sizes for them.
     """
 
     def __init__(self, dice: Dice, focus: Sequence[str] = (), symbolic: bool = False) -> None:
@@ -89,11 +89,11 @@ class Author:
             self.given(Want(Shape("f32", (symbol,))))
 
     def finished(self, outputs: Iterable[Instruction]) -> Drawn:
-        """The program that returns some values, mostly without what is not needed for them."""
+        """The program that returns some values, mostly without dead code."""
         main = self.program.main
         main.add_return(*outputs)
         if self.dice.chance(0.9) or len(main) > LONG:
-            self.drop_unused()  # of which there may be hundreds, each of them looked at below
+            self.drop_unused()  # there may be hundreds, and each is visited below
             for module in list(self.program.modules.values()):
                 remove_dead_code(module)
             remove_dead_modules(self.program)
@@ -105,9 +105,7 @@ class Author:
         return Drawn(self.program, inputs, found, others)
 
     def drop_unused(self) -> None:
-        """Removes inputs that nothing reads, but for a few: those that symbols have their sizes
-        from come first.
-        """
+        """Removes unused inputs except a few, preferably those that give symbols their sizes."""
         main = self.program.main
         unused = [p for p in main.parameters.values() if not p.users]
         for parameter in unused[len(self.symbols) + UNUSED :]:
@@ -121,18 +119,18 @@ class Author:
         return found
 
     def argument(self, want: Want) -> Argument:
-        """A value as wanted, of static shape."""
+        """A value as wanted, with a static shape."""
         if want.shape.parts:
             return Argument.tuple([self.argument(Want(part)) for part in want.shape.parts])
         return Argument(want.shape, self.array(want.shape, want))
 
     def shape(self) -> Shape:
-        """Some shape, with the program's symbols where it has any."""
+        """A random shape, with the program's symbols if it has any."""
         return any_shape(self.dice)
 
     def value(self, want: Want, depth: int) -> Instruction:
-        """A value as wanted: one there is, an input, a constant, or the result of an operation, up
-        to so many above one another.
+        """A value as wanted: an existing one, an input, a constant, or the result of an operation,
+        with up to ``depth`` operations above one another.
         """
         if want.values:
             given = self.dice.chance(0.2)
@@ -151,9 +149,7 @@ class Author:
         return self.leaf(want) if made is None else made
 
     def result(self, like: Shape, depth: int, names: Sequence[str] = ()) -> Instruction | None:
-        """The result of an operation, of some names where they are given; None where none made
-        one.
-        """
+        """The result of an operation, one of ``names`` if given; None if none worked."""
         for _ in range(TRIES):
             kept = self.kept.get(like.text)
             if kept is not None and self.dice.chance(0.3) and not names:
@@ -184,11 +180,11 @@ class Author:
         return COMMON if self.dice.chance(0.6) else (*drawable(), *WHOLE)
 
     def whole(self, name: str, like: Shape, depth: int) -> Instruction | None:
-        """What stands for several instructions, of a shape; None where it cannot have it."""
+        """A construct of several instructions with a shape; None if it cannot have it."""
         return CONTROL[name](self, like, depth) if name in CONTROL else self.motif(name, like)
 
     def motif(self, name: str, like: Shape) -> Instruction | None:
-        """A piece of a model that has a shape; None where it cannot have it."""
+        """A motif with a shape; None if it cannot have it."""
         self.left -= 4
         made = MOTIFS[name](self, like)
         return made if made is None or made.shape.same_type(like) else None
@@ -196,8 +192,8 @@ class Author:
     def apply(
         self, op: Operation, inputs: Sequence[Instruction], modules: Sequence[Module] = ()
     ) -> Instruction | None:
-        """Adds an operation and computes it; None, and nothing added, where it is refused, or where
-        the result is not well within range.
+        """Adds an operation and computes it; returns None, and adds nothing, if it is refused or
+        the result is out of range.
         """
         try:
             made = self.module.add_instruction(op, *inputs, modules=modules)
@@ -217,13 +213,13 @@ class Author:
         return self.keep(made, result)
 
     def refused(self, modules: Iterable[Module]) -> None:
-        """Removes modules that no instruction has taken: they may read values around them."""
+        """Removes modules that no instruction uses; they may read values around them."""
         for module in modules:
             if not module.parents:
                 self.program.remove_module(module)
 
     def keep(self, made: Instruction, result: Argument) -> Instruction:
-        """Takes note of an instruction and its value."""
+        """Records an instruction and its value."""
         self.data[made] = result
         if not made.shape.parts:
             self.known.setdefault(made.shape.text, []).append(made)
@@ -264,7 +260,7 @@ class Author:
         return self.constant(want) if fixed else self.given(want)
 
     def given(self, want: Want) -> Instruction:
-        """An input of the program, now and then strided or a member of a tuple."""
+        """An input of the program, occasionally strided or a member of a tuple."""
         main = self.program.main
         plain = want == Want(want.shape) and not want.shape.parts
         if plain and self.dice.chance(self.in_tuples):
@@ -317,8 +313,8 @@ class Author:
         return self.keep(self.module.add_literal(value, name=name, replaceable=replaceable), value)
 
     def array(self, shape: Shape, want: Want) -> NDArray[Any]:
-        """Values as wanted: a plain number throughout, or numbers that are apart from each other
-        and from halves, and not near 0.
+        """Values as wanted: one plain number throughout, or numbers that are distinct, not near 0,
+        and not near halves.
         """
         dims, dtype = [int(d) for d in shape.dims], shape.dtype
         if want.values:
@@ -340,7 +336,7 @@ class Author:
         return values.astype(dtype.numpy)
 
     def arm(self, wants: Sequence[Want], depth: int) -> Module:
-        """A module without parameters that returns what is wanted."""
+        """A module without parameters that returns values as wanted."""
         return self.inside("arm", lambda _: [self.standard(self.value(w, depth)) for w in wants])
 
     def standard(self, value: Instruction) -> Instruction:
@@ -350,7 +346,7 @@ class Author:
         return made
 
     def inside(self, name: str, write: Callable[[Module], list[Instruction]]) -> Module:
-        """A new module; what is written in it is known there alone."""
+        """A new module; its values are visible only in it."""
         module = self.program.create_module(self.program.unused_name(name))
         around, known, kept = self.module, self.known, self.kept
         self.module, self.kept = module, {}
@@ -363,7 +359,7 @@ class Author:
 
 
 WHOLE = ("if", "if", "if", "loop", "loop", "scan", "scan", *MOTIFS)
-"""What stands for several instructions."""
+"""Constructs of several instructions."""
 
 COMMON = (
     *("add", "mul", "sub", "div", "add", "mul", "relu", "exp", "sqrt", "rsqrt", "neg", "abs"),
@@ -373,7 +369,7 @@ COMMON = (
     *("multibroadcast", "concat", "gather", "contiguous", "pad", "get_tuple_elem"),
     *("quantizelinear", "dequantizelinear"),
 )
-"""What models are made of, drawn more often than the rest."""
+"""What models are made of, drawn more often than others."""
 
 
 BY_PANELS = (
@@ -382,7 +378,7 @@ BY_PANELS = (
     *("softmax", "softmax", "reduce_sum", "reduce_sum", "reduce_mean", "reduce_max"),
     *("quant_dot", "gather"),
 )
-"""What kernels compute by panels, drawn most where dims are wide."""
+"""What kernels compute in panels, drawn more often if dims are wide."""
 
 
 def draw_program(dice: Dice) -> Drawn:
@@ -395,8 +391,8 @@ def draw_program(dice: Dice) -> Drawn:
 
 
 def features(program: Program) -> Counter[str]:
-    """How many programs (this one) and instructions of which kind there are: submodules, tuples,
-    strided and symbolic shapes, broadcasts, constants, captures, element types.
+    """Counts of the program (1) and of kinds of instructions: submodules, tuples, strided and
+    symbolic shapes, broadcasts, constants, captures, element types.
     """
     found: Counter[str] = Counter()
     for module in program.modules.values():
@@ -415,8 +411,8 @@ def features(program: Program) -> Counter[str]:
 
 
 def programs() -> SearchStrategy[Drawn]:
-    """The programs as a hypothesis strategy, which draws their seeds. Hypothesis is in the ``test``
-    extra.
+    """A hypothesis strategy for the programs, which draws their seeds. Hypothesis is in the
+    ``test`` extra.
     """
     try:
         from hypothesis import strategies as st
@@ -426,9 +422,7 @@ def programs() -> SearchStrategy[Drawn]:
 
 
 def is_fine(result: Argument) -> bool:
-    """Whether a value has the dims its shape rule says, and all floats are finite and of moderate
-    size.
-    """
+    """Whether a value has its inferred dims, and all floats are finite and moderate."""
     if result.shape.parts:
         return all(map(is_fine, result.parts))
     if not result.shape.dtype.is_tensor or result.shape.dtype.is_packed:

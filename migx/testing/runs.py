@@ -1,5 +1,5 @@
-"""What must hold of the runs of one executable, whatever it computes: none changes what its caller
-gave, what an earlier one returned, or what another one gives, later or at the same time.
+"""What must hold of an executable's runs, whatever it computes: none changes its inputs, the
+results of an earlier run, or those of another run, later or concurrent.
 """
 
 from __future__ import annotations
@@ -24,21 +24,19 @@ Inputs: TypeAlias = Mapping[str, Argument]
 Bits: TypeAlias = Mapping[str, bytes]
 
 ORACLES = ("inputs kept", "own outputs", "same each run", "same abreast")
-"""What is asked here."""
+"""The oracles here."""
 
 ROUNDS = 3
 """How often each of two threads runs the program."""
 
 SWITCH = 1e-5
-"""Seconds after which the other thread has its turn meanwhile: what is written in Python is then
-interrupted at many places.
-"""
+"""The interval of thread switches, in seconds: Python code is then interrupted at many places."""
 
 
 def check_runs(compiled: Compiled, inputs: Inputs) -> None:
-    """Runs a program on some inputs, on the same elements in another order, on the first again, and
-    on both at once. ``Violation`` where a run writes to its inputs, returns what lies in their
-    memory or what a later run writes to, or gives other bits than the first did.
+    """Runs a program on some inputs, on their elements in another order, on the first inputs again,
+    and on both at once. ``Violation`` if a run writes to its inputs, returns results that share
+    memory with them or that a later run overwrites, or gives other bits than the first run.
     """
     others = {name: value.by_member(turned) for name, value in inputs.items()}
     given = _own(inputs)
@@ -50,7 +48,7 @@ def check_runs(compiled: Compiled, inputs: Inputs) -> None:
     _expect("own outputs", "writing to an input changes output", _bits(results), wanted)
     try:
         other = _bits(compiled.eval(_own(others)))
-    except MigxError:  # of dims, which are inputs too, not every order is one
+    except MigxError:  # some inputs are dims, for which not every order is valid
         others, other = dict(inputs), wanted
     _expect("own outputs", "the next run changes output", _bits(results), wanted)
     again = _bits(compiled.eval(_own(inputs)))
@@ -62,7 +60,7 @@ def check_runs(compiled: Compiled, inputs: Inputs) -> None:
 def _abreast(
     compiled: Compiled, runs: Sequence[tuple[Inputs, Bits]]
 ) -> Iterator[tuple[Bits, Bits]]:
-    """What each of some runs gives several times, at once with the others, and what it gave."""
+    """The results of several concurrent runs, each with its expected result."""
     start = threading.Barrier(len(runs))
 
     def work(inputs: Inputs) -> list[list[Any]]:
@@ -82,7 +80,7 @@ def _abreast(
 
 @contextmanager
 def _switching() -> Iterator[None]:
-    """Threads take turns often while it is open."""
+    """In the block, threads switch often."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH)
     try:
@@ -92,7 +90,7 @@ def _switching() -> Iterator[None]:
 
 
 def _expect(oracle: str, what: str, found: Bits, wanted: Bits) -> None:
-    """``Violation`` names those that differ."""
+    """``Violation`` names the values that differ."""
     if wrong := [name for name, bits in wanted.items() if found[name] != bits]:
         raise Violation(oracle, f"{what} {', '.join(wrong)}")
 
@@ -110,7 +108,7 @@ def _given(value: Argument) -> Any:
 
 
 def _overwrite(value: Any, other: Argument) -> None:
-    """Writes to what a caller gave."""
+    """Overwrites an input of a caller."""
     if isinstance(value, tuple):
         for part, instead in zip(value, other.parts, strict=True):
             _overwrite(part, instead)
@@ -127,7 +125,7 @@ def _named(given: Mapping[str, Any]) -> Bits:
 
 
 def _bytes(value: Any) -> bytes:
-    """What a result holds, to be compared: texts, dicts and None as they are written."""
+    """A result as bytes, for comparison; strings, dicts and None by their text."""
     if isinstance(value, tuple | list):
         return b"".join(map(_bytes, value))
     if isinstance(value, Argument):

@@ -1,5 +1,5 @@
-"""The small model of the documents: ``python -m migx.testing.small`` writes it to ``model.onnx``,
-its weights to ``model.data`` beside it.
+"""The small model of the documentation: ``python -m migx.testing.small`` writes it to
+``model.onnx``, with its weights in ``model.data``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 def save_model(path: Path) -> None:
-    """Writes two dense layers, ``x: f32[batch, 8]`` to ``y: f32[batch, 4]``; the weights go to
-    ``model.data``.
-    """
+    """Writes two dense layers, ``x: f32[batch, 8]`` to ``y: f32[batch, 4]``, with external data."""
     rng = np.random.default_rng(0)
     weights = {
         name: rng.standard_normal(dims, dtype=np.float32)

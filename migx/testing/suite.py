@@ -1,4 +1,4 @@
-"""The cases of ONNX's backend suite: models, what goes in, and what must come out."""
+"""The cases of ONNX's backend suite: models, inputs, and expected outputs."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ Values = list[Any]
 
 @cache
 def cases(kind: str) -> dict[str, TestCase]:
-    """The cases of a kind by name, in the order of their names."""
+    """The cases of a kind, by name, sorted."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # making some cases divides by zero, or overflows
+        warnings.simplefilter("ignore")  # generating some cases divides by zero or overflows
         return {
             case.name: case for case in sorted(load_model_tests(kind=kind), key=attrgetter("name"))
         }
 
 
 def chosen(words: Collection[str] = (), families: Collection[str] = ()) -> list[TestCase]:
-    """The cases with one of some words in their names, of some families; of none given, all.
-    ``UnknownName`` lists the families there are.
+    """The cases with one of ``words`` in their names and of ``families``; by default all.
+    ``UnknownName`` lists the families that exist.
     """
     known = sorted({*map(_file, importers.table().values()), "functions", *KINDS[1:]})
     for name in families:
@@ -52,8 +52,8 @@ def chosen(words: Collection[str] = (), families: Collection[str] = ()) -> list[
 
 
 def family(case: TestCase) -> str:
-    """What a case is counted with: of one operator, the file in ``migx/onnx/ops`` that reads it, or
-    ``functions`` where ONNX defines it by simpler ones; of a model, its kind.
+    """The family of a case: for one operator, the file in ``migx/onnx/ops`` that reads it, or
+    ``functions`` if ONNX defines it by simpler ones; for a model, its kind.
     """
     if case.kind != "node":
         return case.kind
@@ -65,12 +65,12 @@ def family(case: TestCase) -> str:
 
 
 def _file(found: Sequence[tuple[int, importers.Importer]]) -> str:
-    """The name of the file that has the importers of an operator."""
+    """The name of the file with an operator's importers."""
     return found[0][1].__module__.rpartition(".")[2]
 
 
 def loaded(case: TestCase) -> tuple[onnx.ModelProto, list[tuple[Values, Values]]]:
-    """The model of a case and its data sets: inputs, and the outputs that are wanted."""
+    """The model of a case and its data sets: inputs, and expected outputs."""
     if case.model is not None:
         return case.model, [(_arrays(xs), _arrays(ys)) for xs, ys in case.data_sets or ()]
     if case.url is not None and "/light/" in case.url:
@@ -95,7 +95,7 @@ def loaded(case: TestCase) -> tuple[onnx.ModelProto, list[tuple[Values, Values]]
 def generalised(
     model: onnx.ModelProto, sets: list[tuple[Values, Values]]
 ) -> tuple[onnx.ModelProto, list[tuple[Values, Values]]]:
-    """The model with a symbol for each dim of its inputs, and its initializers and constants made
+    """The model with a symbol for each dim of its inputs, and its initializers and constants as
     inputs; and the data sets with their values.
     """
     made = onnx.ModelProto()
@@ -123,8 +123,8 @@ def generalised(
 
 
 def _forget_dims(value: onnx.ValueInfoProto, values: dict[str, Any]) -> None:
-    """Gives the dims of an input no numbers; one that was a constant gets its rank. The length of a
-    list of integers stays: it may be the number of axes of something, and ranks are never symbols.
+    """Removes the numbers from the dims of an input; a former constant gets only its rank. The
+    length of a list of integers stays: it may be a number of axes, and ranks are never symbolic.
     """
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type"):
@@ -140,7 +140,7 @@ def _forget_dims(value: onnx.ValueInfoProto, values: dict[str, Any]) -> None:
 
 
 def _light(path: Path) -> tuple[onnx.ModelProto, list[tuple[Values, Values]]]:
-    """A network without its weights, with the inputs the suite draws for it."""
+    """A network without its weights, with the inputs that the suite draws for it."""
     model = onnx.load(path)
     initialized = {tensor.name for tensor in model.graph.initializer}
     inputs = [
@@ -167,7 +167,7 @@ def _read(path: Path, kind: onnx.TypeProto) -> Any:
 
 
 def compare(wanted: Sequence[Any], got: Sequence[Any], case: TestCase) -> None:
-    """Raises ``AssertionError`` unless results are those wanted."""
+    """Raises ``AssertionError`` unless results are as expected."""
     types = [", ".join(map(type_of, values)) for values in (wanted, got)]
     assert types[0] == types[1], f"the outputs are {types[1]}, not {types[0]}"
     flat = ([_comparable(a) for v in values for a in leaves(v)] for values in (wanted, got))
@@ -175,7 +175,7 @@ def compare(wanted: Sequence[Any], got: Sequence[Any], case: TestCase) -> None:
 
 
 def type_of(value: Any) -> str:
-    """The element type of an array; of a sequence, those of its members in brackets."""
+    """The element type of an array; for a sequence, those of its members in brackets."""
     if isinstance(value, list):
         return f"[{', '.join(map(type_of, value))}]"
     if value is None:
@@ -194,9 +194,7 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 def _comparable(array: Any) -> Any:
-    """The array, in a type that numpy can subtract; bf16 stays, for which the suite has a tolerance
-    of its own.
-    """
+    """The array in a type that numpy can subtract; bf16 stays: the suite has a tolerance for it."""
     if array.dtype.kind in "US":
         return array.astype(object)
     known = array.dtype.kind in "biufcO" or array.dtype.name == "bfloat16"
@@ -204,8 +202,8 @@ def _comparable(array: Any) -> Any:
 
 
 def ulps(wanted: Any, got: Any) -> float | None:
-    """The largest error of a result in units in the last place of its type; None where it holds no
-    floats. Infinities and NaN that agree are no error.
+    """The largest error of a result in units in the last place of its type; None without floats.
+    Infinities and NaN that agree are no error.
     """
     errors = [_ulps(w, g) for w, g in zip(leaves(wanted), leaves(got), strict=True)]
     return max((e for e in errors if e is not None), default=None)

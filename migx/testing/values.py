@@ -1,4 +1,4 @@
-"""Inputs and literals that hold what arithmetic has rules of its own for."""
+"""Inputs and literals with values for which arithmetic has special rules."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from migx.shape import F16, DType
 from migx.testing.draws import Dice
 
 FEW = 64
-"""Elements that a constant has whose numbers are out of the ordinary."""
+"""The most elements of a constant that may get special values."""
 
 
 def special(inputs: Mapping[str, Argument], dice: Dice) -> dict[str, Argument]:
-    """Inputs with some of their floats replaced: by infinities, NaN or zeros of either sign, or
-    numbers so large that their squares, or only their exponentials, are out of range, or so small
-    that these are 0; and some as a whole by what is so many times larger or smaller.
+    """Inputs with some floats replaced: by infinities, NaN or signed zeros, by numbers so large
+    that their squares, or only their exponentials, overflow, or so small that these underflow; and
+    some multiplied as a whole by a large or small factor.
     """
     return {n: value.by_member(lambda v: _replaced(v, dice)) for n, value in inputs.items()}
 
 
 def with_special(program: Program, dice: Dice) -> Program:
-    """A copy of a program with some of its constants replaced in the same way: literals of few
-    elements, for what is in weights is taken to be within range by those who merge constants.
+    """A copy of a program with some of its constants changed in the same way: small literals only,
+    because passes that merge constants assume weights in range.
     """
     made = program.copy()
     for at in list(made.literals):
@@ -42,7 +42,7 @@ def with_special(program: Program, dice: Dice) -> Program:
 
 
 def poisoned(inputs: Mapping[str, Argument]) -> dict[str, Argument]:
-    """Inputs with all of their floats NaN: no result that reads no element may be one."""
+    """Inputs with all floats NaN: a result that reads no element must not be NaN."""
     return {name: value.by_member(_filled) for name, value in inputs.items()}
 
 
@@ -53,7 +53,7 @@ def _filled(value: Argument) -> Argument:
 
 
 def _is_special(dtype: DType) -> bool:
-    """Whether values of a type can be replaced: floats of f16 or more."""
+    """Whether values of a type can be replaced: floats of at least f16."""
     return dtype.is_tensor and dtype.is_float and not dtype.is_packed and dtype.bits >= F16.bits
 
 
@@ -80,5 +80,5 @@ def _kinds(dtype: DType) -> tuple[tuple[float, ...], ...]:
 
 
 def _large(dtype: DType) -> float:
-    """With 0.8 of the exponents there is room for sums, and for factors that are not large."""
+    """A large number: 0.8 of the exponents leave room for sums and moderate factors."""
     return math.pow(limits(dtype)[1], 0.8)

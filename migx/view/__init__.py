@@ -2,7 +2,7 @@
 
     migx.view.report(program, target="cpu", inputs=inputs).write("report.html")
 
-``data`` is what it tells, ``recorder`` the observer that finds it, ``document`` the page.
+``data`` is its content, ``recorder`` the observer that collects it, ``document`` the page.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Recorder", "Report", "report"]
 
 
 RUNS = 5
-"""A run is measured so often, and the quickest shown: the others were disturbed more."""
+"""A run is measured this many times and the fastest shown, the least disturbed one."""
 
 
 def report(
@@ -35,11 +35,11 @@ def report(
     title: str = "program",
     **options: Any,
 ) -> Report:
-    """What the passes of a target make of a program, or those of ``passes="..."``; the program
-    itself stays as it is.
+    """What the passes of a target, or those of ``passes="..."``, did to a program, which is
+    unchanged.
 
-    With ``inputs`` it is compiled, and run where the target can tell what a run costs: then the
-    report has what each instruction took. The other options are those of ``Program.compile``.
+    With ``inputs`` it is compiled, and run if the target can measure its runs: the report then has
+    the time of each instruction. The other options are those of ``Program.compile``.
     """
     chosen, timer = get_target(target), Time()
     passes = passes_for(chosen, chosen.get_context(), asked_for(**options))

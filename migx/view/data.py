@@ -1,6 +1,6 @@
-"""What a report tells: one plain value that becomes JSON, with no program behind it.
+"""The content of a report: plain values that become JSON, with no program behind them.
 
-What occurs often stands once in a table, and elsewhere as its place there: instructions in
+Frequent values are stored once in a table and referred to by index: instructions in
 ``Report.lines``, the contents of modules in ``bodies``, programs in ``states``.
 """
 
@@ -19,9 +19,9 @@ T = TypeVar("T", bound=Hashable)
 
 @dataclass(frozen=True)
 class Line:
-    """One instruction, as it was for a while: ``value`` is its place in ``Report.names``, and so
-    are its ``inputs``. ``attributes`` are those not at their defaults, as in the text form;
-    ``origins`` a place in ``Report.origin_sets``; ``returned`` the names of what a return returns.
+    """One version of an instruction. ``value`` and ``inputs`` are indices in ``Report.names``.
+    ``attributes`` are those that differ from their defaults, as in the text form; ``origins`` is an
+    index in ``Report.origin_sets``; ``returned`` has the names of a return's results.
     """
 
     value: int
@@ -36,7 +36,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule that fired: its pass, where it stands, and its source where that is known."""
+    """A rule that fired: its pass, its location, and its source if known."""
 
     name: str
     pass_name: str
@@ -46,8 +46,8 @@ class Rule:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """One event of the log: its key, the rule's place in ``Report.rules``, the lines that matched
-    as they were then, and the lines that stand for them now.
+    """One event of the log: its key, the index of its rule in ``Report.rules``, the lines that
+    matched, and the lines that replaced them.
     """
 
     key: str
@@ -59,8 +59,8 @@ class Rewrite:
 
 @dataclass(frozen=True)
 class Step:
-    """One pass that ran: its text, the place in the pipeline and the element of it that it belongs
-    to, and the states before and after.
+    """One pass that ran: its text, its place in the pipeline, the pipeline's element it belongs to,
+    and the states before and after.
     """
 
     text: str
@@ -75,8 +75,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Cost:
-    """What an instruction took in one run, all times it ran together; ``kernel`` is "" where that
-    was on the host.
+    """The cost of an instruction in one run, summed over its executions; ``kernel`` is "" if it ran
+    on the host.
     """
 
     value: int
@@ -89,9 +89,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: the sizes of symbols, its costs, bytes of memory, and what the machine does at best
-    in a second.
-    """
+    """One run: sizes of symbols, costs, bytes of memory, and the machine's peaks per second."""
 
     sizes: dict[str, int]
     costs: tuple[Cost, ...]
@@ -105,11 +103,11 @@ class Run:
 class Report:
     """What a pipeline did to a program.
 
-    ``names`` has the name of each value, the same from first pass to last: of what was there at the
-    start, in ``main``, that of its text; what passes make is numbered on. ``nodes`` are the ONNX
-    nodes, of which ``origin_sets`` are made. ``bodies`` are lists of lines, ``states`` say which
-    body each module has; the first is the program as it was given. ``target`` is "" where passes
-    were given and nothing was compiled.
+    ``names`` has the name of each value, the same from the first pass to the last: as in the text
+    for values that ``main`` had at the start; those made by passes are numbered on. ``nodes`` are
+    the ONNX nodes, of which ``origin_sets`` are made. ``bodies`` are lists of lines; ``states`` map
+    modules to bodies, and the first is the original program. ``target`` is "" if passes were given
+    and nothing was compiled.
     """
 
     title: str
@@ -135,13 +133,13 @@ class Report:
         return json.dumps(self, default=vars, separators=(",", ":"), ensure_ascii=False)
 
     def html(self) -> str:
-        """The report as a page that needs nothing else."""
+        """The report as a self-contained page."""
         from migx.view.document import document
 
         return document(self.title, self.json())
 
     def write(self, path: str | Path) -> None:
-        """Writes the page, whole or not at all."""
+        """Writes the page, atomically."""
         page = self.html().encode()
         with written(path) as out:
             out.write(page)
@@ -149,12 +147,12 @@ class Report:
 
 @dataclass
 class Table(Generic[T]):
-    """Values, each of which stands once."""
+    """A table of distinct values."""
 
     places: dict[T, int] = field(default_factory=dict)
 
     def place(self, value: T) -> int:
-        """Where a value stands; at the end if it is new."""
+        """The index of a value, which is appended if it is new."""
         return self.places.setdefault(value, len(self.places))
 
     def values(self) -> tuple[T, ...]:

@@ -1,4 +1,4 @@
-"""One HTML file of a report: its markup, style, scripts and data, and nothing from elsewhere."""
+"""The HTML page of a report, self-contained: markup, style, scripts and data."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SCRIPTS = (
     "details",
     "main",
 )
-"""The scripts in the order they are run; each uses what those before it define."""
+"""The scripts in order of execution; each uses definitions of those before it."""
 
 
 def document(title: str, data: str) -> str:
-    """The page that shows some data, which is the JSON of a report."""
-    # Inside of a script, only these could end it or change how it is read.
+    """The page for some data, the JSON of a report."""
+    # Inside a script, only `<` could end it or change how it is parsed.
     safe = data.replace("<", "\\u003c")
     return Template(_text("page.html")).substitute(
         title=html.escape(title), style=_text("style.css"), scripts=scripts(), data=safe

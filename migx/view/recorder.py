@@ -1,4 +1,4 @@
-"""Watches passes run, and keeps what a report tells of them."""
+"""Watches passes run, and collects the content of a report."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from migx.text import Names, attributes, quoted
 from migx.view import data
 
 LONGEST = 400
-"""Letters of attributes that are shown; a long list says no more by its end."""
+"""The most characters of attributes shown; the end of a longer list tells no more."""
 
 
 class Recorder(Observer):
-    """An observer that keeps the program between passes, and with its ``log`` each rewrite. A line
-    is made of an instruction only where it is not as it was.
+    """An observer that records the program between passes, and each rewrite through its ``log``. A
+    line is recorded only when an instruction has changed.
 
-    ``seconds`` are what the passes take where nobody records them, which takes time itself.
+    ``seconds`` are the times of the passes without recording, which itself takes time.
     """
 
     def __init__(self, seconds: Sequence[float] = ()) -> None:
@@ -59,13 +59,13 @@ class Recorder(Observer):
         self._state = made.after
 
     def finished(self, program: Program, text: str, says: str) -> None:
-        """Keeps what a program became after the last pass, if that is something else."""
+        """Records the final program, if it changed after the last pass."""
         found = self._found(program)
         if found != self._state:
             self.steps.append(data.Step(text, says, "", "", 0.0, self._state, found))
 
     def _found(self, program: Program) -> int:
-        """The state that a program is in."""
+        """The index of a program's current state."""
         modules = program.modules.values()
         return self.states.place(tuple((m.name, self._body(m)) for m in modules))
 
@@ -73,7 +73,7 @@ class Recorder(Observer):
         return self.bodies.place(tuple(map(self.values.line, module)))
 
     def report(self, title: str, target: str, run: data.Run | None = None) -> data.Report:
-        """All that was seen."""
+        """The report on everything recorded."""
         values = self.values
         return data.Report(
             title=title,
@@ -92,7 +92,7 @@ class Recorder(Observer):
         )
 
     def run(self, profile: Profile, sizes: dict[str, int]) -> data.Run:
-        """A profile, told by the values of this recording."""
+        """A profile in terms of this recording's values."""
         costs: dict[int, data.Cost] = {}
         for c in profile.costs:
             at = self.values.number(c.at)
@@ -111,7 +111,7 @@ class Recorder(Observer):
 
 
 class _Values:
-    """Numbers and lines of instructions, which are kept, so that no other takes their place."""
+    """The numbers and lines of instructions, which are kept alive as keys."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -123,7 +123,7 @@ class _Values:
         self._counted = 0
 
     def number(self, at: Instruction) -> int:
-        """The number of an instruction's value, which is named when it is first seen."""
+        """The number of an instruction's value, which is named when first seen."""
         found = self._numbers.get(at)
         if found is None:
             found = self._numbers[at] = len(self.names)
@@ -139,7 +139,7 @@ class _Values:
         return f"%{self._counted - 1}"
 
     def line(self, at: Instruction) -> int:
-        """The line that an instruction is now."""
+        """The line of an instruction's current version."""
         modules = tuple(m.name for m in at.modules)
         facts = (at.op, at.inputs, at.shape, at.origins, at.module)
         known = self._last.get(at)
@@ -164,12 +164,12 @@ class _Values:
         )
 
     def origins(self, names: Iterable[str]) -> int:
-        """The place of a set of ONNX nodes."""
+        """The index of a set of ONNX nodes."""
         return self.origin_sets.place(tuple(map(self.nodes.place, names)))
 
 
 class _Log(EventLog):
-    """A log that keeps the instructions its events are about, in the place of their text."""
+    """A log that records the instructions of its events instead of their text."""
 
     def __init__(self, values: _Values) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ class _Log(EventLog):
         return ""
 
     def rewrites(self, first: int) -> Iterator[data.Rewrite]:
-        """The events from one on; what a whole pass did is told by the states around it."""
+        """The events from an index on, without those of whole passes, which the states show."""
         for place, event in enumerate(self.events[first:], first):
             if event.rule:
                 known = self._matched.get(event.key, ()), ()
@@ -209,14 +209,14 @@ class _Log(EventLog):
 
 
 def _lies(value: Argument) -> tuple[str, int, int]:
-    """Where a large literal is said to lie, by the name of its file alone; nothing is hashed."""
+    """A placeholder for the location of a large literal, so that nothing is hashed."""
     if value.source is None:
         return "memory", 0, value.nbytes
     return Path(value.source.file).name, value.source.offset, value.source.length
 
 
 def _source(place: str) -> tuple[str, str]:
-    """Where a rule stands, from the package on, and its code; "" where that is not known."""
+    """The location of a rule, from the package on, and its code; "" if unknown."""
     file, _, line = place.rpartition(":")
     if not line.isdigit():
         file, line = place, ""
@@ -227,5 +227,5 @@ def _source(place: str) -> tuple[str, str]:
     try:
         code = "".join(inspect.getblock(lines)) if lines else ""
     except (TokenError, SyntaxError):
-        code = ""  # the file is not what was run
+        code = ""  # the file has changed since it was imported
     return f"{shown}:{line}".rstrip(":"), code

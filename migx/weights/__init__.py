@@ -1,9 +1,9 @@
 """What passes may know of weights: what is constant, and when a value may be read.
 
-*Constant* means a literal, a target's own included, a deferred weight, a slot, or what is computed
-from these alone. The shape and type of a constant may be used freely; its value is a separate
-request, granted for fixed literals, and for replaceable ones only with an assumption that is
-recorded in the weights module and checked when new weights arrive.
+*Constant* means a literal (a target's own included), a deferred weight, a slot, or a value computed
+from these alone. The shape and type of a constant may be used freely. Its value must be asked for:
+it is granted for fixed literals, and for replaceable ones only with an assumption that is recorded
+in the weights module and checked when new weights arrive.
 """
 
 from __future__ import annotations
@@ -23,24 +23,22 @@ from migx.program import Program
 
 WEIGHTS = "weights"
 DEBUG = bool(os.environ.get("MIGX_DEBUG"))
-"""Whether passes are watched for what they may not do; the tests are run so."""
+"""Whether passes are checked for illegal reads of weights; the tests run with this on."""
 
 
 def is_source(at: Instruction) -> bool:
-    """Whether an instruction is a literal, a target's own included, a deferred weight or a slot."""
+    """Whether it is a literal (a target's own included), a deferred weight or a slot."""
     return isinstance(at.op, Literal | OnnxExternalWeights | Slot)
 
 
 def is_weight(at: Instruction) -> bool:
-    """Whether an instruction is a weight that may be replaced: a deferred one or a literal that is
-    marked so.
-    """
+    """Whether it is a replaceable weight: a deferred one, or a literal marked as such."""
     op = at.op
     return type(op) is OnnxExternalWeights or (type(op) is Literal and op.replaceable)
 
 
 def is_replaceable(at: Instruction) -> bool:
-    """Whether an instruction is a weight, or a target's own literal that was one."""
+    """Whether an instruction is a replaceable weight, or a target's own literal made from one."""
     return is_weight(at) or (isinstance(at.op, Literal) and at.op.replaceable)
 
 
@@ -51,16 +49,16 @@ def label_of(at: Instruction) -> str:
 
 
 def is_constant(at: Instruction, known: dict[Instruction, bool] | None = None) -> bool:
-    """Whether an instruction depends on literals and weights alone.
+    """Whether an instruction depends only on literals and weights.
 
-    ``known`` keeps answers from call to call, so that asking of every instruction of a module costs
-    one visit of each.
+    ``known`` caches answers between calls, so that asking for every instruction of a module visits
+    each once.
     """
     return decided(at, _made_of, all, {} if known is None else known)
 
 
 def _made_of(at: Instruction) -> bool | Sequence[Instruction]:
-    """What must be constant for an instruction to be; or whether it is, whatever it reads."""
+    """The values that must be constant for an instruction to be; or the answer itself."""
     if is_source(at) or not at.inputs or not computes(at):
         return is_source(at)
     return at.inputs
@@ -72,8 +70,8 @@ def decided(
     together: Callable[[Iterable[bool]], bool],
     known: dict[Instruction, bool],
 ) -> bool:
-    """What is so of a value, where each is decided by itself or ``by`` others, ``all`` or ``any``
-    of them; ``known`` keeps the answers.
+    """A property of a value that is known by itself, or follows ``by`` others: from ``all`` or
+    ``any`` of theirs; ``known`` caches the answers.
     """
     stack = [at]
     while stack:
@@ -91,13 +89,13 @@ def decided(
 
 
 def computes(at: Instruction) -> bool:
-    """Whether the result is a function of the inputs and of nothing else."""
+    """Whether the result is a function of the inputs alone."""
     declared = operations.traits(at.op)
     return declared.pure and declared.foldable and not at.modules
 
 
 def is_readable(at: Instruction, relied_on_by: str = "") -> bool:
-    """Whether ``value_of`` would grant a value; nothing is recorded."""
+    """Whether ``value_of`` would grant the value; records nothing."""
     if type(at.op) is not Literal or not at.op.value.available:
         return False
     if at.op.replaceable and (not relied_on_by or at.module is None):
@@ -107,7 +105,7 @@ def is_readable(at: Instruction, relied_on_by: str = "") -> bool:
 
 
 def value_of(at: Instruction, *, relied_on_by: str = "") -> Argument | None:
-    """The value of a literal, for a rewrite that looks at values; None where it may not be known.
+    """The value of a literal, for a rewrite that depends on it; None if it may not be known.
 
     Fixed literals are granted. A replaceable one is granted only to a caller that names itself, and
     the assumption is recorded in the weights module. Deferred weights and slots have no value yet.
@@ -119,15 +117,15 @@ def value_of(at: Instruction, *, relied_on_by: str = "") -> Argument | None:
 
 
 def looked_at(at: Instruction, *, relied_on_by: str) -> Argument | None:
-    """What ``value_of`` would grant, for a rewrite that may yet decline: nothing is recorded. Once
-    it has relied on the value, it asks ``value_of``.
+    """What ``value_of`` would grant, for a rewrite that may still decline: nothing is recorded. A
+    rewrite that then relies on the value must call ``value_of``.
     """
     return at.op_as(Literal).value if is_readable(at, relied_on_by) else None
 
 
 def may_be_finite(at: Instruction) -> bool:
-    """Whether no number of a value is known to be infinite or NaN: one that is may not be taken out
-    of a sum, which it would make NaN.
+    """Whether no element of a value is known to be infinite or NaN; one that is must not be
+    factored out of a sum, which it would make NaN.
     """
     held = value_of(at)
     return held is None or bool(np.isfinite(held.array).all())
@@ -136,8 +134,8 @@ def may_be_finite(at: Instruction) -> bool:
 def assume(
     program: Program, weight: Literal | OnnxExternalWeights, value: Argument, relied_on_by: str
 ) -> None:
-    """Records that a weight has a value that a pass, or the reader, looked at: another is refused
-    when weights are replaced.
+    """Records that a pass, or the reader, relied on the value of a weight; replacing it by another
+    value is then refused.
     """
     made = AssumeEqual(value, weight.label, relied_on_by)
     if made not in program.assumptions:
@@ -146,8 +144,8 @@ def assume(
 
 
 def weights_module(program: Program) -> Module:
-    """The module named ``weights``, made where there is none. Passes leave it alone: what they
-    would do to it has been done before its instructions came there.
+    """The module named ``weights``, created if necessary. Passes leave it alone: its instructions
+    have already been through them.
     """
     if program.weights is not None:
         return program.weights
@@ -159,9 +157,8 @@ def weights_module(program: Program) -> Module:
 
 @contextmanager
 def sealed(program: Program) -> Iterator[None]:
-    """While it is open, whoever looks into a replaceable weight of a program without having asked
-    by ``value_of`` or a pattern's ``value`` gets a ``SealedWeight``; other threads may. On in
-    debug, around each pass.
+    """In the block, reading a replaceable weight of the program without ``value_of`` or a pattern's
+    ``value`` raises ``SealedWeight``, in this thread only. Used around each pass in debug mode.
     """
     held = {id(op.value) for op in _replaceable(program)}
     with _sealing(held | Argument.sealed.get(get_ident(), set())):
@@ -170,14 +167,14 @@ def sealed(program: Program) -> Iterator[None]:
 
 @contextmanager
 def unsealed() -> Iterator[None]:
-    """While it is open, all may be looked into: for printing."""
+    """In the block, all weights may be read: for printing."""
     with _sealing(set()):
         yield
 
 
 @contextmanager
 def _sealing(held: set[int]) -> Iterator[None]:
-    """While it is open, this thread may look into all but some arguments, which are given by id."""
+    """In the block, this thread may read all arguments but some, given by id."""
     me = get_ident()
     before = Argument.sealed.pop(me, None)
     try:

@@ -1,10 +1,10 @@
-"""The law that constants never grow by accident, and the one way to fold them.
+"""Constant folding, and the law that constants never grow by accident.
 
-What a pass folds from a set of constants may take at most the bytes of those it frees and an
-allowance, 1 MiB unless the pass states another. What comes of packed storage may take at most the
-bytes of packed storage it frees. So no pass can unfold compressed weights, nor hide what it adds
-behind bytes freed elsewhere: constants that have a source in common are counted together, and apart
-from all others.
+The constants a pass folds from a set of sources may take at most the bytes of the sources it frees
+plus an allowance, 1 MiB unless the pass states another. What is unpacked from packed storage may
+take at most the bytes of packed storage it frees. So no pass can expand compressed weights, nor
+hide growth behind bytes freed elsewhere: constants that share a source are counted together, and
+apart from all others.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from migx.shape import I8, U8, Shape
 from migx.weights import decided
 
 ALLOWANCE = 1 << 20
-"""What the constants of one set may take beyond what they free."""
+"""The bytes by which the constants of one set may exceed the sources they free."""
 
 SMALL = 16
-"""Bytes of a constant that every other may be made from: having it in common is no relation."""
+"""Shared sources of at most this many bytes do not make constants related."""
 
 MOVED = frozenset({"contiguous", "convert", "dequantizelinear", "mul", "sub"})
-"""Besides views, what only moves and scales the elements of unpacked storage."""
+"""The operations besides views that only move or scale the elements of unpacked storage."""
 
 
 @dataclass(eq=False)
 class Made:
-    """A constant to be, and the values it is made from; these are compared by identity."""
+    """A new constant and the values it is made from, which are compared by identity."""
 
     shape: Shape
     sources: Sequence[Argument]
@@ -44,32 +44,32 @@ class Made:
 
     @property
     def unpacks(self) -> bool:
-        """Whether it comes of packed storage."""
+        """Whether it is made from packed storage."""
         return any(s.shape.dtype.is_packed for s in self.sources)
 
     @property
     def is_made_of_little(self) -> bool:
-        """Whether its sources have less than one bit for each of its elements: no storage holds so
-        little, so it is computed, and not unpacked.
+        """Whether its sources have less than one bit for each of its elements: no storage is that
+        dense, so it is computed rather than unpacked.
         """
         bits = 8 * sum(_bytes(s.shape) for s in self.sources)
         return bits < int(self.shape.elements) and not self.unpacks
 
     def excess(self, gone: Collection[int], allowance: int) -> int:
-        """The bytes by which this constant alone breaks the law; ``gone`` has the ids of what is
-        freed.
+        """The bytes by which this constant alone breaks the law; ``gone`` has the ids of the
+        sources that are freed.
         """
         return Related([self]).excess(gone, allowance)
 
 
 @dataclass
 class Related:
-    """Constants that have sources in common, directly or through others."""
+    """Constants that share sources, directly or through others."""
 
     made: list[Made]
 
     def excess(self, gone: Collection[int], allowance: int) -> int:
-        """The bytes these take beyond what they may; 0 or less where they keep the law."""
+        """The bytes by which these exceed what is allowed; at most 0 if they keep the law."""
         freed = self.freed(gone)
         unpacked = [m.nbytes for m in self.made if m.unpacks]
         packed = sum(_bytes(v.shape) for v in freed if v.shape.dtype.is_packed)
@@ -83,14 +83,14 @@ class Related:
 
 
 def related(made: Sequence[Made]) -> list[Related]:
-    """Constants by sources in common; those made of next to nothing are one set."""
+    """Constants grouped by shared sources; those made of next to nothing form one group."""
     anchors = [[id(s) for s in m.sources if _bytes(s.shape) > SMALL] or [0] for m in made]
     return [Related([made[i] for i in members]) for members in connected(anchors)]
 
 
 def connected(links: Sequence[Sequence[Hashable]]) -> list[list[int]]:
-    """The places in a list by links they have in common, directly or through others; each place
-    has one link or more.
+    """The indices of a list, grouped by links they share, directly or through others; each has at
+    least one link.
     """
     leader: dict[Hashable, Hashable] = {}
 
@@ -110,7 +110,7 @@ def connected(links: Sequence[Sequence[Hashable]]) -> list[list[int]]:
 
 
 class Constants:
-    """The constants of a program while passes run, and what each new one was made from."""
+    """The constants of a program while passes run, and what each new one is made from."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -118,14 +118,14 @@ class Constants:
         self.start()
 
     def start(self) -> None:
-        """Takes the constants there are now for those a pass begins with."""
+        """Takes the current constants as those that the next pass starts from."""
         self._held = self._literals()
         self._recorded: dict[int, tuple[Argument, list[Argument]]] = {}
 
     def fold(self, at: Instruction, value: Argument) -> Instruction:
-        """Puts a literal in the place of an instruction that is computed from literals alone.
+        """Replaces an instruction that is computed from literals alone by a literal.
 
-        It has the origins of all it stands for, and what it is made from is recorded.
+        The literal has the origins of everything it replaces, and its sources are recorded.
         """
         whole = tree(at)
         self._recorded[id(value)] = value, self.sources(whole)
@@ -135,9 +135,7 @@ class Constants:
         return at.owner.replace_instruction(at, made)
 
     def sources(self, whole: Iterable[Instruction]) -> list[Argument]:
-        """The values a tree is made from; those a pass has just made count as what they came
-        from.
-        """
+        """The values that a tree is made from; new literals of a pass count as their sources."""
         found: dict[int, Argument] = {}
         for at in whole:
             if (value := self.held(at)) is not None:
@@ -147,12 +145,12 @@ class Constants:
         return list(found.values())
 
     def made(self, at: Instruction) -> Made:
-        """What an instruction would be as a constant."""
+        """The constant that an instruction would become."""
         return Made(at.shape.as_standard(), self.sources(tree(at)))
 
     def held(self, at: Instruction) -> Argument | None:
-        """The value that a source takes memory for: that of a literal, and what stands in for that
-        of a deferred weight or a slot; None for what is computed.
+        """The value a source takes memory for: a literal's value, or a stand-in for a deferred
+        weight or a slot; None for computed values.
         """
         if isinstance(at.op, Literal):
             return at.op.value
@@ -163,7 +161,7 @@ class Constants:
         return None
 
     def check(self, pass_name: str, allowance: int) -> None:
-        """Raises ``ConstantGrowth`` where a pass has broken the law since the last check."""
+        """Raises ``ConstantGrowth`` if a pass has broken the law since the last check."""
         held, now = self._held, self._literals()
         new = [v for key, v in now.items() if key not in held]
         gone = held.keys() - now.keys()
@@ -183,8 +181,8 @@ class Constants:
 
 
 def tree(at: Instruction, leaves: Container[Instruction] = ()) -> list[Instruction]:
-    """An instruction and all it is computed from, inputs before their users; nothing that leaves
-    are computed from.
+    """An instruction and all it is computed from, in topological order, without what the leaves are
+    computed from.
     """
     done: dict[Instruction, None] = {}
     stack = [(at, iter(at.inputs))]
@@ -200,18 +198,18 @@ def tree(at: Instruction, leaves: Container[Instruction] = ()) -> list[Instructi
 
 
 def is_unpacked(at: Instruction, known: dict[Instruction, bool] | None = None) -> bool:
-    """Whether a value is packed storage, unpacked and at most scaled and moved since.
+    """Whether a value is packed storage, unpacked and then at most scaled and moved.
 
-    ``known`` keeps answers from call to call.
+    ``known`` caches answers between calls.
     """
     return _read_from(at, _unpacks, {} if known is None else known)
 
 
 def is_stored_narrow(at: Instruction, known: dict[Instruction, bool] | None = None) -> bool:
-    """Whether a value is packed storage, unpacked, or levels of eight bits, dequantised, and at
-    most scaled and moved since. Vectors of levels are little, and do not count.
+    """Whether a value is unpacked packed storage, or dequantised eight-bit levels, and then at most
+    scaled and moved. Vectors of levels are small, and do not count.
 
-    ``known`` keeps answers from call to call.
+    ``known`` caches answers between calls.
     """
     return _read_from(at, _widens, {} if known is None else known)
 
@@ -230,7 +228,7 @@ def _widens(at: Instruction) -> bool:
 def _read_from(
     at: Instruction, reads: Callable[[Instruction], bool], known: dict[Instruction, bool]
 ) -> bool:
-    """Whether a value is what some operation reads from storage, at most scaled and moved since."""
+    """Whether some operation ``reads`` a value from storage, then only scaled and moved."""
     return decided(at, lambda each: reads(each) or _moved_from(each), any, known)
 
 
@@ -246,8 +244,8 @@ def _is_packed_weight(value: Argument) -> bool:
 
 
 def _unpacked_from(value: Argument, lost: list[Argument]) -> list[Argument]:
-    """Packed values that vanished, of which one as large of unknown origin may well be made; one
-    that is the same number everywhere is made of none.
+    """The packed values that vanished from which one of unknown origin may have been made, judged
+    by the number of elements; none for a value that is one number throughout.
     """
     found = [v for v in lost if not v.shape.elements > value.shape.elements]
     return [] if found and _is_one_number(value) else found

@@ -1,8 +1,7 @@
-"""The weights of a compiled program while it lives: epochs of values, and the transaction that goes
-from one to the next.
+"""The weights of a running program: epochs of values, and the transaction that swaps them.
 
-An epoch is never changed. A run reads the epoch that is current when it starts, to its end; an
-update computes the slots that depend on what changed, and commits by switching one reference.
+An epoch never changes. A run reads the epoch that is current when it starts, to its end; an update
+computes the slots that depend on what changed, and commits by switching one reference.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ from migx.weights.sources import values_from
 
 NOTHING: Arguments = MappingProxyType({})
 Computed: TypeAlias = tuple[dict[str, Argument], dict[str, Argument]]
-"""The values of some slots, and what they show that other programs may use, too."""
+"""The values of some slots, and the values they are views of that other programs may share."""
 
 
 class Slots(dict[str, Argument]):
-    """The slots of an epoch by name, never changed: who has read this very one need not do so
-    again. There may be weak references to it, as there may not to a dict.
+    """The slots of an epoch by name. Never changed, so whoever has read this object need not do so
+    again. A subclass of dict, because it must support weak references.
     """
 
     __slots__ = ("__weakref__",)
@@ -49,11 +48,11 @@ class Slots(dict[str, Argument]):
 
 @dataclass(frozen=True, eq=False)
 class Epoch:
-    """One set of weights: their values by name, and what the program reads of them, its slots.
+    """One set of weights: their values by name, and the slots that the program reads.
 
-    ``slots`` holds only those whose weights all have values; ``wholes``, by the names of slots,
-    what they show that other programs may use, too; ``given`` names the weights whose values
-    updates have given, ``lost`` those that an update in place has left half written.
+    ``slots`` holds only those whose weights all have values; ``wholes`` has, by slot, the values
+    they are views of that other programs may share; ``given`` names the weights with values from
+    updates, ``lost`` those that an interrupted update in place has left half written.
     """
 
     number: int
@@ -79,21 +78,20 @@ class Epoch:
         given: frozenset[str],
         lost: frozenset[str],
     ) -> Self:
-        """An epoch that knows from which files its values are mapped. ``DataError`` where one of
-        them has been written to.
+        """An epoch that records the files its values are mapped from. ``DataError`` if one of them
+        has been written to.
         """
         files = files_of((*weights.values(), *slots.values()))
         return cls(number, weights, slots, wholes, given, lost, files)
 
 
 class LiveWeights:
-    """The weights module of a compiled program, and its values now.
+    """The weights module of a compiled program, and its current values.
 
-    ``place`` brings a slot's value where the target reads it. ``declared`` gives the weights of the
-    program that was compiled: those that the passes found to be needed no more may be given, too.
-    ``carried`` are values that updates gave when the program was compiled before. ``fixed`` gives
-    the names of its weights that stay as they were read.
-    Safe from several threads: updates come one after another, runs go on meanwhile.
+    ``place`` brings a slot's value where the target reads it. ``declared`` returns the weights of
+    the original program: those that passes found unnecessary may be given, too. ``carried`` are
+    values from updates of an earlier compilation. ``fixed`` returns the names of the weights that
+    cannot be replaced. Thread-safe: updates are serialised, and runs go on meanwhile.
     """
 
     def __init__(
@@ -112,7 +110,7 @@ class LiveWeights:
         self._memory = Memory()
         self.committing = threading.RLock()  # held while values are committed
         self.current = Epoch(0, carried, NOTHING, given=frozenset(carried))
-        self.replaced = False  # by those of the same program compiled again
+        self.replaced = False  # by those of a later compilation
         _LIVE.add(self)
 
     @cached_property
@@ -127,9 +125,7 @@ class LiveWeights:
 
     @property
     def given(self) -> dict[str, Argument]:
-        """The values that updates have given, by the names of the weights. ``WeightError`` where
-        one that was made in place has been interrupted.
-        """
+        """The values from updates, by weight. ``WeightError`` if one in place was interrupted."""
         epoch = self.current
         if epoch.lost:
             raise WeightError(without_values(sorted(epoch.lost), lost=True))
@@ -137,13 +133,11 @@ class LiveWeights:
 
     @property
     def slots(self) -> dict[str, Shape]:
-        """What each slot is."""
+        """The shape of each slot."""
         return {name: at.shape.as_standard() for name, at in self._recipe.slots.items()}
 
     def start(self, slots: Arguments = NOTHING) -> None:
-        """Computes the slots from the values that the weights have in the program, but for those
-        that are given.
-        """
+        """Computes the slots from the weights' values in the program, except those given."""
         with self.committing:
             if len(self.current.slots) < len(self._recipe.slots):
                 placed = {name: self.place(value) for name, value in slots.items()}
@@ -152,13 +146,13 @@ class LiveWeights:
                 self.current = self._after(began, values, True)
 
     def reading(self) -> Reading:
-        """A context that gives the slots of the current epoch, for one run. ``WeightError`` where
-        some have no value, ``DataError`` where a file they are mapped from has been written to.
+        """A context for one run that yields the slots of the current epoch. ``WeightError`` if some
+        have no value, ``DataError`` if a file they are mapped from has been written to.
         """
         return Reading(self)
 
     def checked_slots(self, epoch: Epoch) -> Arguments:
-        """The slots of an epoch, where a run may read them."""
+        """The slots of an epoch, checked to be readable."""
         if len(epoch.slots) < len(self._recipe.slots):
             raise WeightError(self._unready())
         for file in epoch.files:
@@ -166,7 +160,7 @@ class LiveWeights:
         return epoch.slots
 
     def _unready(self) -> str:
-        """Why slots have no value: their weights have none, or nobody has computed them yet."""
+        """Why slots have no value: their weights have none, or they have not been computed yet."""
         if lost := sorted(self.current.lost):
             return without_values(lost, lost=True)
         if missing := [name for name in self.missing if name not in self._held()]:
@@ -181,28 +175,28 @@ class LiveWeights:
     ) -> Update:
         """A transaction: ``with weights.update() as new: new[name] = array``.
 
-        When the block ends, the slots that depend on what was given are computed and all are
-        committed at once; if it raises, or a value is refused, nothing has changed. Runs that have
-        begun end on the weights they began with. ``check_finite`` refuses NaN and infinities.
-        ``in_place`` waits for runs to end and writes over the memory of the old values, where two
-        copies would be too much, while new runs wait: it cannot be rolled back, and where a signal
-        such as Ctrl-C breaks in, or memory ends, runs raise ``WeightError`` until these weights are
-        given again. ``copy=False`` takes
-        arrays as they are, which must not be written to any more.
+        When the block ends, the slots that depend on the new values are computed, and everything is
+        committed at once; if it raises, or a value is refused, nothing has changed. Runs in flight
+        end with the weights they began with. ``check_finite`` refuses NaN and infinities.
+        ``in_place`` waits for runs to end and writes over the memory of the old values while new
+        runs wait, for weights of which two copies do not fit: it cannot be rolled back, and if a
+        signal such as Ctrl-C interrupts it, or memory runs out, runs raise ``WeightError`` until
+        these weights are given again. ``copy=False`` uses arrays as they are; they must not be
+        written to any more.
         """
         if in_place and not copy:
             raise WeightError("an update in place copies what it is given: leave out copy=False")
         return Update(self, check_finite=check_finite, in_place=in_place, copy=copy)
 
     def checked(self, name: str, value: ArrayLike | Argument) -> Argument:
-        """A value for a weight, of its type and dims. ``WeightError`` says what is wrong."""
+        """A value as one for the weight, of its type and dims; otherwise ``WeightError``."""
         if name not in self.sources:
             raise WeightError(unknown(name, self.sources))
         return fitted(name, value, self.sources[name].shape)
 
     def value(self, name: str) -> Argument:
-        """A copy of the value that a weight has now. ``WeightError`` where there is no such weight,
-        or it has no value yet.
+        """A copy of the current value of a weight. ``WeightError`` if there is no such weight, or
+        it has no value yet.
         """
         if name not in self.sources:
             raise WeightError(unknown(name, self.sources))
@@ -216,13 +210,13 @@ class LiveWeights:
             return own(found, mapped=False)
 
     def _held(self) -> dict[str, Argument]:
-        """The values that the program itself holds, of weights that have not had others since."""
+        """The values stored in the program itself, without weights that are half written."""
         lost = self.current.lost
         found = {name: at.op for name, at in self.sources.items() if name not in lost}
         return {name: op.value for name, op in found.items() if isinstance(op, Literal)}
 
     def _after(self, before: Epoch, changes: Arguments, first: bool = False) -> Epoch:
-        """The epoch in which some weights have new values; nothing is committed. The ``first``
+        """The epoch in which some weights have new values; nothing is committed. The ``first`` one
         computes only the slots that have no value.
         """
         weights, changed = {**before.weights, **changes}, () if first else changes.keys()
@@ -235,7 +229,7 @@ class LiveWeights:
         return Epoch.of(before.number + 1, weights, slots, wholes, given, lost)
 
     def commit(self, changes: Arguments, *, copy: bool = True) -> tuple[Epoch, Epoch]:
-        """The epochs before and after some weights have taken new values, copied or as they are."""
+        """Commits new values, copied or as they are; returns the epochs before and after."""
         with self.committing, enough_memory(changes):
             before = self.current
             given = owned(changes, self._memory) if copy else frozen(changes)
@@ -243,10 +237,9 @@ class LiveWeights:
             return before, self.current
 
     def commit_in_place(self, changes: Arguments) -> None:
-        """Writes new values over the memory of the old ones, while nothing runs; slots that are
-        computed take the places of the old ones, a few at a time. What fails in the first of these
-        has changed nothing. Where it fails or is interrupted later, these weights have no value
-        until they are given again.
+        """Writes new values over the memory of the old ones while nothing runs; computed slots
+        replace the old ones a few at a time. A failure in the first batch changes nothing. After a
+        later failure or interruption, these weights have no value until they are given again.
         """
         with self.committing, enough_memory(changes, in_place=True):
             weights = {**self.current.weights, **changes}
@@ -259,7 +252,7 @@ class LiveWeights:
                 self.current = self._written(weights, changes, wanted, chain([first], rest))
 
     def _computed(self, slots: Mapping[str, Instruction], weights: Arguments) -> Computed:
-        """The values of some slots where the target reads them, and what they show."""
+        """The values of slots, where the target reads them, and the values they are views of."""
         values, wholes = self._recipe.values(slots, weights)
         return {name: self.place(value) for name, value in values.items()}, wholes
 
@@ -270,8 +263,8 @@ class LiveWeights:
         wanted: Collection[str],
         computed: Iterable[Computed],
     ) -> Epoch:
-        """The epoch in which changed weights, and the slots that are wanted, lie where those they
-        replace lay, or have taken their places.
+        """The epoch in which changed weights, and the slots that are wanted, are written over those
+        they replace, or replace them.
         """
         before, over = self.current, Overwriting()
         number, given = before.number + 1, before.given | changes.keys()
@@ -285,11 +278,11 @@ class LiveWeights:
         )
         old = {name: before.slots[name] for name in wanted if name in before.slots}
         was = {name: before.weights[name] for name in changes if name in before.weights}
-        # what is left if this is interrupted: what is half written has no value
+        # the state if this is interrupted: what is half written has no value
         lost = before.lost | changes.keys()
         self.current = replace(before, weights=rest, slots=slots, wholes={**wholes}, lost=lost)
         left = before.lost - changes.keys()
-        del before  # so that each value goes when another has taken its place
+        del before  # so that each old value is freed when its replacement is there
         for values, shown in computed:
             for name, value in values.items():
                 made = is_made(value, self._recipe.given(name, weights))
@@ -300,7 +293,7 @@ class LiveWeights:
         return Epoch.of(number, held, slots, wholes, given, left)
 
     def restore(self, before: Epoch, after: Epoch) -> None:
-        """Goes back to an epoch, unless others have been committed since."""
+        """Returns to an earlier epoch, unless others have been committed since."""
         with self.committing:
             if self.current is not after:
                 raise WeightError(
@@ -310,7 +303,7 @@ class LiveWeights:
             self.current = replace(before, number=after.number + 1, running=Running())
 
     def forked(self) -> None:
-        """Lets go of what other threads held, in the child of a fork, which has none of them."""
+        """Resets locks in the child of a fork, which does not have the threads that held them."""
         self.committing, self._memory = threading.RLock(), Memory()
         self.current = replace(self.current, running=Running())
 
@@ -328,7 +321,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Reading:
-    """The slots of one epoch while a run reads them. Every run makes one, so it is no generator."""
+    """The slots of one epoch during a run. No generator, because every run makes one."""
 
     __slots__ = ("_epoch", "_weights")
 
@@ -354,8 +347,8 @@ class Reading:
 class Update:
     """New values for weights, all or nothing; made by ``LiveWeights.update``.
 
-    ``new[name] = array`` sets a value, ``new[name]`` reads a copy of the new or else the current
-    one, and iterating gives the names.
+    ``new[name] = array`` sets a value, ``new[name]`` reads a copy of the new or the current one,
+    and iterating yields the names.
     """
 
     def __init__(
@@ -363,7 +356,7 @@ class Update:
     ) -> None:
         self._weights, self._check_finite = weights, check_finite
         self._in_place, self._copy = in_place, copy
-        self._replaced = weights.replaced  # whoever holds on to what was replaced may update that
+        self._replaced = weights.replaced  # whoever still holds replaced weights may update them
         self._changes: dict[str, Argument] = {}
         self._epochs: tuple[Epoch, Epoch] | None = None
         self._final = "it was made in place" if in_place else "it has not been committed"
@@ -373,15 +366,15 @@ class Update:
         return f"<Update of {len([*self])} weights, {len(self._changes)} of them given>"
 
     def __setitem__(self, name: str, value: ArrayLike | Argument) -> None:
-        """Gives a weight a value, which is copied when the block ends, unless told otherwise;
-        ``WeightError`` where it does not fit, or the block has ended.
+        """Sets a weight's value, which is copied when the block ends, unless told otherwise;
+        ``WeightError`` if it does not fit, or the block has ended.
         """
         self._check_open()
         self._changes[name] = self._weights.checked(name, value)
 
     def __getitem__(self, name: str) -> Any:
-        """A copy of a weight's value, the one given in this block or else the one in use: an array,
-        of a packed weight an ``Argument``. ``WeightError`` where there is none.
+        """A copy of a weight's value, from this block or else the current one: an array, or an
+        ``Argument`` for a packed weight. ``WeightError`` if there is none.
 
         So ``new["w"] += a @ b`` adds to a weight.
         """
@@ -391,7 +384,7 @@ class Update:
         return value if value.shape.dtype.is_packed else value.array
 
     def __iter__(self) -> Iterator[str]:
-        """The names of the weights that may be given."""
+        """The names of the weights that may be set."""
         return iter(self._weights.sources)
 
     def update(
@@ -404,9 +397,9 @@ class Update:
         """Sets many weights: from a dict, a folder of external data, a ``.safetensors`` or ``.npz``
         file, or the ``.safetensors.index.json`` of several. A dict may have some of the weights; a
         folder or a file must have exactly all, or a ``WeightError`` names those missing and left
-        over. ``strict=False`` takes their intersection, which must not be empty. ``convert``
-        converts values to the element types of the weights: floats are rounded, values that an
-        integer type cannot hold are refused.
+        over. ``strict=False`` takes the intersection, which must not be empty. ``convert`` converts
+        values to the element types of the weights: floats are rounded, values that an integer type
+        cannot hold are refused.
         """
         self._check_open()
         wanted, fixed = self._weights.sources, self._weights.fixed
@@ -450,7 +443,7 @@ class Update:
                 self._epochs = self._weights.commit(self._changes, copy=self._copy)
 
     def rollback(self) -> None:
-        """Returns to the weights before this update. They are kept while this object lives.
+        """Returns to the weights before this update, which are kept while this object lives.
         ``WeightError`` if others have been committed since, or the program has been compiled again.
         """
         if self._epochs is None:
@@ -462,7 +455,7 @@ class Update:
 
 
 def files_of(values: Iterable[Argument]) -> tuple[MappedFile, ...]:
-    """The files that values are mapped from. ``DataError`` where one has been written to."""
+    """The files that values are mapped from. ``DataError`` if one has been written to."""
     files = dict.fromkeys(value.mapped for value in values)
     found = tuple(file for file in files if file is not None)
     for file in found:
@@ -471,7 +464,7 @@ def files_of(values: Iterable[Argument]) -> tuple[MappedFile, ...]:
 
 
 def owned(values: Arguments, memory: Memory) -> Arguments:
-    """Copies that nobody else can write to; values that are mapped from files count as such."""
+    """Copies that nobody else can write to; values mapped from files count as such."""
     copied = {name: v for name, v in values.items() if v.source is None}
     arrays = memory.copies([v.array for v in copied.values()])
     pairs = zip(copied.items(), arrays, strict=True)
@@ -479,7 +472,7 @@ def owned(values: Arguments, memory: Memory) -> Arguments:
 
 
 def frozen(values: Arguments) -> Arguments:
-    """The values themselves, which nobody here will write to."""
+    """The values themselves, read-only here from now on."""
     given = {n: v if v.source is not None else Argument(v.shape, v.data) for n, v in values.items()}
     for value in given.values():
         value.freeze()
@@ -488,7 +481,7 @@ def frozen(values: Arguments) -> Arguments:
 
 @contextmanager
 def enough_memory(values: Arguments, *, in_place: bool = False) -> Iterator[None]:
-    """Says in a ``WeightError`` that new values do not fit into memory."""
+    """Turns a lack of memory for new values into a ``WeightError``."""
     try:
         yield
     except MemoryError as error:

@@ -1,4 +1,4 @@
-"""Evaluates trees of constants, what they share once, those that share nothing in parallel.
+"""Evaluates trees of constants: shared parts once, independent ones in parallel.
 
 Folding, baking, loading and swapping all compute values here, so they all give the same bits.
 """
@@ -26,7 +26,7 @@ from migx.shape import Shape
 from migx.weights.constants import connected, tree
 
 HEAVY = 1 << 23
-"""Bytes from which on values are worth a thread, which a busy machine may let wait."""
+"""The bytes of a value from which on it is worth a thread, which may have to wait for a core."""
 
 Values = dict[Instruction, Argument]
 Known = Mapping[Instruction, Argument]
@@ -40,10 +40,11 @@ def evaluated(
     lenient: bool = False,
     threads: int | None = None,
 ) -> Values:
-    """The values of some instructions that depend on literals, and on what is ``known``, alone;
-    each in standard layout. On as many ``threads`` as there are processors, unless told otherwise.
+    """The values of some instructions that depend only on literals and ``known`` values, each in
+    standard layout, computed on as many ``threads`` as there are processors unless told otherwise.
 
-    What fails raises, with the instruction drawn; if ``lenient``, what depends on it is left out.
+    A failure raises an error with the instruction drawn; if ``lenient``, whatever depends on it is
+    left out.
     """
     trees = [_tree(at, known) for at in roots]
     links = [[at for at in whole if not _given(at, known)] or whole for whole in trees]
@@ -75,14 +76,14 @@ def _given(at: Instruction, known: Known) -> bool:
 
 @dataclass(frozen=True)
 class _Run:
-    """The evaluation of instructions in order, on one thread."""
+    """Evaluates instructions in order on one thread."""
 
     known: Known
     context: Any
     lenient: bool
 
     def run(self, order: Sequence[Instruction], roots: set[Instruction]) -> Values:
-        """The values of the roots; any other is dropped when its last reader has run."""
+        """The values of the roots; others are dropped after their last use."""
         left = Counter(v for at in order if at not in self.known for v in at.inputs)
         values: Values = {}
         found: Values = {}
@@ -119,7 +120,7 @@ class _Run:
 
 
 def settled(value: Argument, shape: Shape) -> Argument:
-    """The value as a literal holds it; ``EvaluationError`` where it is not what its shape says."""
+    """The value in standard layout; ``EvaluationError`` if it does not fit its shape."""
     array = row_major(value.array)
     if array is value.data and value.shape == shape:
         return value

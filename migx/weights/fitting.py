@@ -1,4 +1,4 @@
-"""What is given for weights: made to fit, or what is wrong with it."""
+"""Checks values given for weights, and converts them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from migx.shape import U8, Shape
 def fitted(
     name: str, value: ArrayLike | Argument, shape: Shape, *, convert: bool = False
 ) -> Argument:
-    """A value as a weight of a shape holds it. ``WeightError`` unless type and dims are the same;
-    the type need not be, to ``convert`` it.
+    """A value as a weight of the given shape. ``WeightError`` if type or dims differ; with
+    ``convert``, the type may.
 
-    Packed weights are given as an ``Argument``, as their packed bytes, or as elements of their
-    dims, which are packed.
+    Packed weights are given as an ``Argument``, as their packed bytes, or as unpacked elements.
     """
     try:
         given = Argument.of(value)
@@ -40,7 +39,7 @@ def fitted(
 
 
 def _packed(given: Argument, shape: Shape) -> Argument:
-    """Bytes, or elements that the packed type holds, as packed storage."""
+    """Packed bytes, or unpacked elements, as packed storage."""
     dtype, dims = given.shape.dtype, given.shape.dims
     if dtype is U8 and dims != shape.dims and given.shape.elements == shape.nbytes:
         return Argument.packed(shape, given.array)
@@ -50,7 +49,7 @@ def _packed(given: Argument, shape: Shape) -> Argument:
 
 
 def refuse_infinite(name: str, value: Argument) -> None:
-    """Raises ``WeightError`` where a float weight holds NaN or an infinity."""
+    """Raises ``WeightError`` if a float weight contains NaN or an infinity."""
     if value.shape.dtype.is_float and not value.shape.dtype.is_packed:
         bad = int(value.array.size - np.count_nonzero(np.isfinite(value.array)))
         if bad:
@@ -58,7 +57,7 @@ def refuse_infinite(name: str, value: Argument) -> None:
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """What to say of a name that no weight has."""
+    """The message for a name that no weight has."""
     names = list(known)
     if not names:
         return (
@@ -70,7 +69,7 @@ def unknown(name: str, known: Iterable[str]) -> str:
 
 
 def without_values(missing: list[str], *, lost: bool = False) -> str:
-    """What to say of weights that have no value: that they are ``lost``, where they had one."""
+    """The message for weights that have no value, or have ``lost`` theirs."""
     if lost:
         return (
             f"{len(missing)} weights have no value, {first_few(missing, 5)}: an update in place "
@@ -84,8 +83,8 @@ def without_values(missing: list[str], *, lost: bool = False) -> str:
 
 
 def own(value: Argument, *, mapped: bool = True) -> Argument:
-    """A copy that nobody else can write to; a value that is mapped from a file counts as one, if
-    ``mapped`` may stay.
+    """A copy that nobody else can write to; a value mapped from a file counts as one, if it may
+    stay ``mapped``.
     """
     if value.source is not None and mapped:
         return value

@@ -1,7 +1,7 @@
-"""Moves what depends on weights alone into the module ``weights``, whose results are named slots.
+"""Moves what depends only on weights into the module ``weights``, whose results are named slots.
 
-A slot is one value that the other modules read by its name, from wherever they are. So a weight is
-computed, packed, swapped and shared in one place, and a loop body reads it as ``main`` does.
+A slot is a value that other modules read by name, wherever they are. So a weight is computed,
+packed, swapped and shared in one place, and a loop body reads it as ``main`` does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from migx.weights.constants import tree
 
 
 def weights_of(program: Program) -> dict[str, Instruction]:
-    """One instruction of each weight that may be replaced, by its name."""
+    """One instruction of each replaceable weight, by name."""
     found: dict[str, Instruction] = {}
     for at in program.instructions():
         if is_replaceable(at):
@@ -26,22 +26,22 @@ def weights_of(program: Program) -> dict[str, Instruction]:
 
 
 def names_of_weights(program: Program) -> set[str]:
-    """The names of all weights, those that are fixed included."""
+    """The names of all weights, fixed ones included."""
     fixed = (at.op.label for at in program.literals if isinstance(at.op, Literal))
     return {*fixed, *weights_of(program)}
 
 
 def fixed_slots(program: Program) -> dict[str, Instruction]:
-    """The slots that no weight is in, by name, and what computes them."""
+    """The slots without replaceable weights, by name, and the instructions that compute them."""
     slots = program.slots.items()
     return {name: at for name, at in slots if not any(is_weight(v) for v in tree(at))}
 
 
 def hoist(program: Program, roots: Iterable[Instruction]) -> None:
-    """Computes some values in the weights module; slots take their places.
+    """Moves values to the weights module, and replaces them by slots.
 
-    They must depend on literals, weights and slots alone. What they are computed from stays where
-    it is until nobody reads it. Slots that are read no more go.
+    They must depend only on literals, weights and slots. What they are computed from stays until it
+    is dead. Slots that are no longer read are removed.
     """
     roots = list(roots)
     if not roots and program.weights is None:
@@ -53,7 +53,7 @@ def hoist(program: Program, roots: Iterable[Instruction]) -> None:
 
 
 def drop_unread(program: Program) -> None:
-    """Removes dead code, and lets go of the slots that only it has read."""
+    """Removes dead code, and the slots that only it has read."""
     for module in tuple(program.modules.values()):
         if not module.bypass:
             remove_dead_code(module)
@@ -61,8 +61,8 @@ def drop_unread(program: Program) -> None:
 
 
 def hoist_sources(program: Program) -> bool:
-    """Hoists every weight that is still read outside the weights module, as it is, so that no
-    target needs to know of more than slots; says whether there were any.
+    """Hoists every weight that is still read outside the weights module, as it is, so that targets
+    need to know only slots; returns whether there were any.
     """
     own = program.weights
     left = [at for at in program.instructions() if is_weight(at) and at.module is not own]
@@ -71,8 +71,8 @@ def hoist_sources(program: Program) -> bool:
 
 
 class _Moving:
-    """Slots by name, and what has been copied to the weights module so far: a weight once, whatever
-    reads it, and anything else once for each instruction.
+    """Slots by name, and what has been copied to the weights module so far: each weight once, and
+    anything else once for each instruction.
     """
 
     def __init__(self, program: Program) -> None:
@@ -82,7 +82,7 @@ class _Moving:
         self.copies: dict[Instruction, Instruction] = {}
 
     def move(self, root: Instruction) -> None:
-        """Puts a slot in the place of an instruction, and removes it."""
+        """Replaces an instruction by a slot, and removes it."""
         whole = tree(root)
         value = self.copied(whole)
         name = next((n for n, v in self.slots.items() if v is value), None)
@@ -95,7 +95,7 @@ class _Moving:
         root.owner.remove_instruction(root)
 
     def copied(self, whole: list[Instruction]) -> Instruction:
-        """The last of some instructions, copied with all the others to the weights module."""
+        """The copy of the last of some instructions; all are copied to the weights module."""
         for at in whole:
             if at not in self.copies:
                 self.copies[at] = self.copy(at)
@@ -119,7 +119,7 @@ class _Moving:
         return found
 
     def finish(self) -> None:
-        """Returns the slots that are read, and removes what serves none of them."""
+        """Returns the slots that are read, and removes what none of them needs."""
         readers = [at for at in self.program.instructions() if isinstance(at.op, Slot)]
         for at in readers:
             if not at.users:
@@ -135,7 +135,7 @@ class _Moving:
 
 def _name(root: Instruction, whole: list[Instruction]) -> str:
     """A slot's name: that of the largest weight in it, if there is one, with the operation that
-    makes it, and the module that reads it where that is not ``main``.
+    computes it, and the module that reads it unless that is ``main``.
     """
     sources = [at for at in whole if is_weight(at) or type(at.op) is Slot]
     largest = max(sources, key=lambda at: int(at.shape.nbytes), default=None)

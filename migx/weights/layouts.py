@@ -1,8 +1,8 @@
-"""Puts constants into the formats in which a target reads them best.
+"""Packs constants into the formats that a target reads best.
 
-The target names a format for an input; the constant is packed once for each format, in the weights
-module or now, and the input reads it through ``unpack_weight``, which a kernel that takes the
-format as it is leaves out.
+The target names a format for an input; the constant is packed once for each format, now or in the
+weights module, and the input reads it through ``unpack_weight``, which kernels that read the format
+omit.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from migx.weights.hoisting import hoist
 
 
 def pack_weights(program: Program, context: Context) -> bool:
-    """Packs the constants that a target wants packed; says whether there were any.
+    """Packs the constants that a target wants packed; returns whether there were any.
 
-    An input may read a constant through views: it is what is behind these that is packed. Where the
-    target packs blocks, it may also read one of a constant, which an index picks: then all of them
-    are packed, each as the target wants the one. What has been packed for another machine is packed
-    again. What unpacks storage of a few bits stays so.
+    If an input reads a constant through views, the constant behind them is packed. If the target
+    packs blocks, an input may also read one block of a constant, picked by an index: then each
+    block is packed in the format for it. Constants packed for another machine are packed again.
+    Storage of a few bits is left as it is.
     """
     constants = Constants(program)
     known: dict[Instruction, bool] = {}
@@ -67,8 +67,8 @@ def pack_weights(program: Program, context: Context) -> bool:
 
 
 def _views(value: Instruction, blocks: bool) -> list[Instruction]:
-    """The views through which a value shows another, the outermost first; with ``blocks``, the last
-    of them may be a block of the other.
+    """The views between a value and its source, outermost first; with ``blocks``, the last of them
+    may pick a block.
     """
     found = []
     while operations.traits(value.op).view is not None and len(value.inputs) == 1:
@@ -80,7 +80,7 @@ def _views(value: Instruction, blocks: bool) -> list[Instruction]:
 def _expect_fit(
     context: Context, at: Instruction, index: int, whole: Instruction, form: str
 ) -> None:
-    """Raises ``TargetError`` where a target names a format that is none for the constant."""
+    """Raises ``TargetError`` if a target names a format that does not fit the constant."""
     try:
         PackWeight(form).compute_shape([whole.shape])
     except (ShapeError, TypeError) as error:
@@ -91,7 +91,7 @@ def _expect_fit(
 
 
 def _packed(value: Instruction, form: str) -> Instruction:
-    """What packs a constant, right behind it, followed by what reads it back."""
+    """Packs a constant, right after it, and unpacks it again; returns the packed value."""
     module = value.owner
     at = Builder(module, module.following(value), value.origins)
     made = at(PackWeight(form), value)
@@ -100,14 +100,14 @@ def _packed(value: Instruction, form: str) -> Instruction:
 
 
 def _literal(of: Operation, value: Argument) -> Literal:
-    """A literal of a packed value; of one that was packed, with its label, and the target's own
-    where that was.
+    """A literal with a packed value; one made from a literal keeps its label and class, which may
+    be a target's own.
     """
     return type(of)(value, of.label) if isinstance(of, Literal) else Literal(value)
 
 
 def _settle(program: Program, packed: list[Instruction], context: Context) -> None:
-    """Packs the literals now, and the weights in their module."""
+    """Packs literals now, and moves the packing of weights to their module."""
     weighty = {at for at in packed if any(type(v.op) is Slot or is_weight(v) for v in tree(at))}
     values = evaluated([at for at in packed if at not in weighty], context=context)
     for at, value in values.items():

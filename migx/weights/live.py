@@ -1,4 +1,4 @@
-"""What updates have given the weights of a compiled program, put into programs, or left out."""
+"""Puts the updated weights of a compiled program into programs, or leaves them out."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def live_weights(program: Program) -> Arguments:
-    """The values that updates have given weights which the program still has, by name; none where
-    it is not compiled.
+    """The values that updates gave to weights that the program still has, by name; none if it is
+    not compiled.
     """
     made = program._compiled
     live = {} if made is None else made.weights.given
@@ -29,14 +29,14 @@ def live_weights(program: Program) -> Arguments:
 
 
 def committing(program: Program) -> AbstractContextManager[object]:
-    """While it is open, no other thread commits an update of the program's weights."""
+    """In the block, no other thread commits an update of the program's weights."""
     made = program._compiled
     return nullcontext() if made is None else made.weights.committing
 
 
 def caught_up(made: Compiled, program: Program) -> bool:
-    """Whether what was just made of a program has all that updates have given its weights by now,
-    which is committed to it. Not where one was rolled back, or a pass relied on another value.
+    """Whether a newly compiled form of a program has the current values of all updates, which are
+    committed to it here. It does not if one was rolled back, or a pass relied on another value.
     """
     had, live = made.weights.current, live_weights(program)
     changes = {name: value for name, value in live.items() if had.weights.get(name) is not value}
@@ -49,7 +49,7 @@ def caught_up(made: Compiled, program: Program) -> bool:
 
 
 def holding(program: Program, values: Arguments) -> Program:
-    """A copy of a program in which replaceable weights have some values, which are not copied."""
+    """A copy of a program whose replaceable weights have given values, which are not copied."""
     made = program.copy()
     if values:
         put_literals(made, values, replaceable=True)
@@ -57,8 +57,8 @@ def holding(program: Program, values: Arguments) -> Program:
 
 
 def put_literals(program: Program, values: Mapping[str, Argument], replaceable: bool) -> None:
-    """Puts literals in the places of weights, wherever they are; what was assumed of one that is
-    fixed now is true for good.
+    """Replaces weights by literals wherever they are; assumptions about weights that become fixed
+    are dropped.
     """
     for module in program.modules.values():
         for at in module:
@@ -73,8 +73,8 @@ def put_literals(program: Program, values: Mapping[str, Argument], replaceable: 
 
 
 def leave_out(program: Program) -> None:
-    """Leaves out the values of the weights that may be replaced. ``WeightError`` where nothing says
-    in which file one stands.
+    """Leaves out the values of replaceable weights. ``WeightError`` if nothing tells in which file
+    one is stored.
     """
     for module in program.modules.values():
         for at in module:

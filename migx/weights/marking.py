@@ -1,4 +1,4 @@
-"""Which literals are weights that may be replaced, and making them so."""
+"""Which literals are replaceable weights, and making them so."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ KNOWN_INTEGERS = 1024
 
 
 def must_be_known(shape: Shape) -> bool:
-    """Whether a compiler needs the values of tensors like this: dims, axes, and single numbers such
-    as epsilons and scales.
+    """Whether a compiler needs the values of tensors with this shape: dims, axes, and single
+    numbers such as epsilons and scales.
     """
     if int(shape.elements) == 1:
         return True
@@ -27,8 +27,8 @@ def must_be_known(shape: Shape) -> bool:
 
 
 def fixed_weights(program: Program) -> list[str]:
-    """The names of the floats of several elements that a program has as they were read: those that
-    ``make_replaceable`` would take, and a checkpoint is likely to have others of.
+    """The names of the fixed float literals with several elements: those that ``make_replaceable``
+    would take, and for which a checkpoint is likely to have other values.
     """
     ops = (at.op for at in program.literals)
     named = [op for op in ops if type(op) is Literal and op.label and not op.replaceable]
@@ -37,16 +37,16 @@ def fixed_weights(program: Program) -> list[str]:
 
 
 def is_number(shape: Shape) -> bool:
-    """Whether it is that of one float, which may be a weight, the bias of one channel say, but is
-    a number to reckon with until somebody says so.
+    """Whether a shape is that of one float. It may be a weight, such as the bias of one channel,
+    but counts as a number unless it is named.
     """
     return shape.dtype.is_float and int(shape.elements) == 1
 
 
 def make_replaceable(program: Program, names: Iterable[str] | None = None) -> None:
-    """Marks literals as weights that may be replaced: those of some names, single floats among
-    them, or all that have names, but for strings and what ``must_be_known``. ``WeightError`` where
-    that leaves none, or one that is named is not there, must be known, or has been relied on.
+    """Marks literals as replaceable weights: those with given names, single floats included, or all
+    that have names, except strings and what ``must_be_known``. ``WeightError`` if that leaves none,
+    or a named one does not exist, must be known, or has been relied on.
     """
     if isinstance(names, str):
         raise WeightError(f"make_replaceable takes a list of names, such as [{names!r}]")
@@ -80,8 +80,8 @@ def make_replaceable(program: Program, names: Iterable[str] | None = None) -> No
 
 
 def _place(program: Program, name: str) -> dict[str, Any]:
-    """Where a number stands that was left out and read all the same; nothing of another literal.
-    ``WeightError`` where it was not only read but relied on.
+    """The place in a file of a literal that was read although it was left out; empty for others.
+    ``WeightError`` if something relied on its value.
     """
     checks = [at for at in program.weights or () if type(at.op) is AssumeEqual]
     checks = [at for at in checks if at.op_as(AssumeEqual).label == name]
@@ -95,7 +95,7 @@ def _place(program: Program, name: str) -> dict[str, Any]:
 
 
 def _forget_readings(program: Program, names: Container[str]) -> None:
-    """Takes back what the reader has assumed of some weights."""
+    """Removes the assumptions that the reader recorded about some weights."""
     for at in program.weights or ():
         if type(at.op) is AssumeEqual and at.op.label in names:
             (weight,) = at.inputs

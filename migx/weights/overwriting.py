@@ -1,4 +1,4 @@
-"""Updates in place: where new values go, so that never two of all are held."""
+"""Updates in place: where new values are written, so that two copies of all never coexist."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from migx.base.memory import THREADS, copy
 from migx.weights.fitting import own
 
 AT_ONCE = THREADS << 24
-"""Bytes of slots that are computed before those they replace are let go: some for each thread."""
+"""The bytes of slots computed before those they replace are freed, in proportion to the threads."""
 
 
 class Overwriting:
-    """Where the values of one update go, of which several may be one."""
+    """The destinations of one update's values, some of which may be the same object."""
 
     def __init__(self) -> None:
-        # What was and what is given are held along: an id is good for as long as its object lives.
+        # Old and new values are kept alive here, because ids are valid only for live objects.
         self._kept: dict[tuple[int, int], tuple[Argument, Argument | None, Argument]] = {}
 
     def kept(self, was: Argument | None, value: Argument) -> Argument:
-        """A value that others may write to, in the memory of the one it replaces where that is ours
-        to write to, else in a copy. One that is elsewhere takes the place of the old one, whose
-        memory is given back.
+        """A value in memory of our own: that of the value it replaces if we may write to it,
+        otherwise a copy. A value in a target's memory simply replaces the old one, which is freed.
         """
         if value.elsewhere or value is was:
             return value
@@ -37,5 +36,5 @@ class Overwriting:
 
 
 def is_made(value: Argument, of: list[Argument]) -> bool:
-    """Whether a value has memory of its own, and none of those it is computed from."""
+    """Whether a value has memory of its own, shared with none of those it is computed from."""
     return value.elsewhere or not any(np.may_share_memory(value.array, v.array) for v in of)

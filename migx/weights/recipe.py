@@ -1,7 +1,7 @@
-"""How the slots of a program are computed from its weights, and which of them programs share.
+"""How a program's slots are computed from its weights, and which of them are shared by programs.
 
-Slots that the same recipe makes of the same bytes of the same files are one array, whatever
-programs of a process read them.
+Slots that are computed in the same way from the same bytes of the same files are one array for all
+programs of a process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from migx.weights.evaluation import evaluated, settled
 Arguments = Mapping[str, Argument]
 
 _shared: weakref.WeakValueDictionary[Hashable, Argument] = weakref.WeakValueDictionary()
-"""What slots of all programs show that is computed from files alone, by recipe and bytes."""
+"""The shared values behind slots that are computed from files alone, by recipe and bytes."""
 
 
 class Recipe:
@@ -50,9 +50,10 @@ class Recipe:
     def due(
         self, changed: Iterable[str], weights: Arguments, had: Arguments
     ) -> dict[str, Instruction]:
-        """The slots that depend on a changed weight or had no value, and can have one now.
+        """The slots that depend on a changed weight or had no value, and whose weights all have
+        values.
 
-        ``AssumptionError`` where a weight is not what a pass relied on.
+        ``AssumptionError`` if a weight is not what a pass relied on.
         """
         names = set(changed)
 
@@ -66,9 +67,7 @@ class Recipe:
     def batches(
         self, slots: Mapping[str, Instruction], nbytes: int
     ) -> Iterator[dict[str, Instruction]]:
-        """Some slots in parts of so many bytes, or little more; those that share what is computed
-        are in one.
-        """
+        """Slots in batches of about ``nbytes``; those that share computed values go together."""
         names, links = list(slots), [_steps(at) for at in slots.values()]
         batch: dict[str, Instruction] = {}
         size = 0
@@ -88,8 +87,9 @@ class Recipe:
     def values(
         self, slots: Mapping[str, Instruction], weights: Arguments
     ) -> tuple[dict[str, Argument], dict[str, Argument]]:
-        """The values of some slots: as given, where a slot is a weight; as another program has
-        them that computed them from the same files; else computed. And what they show.
+        """The values of some slots: a weight itself; shared with another program that computed the
+        same from the same files; or computed now. Also the values they are views of, if these can
+        be shared.
         """
         known = self._known(weights)
         wholes = {name: _whole(at) for name, at in slots.items()}
@@ -107,7 +107,7 @@ class Recipe:
         return values, {n: known[at] for n, at in wholes.items() if keys.get(at) is not None}
 
     def _key(self, at: Instruction, weights: Arguments) -> Hashable | None:
-        """What a value is computed from, and how; None where not all of it is in files."""
+        """A key for how a value is computed and from what; None if not all of that is in files."""
         places: dict[Instruction, int] = {}
         key: list[Hashable] = [str(type(getattr(self._context, "target", None)))]
         for place, below in enumerate(tree(at)):
@@ -126,12 +126,12 @@ class Recipe:
 
 
 def _steps(at: Instruction) -> list[Instruction]:
-    """What is computed on the way to a value, itself included."""
+    """The instructions that compute a value, itself included."""
     return [v for v in tree(at) if v.inputs] or [at]
 
 
 def _whole(at: Instruction) -> Instruction:
-    """What a value shows in other dims, its bytes being the same."""
+    """The value of which this one is a view with the same bytes in other dims."""
     while operations.traits(at.op).view is not None and len(at.inputs) == 1:
         below = at.inputs[0]
         apart = below.shape.parts or at.shape.nbytes != below.shape.nbytes

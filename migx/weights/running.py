@@ -1,4 +1,4 @@
-"""Who is reading an epoch of weights, so that one may wait until nobody is."""
+"""Counts the runs that read an epoch of weights, so that an update can wait for them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 
 class Running:
-    """Counts the runs that read an epoch, so that one may wait until there are none."""
+    """Counts the runs that read an epoch, so that one can wait until there are none."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._runs: list[None] = []  # as long as there are runs: to append and pop needs no lock
-        self._stops = 0  # how many want it stopped
+        self._runs: list[None] = []  # its length is the count: append and pop need no lock
+        self._stops = 0  # how many callers want it stopped
 
     def __enter__(self) -> None:
         self._runs.append(None)
@@ -31,9 +31,9 @@ class Running:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """Lets nothing new start, and waits until nothing runs."""
+        """In the block, no run starts; waits until those in progress have ended."""
         with self._changed:
-            self._stops += 1  # who comes in from now on sees it, who came before is waited for
+            self._stops += 1  # later runs see it, earlier ones are waited for
             try:
                 self._changed.wait_for(lambda: not self._runs)
                 yield

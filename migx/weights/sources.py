@@ -1,5 +1,5 @@
-"""Where values for weights come from: a dict of arrays by name, a folder of external data, a
-safetensors file, the index of several, or an npz file.
+"""Sources of values for weights: a dict of arrays by name, a folder of external data, a safetensors
+file, the index of several, or an npz file.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def values_from(
     convert: bool = False,
     fixed: Callable[[], Iterable[str]] = tuple,
 ) -> dict[str, Any]:
-    """The values that a folder, a file or a dict has for some weights. Errors, and what is
-    ``strict`` and converted, as in ``migx.weights.epochs.Update.update``. A folder of external data
-    says nothing of weights that stand in the model itself, the ``fixed``: a ``DataWarning`` does.
+    """The values that a folder, a file or a dict has for some weights. Errors, ``strict`` and
+    ``convert`` are as in ``migx.weights.epochs.Update.update``. A folder of external data has no
+    values for the ``fixed`` weights inside the model file: a ``DataWarning`` says so.
     """
     folder = _folder_of(source)
     had = _had(source) if folder is None else _placed(folder, wanted)
@@ -55,7 +55,7 @@ def values_from(
 def _other_names(
     source: Any, wanted: Mapping[str, Instruction], missing: list[str], left: list[str]
 ) -> str:
-    """What to say of a source that has not the names of the weights."""
+    """The message for a source whose names differ from those of the weights."""
     if left and not wanted:
         return unknown(left[0], wanted)
     partial, said = isinstance(source, Mapping), []
@@ -74,12 +74,12 @@ def _other_names(
 
 
 def names_in(source: Any) -> list[str]:
-    """The names a source has; none for a folder of external data, which has weights by place."""
+    """The names in a source; none for a folder of external data, which finds weights by place."""
     return [] if _folder_of(source) is not None else [*_had(source)]
 
 
 def _folder_of(source: Any) -> Path | None:
-    """The folder of external data that a source is."""
+    """The folder of external data that a source is, or None."""
     path = Path(source) if isinstance(source, (str, PathLike)) else None
     return path if path is not None and path.is_dir() and _index_of(path) is None else None
 
@@ -92,7 +92,7 @@ def _placed(folder: Path, wanted: Mapping[str, Instruction]) -> dict[str, Argume
 
 
 def _had(source: Any) -> dict[str, Any]:
-    """All that a dict or a file has, by name."""
+    """All values of a dict or a file, by name."""
     if isinstance(source, Mapping):
         return dict(source)
     if not isinstance(source, (str, PathLike)):
@@ -115,7 +115,7 @@ def _had(source: Any) -> dict[str, Any]:
 
 
 def _index_of(path: Path) -> Path | None:
-    """The index of safetensors files that a path is, or that lies in the folder it is."""
+    """The index of safetensors files that a path is, or that is in the folder it is."""
     if path.is_dir():
         return next(iter(sorted(path.glob(f"*{_INDEX}"))), None)
     return path if path.name.endswith(_INDEX) and path.exists() else None
@@ -133,7 +133,7 @@ def _warn_of_fixed(folder: Any, names: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where external data lies: its file in a model's folder, and which bytes of it."""
+    """The place of external data: its file in the model's folder, and its bytes."""
 
     location: str
     offset: int
@@ -147,9 +147,9 @@ def located(
     known: dict[str, tuple[Path, int]] | None = None,
     advice: str = "",
 ) -> Source:
-    """Where external data is, in a folder. ``DataError`` unless the file is inside it, there, and
-    long enough; ``advice`` says what to do where it is not there. ``known`` keeps files and their
-    sizes from call to call.
+    """The source of external data in a folder. ``DataError`` if the file is outside it, missing, or
+    too short; ``advice`` is added if it is missing. ``known`` caches files and their sizes between
+    calls.
     """
     what, offset, length = f"external data of {name!r}", place.offset, place.length
     known = {} if known is None else known
@@ -169,7 +169,7 @@ def located(
 def from_folder(
     folder: Path, name: str, at: Instruction, known: dict[str, tuple[Path, int]] | None = None
 ) -> Argument:
-    """The value of a weight, mapped from where a folder has it; ``known`` keeps the files found."""
+    """The value of a weight, mapped from a folder; ``known`` caches the files found."""
     op: Any = at.op
     place = Place(op.file, op.offset, int(at.shape.nbytes))
     return Argument(at.shape, source=located(place, folder.absolute(), name, known))
@@ -193,8 +193,8 @@ _SAFETENSORS = {
 
 
 def safetensors(path: Path) -> dict[str, Argument]:
-    """The tensors of a safetensors file, mapped: it is a length, a JSON header of types, dims and
-    offsets, and the bytes, of which each tensor has its own and none is left over.
+    """The tensors of a safetensors file, mapped. The format is a length, a JSON header of types,
+    dims and offsets, and the bytes, which the tensors cover without overlap or gaps.
     """
     try:
         with open(path, "rb") as file:
@@ -218,8 +218,8 @@ def safetensors(path: Path) -> dict[str, Argument]:
 
 
 def sharded(path: Path) -> dict[str, Argument]:
-    """The tensors of several safetensors files, mapped, by the index beside them: a JSON object
-    whose ``weight_map`` says which file has which tensor.
+    """The tensors of several safetensors files, mapped, by their index: a JSON object whose
+    ``weight_map`` names the file of each tensor.
     """
     try:
         index = json.loads(path.read_text("utf-8"))
@@ -251,7 +251,7 @@ def npz(path: Path) -> dict[str, Any]:
 
 def _tensor(path: Path, start: int, name: str, entry: Any) -> Argument:
     """A tensor of a safetensors file whose bytes begin at ``start``, from its entry in the header;
-    ``ValueError`` where that is none.
+    ``ValueError`` if the entry is invalid.
     """
     match entry:
         case {"dtype": str(dtype), "shape": [*dims], "data_offsets": [int(first), int(last)]} if (
@@ -268,8 +268,8 @@ def _tensor(path: Path, start: int, name: str, entry: Any) -> Argument:
 
 
 def _check_places(found: Mapping[str, Argument], start: int, size: int) -> None:
-    """``ValueError`` unless the tensors found lie one behind the other from ``start`` to the end of
-    a file of ``size`` bytes.
+    """``ValueError`` unless the tensors are contiguous from ``start`` to the end of a file of
+    ``size`` bytes.
     """
     end, before = start, "the header"
     places = [(value.source, name) for name, value in found.items() if value.source is not None]

@@ -311,7 +311,7 @@ def test_sizes_up_to_their_bounds() -> None:
     [
         ("relux", {}, UnknownName, "no operation is named 'relux'; similar: relu"),
         ("relu", {"alpha": 1}, UnknownName, "relu has no attribute 'alpha'; there are: none"),
-        ("transpose", {}, ShapeError, "transpose has to be told permutation"),
+        ("transpose", {}, ShapeError, "transpose requires permutation"),
         ("transpose", {"permutation": 3}, FieldError, r"permutation is tuple\[int, ...\], not 3"),
         ("convolution", {}, ShapeError, r"its inputs \(f32\[2, 3, 4\]\) or attributes do not fit"),
         ("pooling", {"padding_mode": 1}, CompatError, "padding_mode is not supported: give the"),

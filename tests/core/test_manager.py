@@ -121,9 +121,9 @@ def test_pipelines_as_text(text: str, steps: tuple[Pass, ...], printed: str) -> 
         ("seen}", ParseError, "expected a pass such as name or name{option=value}, found 'seen}'"),
         ("seen{", ParseError, "found 'seen{'"),
         ("seen fail", ParseError, "found 'seen fail'"),
-        ("seen,,fail", ParseError, "nothing stands before a comma in 'seen,,fail'"),
-        (",seen", ParseError, "nothing stands before a comma in ',seen'"),
-        ("with_options{,count=1}", ParseError, "nothing stands before a comma in ',count=1'"),
+        ("seen,,fail", ParseError, "there is nothing before a comma in 'seen,,fail'"),
+        (",seen", ParseError, "there is nothing before a comma in ',seen'"),
+        ("with_options{,count=1}", ParseError, "there is nothing before a comma in ',count=1'"),
     ],
 )
 def test_a_pipeline_that_does_not_parse(text: str, error: type[Exception], message: str) -> None:
@@ -280,7 +280,7 @@ class Endless(Pass):
 
 
 def test_a_pass_that_does_not_end_is_an_error() -> None:
-    said = r"pass endless makes changes without end, the last, relu, at\n  neg(.*\n)+  which nobody"
+    said = r"pass endless makes changes forever, the last, relu, at\n  neg(.*\n)+  which has no"
     with pytest.raises(RewriteLoop, match=said):
         migx.run_passes(program_of(CHOICE), [Endless()])
 

@@ -115,10 +115,10 @@ def test_what_is_not_given_is_said() -> None:
     main = migx.parse(TEXT).main
     at = next(at for at in main if at.name == "if")
     given = [migx.Argument.of(np.array(True))]
-    with pytest.raises(EvaluationError, match="if needs its 2 modules, each as as_function"):
+    with pytest.raises(EvaluationError, match="if needs its 2 modules, each through as_function"):
         by_meaning(at, at.op, CONTEXT, at.shape, given)
     slot = main.insert_instruction(at, Slot("w", Shape("f32", (2,))))
-    with pytest.raises(EvaluationError, match="slot 'w' is in the slots that run is given"):
+    with pytest.raises(EvaluationError, match="slot 'w' is not computed here"):
         by_meaning(slot, slot.op, CONTEXT, slot.shape, ())
 
 

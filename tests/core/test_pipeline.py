@@ -138,7 +138,7 @@ def test_any_pipeline_parses_back(pipeline: Pipeline) -> None:
         ("fixpoint{max=true}(peel)", "fixpoint: max is int, not true"),
         ("fixpoint(peel", r"expected a pass .* found 'fixpoint\(peel'"),
         ("fixpoint(peel))", "expected a pass"),
-        ("fixpoint(" * 1000 + "peel" + ")" * 1000, "nested too deep to be read"),
+        ("fixpoint(" * 1000 + "peel" + ")" * 1000, "nested too deeply to be read"),
         ("quantize_int4", "pass quantize_int4 needs the option block: int"),
     ],
 )

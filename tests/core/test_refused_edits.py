@@ -76,6 +76,6 @@ def test_what_is_no_instruction_is_said() -> None:
     with pytest.raises(IRError, match=r"cannot replace <tanh f32\[2\]>: it has been removed"):
         main.replace_instruction(gone, y)
     with pytest.raises(
-        IRError, match="before is of type Relu, not an instruction; None is the end"
+        IRError, match="before is of type Relu, not an instruction; None inserts at the end"
     ):
         main.insert_instruction(ops.Relu(), main.parameters["x"])

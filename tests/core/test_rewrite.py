@@ -162,7 +162,7 @@ def test_rules_that_undo_each_other_are_named() -> None:
         return at(ops.Relu(), x)
 
     message = (
-        r"the rules of swing undo each other: there \(51\), back \(49\); the last time it left\n"
+        r"the rules of swing undo each other: there \(51\), back \(49\); the last result is\n"
         r"  exp\(%1\)\n"
     )
     with pytest.raises(RewriteLoop, match=message):
@@ -175,7 +175,7 @@ def test_a_rule_that_feeds_itself_is_named() -> None:
         """Without end."""
         return at(ops.Relu(), at(ops.Abs(), x))
 
-    message = "rule grows of ever finds what it has left, over and over; the last time it left\n"
+    message = "rule grows of ever matches its own results forever; the last result is\n"
     with pytest.raises(RewriteLoop, match=f"^{message}  relu"):
         rewrite(chain(1, "relu").main, grows, "ever")
 

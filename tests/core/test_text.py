@@ -321,9 +321,9 @@ MALFORMED: list[tuple[str, int, int, str]] = [
     ("module main(x: f32[2]{\n  %0 = relu(x)\n", 1, 22, "expected ',' or ')', found '{'"),
     ("module main(ä: f32[2]) {}", 1, 13, "(a name that is no plain identifier stands in double "),
     ("module main(x: f32[ä]) {}", 1, 20, "(a name of a dim that is no plain identifier stands in"),
-    ('module main("x: f32[2]) {}', 1, 13, "name; what begins here has no \" at its end"),
-    ("module main(x: f32[`n]) {}", 1, 20, "expected a value; what begins here has no ` at its end"),
-    (HEAD + '  %0 = pad(x) {mode="edge}\n}', 2, 21, "what begins here has no \" at its end"),
+    ('module main("x: f32[2]) {}', 1, 13, "name; the opening \" is not closed"),
+    ("module main(x: f32[`n]) {}", 1, 20, "expected a value; the opening ` is not closed"),
+    (HEAD + '  %0 = pad(x) {mode="edge}\n}', 2, 21, "the opening \" is not closed"),
     ("module main(x: i4[2, 3]{1, 2}) {}", 1, 16, "i4 is packed storage"),
     ("module main(x: f32[broadcast(2, 3)]) {}", 1, 20, "2 and 3 do not broadcast"),
     ("module main(x: f32[], x: f32[]) {}", 1, 23, "parameter 'x' is declared twice"),
@@ -398,9 +398,7 @@ def test_malformed_text_says_where_and_what(
     ],
 )
 def test_text_that_is_nested_too_deep_is_refused(nested: str) -> None:
-    with pytest.raises(
-        ParseError, match=r"line 2, column \d+: what stands here is nested too deep"
-    ):
+    with pytest.raises(ParseError, match=r"line 2, column \d+: this is nested too deeply"):
         migx.parse(f"{HEAD}  %0 = {nested}\n  return %0\n}}")
 
 

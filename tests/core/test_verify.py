@@ -265,23 +265,23 @@ BREAKS: dict[str, list[tuple[Callable[[Parts], None], str]]] = {
         (late_capture, "of module main, which does not enclose it"),
     ],
     "users": [
-        (uncounted, "does not count how often it is read here"),
-        (miscounted, "does not count how often it is read here"),
-        (invented, "is counted as a user and is none"),
+        (uncounted, "counts its uses here wrongly"),
+        (miscounted, "counts its uses here wrongly"),
+        (invented, "is recorded as a user, but does not read it"),
     ],
     "shapes": [
         (wrong_shape, "its shape is f32[3]{2}, its operation infers f32[3]"),
         (refused_shape, "concat: axis 4 is not one of the 1 axes"),
     ],
     "parameters": [
-        (late_parameter, "a parameter stands behind other instructions"),
-        (unknown_parameter, "the module does not know its parameter 'x'"),
-        (lost_parameter, "a parameter the module knows is not in it"),
-        (swapped_parameters, "its parameters stand in another order than the module knows them"),
+        (late_parameter, "a parameter comes after other instructions"),
+        (unknown_parameter, "the module does not record its parameter 'x'"),
+        (lost_parameter, "a parameter the module records is not in it"),
+        (swapped_parameters, "its parameters are in another order than the module records"),
     ],
     "returns": [
         (no_return, "the module does not end with a return"),
-        (two_returns, "a return stands in the middle"),
+        (two_returns, "a return is not the last instruction"),
     ],
     "submodules": [
         (unlisted, "its module yes is not one of the program's"),
@@ -290,8 +290,8 @@ BREAKS: dict[str, list[tuple[Callable[[Parts], None], str]]] = {
     ],
     "packed_storage": [(packed_read, "it reads packed i4[4]; only an unpack operation can")],
     "symbols": [
-        (free_attribute, "no parameter and nothing before it gives dim m a size"),
-        (inner_symbol, "no parameter and nothing before it gives dim found a size"),
+        (free_attribute, "no parameter or earlier instruction gives dim m a size"),
+        (inner_symbol, "no parameter or earlier instruction gives dim found a size"),
         (clash, "dim n is declared as"),
     ],
     "weights": [

@@ -135,7 +135,7 @@ def test_the_deepest_partial_match_is_drawn_with_what_said_no() -> None:
         ("cancel", "outer", "fires", "it becomes what it reads already"),
         ("later", "outer", "fires", "multibroadcast, mul; cancel comes first and fires here too"),
         ("cancel", "%4", "no such operation", "cancel begins at neg; here is sub, and none reads"),
-        ("choice", "unread", "refused", "nobody reads it"),
+        ("choice", "unread", "refused", "it has no users"),
         ("choice", "%4", "refused", "%2 has no value that may be read"),
         ("picky", "more", "refused", "%3 has no attribute axis"),
         ("of_a_trait", "minus", "refused", "x does not have the trait pointwise"),

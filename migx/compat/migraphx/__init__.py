@@ -1,8 +1,8 @@
 """MIGraphX's Python API over migx: ``import migx.compat.migraphx as migraphx``.
 
 Names, keywords, defaults and the integers of enums are those of MIGraphX 2.16. What migx does not
-do is a ``CompatError`` that says what to do instead; nothing is taken and ignored. Classes with
-small letters are MIGraphX's; the value they stand for is in their attribute ``program``,
+support is a ``CompatError`` that says what to do instead; no option is accepted and ignored.
+Lowercase classes are MIGraphX's; the migx value they wrap is their attribute ``program``,
 ``module``, ``instruction`` or ``value``.
 """
 

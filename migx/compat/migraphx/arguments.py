@@ -1,5 +1,5 @@
-"""Arguments as MIGraphX's Python module has them: a shape and its data, made from anything with a
-buffer and read by numpy; and the numbers tests are fed with.
+"""MIGraphX's arguments: a shape and its data, made from anything with a buffer and read by numpy;
+and its generated test data.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Array = NDArray[Any]
 
 
 class argument:
-    """A value: ``argument(array)`` shares the memory of whatever has a buffer, and keeps it alive;
+    """A value: ``argument(array)`` shares the memory of anything with a buffer, and keeps it alive;
     ``numpy.array(argument)`` reads it. ``==`` compares shapes and elements.
 
-    ``value`` is the same in migx. One that lies on a device is copied when it is looked into.
+    ``value`` is the migx argument. A value on a device is copied when it is read.
     """
 
     value: Argument
@@ -40,7 +40,7 @@ class argument:
 
     @property
     def array(self) -> Array:
-        """The elements in host memory, of the dims that ``get_shape().lens()`` says."""
+        """The elements in host memory, with the dims of ``get_shape().lens()``."""
         array = _told(self.value.array)
         return array if array.ndim else as_strided(array, (1,), (0,))
 
@@ -52,26 +52,26 @@ class argument:
         return shape.of(Shape(self.value.shape.dtype, array.shape, strides))
 
     def data_ptr(self) -> int:
-        """The address of the first element, on the host or on the device that it lies on."""
+        """The address of the first element, on the host or a device."""
         if self.value.elsewhere:
             return int(self.value.address)  # type: ignore[attr-defined]
         return int(self.array.ctypes.data)
 
     def tolist(self) -> list[Any]:
-        """The elements in one flat list, row-major."""
+        """The elements as one flat list, row-major."""
         flat: list[Any] = self.array.reshape(-1).tolist()
         return flat
 
     @staticmethod
     def save(arg: argument, filename: str) -> None:
-        """Writes an argument into a file, which is an ``.mxr`` of a program that returns it."""
+        """Writes an argument to a file: an ``.mxr`` of a program that returns it."""
         program = Program()
         program.main.add_return(program.main.add_literal(np.ascontiguousarray(arg.array)))
         serialize.save(program, filename)
 
     @staticmethod
     def load(filename: str) -> argument:
-        """The argument in a file that ``save`` wrote."""
+        """The argument in a file written by ``save``."""
         (found,) = serialize.load(Path(filename), compiled=False).main.outputs
         return argument(found.op_as(Literal).value)
 
@@ -79,7 +79,7 @@ class argument:
         return np.array(self.array, dtype=dtype, copy=copy)
 
     def __buffer__(self, flags: int) -> memoryview:
-        """What ``memoryview(argument)`` asks for, from Python 3.12 on."""
+        """Supports ``memoryview(argument)``, from Python 3.12 on."""
         return self.array.data
 
     def __eq__(self, other: object) -> bool:
@@ -94,8 +94,8 @@ class argument:
 
 
 class borrowed(argument):
-    """An argument over memory that its caller keeps alive, which may be a GPU's: programs that are
-    compiled without ``offload_copy`` for one take it as that.
+    """An argument over memory that the caller keeps alive. It may be a GPU's: programs compiled for
+    one without ``offload_copy`` take it so.
     """
 
     @property
@@ -114,7 +114,7 @@ def argument_from_pointer(shape: shape, address: int) -> argument:
 
 
 def create_argument(s: shape, values: Sequence[Any]) -> argument:
-    """An argument of a shape from its elements, row-major."""
+    """An argument with a shape and the given elements, row-major."""
     given = np.asarray(values, s.migx().dtype.numpy).reshape(-1)
     if given.size != s.elements():
         raise DataError(f"{s} has {s.elements()} elements, but {given.size} are given")
@@ -124,15 +124,15 @@ def create_argument(s: shape, values: Sequence[Any]) -> argument:
 
 
 def fill_argument(s: shape, value: float) -> argument:
-    """An argument of a shape whose elements are all the same."""
+    """An argument with a shape whose elements are all equal."""
     memory = np.full(s.element_space(), value).astype(s.migx().dtype.numpy)
     return argument(_laid_out(memory, s))
 
 
 def generate_argument(s: shape, seed: int = 0) -> argument:
-    """An argument of a shape that holds the numbers MIGraphX draws from a seed, bit for bit.
+    """An argument with the numbers that MIGraphX generates from a seed, bit for bit.
 
-    Floats are multiples of 1/16 from -1 up to 1, integers have at most 5 bits for each byte.
+    Floats are multiples of 1/16 from -1 to below 1, integers have at most 5 bits per byte.
     """
     dtype = s.migx().dtype
     drawn = _xorshf96(seed)
@@ -149,7 +149,7 @@ def generate_argument(s: shape, seed: int = 0) -> argument:
 
 
 def _xorshf96(seed: int) -> Iterator[int]:
-    """Marsaglia's generator of three words, here of 64 bits (Xorshift RNGs, 2003)."""
+    """Marsaglia's three-word generator, here with 64-bit words (Xorshift RNGs, 2003)."""
     mask = (1 << 64) - 1
     x, y, z = 123456789, 362436069, 521288629 ^ seed
     while True:
@@ -161,12 +161,12 @@ def _xorshf96(seed: int) -> Iterator[int]:
 
 
 def _laid_out(memory: Array, s: shape) -> Array:
-    """Memory seen as a tensor of the lens and strides of a shape."""
+    """Memory viewed as a tensor with the lens and strides of a shape."""
     return as_strided(memory, s.lens(), [n * memory.itemsize for n in s.strides()])
 
 
 def _array(buffer: Any) -> Array:
-    """The array of what has a buffer, or gives numpy an array."""
+    """The array of an object that has a buffer, or that numpy can convert."""
     if isinstance(buffer, (list, tuple, int, float, str)):
         raise CompatError(
             f"argument() takes a buffer, such as a numpy array, not {type(buffer).__name__}: "
@@ -176,7 +176,7 @@ def _array(buffer: Any) -> Array:
 
 
 def _told(array: Array) -> Array:
-    """An array whose strides a shape can tell: none is negative, or a part of an element."""
+    """The array, with strides that a shape can express: not negative, and whole elements."""
     whole = all(s >= 0 and s % array.itemsize == 0 for s in array.strides)
     return array if whole else np.ascontiguousarray(array)
 

@@ -1,5 +1,5 @@
-"""Operations of MIGraphX's that are told by values what others are told by attributes, or give as
-many results as there could be: most are operators of ONNX. They join the table of ``forms``.
+"""MIGraphX operations that are given as inputs what others take as attributes, or that return as
+many results as there could be; most are ONNX operators. They join the table of ``forms``.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def slice_(
     starts: Ints = (),
     ends: Ints = (),
 ) -> Instruction:
-    """Places below 0 count from the end; those beyond an end are at it. What no attribute says is
-    an input, in the order of starts, ends and axes.
+    """Negative positions count from the end; those beyond an end are clamped. What is not an
+    attribute is an input, in the order starts, ends, axes.
     """
     if not given:
         axes = axes_of(axes, x.shape.rank)
@@ -67,7 +67,7 @@ def resize(
     mode: str = "nearest",
     coordinate_transformation_mode: str = "half_pixel",
 ) -> Instruction:
-    """To sizes or by scales; a second input is one of these, as its type says."""
+    """Resizes to sizes or by scales; a second input is either, as its type tells."""
     if given is not None:
         told = {"mode": mode, "nearest_mode": nearest_mode}
         told["coordinate_transformation_mode"] = coordinate_transformation_mode
@@ -83,7 +83,7 @@ def resize(
 def onehot(
     at: Site, indices: Instruction, *given: Instruction, axis: int = -1, depth: int | None = None
 ) -> Instruction:
-    """Of a depth, which may be an input, before the two values."""
+    """The depth may be an input, before the two values."""
     *depths, values = given
     if (depth is None) is not bool(depths):
         raise ShapeError(
@@ -102,7 +102,7 @@ def broadcast_with_dims(at: Site, x: Instruction, dims: Instruction) -> Instruct
 def dynamic_range(
     at: Site, start: Instruction, limit: Instruction, delta: Instruction
 ) -> Instruction:
-    """Each of its operands is one number, with a dim or without."""
+    """Each operand is one number, with or without a dim."""
     numbers = [v if v.shape.rank == 0 else _one(at, v) for v in (start, limit, delta)]
     return read(at.module, "Range", numbers)
 
@@ -113,7 +113,7 @@ def _one(at: Site, value: Instruction) -> Instruction:
 
 @form("fixed_pad")
 def fixed_pad(at: Site, x: Instruction) -> Instruction:
-    """Zeros behind each axis, up to the greatest size it can have."""
+    """Zeros at the end of each axis, up to its largest possible size."""
     tops = [dim.bounds(d)[1] for d in x.shape.dims]
     if np.isinf(tops).any():
         raise ShapeError(f"fixed_pad: the dims of {x.shape.text} have no upper bound")
@@ -121,7 +121,7 @@ def fixed_pad(at: Site, x: Instruction) -> Instruction:
 
 
 def _padded(at: Site, x: Instruction, dims: Sequence[Extent]) -> Instruction:
-    """Zeros behind each axis, up to dims."""
+    """Zeros at the end of each axis, up to dims."""
     behind = [wanted - d for wanted, d in zip(dims, x.shape.dims, strict=True)]
     return at.add(ops.Pad((*(0,) * len(behind), *behind)), x)
 
@@ -130,7 +130,7 @@ def _padded(at: Site, x: Instruction, dims: Sequence[Extent]) -> Instruction:
 def scan_slice(
     at: Site, x: Instruction, index: Instruction, *, axis: int = 0, direction: int = 0
 ) -> Instruction:
-    """One slice along an axis, which stays; counted from the end by ``direction`` 1."""
+    """One slice along an axis, which is kept; ``direction`` 1 counts from the end."""
     axis, place = axis_of(axis, x.shape.rank), at.add(ops.Reshape((1,)), index)
     if direction:
         numbers = place.shape.dtype
@@ -140,7 +140,7 @@ def scan_slice(
 
 @form("nonzero")
 def nonzero(at: Site, x: Instruction) -> Instruction:
-    """As many places as there are elements: zeros behind those that are not zero."""
+    """As many indices as there are elements: padded with zeros."""
     found = read(at.module, "NonZero", [x])
     return _padded(at, found, (found.shape.dims[0], x.shape.elements))
 
@@ -154,7 +154,7 @@ def nonmaxsuppression(
     center_point_box: bool = False,
     use_dyn_output: bool = False,
 ) -> Instruction:
-    """As many boxes as there could be, zeros behind those chosen, unless ``use_dyn_output``."""
+    """As many boxes as there could be, padded with zeros, unless ``use_dyn_output``."""
     told = {"center_point_box": int(center_point_box)}
     found = read(at.module, "NonMaxSuppression", [boxes, scores, *limits], told)
     most = scores.shape.elements  # one box of each class, in each image
@@ -165,7 +165,7 @@ def nonmaxsuppression(
 def unique(
     at: Site, x: Instruction, *, axis: int | None = None, sorted: bool = True
 ) -> Instruction:
-    """Of all elements where there is no axis; a tuple, which ``get_tuple_elem`` picks of."""
+    """Over all elements if there is no axis; a tuple, for ``get_tuple_elem``."""
     told = {"sorted": int(sorted)} | ({} if axis is None else {"axis": axis})
     return read(at.module, "Unique", [x], told).inputs[0]
 
@@ -174,7 +174,7 @@ def unique(
 def multinomial(
     at: Site, sums: Instruction, drawn: Instruction, *, dtype: int = int(type_t.int32_type)
 ) -> Instruction:
-    """Which class each number drawn from 0 to 1 falls into, by the running sums of the classes."""
+    """The class of each number drawn from 0 to 1, by the running sums of probabilities."""
     (batch, classes), samples = sums.shape.dims, drawn.shape.dims[-1]
     dims = (batch, samples, classes)
     total = at.add(ops.Slice((1,), (classes - 1,), (classes,)), sums)

@@ -1,4 +1,4 @@
-"""Files and devices as MIGraphX's Python module has them."""
+"""MIGraphX's functions for files and devices."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from migx.target import get_target as find_target
 
 
 def load(filename: str, format: str = "msgpack") -> program:
-    """The program in a file that ``save`` wrote, ready to run if it was compiled. ``CompatError``
-    where the file is MIGraphX's own.
+    """The program in a file written by ``save``, ready to run if it was compiled. ``CompatError``
+    for MIGraphX's own files.
     """
     try:
         if _is_json(format):
@@ -38,8 +38,8 @@ def load(filename: str, format: str = "msgpack") -> program:
 
 
 def save(p: program, filename: str, format: str = "msgpack") -> None:
-    """Writes a program, and what it is compiled to, into an ``.mxr`` file; or as JSON, which holds
-    the bytes of that, and the text of the program for who looks into it.
+    """Writes a program and its compiled form to an ``.mxr`` file; or as JSON, with the bytes of
+    that and the program's text for readers.
     """
     if not _is_json(format):
         migx.save(p.whole(), filename)
@@ -61,26 +61,26 @@ def save_buffer(p: program, format: str = "msgpack") -> bytes:
 
 
 def load_buffer(b: bytes, format: str = "msgpack") -> program:
-    """The program in the bytes that ``save_buffer`` gave."""
+    """The program in bytes from ``save_buffer``."""
     data = _unwrapped(b) if _is_json(format) else bytes(b)
     _check_ours(data[: len(MAGIC)], "what was given")
     folder = mkdtemp()
     path = Path(folder) / "program.mxr"
     path.write_bytes(data)
     made = program(migx.load(path))
-    weakref.finalize(made.program, shutil.rmtree, folder)  # literals are mapped from it till then
+    weakref.finalize(made.program, shutil.rmtree, folder)  # literals are mapped from it until then
     return made
 
 
 def _is_json(given: str) -> bool:
-    """Whether a format is JSON; ``CompatError`` where it is none of MIGraphX's."""
+    """Whether a format is JSON; ``CompatError`` if it is not one of MIGraphX's."""
     if given not in ("msgpack", "json"):
         raise CompatError(f"format {given!r} is not there: a program is saved as msgpack or json")
     return given == "json"
 
 
 def _unwrapped(b: bytes) -> bytes:
-    """The bytes of an ``.mxr`` file in JSON; nothing where there are none."""
+    """The bytes of an ``.mxr`` file in JSON; empty if there are none."""
     try:
         held = json.loads(b)
         return b64decode(held["mxr"] if isinstance(held, dict) else "", validate=True)
@@ -97,7 +97,7 @@ def _check_ours(head: bytes, name: str) -> None:
 
 
 def allocate_gpu(s: shape, host: bool = False) -> argument:
-    """Memory on the device for a value of a shape, zeros."""
+    """Device memory for a value with this shape, zeroed."""
     return to_gpu(argument(np.zeros(s.lens(), s.migx().dtype.numpy)), host)
 
 
@@ -117,7 +117,7 @@ def from_gpu(arg: argument) -> argument:
 
 
 def gpu_sync() -> None:
-    """Waits for all that the device has been told to do. ``TargetError`` on a machine without."""
+    """Waits for all work on the device. ``TargetError`` on a machine without one."""
     device = getattr(find_target("gpu"), "device", None)
     if device is None:
         raise _no_device()

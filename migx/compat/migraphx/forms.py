@@ -1,9 +1,9 @@
-"""How MIGraphX writes operations, where it differs from migx: the one table of it.
+"""How MIGraphX writes operations that migx writes differently, in one table.
 
-``ALIKE`` are the operations that migx has under the same name, with the same attributes but for
-``DEFAULTS`` and ``RENAMED``. A function marked ``form`` says by its parameters what one of the
-others takes, attributes behind the star, and returns what it stands for. ``ABSENT`` are those that
-are not there. For all of them, an axis below 0 counts from the end.
+``ALIKE`` are the operations with the same name and attributes in migx, except for ``DEFAULTS`` and
+``RENAMED``. For the others, a function marked ``form`` says by its parameters what an operation
+takes (attributes are keyword-only), and returns its result. ``ABSENT`` are those not supported. For
+all of them, a negative axis counts from the end.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ scatternd_min scatternd_mul scatternd_none sigmoid sign sin sinh softmax sqdiff 
 tanh topk transpose undefined unpack_int4
 """
 ALIKE = frozenset(NAMES.split())
-"""Operations that migx has under MIGraphX's name."""
+"""Operations with the same name in migx."""
 RENAMED = {"convert": {"target_type": "to"}, "bit_cast": {"target_type": "to"}}
-"""Attributes that have another name in migx."""
+"""Attributes with another name in migx."""
 
 HOLDERS = ("group", "if", "pointwise")
-"""Operations that are given modules."""
+"""Operations that take modules."""
 OURS = {
     "convert": ("saturate", "round_mode"),
     "group": ("axis", "block"),
@@ -49,7 +49,7 @@ OURS = {
     "topk": ("sorted",),
     "unpack_int4": ("length",),
 }
-"""Attributes that MIGraphX does not have; they are as they are by default."""
+"""Attributes that MIGraphX does not have; they keep their defaults."""
 
 REDUCTIONS = [name for name in ALIKE if name.startswith("reduce_")]
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -63,7 +63,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "topk": {"k": 1, "axis": 0},
     **{name: {"axes": ()} for name in REDUCTIONS},
 }
-"""What MIGraphX takes for an attribute that migx must be told."""
+"""MIGraphX's defaults for attributes that migx requires."""
 
 ABSENT = {
     "allocate": "results have memory of their own here",
@@ -91,7 +91,7 @@ ABSENT = {
 
 @dataclass(frozen=True)
 class Site:
-    """Where an operation goes: a module; with its name and the modules it is given."""
+    """Where an operation is added: a module; with the operation's name and its modules."""
 
     module: Module
     name: str
@@ -101,7 +101,7 @@ class Site:
         return self.module.add_instruction(op, *inputs)
 
     def as_type(self, value: Instruction, to: DType) -> Instruction:
-        """A value in an element type."""
+        """A value converted to an element type."""
         return value if value.shape.dtype is to else self.add(ops.Convert(to), value)
 
     def repeated(self, value: Instruction, dims: Sequence[Extent]) -> Instruction:
@@ -112,8 +112,8 @@ class Site:
 
 @dataclass(frozen=True)
 class Form:
-    """What lowers an operation, and the flags that it has beside the keywords of that, with their
-    defaults.
+    """The function that lowers an operation, and the flags it has besides the function's keywords,
+    with their defaults.
     """
 
     lower: Lowering
@@ -124,7 +124,7 @@ FORMS: dict[str, Form] = {}
 
 
 def form(*names: str, **flags: bool) -> Callable[[Lowering], Lowering]:
-    """Marks what lowers the operations of these names, which have these flags of their own."""
+    """Marks the function that lowers the operations with these names, which have these flags."""
 
     def marked(function: Lowering) -> Lowering:
         FORMS.update(dict.fromkeys(names, Form(function, flags)))
@@ -134,22 +134,22 @@ def form(*names: str, **flags: bool) -> Callable[[Lowering], Lowering]:
 
 
 def axis_of(axis: int, rank: int) -> int:
-    """An axis, which counts from the end where it is below 0."""
+    """An axis counted from the front; a negative one counts from the end."""
     return axis + rank if axis < 0 else axis
 
 
 def axes_of(axes: Sequence[int], rank: int) -> Ints:
-    """Axes, which count from the end where they are below 0."""
+    """Axes counted from the front; negative ones count from the end."""
     return tuple(axis_of(axis, rank) for axis in axes)
 
 
 def _named(given: int | str, known: Sequence[str]) -> str:
-    """The name of a member of an enum, given by its name or its integer."""
+    """The name of an enum's member, given by name or integer."""
     return given if isinstance(given, str) else dict(enumerate(known))[given]
 
 
 def _both_ends(padding: Ints, x: Instruction) -> Ints:
-    """Padding of begins, then ends; one number for an axis is for both."""
+    """Padding as begins, then ends; one number for an axis is for both."""
     return padding * 2 if len(padding) == x.shape.rank - 2 else padding
 
 
@@ -240,7 +240,7 @@ def roialign(
 def reshape(
     at: Site, x: Instruction, buffer: Instruction | None = None, *, dims: Ints = ()
 ) -> Instruction:
-    """0 is the dim at that place, -1 what is left; or to the dims of a buffer."""
+    """0 keeps the dim at its place, -1 is inferred; or reshapes to the dims of a buffer."""
     if buffer is not None:
         return at.add(ops.Reshape(buffer.shape.dims), x)
     known = [x.shape.dims[i] if d == 0 else d for i, d in enumerate(dims)]
@@ -257,7 +257,7 @@ def flatten(at: Site, x: Instruction, *, axis: int = 1) -> Instruction:
 
 @form("squeeze")
 def squeeze(at: Site, x: Instruction, *, axes: Ints = ()) -> Instruction:
-    """Without axes, all of one element go."""
+    """Without axes, drops all of size 1."""
     single = tuple(i for i, d in enumerate(x.shape.dims) if d == 1)
     return at.add(ops.Squeeze(axes_of(axes, x.shape.rank) or single), x)
 
@@ -277,14 +277,14 @@ def multibroadcast(
     out_lens: Ints = (),
     out_dyn_dims: tuple[Any, ...] = (),
 ) -> Instruction:
-    """To the dims given, or to those that all inputs have in common."""
+    """Broadcasts to the given dims, or to those that all inputs have in common."""
     if not others:
         return at.add(ops.Multibroadcast(out_lens or _extents(out_dyn_dims)), x)
     return at.repeated(x, reduce(_common, (v.shape.dims for v in (x, *others))))
 
 
 def _extents(dims: Sequence[dynamic_dimension]) -> tuple[Extent, ...]:
-    """What dims are computed by; ``ShapeError`` where bounds are all that is known of one."""
+    """The extents of dims; ``ShapeError`` for one of which only bounds are known."""
     if unknown := [d for d in dims if not (d.is_fixed() or d.is_symbolic())]:
         raise ShapeError(f"the dim {unknown[0]} is not computed from another: give an input of it")
     return tuple(d.extent("") for d in dims)
@@ -300,14 +300,14 @@ def broadcast(
     out_lens: Ints = (),
     out_dyn_dims: tuple[Any, ...] = (),
 ) -> Instruction:
-    """To the dims given, or to those of another, its axes being those from one on."""
+    """Broadcasts to the given dims, or to those of another input, aligned from ``axis`` on."""
     dims = other.shape.dims if other is not None else out_lens or _extents(out_dyn_dims)
     return at.add(ops.Broadcast(axis_of(axis, len(dims)), dims), x)
 
 
 @form("broadcast_for_dot")
 def broadcast_for_dot(at: Site, x: Instruction, other: Instruction) -> Instruction:
-    """The leading dims that two matrices have in common, before those of the first."""
+    """The leading dims that two matrices broadcast to, before the last two of the first."""
     lead = _common(x.shape.dims[:-2], other.shape.dims[:-2])
     return at.repeated(x, (*lead, *x.shape.dims[-2:]))
 
@@ -325,7 +325,7 @@ def scalar(at: Site, x: Instruction, *, scalar_bcst_dims: Ints) -> Instruction:
 
 @form("fill")
 def fill(at: Site, value: Instruction, buffer: Instruction) -> Instruction:
-    """The value in the dims of a buffer."""
+    """The value broadcast to the dims of a buffer."""
     return at.add(ops.Contiguous(), at.repeated(value, buffer.shape.dims))
 
 
@@ -384,7 +384,7 @@ def isinf(
 
 @form("not", "logical_and", "logical_or", "logical_xor")
 def logical(at: Site, *inputs: Instruction) -> Instruction:
-    """Of what is not 0, in the type of the inputs."""
+    """Logic on values that are not 0, in the type of the inputs."""
     bools = [at.as_type(value, BOOL) for value in inputs]
     return at.as_type(at.add(plugins.operation(at.name)(), *bools), inputs[0].shape.dtype)
 

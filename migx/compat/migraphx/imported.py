@@ -1,4 +1,4 @@
-"""What operators of ONNX become, for what ONNX has and migx has no operation of its own for."""
+"""Results of ONNX operators, for operations that ONNX has and migx has not."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def read(
     attributes: Mapping[str, Any] = NONE,
     domain: str = "",
 ) -> Instruction:
-    """What an operator of ONNX, in its newest version, becomes for these inputs: its first result.
-    None is an input that is left out. Sizes that only a run knows are named after its place.
+    """The first result of an ONNX operator, in its newest version, for these inputs. None is an
+    omitted input. Sizes known only at run time are named after the instruction's place.
     """
     from onnx import GraphProto, helper
 

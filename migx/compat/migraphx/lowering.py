@@ -1,4 +1,4 @@
-"""From an operation of MIGraphX's, with its attributes, to instructions of migx's."""
+"""Lowers a MIGraphX operation with its attributes to migx instructions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from migx.shape import DType
 
 Given: TypeAlias = Mapping[str, Any]
 REQUIRED = object()
-"""Stands in the place of a default where there is none."""
+"""Stands for a missing default."""
 
 
 @cache
@@ -38,8 +38,8 @@ def names() -> frozenset[str]:
 
 
 def attributes(name: str) -> Given:
-    """The attributes of an operation with their defaults. ``CompatError`` where migx does not have
-    it, ``UnknownName`` where MIGraphX has none either.
+    """The attributes of an operation with their defaults. ``CompatError`` if migx does not have it,
+    ``UnknownName`` if MIGraphX does not either.
     """
     if name in ABSENT:
         raise CompatError(f"operation {name} cannot be added by hand: {ABSENT[name]}")
@@ -62,11 +62,11 @@ def _default(name: str, field: dataclasses.Field[Any]) -> Any:
 
 
 def lowered(at: Site, given: Given, inputs: Sequence[Instruction]) -> Instruction:
-    """The result of an operation at a site, for the attributes that were given."""
+    """The result of an operation at a site, with the given attributes."""
     known = attributes(at.name)
     held = {key: given.get(key, default) for key, default in known.items()}
     if missing := [key for key, value in held.items() if value is REQUIRED]:
-        raise ShapeError(f"{at.name} has to be told {', '.join(missing)}")
+        raise ShapeError(f"{at.name} requires {', '.join(missing)}")
     make = _formed if at.name in FORMS else _plain
     try:
         return make(at, held, inputs)
@@ -79,7 +79,7 @@ def lowered(at: Site, given: Given, inputs: Sequence[Instruction]) -> Instructio
 
 
 def _formed(at: Site, held: Given, inputs: Sequence[Instruction]) -> Instruction:
-    """What a form makes of an operation."""
+    """The result of an operation by its form."""
     form = FORMS[at.name]
     taken = inspect.signature(form.lower).parameters
     kinds = {key: "bool" if key in form.flags else str(taken[key].annotation) for key in held}
@@ -88,7 +88,7 @@ def _formed(at: Site, held: Given, inputs: Sequence[Instruction]) -> Instruction
 
 
 def _plain(at: Site, held: Given, inputs: Sequence[Instruction]) -> Instruction:
-    """An operation that is migx's own, but for the names of attributes and axes below 0."""
+    """An operation that is also migx's, except for names of attributes and negative axes."""
     told, cls = RENAMED.get(at.name, {}), plugins.operation(at.name)
     kinds = {f.name: str(f.type) for f in dataclasses.fields(cls)}
     rank = inputs[0].shape.rank if inputs else 0
@@ -105,7 +105,7 @@ def _plain(at: Site, held: Given, inputs: Sequence[Instruction]) -> Instruction:
 
 
 def _fitting(at: Site, key: str, kind: str, value: Any) -> Any:
-    """A value as what takes an attribute of a kind holds it; ``FieldError`` where it is another."""
+    """A value converted to the type of an attribute; ``FieldError`` if it is of another type."""
     if kind == "DType" and not isinstance(value, DType):
         value = DTYPES[type_t(value)]
     elif kind == "bool" and value in (0, 1):
@@ -116,5 +116,5 @@ def _fitting(at: Site, key: str, kind: str, value: Any) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    """A number without a fraction as an integer: arrays of sizes may well be floats."""
+    """An integral float as an integer: arrays of sizes may be floats."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

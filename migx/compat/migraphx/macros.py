@@ -1,4 +1,4 @@
-"""MIGraphX's macros: each is an operator of ONNX, and is read as that is."""
+"""MIGraphX's macros: each is an ONNX operator, and is read as one."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ MICROSOFT = "com.microsoft"
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator of ONNX: its name, the attribute that each option is, attributes that are always
-    so, and the options that are inputs.
+    """An ONNX operator: its name, the attribute for each option, fixed attributes, and the options
+    that are inputs.
     """
 
     name: str
@@ -66,22 +66,22 @@ POINTWISE = {
     "prelu": "PRelu",
     "sub": "Sub",
 }
-"""Those of two operands, which are broadcast; the second from ``broadcasted_axis`` on, if given."""
+"""Binary macros with broadcast operands; the second from ``broadcasted_axis`` on, if given."""
 PLACED = "broadcasted_axis"
 FAST = Operator("FastGelu", domain=MICROSOFT)
-"""What ``gelu_tanh`` is if told to be ``fast``: its constants have six digits."""
+"""The operator of ``gelu_tanh`` with the option ``fast``: its constants have six digits."""
 MACROS |= {name: Operator(operator) for name, operator in POINTWISE.items()}
 ABSENT = {
     "bias_uint8": "add 128 and convert",
     "gelu_split": "use gelu_erf",
     "sqdiff": "use op('sqdiff') on inputs of equal dims",
 }
-"""MIGraphX's macros that are not there, and what to use instead."""
+"""MIGraphX's macros that are not supported, and what to use instead."""
 
 
 def options(name: str) -> Mapping[str, Any]:
-    """The options of a macro. ``CompatError`` where migx does not have it, ``UnknownName`` where
-    MIGraphX has none either.
+    """The options of a macro. ``CompatError`` if migx does not have it, ``UnknownName`` if
+    MIGraphX does not either.
     """
     if name in ABSENT:
         raise CompatError(f"there is no macro {name}: {ABSENT[name]}")
@@ -94,13 +94,13 @@ def options(name: str) -> Mapping[str, Any]:
 def lowered(
     module: Module, name: str, given: Mapping[str, Any], inputs: Sequence[Instruction]
 ) -> Instruction:
-    """The result of a macro, for the options that were given."""
+    """The result of a macro with the given options."""
     kind, values = MACROS[name], list(inputs)
     given = dict(given)
     if given.pop("fast", False):
         kind = FAST
     if missing := [key for key in kind.as_inputs if key not in given]:
-        raise ShapeError(f"macro {name} has to be told {', '.join(missing)}")
+        raise ShapeError(f"macro {name} requires {', '.join(missing)}")
     if PLACED in given:
         x, y = values
         after = x.shape.rank - int(given[PLACED]) - y.shape.rank
@@ -109,6 +109,6 @@ def lowered(
     values += [module.add_literal(np.array(given[k], np.int64)) for k in kind.as_inputs]
     told = {kind.options[key]: v for key, v in given.items() if key in kind.options}
     if "pads" in told and len(told["pads"]) == inputs[0].shape.rank - 2:
-        told["pads"] *= 2  # one number for an axis is for both of its ends
+        told["pads"] *= 2  # one number for an axis is for both ends
     told = {key: int(v) if isinstance(v, bool) else v for key, v in told.items()}
     return read(module, kind.name, values, told | dict(kind.always), kind.domain)

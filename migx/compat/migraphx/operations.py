@@ -1,5 +1,5 @@
-"""Operations and macros as MIGraphX's Python module has them: a name and attributes, checked where
-they are made, lowered to migx's where they are given inputs.
+"""MIGraphX's operations and macros: a name and attributes, checked when they are made, and lowered
+to migx's when they are given inputs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from migx.shape import DType
 
 
 class pooling_mode(enum.IntEnum):
-    """What a ``pooling`` takes of each window."""
+    """What a ``pooling`` computes for each window."""
 
     average = 0
     max = 1
@@ -29,7 +29,7 @@ class pooling_mode(enum.IntEnum):
 
 
 class rnn_direction(enum.IntEnum):
-    """Which way a recurrent layer goes through its steps."""
+    """The direction in which a recurrent layer processes its steps."""
 
     forward = 0
     reverse = 1
@@ -39,8 +39,8 @@ class rnn_direction(enum.IntEnum):
 class op:
     """An operation: ``op("convolution", padding=[1, 1], group=2)``.
 
-    ``CompatError`` where migx has none of that name, ``UnknownName`` where it takes no such
-    attribute; each says what there is.
+    ``CompatError`` if migx has no such operation, ``UnknownName`` if it has no such attribute; each
+    lists what exists.
     """
 
     pooling_mode = pooling_mode
@@ -54,7 +54,7 @@ class op:
 
     @classmethod
     def of(cls, given: Operation) -> op:
-        """The operation of an instruction, as it is in migx."""
+        """The operation of an instruction, as migx has it."""
         made, told = cls.__new__(cls), {v: k for k, v in RENAMED.get(given.name, {}).items()}
         held = operations.attributes(given)
         made._name, made._given = given.name, {told.get(k, k): v for k, v in held.items()}
@@ -64,13 +64,13 @@ class op:
         return self._name
 
     def values(self) -> dict[str, Any]:
-        """The attributes that have a value, given or by default."""
+        """The attributes with values, given or by default."""
         defaults = lowering.attributes(self._name) if self._name in lowering.names() else {}
         held = {k: v for k, v in defaults.items() if v is not lowering.REQUIRED} | self._given
         return {key: _plain(value) for key, value in held.items()}
 
     def given(self) -> Mapping[str, Any]:
-        """The attributes that were given, as plain Python values, lists as tuples."""
+        """The given attributes, as plain Python values, with lists as tuples."""
         return self._given
 
     def __repr__(self) -> str:
@@ -89,11 +89,11 @@ class macro:
         return self._name
 
     def options(self) -> dict[str, Any]:
-        """The options that were given."""
+        """The given options."""
         return {key: _plain(value) for key, value in self._given.items()}
 
     def given(self) -> Mapping[str, Any]:
-        """The options that were given, as plain Python values, lists as tuples."""
+        """The given options, as plain Python values, with lists as tuples."""
         return self._given
 
     def __repr__(self) -> str:
@@ -107,7 +107,7 @@ def _check_names(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) 
 
 
 def _value(name: str, key: str, value: Any) -> Any:
-    """An attribute as a plain value; floats have the precision of C's, as MIGraphX holds them."""
+    """An attribute as a plain value; floats are rounded to f32, as MIGraphX stores them."""
     if isinstance(value, (bool, str, dynamic_dimension)):
         return value
     if isinstance(value, (list, tuple, np.ndarray)):
@@ -123,7 +123,7 @@ def _value(name: str, key: str, value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A value as Python callers of MIGraphX expect it: lists, and element types as integers."""
+    """A value as Python users of MIGraphX expect it: lists, and element types as integers."""
     if isinstance(value, DType):
         return int(type_of(value))
     return [_plain(v) for v in value] if isinstance(value, tuple) else value

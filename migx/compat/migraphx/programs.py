@@ -1,4 +1,4 @@
-"""Programs, modules and instructions as MIGraphX's Python module has them."""
+"""MIGraphX's programs, modules and instructions."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from migx.verify import captures_of
 
 
 class target:
-    """What a program is compiled for, by name: ``get_target("ref")``."""
+    """A target by name: ``get_target("ref")``."""
 
     def __init__(self, name: str) -> None:
         self.name, self.kind = name, type(find_target(name))
 
     def takes(self, option: str) -> bool:
-        """Whether there is an option of this name."""
+        """Whether the target has an option of this name."""
         return option in inspect.signature(self.kind).parameters
 
     def made(self, **options: Any) -> Target:
-        """The target, with those of the options that it takes."""
+        """The migx target, with those of the options that it has."""
         return self.kind(**{key: value for key, value in options.items() if self.takes(key)})
 
     def __repr__(self) -> str:
@@ -49,12 +49,12 @@ class target:
 
 
 def get_target(name: str) -> target:
-    """The target of a name: ``ref``, ``cpu``, ``gpu`` or another that is installed."""
+    """The target with a name: ``ref``, ``cpu``, ``gpu`` or another that is installed."""
     return target(name)
 
 
 class compile_modes(enum.Enum):
-    """How much is spent on a compilation; ``max`` measures what a target can measure."""
+    """How much effort a compilation takes; ``max`` measures what a target can measure."""
 
     eager = 0
     balanced = 50
@@ -62,13 +62,13 @@ class compile_modes(enum.Enum):
 
 
 class instruction_ref:
-    """An instruction of a module. Two are equal where they are the same one."""
+    """An instruction of a module. Two are equal if they are the same instruction."""
 
     def __init__(self, instruction: Instruction) -> None:
         self.instruction = instruction
 
     def shape(self) -> shape:
-        """What it computes; a ``@return`` of one value is of the shape of that."""
+        """The shape of its result; that of a ``@return`` of one value is the value's."""
         given = self.instruction.shape
         alone = isinstance(self.instruction.op, Return) and len(given.parts) == 1
         return shape.of(given.parts[0] if alone else given)
@@ -87,11 +87,11 @@ class instruction_ref:
         return [instruction_ref(user) for user in self.instruction.users]
 
     def get_debug_symbols(self) -> set[str]:
-        """What it was marked with when it was added, or the ONNX nodes that it comes from."""
+        """The marks given when it was added, or the ONNX nodes it comes from."""
         return set(self.instruction.origins)
 
     def get_literal(self) -> argument:
-        """The value of a ``@literal``; ``IRError`` where it is another instruction."""
+        """The value of a ``@literal``; ``IRError`` for other instructions."""
         if not isinstance(self.instruction.op, Literal):
             raise IRError(f"{self.instruction!r} is no @literal")
         return argument(self.instruction.op.value)
@@ -107,7 +107,7 @@ class instruction_ref:
 
 
 class module:
-    """A list of instructions, built from first to last. Made by ``program.get_main_module`` and
+    """A list of instructions, built in order. Obtained from ``program.get_main_module`` and
     ``program.create_module``.
     """
 
@@ -117,7 +117,7 @@ class module:
     def add_parameter(
         self, name: str, shape: shape, debug_symbols: Iterable[str] = ()
     ) -> instruction_ref:
-        """Declares an input. A scalar, lens [1] and strides [0], may be given as one element."""
+        """Declares an input. A scalar (lens [1], strides [0]) may be given as one element."""
         if not (shape.dynamic() or shape.standard()):
             raise CompatError(
                 f"parameter {name!r} is {shape}, but parameters lie in standard layout here: "
@@ -151,7 +151,7 @@ class module:
         mod_args: Sequence[module] = (),
         debug_symbols: Iterable[str] = (),
     ) -> list[instruction_ref]:
-        """Adds the instructions of a macro; its results."""
+        """Adds the instructions of a macro; returns its results."""
         if mod_args:
             raise CompatError(f"macro {macro.name()} takes no modules, but some are given")
         with self._marking(debug_symbols):
@@ -166,7 +166,7 @@ class module:
         mod_args: Sequence[module] = (),
         debug_symbols: Iterable[str] = (),
     ) -> list[instruction_ref]:
-        """Adds the instructions of a macro before an instruction; its results."""
+        """Adds the instructions of a macro before an instruction; returns its results."""
         before = self._end()
         results = self.add_macro(macro, args, mod_args, debug_symbols)
         for made in self._behind(before):
@@ -183,24 +183,24 @@ class module:
 
     @contextmanager
     def _marking(self, debug_symbols: Iterable[str]) -> Iterator[None]:
-        """Marks the instructions that are added in the block."""
+        """Marks the instructions added in the block."""
         before = self._end()
         yield
         for made in self._behind(before):
             _marked(made, debug_symbols)
 
     def _end(self) -> Instruction | None:
-        """The last instruction but for the return."""
+        """The last instruction before the return."""
         return next((at for at in reversed(self.module) if at is not self.module.returned), None)
 
     def _behind(self, before: Instruction | None) -> list[Instruction]:
-        """The instructions that follow one, or all, but for the return."""
+        """The instructions after one, or all, without the return."""
         found = takewhile(lambda at: at is not before, reversed(self.module))
         return [at for at in found if at is not self.module.returned][::-1]
 
     def print(self) -> None:
         """Prints the module's program."""
-        print(self)  # noqa: T201  # it is what it is for
+        print(self)  # noqa: T201  # its purpose
 
     def __iter__(self) -> Iterator[instruction_ref]:
         return map(instruction_ref, self.module)
@@ -216,7 +216,7 @@ class module:
 
 
 def _marked(made: Instruction, debug_symbols: Iterable[str]) -> instruction_ref:
-    """An instruction whose marks are these and no others."""
+    """An instruction with exactly these marks."""
     made.origins = tuple(debug_symbols)
     return instruction_ref(made)
 
@@ -226,7 +226,7 @@ def _given(args: Sequence[instruction_ref]) -> list[Instruction]:
 
 
 class program:
-    """Modules of instructions, compiled for a target and run. ``program`` is the same in migx."""
+    """Modules of instructions, compiled for a target and run. ``program`` is the migx program."""
 
     def __init__(self, made: Program | None = None) -> None:
         self.program = Program() if made is None else made
@@ -241,20 +241,20 @@ class program:
         return [*self.program.main.parameters, *map(PLACE.format, self._places())]
 
     def get_parameter_shapes(self) -> dict[str, shape]:
-        """Those of the inputs; and, where results stay on a device, of where they may be put: of
-        the parameters ``main:#output_0`` and so on, which need not be given.
+        """The shapes of the inputs; if results stay on a device, also of the optional parameters
+        ``main:#output_0`` and so on, buffers for the results.
         """
         parameters = self.program.main.parameters.items()
         places = {PLACE.format(i): each for i, each in self._places().items()}
         return {name: shape.of(at.shape) for name, at in parameters} | places
 
     def _places(self) -> dict[int, shape]:
-        """The shapes of the results that may be put somewhere, by their numbers."""
+        """The shapes of the results that may be written to a given buffer, by index."""
         results = enumerate(self.get_output_shapes() if self._stays_there() else ())
         return {i: each for i, each in results if not each.dynamic()}
 
     def _stays_there(self) -> bool:
-        """Whether results stay on the device that they are computed on."""
+        """Whether results stay on the device that computes them."""
         made = self.program._compiled
         return made is not None and not getattr(made.context.target, "offload_copy", True)
 
@@ -262,7 +262,7 @@ class program:
         return [shape.of(value.shape.as_standard()) for value in self._outputs()]
 
     def _outputs(self) -> tuple[Instruction, ...]:
-        """What is returned; the last instruction where nothing is."""
+        """The results; the last instruction if there is no return."""
         main = self.program.main
         if main.returned is not None:
             return main.outputs
@@ -279,13 +279,13 @@ class program:
         exhaustive_tune: bool = False,
         compile_mode: compile_modes = compile_modes.balanced,
     ) -> None:
-        """Makes the program ready to run on a target.
+        """Compiles the program for a target.
 
-        Without ``offload_copy`` arguments and results of ``gpu`` stay on the device; the others run
-        in the host's memory either way. ``fast_math`` allows results that differ, and none do: what
-        rounds f32 more is left to ``program.compile`` of migx, which takes it only if asked.
-        ``exhaustive_tune`` measures on the device; ``CompatError`` where a target does not.
-        ``compile_mode`` ``max`` does where it can; the others are one.
+        Without ``offload_copy``, arguments and results of ``gpu`` stay on the device; other targets
+        run in host memory either way. ``fast_math`` permits different results, but none differ:
+        what rounds f32 more is left to migx's ``program.compile``, if asked. ``exhaustive_tune``
+        measures on the device; ``CompatError`` if a target does not. ``compile_mode`` ``max`` does
+        so if possible; the other modes are the same.
         """
         if exhaustive_tune and not t.takes("tune"):
             raise CompatError(f"target {t.name} measures nothing: leave exhaustive_tune out")
@@ -300,8 +300,8 @@ class program:
         return _put(made.results(made.arguments(inputs)), places, made.target)
 
     def run_async(self, params: Mapping[str, Any], stream: int, stream_name: str) -> list[argument]:
-        """The results, there for what is enqueued to the stream afterwards. ``TargetError`` where
-        the target always waits; ``CompatError`` where the name is of no stream.
+        """The results, ready for work enqueued to the stream later. ``TargetError`` if the target
+        always waits; ``CompatError`` if the name is not a stream's.
         """
         if stream_name not in STREAMS:
             known = " or ".join(STREAMS)
@@ -316,8 +316,8 @@ class program:
         return self.program.compiled
 
     def _taken(self, params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[int, argument]]:
-        """The arguments as migx takes them, one element as a scalar where that is wanted; and where
-        results are to be put, by their numbers.
+        """The arguments as migx takes them, one element as a scalar if that is expected; and the
+        buffers for results, by index.
         """
         places, shapes, given = {}, self._places(), dict(params)
         for i in [i for i in shapes if PLACE.format(i) in given]:
@@ -331,22 +331,22 @@ class program:
         return taken, places
 
     def sort(self) -> program:
-        """The program itself, each value in front of the first that reads it, so that two that
-        compute the same alike are equal.
+        """The program itself, with each value before the first that reads it, so that two programs
+        with the same computation are equal.
         """
         revision = self.program.revision
         for each in self.program.modules.values():
             _sort(each)
-        self.program.revision = revision  # what was compiled computes the same
+        self.program.revision = revision  # the compiled form is still valid
         return self
 
     def clone(self) -> program:
-        """A copy of the program as it was before it was compiled."""
+        """A copy of the program as it was before compilation."""
         return program(self.program.copy())
 
     def to_py(self) -> str:
-        """Python code that makes the program, as ``p``: its text, which is parsed. Literals of many
-        elements that lie in no file are drawn by it, as by that of MIGraphX.
+        """Python code that makes the program, as ``p``, by parsing its text. It draws large
+        literals that are not in files, as MIGraphX's does.
         """
         lines = "".join(f"    {line!r}\n" for line in str(self.whole()).splitlines(keepends=True))
         return (
@@ -355,18 +355,18 @@ class program:
         )
 
     def write_netron_output(self, filename: str) -> None:
-        """Writes the program as an ONNX file, which Netron shows and others run; ``OnnxError``
-        where ONNX has no operator for what it does.
+        """Writes the program as an ONNX file, which Netron shows and others run; ``OnnxError`` if
+        ONNX lacks an operator.
         """
         onnx.write(self.whole(), filename)
 
     def ensure_return(self) -> None:
-        """Has the program return its last instruction, where it returns nothing."""
+        """Makes the program return its last instruction if it has no return."""
         if self.program.main.returned is None:
             self.program.main.add_return(*self._outputs())
 
     def whole(self) -> Program:
-        """The program, or a copy that has a return where it has none."""
+        """The program, or a copy with a return if it has none."""
         if self.program.main.returned is not None:
             return self.program
         copied = self.clone()
@@ -375,7 +375,7 @@ class program:
 
     def print(self) -> None:
         """Prints the program's text."""
-        print(self)  # noqa: T201  # it is what it is for
+        print(self)  # noqa: T201  # its purpose
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, program) and self.program == other.program
@@ -388,7 +388,7 @@ class program:
 
 STREAMS = ("ihipStream_t", "CUstream_st")
 PLACE = "main:#output_{}"
-"""What the parameter is called that a result is put into."""
+"""The name of the parameter for a result's buffer."""
 
 
 def _put(
@@ -397,8 +397,8 @@ def _put(
     target: Any,
     stream: int | None = None,
 ) -> list[argument]:
-    """Results as arguments, copied to where they are to be put on the target's device. Constants
-    and what runs on the host are not there yet.
+    """Results as arguments, copied to their buffers on the target's device. Constants and results
+    computed on the host are not there yet.
     """
     found = [argument(each) for each in results]
     for i, place in places.items():
@@ -413,7 +413,7 @@ def _put(
 
 
 def _fitting(value: Any, wanted: Shape | None, copied: bool) -> Any:
-    """A value as a parameter of a shape takes it; with ``copied``, arguments are the host's."""
+    """A value as a parameter of a shape takes it; if ``copied``, arguments are in host memory."""
     if hasattr(value, "__cuda_array_interface__") and not (copied and isinstance(value, argument)):
         return value
     given = argument(value).value
@@ -424,9 +424,7 @@ def _fitting(value: Any, wanted: Shape | None, copied: bool) -> Any:
 
 
 def _sort(made: Module) -> None:
-    """Brings the instructions of a module into the order in which its results ask for them; those
-    that nothing asks for come last.
-    """
+    """Reorders the instructions of a module as its results need them; unused ones come last."""
     done: dict[Instruction, None] = {}
     stack = [*reversed(made)] if made.returned is None else [*reversed(made), made.returned]
     while stack:

@@ -1,4 +1,4 @@
-"""Programs in narrower types, as MIGraphX's Python module makes them."""
+"""MIGraphX's functions that convert programs to narrower types."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from migx.shape import F8E4M3FN, F32, I8, DType
 
 PRODUCTS = ("dot", "convolution")
 LEVELS = {I8: 127.0, F8E4M3FN: 448.0}
-"""The greatest number that a value is scaled to before it is rounded; those below 0 go as far."""
+"""The largest magnitude that values are scaled to before rounding."""
 
 
 def quantize_fp16(prog: program, ins_names: Sequence[str] = ("all",)) -> None:
-    """Has instructions of these names compute in f16, between converts."""
+    """Makes instructions with these names compute in f16, between converts."""
     _truncate(prog, "f16", ins_names)
 
 
 def quantize_bf16(prog: program, ins_names: Sequence[str] = ("all",)) -> None:
-    """Has instructions of these names compute in bf16, between converts."""
+    """Makes instructions with these names compute in bf16, between converts."""
     _truncate(prog, "bf16", ins_names)
 
 
@@ -44,11 +44,11 @@ def quantize_int8(
     calibration: Sequence[Mapping[str, Any]] = (),
     ins_names: Sequence[str] = PRODUCTS,
 ) -> None:
-    """Has products multiply bytes: each operand is rounded to 127 levels either way, up to the
-    greatest number that runs of the program on ``t``, with the inputs in ``calibration``, saw.
+    """Makes products multiply bytes: each operand is quantised to 127 levels either way, up to the
+    largest magnitude in runs of the program on ``t`` with the inputs in ``calibration``.
 
-    Those in modules of control flow stay as they are. ``CompatError`` without calibration, and
-    where a name is of no product.
+    Products in modules of control flow are left as they are. ``CompatError`` without calibration,
+    or if a name is not a product's.
     """
     if others := [name for name in ins_names if name not in PRODUCTS]:
         raise CompatError(f"quantize_int8 is for {' and '.join(PRODUCTS)}, not {others[0]}")
@@ -56,8 +56,8 @@ def quantize_int8(
 
 
 def quantize_fp8(prog: program, t: target, calibration: Sequence[Mapping[str, Any]] = ()) -> None:
-    """Has products multiply what f8e4m3fn can hold: each operand is scaled to 448, the greatest
-    number of that, as ``quantize_int8`` scales to 127. Products are made in the type they have.
+    """Makes products multiply f8e4m3fn values: each operand is scaled to 448, the type's maximum,
+    as ``quantize_int8`` scales to 127. Products are computed in their own type.
     """
     _quantize(prog, t, calibration, PRODUCTS, F8E4M3FN)
 
@@ -89,7 +89,7 @@ def _quantize(
 
 
 def autocast_fp8(prog: program) -> None:
-    """Has parameters and results of an f8 type be f32, with converts behind and before them."""
+    """Makes parameters and results of f8 types f32, with converts after and before them."""
     _expect_uncompiled(prog)
     prog.ensure_return()
     main = prog.program.main

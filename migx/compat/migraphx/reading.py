@@ -1,4 +1,4 @@
-"""Models read as MIGraphX's Python module reads them: a dim that no option names is 1."""
+"""MIGraphX's functions that read models: a dim that no option names is 1."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def parse_onnx(
 ) -> program:
     """The program of an ONNX file.
 
-    A dim that is no number in the file is what ``map_input_dims`` or ``map_dyn_input_dims`` say of
-    its input, what ``dim_params`` says of its name, or the default: 1. Loops run as long as the
-    model says, and instructions always know their nodes: ``use_debug_symbols`` adds nothing.
-    ``CompatError`` names an option that asks for what is not done here.
+    A dim that is not a number in the file is taken from ``map_input_dims`` or
+    ``map_dyn_input_dims`` for its input, or from ``dim_params`` for its name, or is the default, 1.
+    Loops run as long as the model says, and instructions always know their nodes:
+    ``use_debug_symbols`` adds nothing. ``CompatError`` names an option that is not supported.
     """
     from migx.onnx.wire import read_stripped
 
@@ -70,9 +70,9 @@ def parse_onnx_buffer(
     external_data_path: str = "",
     use_debug_symbols: bool = False,
 ) -> program:
-    """The program of an ONNX model's bytes, whose external data lies in ``external_data_path``.
+    """The program of an ONNX model's bytes, with external data in ``external_data_path``.
 
-    ``filename`` is the bytes: that is what MIGraphX calls them. See ``parse_onnx``.
+    ``filename`` is the bytes: MIGraphX calls them so. See ``parse_onnx``.
     """
     from migx.onnx.wire import stripped_of
 
@@ -95,7 +95,7 @@ def parse_tf(
 
 
 def get_onnx_operators() -> list[str]:
-    """The names of the ONNX operators that are read, of all domains."""
+    """The names of all supported ONNX operators, of all domains."""
     from migx.onnx import importers
 
     return sorted({name for _, name in importers.table()})
@@ -112,7 +112,7 @@ def _refuse(skip_unknown_operators: bool, print_program_on_error: bool) -> None:
 
 
 class _Sizes:
-    """What a caller says of the dims of inputs."""
+    """The dims that a caller gives for inputs."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class _Sizes:
 
 
 def _extent(given: dynamic_dimension | int, name: str) -> Extent:
-    """The number that is given, or the symbol ``name``."""
+    """The given number, or the symbol ``name``."""
     if isinstance(given, dynamic_dimension):
         return given.extent(name)
     try:
@@ -179,7 +179,7 @@ def _read(stripped: Stripped, folder: Path, sizes: _Sizes) -> program:
     ]
     dims = {value.name: sizes.of(value) for value in ranked}
     dims.update((name, []) for name in sizes.named() if name not in inputs)  # refused by the reader
-    for value in ranked:  # what is given here is of one input, whatever names it shares with others
+    for value in ranked:  # dims given here are for one input, whatever names it shares
         for declared in value.type.tensor_type.shape.dim:
             declared.ClearField("dim_param")
     return program(program_of(stripped, folder, dims))

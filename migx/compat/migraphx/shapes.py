@@ -1,6 +1,4 @@
-"""Shapes as MIGraphX's Python module has them: lens, strides, and element types in an enum whose
-integers programs use.
-"""
+"""MIGraphX's shapes: lens, strides, and an enum of element types whose integers programs use."""
 
 from __future__ import annotations
 
@@ -18,11 +16,11 @@ from migx.shape import TUPLE, DType, Shape, row_major
 from migx.syntax import Reader
 
 UNBOUNDED = 2**64 - 1
-"""The ``max`` of a dim that has no upper bound."""
+"""The ``max`` of a dim without an upper bound."""
 
 
 class type_t(enum.IntEnum):
-    """Element types. The integers are MIGraphX's: ``convert`` is told its type by them."""
+    """Element types. The integers are MIGraphX's, which ``convert`` takes."""
 
     bool_type = 0
     half_type = 1
@@ -44,7 +42,7 @@ class type_t(enum.IntEnum):
 
 
 PREFIXES = {"half": "f16", "float": "f32", "double": "f64", "uint": "u", "int": "i", "fp8": "f8"}
-"""How names of element types begin, there and here."""
+"""Prefixes of element type names in MIGraphX and in migx."""
 
 
 def _dtype(code: type_t) -> DType:
@@ -58,14 +56,14 @@ TYPES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 def type_of(dtype: DType) -> type_t:
-    """The enum's member for an element type; ``CompatError`` where MIGraphX has none."""
+    """The enum's member for an element type; ``CompatError`` if MIGraphX has none."""
     if dtype not in TYPES:
         raise CompatError(f"MIGraphX's API has no element type {dtype}; migx.Program shows it")
     return TYPES[dtype]
 
 
 def dtype_of(given: str | int) -> DType:
-    """The element type of a name (``float``, ``float_type``) or of a member of the enum."""
+    """The element type for a name (``float``, ``float_type``) or a member of the enum."""
     if not isinstance(given, str):
         return DTYPES[type_t(given)]
     name = given if given.endswith("_type") else f"{given}_type"
@@ -76,9 +74,9 @@ def dtype_of(given: str | int) -> DType:
 
 
 class dynamic_dimension:
-    """A dim between ``min`` and ``max``, both included. ``optimals`` are sizes worth a variant of
-    their own. ``dynamic_dimension("2 * n + 1", {"n": dynamic_dimension(1, 4)})`` is one that is
-    computed from others, which have names: the same in all shapes.
+    """A dim between ``min`` and ``max``, both inclusive. ``optimals`` are sizes worth a specialised
+    variant. ``dynamic_dimension("2 * n + 1", {"n": dynamic_dimension(1, 4)})`` is computed from
+    named dims, which are the same in all shapes.
     """
 
     def __init__(
@@ -97,13 +95,13 @@ class dynamic_dimension:
 
     @classmethod
     def of(cls, extent: Extent) -> dynamic_dimension:
-        """An extent of a program: a number, or what is computed from symbols."""
+        """An extent of a program: a number, or an expression over symbols."""
         made = cls.__new__(cls)
         made._hold(extent)
         return made
 
     def _hold(self, extent: Extent) -> None:
-        """Takes over an extent, with its bounds, and the optimals of a symbol."""
+        """Sets the extent, its bounds, and the optimals of a symbol."""
         low, high = dim.bounds(extent)
         if high < 0:
             raise ShapeError(f"a dim of {extent} is below 0, whatever its symbols are")
@@ -114,19 +112,19 @@ class dynamic_dimension:
 
     @property
     def high(self) -> int | None:
-        """The greatest size; None where there is no bound."""
+        """The largest size; None if unbounded."""
         return None if self.max == UNBOUNDED else self.max
 
     def is_fixed(self) -> bool:
-        """Whether it is one number."""
+        """Whether it is a single number."""
         return self.min == self.max
 
     def is_symbolic(self) -> bool:
-        """Whether it is computed from symbols, as the dims of programs are."""
+        """Whether it is an expression over symbols, like the dims of programs."""
         return self.expression is not None
 
     def extent(self, name: str) -> Extent:
-        """The number it is, what it is computed by, or the symbol ``name`` of these bounds."""
+        """Its number, its expression, or the symbol ``name`` with its bounds."""
         if self.expression is not None:
             return self.expression
         if self.is_fixed():
@@ -140,8 +138,8 @@ class dynamic_dimension:
 
 
 def _parsed(text: str, symbols: Mapping[str, dynamic_dimension]) -> Extent:
-    """What an expression over symbols comes to; ``ShapeError`` where it is none, or names one that
-    is not there.
+    """The extent of an expression over symbols; ``ShapeError`` if it is invalid, or names an
+    unknown symbol.
     """
     reader = Reader(f"[{text.replace('//', '/').replace('/', '//')}]", within("."))
     reader.symbols = {
@@ -162,9 +160,9 @@ Dimension: TypeAlias = dynamic_dimension
 
 
 class shape:
-    """Element type, lens and strides; or, with ``dyn_dims``, dims that only a run knows.
+    """Element type, lens and strides; or, with ``dyn_dims``, dims known only at run time.
 
-    A scalar has lens [1] and strides [0], as in MIGraphX. ``ShapeError`` says what does not fit.
+    A scalar has lens [1] and strides [0], as in MIGraphX. ``ShapeError`` says what is invalid.
     """
 
     type_t = type_t
@@ -194,7 +192,7 @@ class shape:
 
     @classmethod
     def of(cls, given: Shape) -> shape:
-        """The shape of a value of a program. One without dims is a scalar."""
+        """The shape of a program's value. One without dims is a scalar."""
         if given.dtype is TUPLE:
             return tuple_shape(given.parts)
         code = type_of(given.dtype)
@@ -206,9 +204,7 @@ class shape:
         return cls(type=code, lens=[int(d) for d in dims], strides=[int(s) for s in strides])
 
     def declared(self, name: str) -> Shape:
-        """The shape a parameter of this name gets in a program; its dynamic dims become symbols
-        that are named after it.
-        """
+        """The shape of a parameter with this name; dynamic dims become symbols named after it."""
         if self.dynamic():
             return Shape(
                 self._dtype, [d.extent(f"{name}.{i}") for i, d in enumerate(self._dyn_dims)]
@@ -216,7 +212,7 @@ class shape:
         return self.migx()
 
     def migx(self) -> Shape:
-        """The same, in migx; ``ShapeError`` where it is dynamic."""
+        """The migx shape; ``ShapeError`` if it is dynamic."""
         if self.scalar() and self._lens == [1]:
             return Shape(self._dtype)
         return Shape(self._dtype, self.lens(), self._strides)
@@ -225,13 +221,13 @@ class shape:
         return TYPES[self._dtype]
 
     def lens(self) -> list[int]:
-        """The dims; ``ShapeError`` where they are dynamic."""
+        """The dims; ``ShapeError`` if they are dynamic."""
         if self.dynamic():
             raise ShapeError(f"{self} has no lens but dyn_dims")
         return list(self._lens)
 
     def strides(self) -> list[int]:
-        """The strides in elements; ``ShapeError`` where dims are dynamic."""
+        """The strides in elements; ``ShapeError`` if dims are dynamic."""
         self.lens()
         return list(self._strides)
 
@@ -242,11 +238,11 @@ class shape:
         return math.prod(self.lens())
 
     def bytes(self) -> int:
-        """The bytes of the memory it spans; a broadcast spans less than its elements."""
+        """The bytes of the memory it spans; a broadcast spans fewer than its elements."""
         return self.type_size() * self.element_space()
 
     def element_space(self) -> int:
-        """How many elements the memory holds that it spans."""
+        """The number of elements in the memory that it spans."""
         if not self.elements():
             return 0
         return 1 + sum((n - 1) * s for n, s in zip(self._lens, self._strides, strict=True))
@@ -268,7 +264,7 @@ class shape:
         return not self.dynamic() and self.elements() == self.element_space()
 
     def transposed(self) -> bool:
-        """Whether the strides, zeros aside, are not in falling order."""
+        """Whether the strides, zeros aside, are not in descending order."""
         moving = [s for s in self._strides if s]
         return not self.dynamic() and moving != sorted(moving, reverse=True)
 
@@ -277,12 +273,12 @@ class shape:
         return not self.dynamic() and 0 in self._strides
 
     def standard(self) -> bool:
-        """Whether the elements lie row-major, with no gap and no repetition."""
+        """Whether the elements are row-major without gaps or repetition."""
         falling = self._strides == sorted(self._strides, reverse=True)
         return self.packed() and falling
 
     def scalar(self) -> bool:
-        """Whether all elements are one."""
+        """Whether all elements are the same one."""
         return not self.dynamic() and self.elements() > 0 and not any(self._strides)
 
     def __eq__(self, other: object) -> bool:
@@ -301,7 +297,7 @@ class shape:
 
 
 class tuple_shape(shape):
-    """The shape of several values in one, which ``get_tuple_elem`` picks one of."""
+    """The shape of a tuple, from which ``get_tuple_elem`` picks a value."""
 
     def __init__(self, parts: Iterable[Shape]) -> None:
         super().__init__(lens=[])
@@ -326,7 +322,7 @@ class tuple_shape(shape):
 
 
 def _permuted(lens: Sequence[int], permutation: Sequence[int]) -> list[int]:
-    """The strides of a tensor whose axes lie in memory in the order of the permutation."""
+    """The strides of a tensor whose axes are in memory in the order of the permutation."""
     if sorted(permutation) != list(range(len(lens))):
         raise ShapeError(f"{list(permutation)} does not permute the {len(lens)} axes of {lens}")
     strides = [0] * len(lens)

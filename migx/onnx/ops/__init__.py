@@ -1,1 +1,1 @@
-"""How each ONNX operator becomes instructions: one file for each family, found by name."""
+"""The importers of ONNX operators: one file for each family, found by name."""

@@ -1,4 +1,4 @@
-"""What importers of several families share: operators described by another, layouts of channels."""
+"""Shared by importers of several families: operators expressed by others, layouts of channels."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from migx.onnx.node import Node
 from migx.shape import I64
 
 VERSION = 21
-"""The version of the default domain whose operators are meant."""
+"""The version of the default domain that operators are taken from."""
 
 
 def delegated(
     node: Node, operator: str, *inputs: Instruction | None, **attributes: Any
 ) -> Instruction:
-    """The first result of an operator of the default domain for the operands given.
+    """The first result of an operator of the default domain for the given operands.
 
-    It has the attributes of the node, but for those given here; one that is None is left out.
+    It has the node's attributes, except for those given here; None removes one.
     """
     return all_of(node, operator, *inputs, **attributes)[0]
 
@@ -48,7 +48,7 @@ def all_of(
 
 
 def up_to(node: Node, x: Instruction, axis: int, end: Instruction, count: Extent) -> Instruction:
-    """The first elements along an axis up to an end that a run tells, as many as ``count`` says."""
+    """The first elements along an axis, up to a computed ``end``; ``count`` is its dim."""
     last = node.reshape(node.convert(end, I64), (1,))
     bounds = node.literal([0], I64), last, node.literal([1], I64)
     return node.add(ops.DynamicSlice((axis,), (count,)), x, *bounds)

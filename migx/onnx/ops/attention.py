@@ -1,7 +1,7 @@
-"""Attention as the operators of ``com.microsoft`` have it.
+"""The attention operators of ``com.microsoft``.
 
-All become products, a softmax and a product. Inside, queries, keys and values are [batch, heads,
-length, size] throughout.
+All become products, a softmax and a product. Queries, keys and values are [batch, heads, length,
+size] internally.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Pair = tuple[Instruction, Instruction]
 
 @importer("Attention", domain=DOMAIN)
 def attention(node: Node) -> tuple[Instruction, ...]:
-    """Queries, keys and values are one product of the input."""
+    """Queries, keys and values come from one product of the input."""
     if node.optional(6) is not None:
         raise node.fail("past_sequence_length is not supported")
     whole = matrix_product(node, ops.Dot(), node.input(0), node.input(1))
@@ -35,7 +35,7 @@ def attention(node: Node) -> tuple[Instruction, ...]:
 
 @importer("QAttention", domain=DOMAIN)
 def quantized_attention(node: Node) -> tuple[Instruction, ...]:
-    """Attention of a quantised input and weights; what comes of their product is real."""
+    """Attention of a quantised input and weights; their product is dequantised."""
     x = dequantized(node, node.input(0), node.input(3), node.optional(6), -1)
     weights = dequantized(node, node.input(1), node.input(4), node.optional(7), -1)
     whole = matrix_product(node, ops.Dot(), x, weights)
@@ -50,7 +50,7 @@ def self_attended(
     past: Instruction | None,
     scores_bias: Instruction | None,
 ) -> tuple[Instruction, ...]:
-    """Attention of queries, keys and values that lie side by side; ``past`` and ``present`` hold
+    """Attention of queries, keys and values that are concatenated; ``past`` and ``present`` contain
     keys and values.
     """
     if node.integer("do_rotary", 0):
@@ -75,7 +75,7 @@ def self_attended(
 @importer("MultiHeadAttention", domain=DOMAIN)
 def multi_head_attention(node: Node) -> tuple[Instruction, ...]:
     """Operands are hidden states or heads; keys and values may be packed into one operand. The
-    fourth result are the scores, with -inf where a key comes after a query that may not see it.
+    fourth result is the scores, with -inf for keys after their query if attention is causal.
     """
     for place, name in ((8, "past_sequence_length"), (9, "cache_indirection")):
         if node.optional(place) is not None:
@@ -103,8 +103,8 @@ def multi_head_attention(node: Node) -> tuple[Instruction, ...]:
 def unpacked(
     node: Node, q: Instruction, k: Instruction | None, v: Instruction | None
 ) -> tuple[Instruction, Instruction, Instruction]:
-    """Queries, keys and values out of [batch, length, heads, 3, size], or keys and values out of
-    [batch, length, heads, 2, size].
+    """Unpacks queries, keys and values from [batch, length, heads, 3, size], or keys and values
+    from [batch, length, heads, 2, size].
     """
     if k is None:
         parts = split_heads(node, q, 3)
@@ -149,7 +149,7 @@ def attended(
     bias: Instruction | None,
     behind: Extent,
 ) -> Pair:
-    """softmax(q kᵀ scale + bias + mask) v with its heads merged, and what the softmax is of;
+    """softmax(q kᵀ scale + bias + mask) v with its heads merged, and the softmax's operand;
     ``behind`` keys come before the first query.
     """
     scores = masked_scores(node, q, k, mask, bias)
@@ -179,7 +179,7 @@ def masked_scores(
 
 
 def to_scale(node: Node, product: Instruction, size: Extent) -> Instruction:
-    """A product times the scale that is given, or over the root of the size of a head."""
+    """A product times the given scale, or divided by the square root of the size of a head."""
     scale = node.number("scale", 0.0)
     if scale or isinstance(size, int):
         return scaled(node, product, scale or 1 / math.sqrt(size))
@@ -188,10 +188,10 @@ def to_scale(node: Node, product: Instruction, size: Extent) -> Instruction:
 
 
 def mask_of(node: Node, mask: Instruction, batch: Extent, total: Extent) -> Instruction:
-    """Which keys may be seen, as bool that broadcasts to [batch, heads, length, total].
+    """The keys that may be attended to, as bool that broadcasts to [batch, heads, length, total].
 
-    Lengths [batch], lengths and what comes before each row [3 * batch + 2], ends then starts
-    [2 * batch], or a mask of ones of rank 2, 3 or 4.
+    The operand is lengths [batch]; lengths and offsets [3 * batch + 2]; ends, then starts [2 *
+    batch]; or a mask of ones of rank 2, 3 or 4.
     """
     if mask.shape.rank > 1:
         axes = {2: (1, 2), 3: (1,)}.get(mask.shape.rank, ())
@@ -212,12 +212,12 @@ def mask_of(node: Node, mask: Instruction, batch: Extent, total: Extent) -> Inst
 
 
 def column(node: Node, x: Instruction, batch: Extent) -> Instruction:
-    """One integer for each member of a batch, as i64 [batch, 1, 1, 1]."""
+    """One integer for each batch item, as i64 [batch, 1, 1, 1]."""
     return node.reshape(node.convert(x, I64), (batch, 1, 1, 1))
 
 
 def causal(node: Node, scores: Instruction, behind: Extent) -> Instruction:
-    """Scores with -inf where a key comes after its query; ``behind`` keys come before the first."""
+    """Scores with -inf for keys after their query; ``behind`` keys come before the first query."""
     length, total = scores.shape.dims[-2:]
     first = node.add(ops.Squeeze((0,)), node.dims([behind]))
     query = binary(node, ops.Add(), arange(node, length), first)
@@ -227,7 +227,7 @@ def causal(node: Node, scores: Instruction, behind: Extent) -> Instruction:
 
 
 def kept(node: Node, scores: Instruction, allowed: Instruction) -> Instruction:
-    """Scores with -inf where they are not allowed."""
+    """Scores with -inf where not allowed."""
     low = node.literal(-math.inf, scores.shape.dtype)
     return node.add(ops.Where(), *node.broadcast(allowed, scores, low))
 
@@ -235,8 +235,8 @@ def kept(node: Node, scores: Instruction, allowed: Instruction) -> Instruction:
 def rotated(
     node: Node, x: Instruction, places: Instruction, tables: Pair, interleaved: bool, used: int = 0
 ) -> Instruction:
-    """Pairs of elements of each head turned by the angle of their place; the tables hold cosines
-    and sines [places, pairs].
+    """Rotates pairs of elements of each head by the angle of their position; the tables contain
+    cosines and sines [positions, pairs].
     """
     angles = [node.add(ops.Gather(0), table, places) for table in tables]
     return turned(node, x, (angles[0], angles[1]), interleaved, used)
@@ -245,8 +245,8 @@ def rotated(
 def turned(
     node: Node, x: Instruction, angles: Pair, interleaved: bool, used: int = 0
 ) -> Instruction:
-    """Pairs of elements of each head turned by angles, of which there are cosines and sines [batch,
-    length, pairs]; elements beyond the ``used`` ones stay.
+    """Rotates pairs of elements of each head by angles, given as cosines and sines [batch, length,
+    pairs]; elements beyond the ``used`` ones are unchanged.
     """
     size = x.shape.dims[-1]
     width: Extent = used or 2 * angles[0].shape.dims[2]

@@ -1,4 +1,4 @@
-"""Attention of ``com.microsoft`` over keys and values that are kept in room for more of them."""
+"""Attention of ``com.microsoft`` with caches of keys and values that have room for more."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from migx.shape import BOOL, I64
 
 @importer("DecoderMaskedMultiHeadAttention", domain=DOMAIN)
 def decoding_attention(node: Node) -> tuple[Instruction, ...]:
-    """Attention of one query to keys that are kept, its own among them, or to those of an encoder.
+    """Attention of one query to cached keys, its own included, or to those of an encoder.
 
-    Keys lie as values do, as on a CPU; on graphics processors onnxruntime keeps them otherwise. The
-    fourth result are the scores.
+    Keys have the layout of values, as on a CPU; on GPUs onnxruntime uses another. The fourth result
+    is the scores.
     """
     q, k, v = node.input(0), node.optional(1), node.optional(2)
     heads = node.integer("num_heads")
@@ -71,12 +71,12 @@ def attended_to(node: Node, q: Instruction, seen: Pair, present: Pair) -> tuple[
 
 
 def put(node: Node, past: Instruction, new: Instruction, place: Instruction) -> Instruction:
-    """The past with one new row at a place."""
+    """The cache with one new row at a position."""
     return node.add(ops.ScatterNone(2), past, node.broadcast_to(place, new.shape.dims), new)
 
 
 def first_of_beams(node: Node, present: Pair, place: Instruction) -> Pair:
-    """The keys and values up to a place, each of the beam it comes from, if that is told."""
+    """The keys and values up to a position, each from its beam, if beams are given."""
     batch, _, room, _ = present[0].shape.dims
     told = [v.shape.dims[-1] for v in (node.optional(4), node.optional(3)) if v is not None]
     total = told[0] if told else node.fresh("total")
@@ -102,8 +102,8 @@ def first_of_beams(node: Node, present: Pair, place: Instruction) -> Pair:
 
 @importer("SparseAttention", domain=DOMAIN)
 def sparse_attention(node: Node) -> tuple[Instruction, ...]:
-    """Several heads of queries share one of keys and values; of those up to its own place a query
-    sees some blocks. Heads take the layouts of blocks in turn.
+    """Grouped-query attention in which a query attends to some blocks of the keys up to its
+    position. Heads use the block layouts in turn.
     """
     heads, groups = node.integer("num_heads"), node.integer("kv_num_heads")
     q, k, v = separate(node, heads, groups)
@@ -134,15 +134,15 @@ def sparse_attention(node: Node) -> tuple[Instruction, ...]:
 
 
 def first_keys(node: Node, x: Instruction, total: Extent) -> Instruction:
-    """The first keys or values, as many as there are in all."""
+    """The first ``total`` keys or values."""
     if isinstance(total, int) or node.extents(node.input(7)) is not None:
         return node.add(ops.Slice((2,), (0,), (total,)), x)
     return up_to(node, x, 2, node.input(7), total)
 
 
 def in_layout(node: Node, heads: int, queries: Instruction, keys: Instruction) -> Instruction:
-    """Whether the layout of a head has the block of a query and a key: bool [batch, heads, queries,
-    keys], of places of queries [batch, queries] and of keys.
+    """Whether the layout of a head contains the block of a query and a key: bool [batch, heads,
+    queries, keys], for positions of queries [batch, queries] and of keys.
     """
     size = node.literal(node.integer("sparse_block_size"), I64)
     table = layouts(node)
@@ -159,8 +159,8 @@ def in_layout(node: Node, heads: int, queries: Instruction, keys: Instruction) -
 
 
 def layouts(node: Node) -> Instruction:
-    """Which blocks of keys each block of queries sees, bool [layouts, blocks, blocks], of rows that
-    say where their columns begin and the columns, which may end with others.
+    """The blocks of keys that each block of queries attends to, bool [layouts, blocks, blocks],
+    from a CSR matrix: row offsets and columns, which may have unused ones at the end.
     """
     begins, columns = (node.convert(node.input(i), I64) for i in (5, 6))
     count, blocks = begins.shape.dims[0], begins.shape.dims[1] - 1

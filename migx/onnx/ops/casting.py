@@ -15,7 +15,7 @@ from migx.shape import I32, DType
 
 @importer("Cast")
 def cast_by_name(node: Node) -> Instruction:
-    """Until version 6 the type stands there by name."""
+    """Until version 6 the type is given by name."""
     code = TensorProto.DataType.Value(node.string("to"))
     return converted(node, node.input(0), tensors.dtype_of(code, f"Cast {node.label!r}"))
 
@@ -31,13 +31,13 @@ def cast_like(node: Node) -> Instruction:
 
 
 def stored_type(value: Instruction) -> DType:
-    """The type a value is stored in: that before it was unpacked, where it was."""
+    """The type a value is stored in: for an unpacked one, the packed type."""
     unpacked = value.op.name.startswith("unpack_")
     return value.inputs[0].shape.dtype if unpacked else value.shape.dtype
 
 
 def converted(node: Node, x: Instruction, dtype: DType) -> Instruction:
-    """The value in another type, as the node's attributes say for narrow floats."""
+    """The value in another type; narrow floats as the node's attributes say."""
     if dtype is stored_type(x):
         return x
     if dtype.is_packed:
@@ -48,7 +48,7 @@ def converted(node: Node, x: Instruction, dtype: DType) -> Instruction:
 
 
 def packed(node: Node, x: Instruction, dtype: DType) -> Instruction:
-    """The value in a type of less than a byte. Integers keep their low bits; floats round once."""
+    """The value in a packed type. Integers keep their low bits; floats are rounded once."""
     wide, pack = packing(dtype)
     if dtype.is_integer:
         x = low_bits(node, node.convert(x, I32), dtype)
@@ -56,7 +56,7 @@ def packed(node: Node, x: Instruction, dtype: DType) -> Instruction:
 
 
 def low_bits(node: Node, x: Instruction, dtype: DType) -> Instruction:
-    """What the low bits of integers are in a type of so many."""
+    """The low bits of integers, as an integer type of that width."""
     sign = 1 << (dtype.bits - 1)
     low = node.add(ops.BitwiseAnd(), x, node.scalar(2 * sign - 1, x))
     if dtype.kind == "uint":

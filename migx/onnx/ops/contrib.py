@@ -1,5 +1,5 @@
-"""Operators of ``com.microsoft`` that onnxruntime fuses others into: activations, normalisations,
-products and convolutions with what follows them.
+"""Fused operators of ``com.microsoft``: activations, normalisations, and products and convolutions
+with what follows them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from migx.shape import F32, I32
 
 DOMAIN = "com.microsoft"
 TINY = 9.999999960041972e-13
-"""The default epsilon of the normalisations with a skip: 1e-12 as an f32."""
+"""The default epsilon of normalisations with a skip: 1e-12 as an f32."""
 
 
 # Activations
@@ -55,8 +55,8 @@ def self_gated(node: Node, x: Instruction, alpha: float = 1.0) -> Instruction:
 
 @importer("SwiGLU", domain=DOMAIN)
 def swiglu(node: Node) -> Instruction:
-    """The product gate * sigmoid(alpha * gate) * (up + beta), both within a limit above 0, in f32;
-    the gate is the first half of one operand where there is no other.
+    """The product gate * sigmoid(alpha * gate) * (up + beta), both clipped by a positive limit, in
+    f32; without a second operand, the gate is the first half of the first.
     """
     gate, up = node.input(0), node.optional(1)
     dtype, limit = gate.shape.dtype, node.number("limit", 0.0)
@@ -95,7 +95,7 @@ def bias_add(node: Node) -> Instruction:
 
 
 def summed(node: Node, *operands: int) -> Instruction:
-    """The sum of those operands that are given."""
+    """The sum of the given operands that are present."""
     first, *others = operands
     given = [node.input(first), *(v for v in map(node.optional, others) if v is not None)]
     return reduce(lambda x, y: binary(node, ops.Add(), x, y), given)
@@ -106,7 +106,7 @@ def summed(node: Node, *operands: int) -> Instruction:
 
 @importer("SkipLayerNormalization", domain=DOMAIN)
 def skip_layer_normalization(node: Node) -> tuple[Instruction, ...]:
-    """LayerNormalization of the sum of the input, the skip and a bias, which is the last result."""
+    """LayerNormalization of the sum of input, skip and bias; the last result is the sum."""
     total = summed(node, 0, 1, 4)
     wide = node.convert(total, F32)
     axes = (total.shape.rank - 1,)
@@ -116,7 +116,7 @@ def skip_layer_normalization(node: Node) -> tuple[Instruction, ...]:
 
 @importer("SkipSimplifiedLayerNormalization", domain=DOMAIN)
 def skip_simplified_layer_normalization(node: Node) -> tuple[Instruction, ...]:
-    """RMSNormalization of the sum of the input, the skip and a bias, which is the last result."""
+    """RMSNormalization of the sum of the input, the skip and a bias; the last result is the sum."""
     total = summed(node, 0, 1, 3)
     wide = node.convert(total, F32)
     axes = (total.shape.rank - 1,)
@@ -127,7 +127,7 @@ def skip_simplified_layer_normalization(node: Node) -> tuple[Instruction, ...]:
 
 @importer("SimplifiedLayerNormalization")
 def simplified_layer_normalization(node: Node) -> tuple[Instruction, ...]:
-    """RMSNormalization as onnxruntime names it, in the default domain too."""
+    """RMSNormalization under onnxruntime's name, also in the default domain."""
     x, scale = node.input(0), node.input(1)
     axes = range(node.axis(node.integer("axis", -1), x.shape.rank), x.shape.rank)
     wide = node.convert(x, F32)
@@ -138,14 +138,14 @@ def simplified_layer_normalization(node: Node) -> tuple[Instruction, ...]:
 def affine(
     node: Node, x: Instruction, like: Instruction, scale: Instruction, bias: Instruction | None
 ) -> Instruction:
-    """The value times a scale plus a bias, in the type of another one."""
+    """The value times a scale plus a bias, in the type of another value."""
     return plus(node, binary(node, ops.Mul(), node.convert(x, like.shape.dtype), scale), bias)
 
 
 @importer("EmbedLayerNormalization", domain=DOMAIN)
 def embed_layer_normalization(node: Node) -> tuple[Instruction, ...]:
-    """The normalised sum of word, position and segment embeddings, how long each sequence is, and
-    the sum. Without segments all words are of the first.
+    """The normalised sum of word, position and segment embeddings, the length of each sequence, and
+    the sum. Without segments, all words are in the first.
     """
     tables, segments = [node.optional(i) for i in (2, 3, 4)], node.optional(1)
     if segments is None and tables[2] is not None:
@@ -162,8 +162,8 @@ def embedded(
     places: Instruction | None = None,
     real: Callable[[int, Instruction], Instruction] = lambda _, rows: rows,
 ) -> tuple[Instruction, ...]:
-    """What a node that embeds gives for its tables of words, places and segments. ``real`` makes
-    numbers of the rows picked from one of them.
+    """The results of an embedding node for its tables of words, positions and segments. ``real``
+    dequantises the rows gathered from one of them.
     """
     words, mask = node.input(0), node.optional(7)
     batch, length = node.dims_of(0, 2)
@@ -190,8 +190,8 @@ def group_norm(node: Node) -> Instruction:
 
 
 def normalized_groups(node: Node, x: Instruction) -> Instruction:
-    """Normalised groups of channels, which stand last unless ``channels_last`` is 0; then SiLU
-    where ``activation`` is 1.
+    """Normalised groups of channels, which are the last axis unless ``channels_last`` is 0;
+    followed by SiLU if ``activation`` is 1.
     """
     last = bool(node.integer("channels_last", 1))
     first = channels_first(node, x) if last else x
@@ -225,7 +225,7 @@ def fused_matmul(node: Node) -> Instruction:
 
 
 def arranged(node: Node, x: Instruction, batch: bool, swapped: bool) -> Instruction:
-    """A side of a product with its axes where a product wants them."""
+    """A side of a product with its axes transposed as the product requires."""
     order = list(range(x.shape.rank))
     if len(order) < 2:
         return x
@@ -245,7 +245,7 @@ def fused_gemm(node: Node) -> Instruction:
 
 @importer("FusedConv", domain=DOMAIN)
 def fused_convolution(node: Node) -> Instruction:
-    """A convolution, plus the operand Z where it is given, then an activation."""
+    """A convolution, plus the operand Z if given, followed by an activation."""
     result = plus(node, delegated(node, "Conv", *node.inputs[:3]), node.optional(3))
     return activated(node, result, node.numbers("activation_params", ()))
 
@@ -265,11 +265,11 @@ PARAMETERS = {
     "HardSigmoid": ("alpha", "beta"),
     "LeakyRelu": ("alpha",),
 }
-"""The attributes of an activation that are given as numbers."""
+"""The attributes of each activation that are given as numbers."""
 
 
 def activated(node: Node, x: Instruction, numbers: list[float] | tuple[float, ...]) -> Instruction:
-    """The activation a node names, with its parameters given as numbers; x itself for none."""
+    """The activation that a node names, with the given parameters; x itself if there is none."""
     kind = node.string("activation", "")
     if not kind:
         return x

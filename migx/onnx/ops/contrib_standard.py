@@ -1,4 +1,4 @@
-"""Operators of ``com.microsoft`` that say what ONNX has an operator for, or nearly."""
+"""Operators of ``com.microsoft`` that are the same, or nearly, as ONNX operators."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from migx.shape import I8, I32, I64, U32
 
 @importer("GatherND", "GridSample", "Pad", "Range", "Trilu", domain=DOMAIN)
 def taken_over(node: Node) -> Instruction:
-    """Operators that ONNX has under that name by now."""
+    """Operators that ONNX now has under the same name."""
     inputs = list(node.inputs)
     if node.proto.op_type == "Range" and node.optional(2) is None:
         inputs[2:] = [node.literal(1, node.input(0).shape.dtype)]
@@ -29,20 +29,20 @@ def taken_over(node: Node) -> Instruction:
 
 @importer("ExpandDims", domain=DOMAIN)
 def expand_dims(node: Node) -> Instruction:
-    """A new axis at a place that one integer tells."""
+    """A new axis at a position given by one integer."""
     return delegated(node, "Unsqueeze", node.input(0), node.reshape(node.input(1), (1,)))
 
 
 @importer("Unique", domain=DOMAIN)
 def unique(node: Node) -> tuple[Instruction, ...]:
-    """The elements there are, where each stands among them, and how often it occurs."""
+    """The distinct elements, the index of each element among them, and their counts."""
     found, _, place, count = all_of(node, "Unique", node.input(0), sorted=0)
     return found, place, count
 
 
 @importer("MatMulInteger16", domain=DOMAIN)
 def matmul_integer(node: Node) -> Instruction:
-    """A product of integers of 16 bits, in 32."""
+    """A product of 16-bit integers, in 32 bits."""
     sides = [node.convert(node.input(i), I32) for i in (0, 1)]
     return matrix_product(node, ops.Dot(), *sides)
 
@@ -60,7 +60,7 @@ def channels_last_max_pool(node: Node) -> Instruction:
 
 @importer("SkipGroupNorm", domain=DOMAIN)
 def skip_group_norm(node: Node) -> tuple[Instruction, Instruction]:
-    """GroupNorm of the sum of the input, the skip and a bias, which is the last result."""
+    """GroupNorm of the sum of the input, the skip and a bias; the last result is the sum."""
     x, skip = node.input(0), node.input(3)
     if skip.shape.rank == 2:
         skip = node.add(ops.Unsqueeze((1, 2)), skip)
@@ -70,7 +70,7 @@ def skip_group_norm(node: Node) -> tuple[Instruction, Instruction]:
 
 @importer("CDist", domain=DOMAIN)
 def distances(node: Node) -> Instruction:
-    """How far each row of the one is from each of the other."""
+    """The distance of each row of one matrix from each row of the other."""
     rows, others = node.input(0), node.input(1)
     apart = binary(
         node, ops.Sub(), node.add(ops.Unsqueeze((1,)), rows), node.add(ops.Unsqueeze((0,)), others)
@@ -95,7 +95,7 @@ def transposed_convolution(node: Node) -> Instruction:
 
 @importer("UnfoldTensor", domain=DOMAIN)
 def unfold(node: Node) -> Instruction:
-    """The windows along an axis, each of which stands on a new last axis."""
+    """The windows along an axis, each on a new last axis."""
     x, size, step = node.input(0), node.integer("size"), node.integer("step", 1)
     axis = node.axis(node.integer("dim", -1), x.shape.rank)
     if size < 1 or step < 1:
@@ -113,9 +113,9 @@ def unfold(node: Node) -> Instruction:
 
 @importer("NGramRepeatBlock", domain=DOMAIN)
 def block_repeated(node: Node) -> Instruction:
-    """Scores with -inf for what would end a run of so many tokens that was there before.
+    """Scores with -inf for tokens that would repeat an earlier n-gram.
 
-    Rows begin with as many tokens of none, so that there are runs of any length.
+    Rows are prefixed by n invalid tokens, so that there are n-grams at any length.
     """
     tokens, scores, size = node.input(0), node.input(1), node.integer("ngram_size")
     if size < 1:
@@ -138,7 +138,7 @@ def block_repeated(node: Node) -> Instruction:
 
 @importer("ComplexMul", "ComplexMulConj", domain=DOMAIN)
 def complex_product(node: Node) -> Instruction:
-    """The product of complex numbers [..., 2], or with the conjugates of the second."""
+    """The product of complex numbers [..., 2]; ComplexMulConj conjugates the second."""
     sign = -1.0 if node.proto.op_type == "ComplexMulConj" else 1.0
     (a, b), (c, d) = (
         [node.add(ops.Slice((x.shape.rank - 1,), (i,), (i + 1,)), x) for i in (0, 1)]
@@ -152,7 +152,7 @@ def complex_product(node: Node) -> Instruction:
 
 @importer("Rfft", "Irfft", domain=DOMAIN)
 def real_transform(node: Node) -> Instruction:
-    """The transform of real numbers [..., n], to [..., n // 2 + 1, 2], or back, to an even n."""
+    """The transform of real numbers [..., n] to [..., n // 2 + 1, 2], or back, for even n."""
     x, back = node.input(0), node.proto.op_type == "Irfft"
     if node.integer("normalized", 0) or not node.integer("onesided", 1):
         raise node.fail("normalized is 0 and onesided 1")
@@ -171,14 +171,14 @@ def real_transform(node: Node) -> Instruction:
 
 @importer("MulInteger", domain=DOMAIN)
 def integer_product(node: Node) -> Instruction:
-    """The product of bytes less their zero points, in 32 bits."""
+    """The product of bytes minus their zero points, in 32 bits."""
     sides = [centred(node, node.input(i), node.optional(i + 1), 0) for i in (0, 2)]
     return binary(node, ops.Mul(), *sides)
 
 
 @importer("ReduceSumInteger", domain=DOMAIN)
 def integer_sum(node: Node) -> Instruction:
-    """The sum of bytes, in 32 bits of the same sign."""
+    """The sum of bytes, in 32 bits of the same signedness."""
     x = node.input(0)
     axes = node.axes(node.integers("axes"), x.shape.rank)
     total = node.add(ops.ReduceSum(axes), node.convert(x, I32 if x.shape.dtype is I8 else U32))

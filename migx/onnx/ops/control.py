@@ -1,4 +1,4 @@
-"""ONNX control flow: graphs in attributes become submodules that see the values around them."""
+"""ONNX control flow: nested graphs become submodules that capture values around them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from migx.shape import BOOL, I64, OPTIONAL, Shape
 
 @importer("If")
 def branch(node: Node) -> tuple[Instruction, ...]:
-    """A condition that is known leaves the branch it takes; else both become modules.
+    """A known condition inlines the branch taken; otherwise both become modules.
 
-    Where their dims differ the result's are symbols the run decides. Ranks cannot be left to the
-    run: a single number gets the rank of the other branch's, of which a ``DataWarning`` tells, and
-    where ranks differ otherwise the first branch is taken, or the other if that fits what the file
-    declares of its outputs, under an assumption that each run checks. So is a branch whose other
-    cannot be at the dims it is given.
+    Where their dims differ, the result's are symbols known at run time. Ranks must be known: a
+    one-element result gets the rank of the other branch's, which a ``DataWarning`` reports. If
+    ranks differ otherwise, the first branch is taken, or the other if that fits the declared
+    outputs, under an assumption that each run checks. The same applies if one branch is invalid at
+    the given dims.
     """
     condition = node.reshape(node.input(0), ())
     graphs = [node.subgraph(f"{way}_branch") for way in ("then", "else")]
@@ -53,8 +53,8 @@ def branch(node: Node) -> tuple[Instruction, ...]:
 def branches(
     node: Node, graphs: Sequence[onnx.GraphProto]
 ) -> tuple[list[Module], dict[bool, MigxError]]:
-    """The modules of the two branches; and why the one that has none cannot be at the dims it is
-    given. Where neither can be, that is the error of the first.
+    """The modules of the two branches, and the error of one that is invalid at the given dims. If
+    both are invalid, raises the error of the first.
     """
     modules, refused = list[Module](), dict[bool, MigxError]()
     for way, graph in zip((True, False), graphs, strict=True):
@@ -78,9 +78,9 @@ def taken(
 
 
 def level(node: Node, first: Module, second: Module) -> list[str]:
-    """Gives results of one element the greater of the ranks they have in two branches; a remark on
-    each that has two. Broadcasting makes no difference between them where something of that rank
-    takes part, as is common; Shape, and who takes the model's outputs, may see it.
+    """Gives one-element results the larger of the ranks they have in two branches, with a remark on
+    each that differs. After broadcasting with a value of that rank, as is common, there is no
+    difference; Shape, and users of the model's outputs, may see it.
     """
     pairs = list(zip(first.outputs, second.outputs, strict=True))
     ranks = [
@@ -105,7 +105,7 @@ def level(node: Node, first: Module, second: Module) -> list[str]:
 
 
 def joined(node: Node, a: Shape, b: Shape, hint: str) -> Shape:
-    """The shape that holds values of either: dims that differ become symbols of their own."""
+    """The shape of values of either branch: dims that differ become new symbols."""
     if not a.dtype.is_tensor:
         return sequences.joined(a, b)
     pairs = enumerate(zip(a.dims, b.dims, strict=True))
@@ -114,8 +114,8 @@ def joined(node: Node, a: Shape, b: Shape, hint: str) -> Shape:
 
 @importer("Loop")
 def loop(node: Node) -> tuple[Instruction, ...]:
-    """The body is read with the dims the loop starts with; those it changes become symbols, and it
-    is read again.
+    """The body is read with the initial dims of carried values; dims that it changes become
+    symbols, and it is read again.
     """
     trips = node.optional(0) or node.add(ops.Undefined())
     condition = node.optional(1) or node.add(ops.Undefined())
@@ -158,9 +158,9 @@ def loop(node: Node) -> tuple[Instruction, ...]:
 def start_as_they_end(
     node: Node, body: Module, carried: list[Instruction], results: Sequence[Shape]
 ) -> set[int]:
-    """Gives what a loop starts with the rank that the body gives it: a single number by more axes,
-    and what the body does not read, which is there only because ONNX asks for something, by zeros
-    in its place. Returns which are such zeros.
+    """Gives initial values of a loop the ranks that its body returns: more axes to a single number,
+    and zeros instead of a value that the body does not read, which is there only because ONNX
+    requires one. Returns the indices of these zeros.
     """
     replaced = set()
     given = list(body.parameters.values())[2:]
@@ -193,8 +193,8 @@ def begun(node: Node, trips: Instruction, condition: Instruction) -> Instruction
 
 
 def keep_optional(node: Node, body: Module, carried: Sequence[Shape]) -> list[int]:
-    """Makes optionals of what a body hands on where it was given an optional: ONNX lets a carried
-    value be one at first and what it holds from then on. Returns which.
+    """Makes a carried value that is an optional at first, and what it contains later, as ONNX
+    permits, an optional throughout. Returns their indices.
     """
     results, names = list(body.outputs), body.output_names
     wrapped = [
@@ -211,9 +211,7 @@ def keep_optional(node: Node, body: Module, carried: Sequence[Shape]) -> list[in
 
 
 def widened(node: Node, before: Shape, after: Shape, hint: str) -> Shape:
-    """The shape of a carried value that holds before and after an iteration: dims that change
-    become symbols.
-    """
+    """The shape of a carried value at any iteration: dims that change become symbols."""
     if before.dtype is not after.dtype or before.rank != after.rank:
         raise node.fail(f"a carried value goes in as {before} and comes out as {after}")
     if not before.dtype.is_tensor:
@@ -226,17 +224,13 @@ def widened(node: Node, before: Shape, after: Shape, hint: str) -> Shape:
 
 
 def is_own(extent: Extent, prefix: str) -> bool:
-    """Whether a dim is a symbol made for a carried value, which may take another size at each
-    iteration.
-    """
+    """Whether a dim is a carried value's symbol, whose size may differ in each iteration."""
     symbol = extent.symbol if isinstance(extent, Dim) else None
     return symbol is not None and symbol.name.startswith(prefix)
 
 
 def trip_count(node: Node, trips: Instruction, condition: Instruction, body: Module) -> Extent:
-    """The number of iterations where it is known: the trip count, if nothing can end the loop
-    before.
-    """
+    """The number of iterations, if known: the trip count, if nothing ends the loop earlier."""
     limit = node.extents(trips) if trips.shape.dtype is I64 else None
     ends = body.outputs[0]
     while ends.op.name == "identity":
@@ -247,15 +241,13 @@ def trip_count(node: Node, trips: Instruction, condition: Instruction, body: Mod
 
 
 def always(node: Node, condition: Instruction) -> bool:
-    """Whether a condition is known to hold."""
+    """Whether a condition is known to be true."""
     held = node.contents(condition)
     return held is not None and held.dtype != object and bool(held.all())
 
 
 def escaped(node: Node, shape: Shape, hint: str) -> Shape:
-    """The shape as it is seen outside the loop: dims over symbols that only the body knows become
-    symbols of their own.
-    """
+    """The shape outside the loop: dims over symbols known only in the body become new symbols."""
     if not shape.dtype.is_tensor:
         return shape
     known = node.graph.known_symbols()
@@ -268,7 +260,7 @@ def escaped(node: Node, shape: Shape, hint: str) -> Shape:
 
 @importer("Scan", since=8)
 def scan_of_batch(node: Node) -> tuple[Instruction, ...]:
-    """Version 8 scans each member of a batch: a scan over the batch of a later Scan."""
+    """Version 8 scans each batch item: a Scan over the batch of a later version's Scan."""
     if node.has("scan_input_axes"):
         return of_sequence(node)
     if node.optional(0) is not None:
@@ -301,7 +293,7 @@ def scan(node: Node) -> tuple[Instruction, ...]:
 
 
 def of_sequence(node: Node) -> tuple[Instruction, ...]:
-    """A Scan as from version 9 on, without a batch."""
+    """A Scan without a batch, from version 9 on."""
     graph = node.subgraph("body")
     count = node.integer("num_scan_inputs")
     operands = node.operands()

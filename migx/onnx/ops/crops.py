@@ -1,4 +1,4 @@
-"""Boxes cut out of images and brought to one size, an operator of ``com.microsoft``."""
+"""Crops of images resized to one size, an operator of ``com.microsoft``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from migx.shape import F32, I64
 
 @dataclass(frozen=True)
 class Places:
-    """Where an axis of boxes is sampled, [boxes, places]: real places on the axis of the image, and
-    whether they are on it.
+    """The sample positions along one axis of boxes, [boxes, positions]: real coordinates on the
+    axis of the image, and whether they are inside it.
     """
 
     node: Node
@@ -29,7 +29,7 @@ class Places:
     length: Extent
 
     def whole(self, op: Operation, add: float = 0.0) -> Instruction:
-        """The places, plus a number, as whole ones; those outside are the nearest of the image."""
+        """The positions, plus a number, rounded by an operation; those outside are clamped."""
         node = self.node
         x = self.at if not add else node.add(ops.Add(), self.at, node.scalar(add, self.at))
         x = node.convert(node.add(op, x), I64)
@@ -39,8 +39,8 @@ class Places:
 
 @importer("CropAndResize", domain=DOMAIN)
 def crop_and_resize(node: Node) -> Instruction:
-    """Boxes [boxes, (top, left, bottom, right)], between 0 and 1 along each axis of an image, are
-    sampled from corner to corner. What is outside of the image has a value of its own.
+    """Boxes [boxes, (top, left, bottom, right)], from 0 to 1 along each axis of an image, are
+    sampled from corner to corner. Samples outside of the image have a fixed value.
     """
     x, size = node.input(0), node.extents(node.input(3))
     mode = node.string("mode", "bilinear")
@@ -69,9 +69,10 @@ def crop_and_resize(node: Node) -> Instruction:
 
 
 def places(node: Node, axis: int, count: int) -> Places:
-    """The places along an axis of boxes: from one end to the other, or the middle where it is one.
+    """The sample positions along one axis of boxes: from one end to the other, or the middle if
+    there is one.
 
-    They are computed in f32, and in the order in which onnxruntime does.
+    They are computed in f32, and in onnxruntime's order of operations.
     """
     node.dims_of(1, 2)
     boxes, length = node.convert(node.input(1), F32), node.dims_of(0, 4)[2 + axis]
@@ -93,7 +94,7 @@ def places(node: Node, axis: int, count: int) -> Places:
 
 
 def picked(node: Node, y: Instruction, x: Instruction) -> Instruction:
-    """What images have at whole places, [boxes, rows, columns, channels]."""
+    """The image values at integer positions, [boxes, rows, columns, channels]."""
     batch, channels, height, width = node.dims_of(0, 4)
     pixels = node.add(ops.Transpose((0, 2, 3, 1)), node.input(0))
     pixels = node.reshape(pixels, (dim.product((batch, height, width)), channels))
@@ -112,7 +113,9 @@ def number(node: Node, extent: Extent) -> Instruction:
 def between(
     node: Node, first: Instruction, second: Instruction, of: Places, axis: int
 ) -> Instruction:
-    """What lies between two values at places along an axis of [boxes, rows, columns, channels]."""
+    """Linear interpolation of two values at positions along an axis of [boxes, rows, columns,
+    channels].
+    """
     part = node.add(ops.Sub(), of.at, node.add(ops.Floor(), of.at))
     part = node.add(ops.Unsqueeze((2, 3) if axis == 1 else (1, 3)), part)
     first, second = (node.convert(v, F32) for v in (first, second))

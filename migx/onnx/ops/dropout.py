@@ -1,4 +1,4 @@
-"""ONNX Dropout: the identity, but in training."""
+"""ONNX Dropout: the identity, except in training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from migx.shape import BOOL, F32, DType
 
 @importer("Dropout")
 def dropout_by_attributes(node: Node) -> tuple[Instruction, ...]:
-    """Until version 7 an attribute tells inference from training, which is the default."""
+    """Until version 7 an attribute selects inference or training, the default."""
     x = node.input(0)
     if node.integer("is_test", 0):
         return kept_whole(node, x.shape.dtype)
@@ -42,7 +42,7 @@ def dropout(node: Node) -> tuple[Instruction, ...]:
 
 
 def kept_whole(node: Node, mask: DType) -> tuple[Instruction, ...]:
-    """The value itself; the mask, where it is asked for, keeps everything."""
+    """The value itself; the mask, if it is an output, keeps everything."""
     x = node.input(0)
     if node.outputs < 2:
         return (x,)
@@ -52,10 +52,10 @@ def kept_whole(node: Node, mask: DType) -> tuple[Instruction, ...]:
 def dropped(
     node: Node, ratio: Instruction, training: Instruction | None
 ) -> tuple[Instruction, Instruction]:
-    """What a random mask keeps, scaled up by as much as is lost on average; and the mask.
+    """The value times a random mask, scaled up by the expected loss; and the mask.
 
-    ``training`` is what only a run will tell; None is training. A node without a seed has one of
-    its own, from its name.
+    ``training`` is known only at run time; None means training. A node without a seed has one
+    derived from its name.
     """
     x = node.input(0)
     seed = node.integer("seed", zlib.crc32(node.label.encode()))

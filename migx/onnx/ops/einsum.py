@@ -1,4 +1,4 @@
-"""Einstein's summation as products of matrices."""
+"""Einstein summation as matrix products."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from migx.onnx.node import Node
 
 @dataclass(frozen=True)
 class Term:
-    """A value whose every axis has a label; no label stands twice."""
+    """A value with a distinct label for each axis."""
 
     value: Instruction
     labels: tuple[str, ...]
 
     def size(self, label: str) -> Extent:
-        """The dim of an axis, 1 where there is none of that label."""
+        """The dim of the axis with a label, 1 if there is none."""
         return self.value.shape.dims[self.labels.index(label)] if label in self.labels else 1
 
 
 @importer("Einsum", since=12)
 def einsum(node: Node) -> Instruction:
-    """The operands are combined from left to right; a label that is needed no more is summed."""
+    """The operands are combined from left to right; labels no longer needed are summed."""
     sides = node.string("equation").replace(" ", "").split("->")
     terms = sides[0].split(",")
     if len(sides) > 2 or len(terms) != len(node.inputs):
@@ -60,7 +60,7 @@ def labels_of(node: Node, term: str, value: Instruction) -> tuple[str, ...]:
 def output_labels(
     node: Node, named: Sequence[tuple[str, ...]], written: str | None
 ) -> tuple[str, ...]:
-    """The labels of the result; if none are written, the ellipsis and then what stands once."""
+    """The labels of the result; if not given, the ellipsis and then the labels that occur once."""
     every = [label for labels in named for label in labels]
     hidden = sorted({label for label in every if label.isdigit()}, key=int, reverse=True)
     if written is None:
@@ -74,7 +74,7 @@ def output_labels(
 
 
 def without_twins(node: Node, value: Instruction, labels: tuple[str, ...]) -> Term:
-    """The diagonal of axes that share a label: what is off it is zero, and is summed."""
+    """The diagonal of axes that share a label: everything else is zeroed and summed."""
     for label in {label for label in labels if labels.count(label) > 1}:
         first = labels.index(label)
         while (second := len(labels) - 1 - labels[::-1].index(label)) != first:
@@ -92,7 +92,7 @@ def without_twins(node: Node, value: Instruction, labels: tuple[str, ...]) -> Te
 
 
 def summed(node: Node, term: Term, needed: set[str]) -> Term:
-    """The term with the labels that are not needed summed."""
+    """The term with unneeded labels summed."""
     axes = tuple(i for i, label in enumerate(term.labels) if label not in needed)
     if not axes:
         return term
@@ -101,7 +101,7 @@ def summed(node: Node, term: Term, needed: set[str]) -> Term:
 
 
 def combined(node: Node, x: Term, y: Term, needed: set[str]) -> Term:
-    """The product of two terms, summed over the labels that both have and nobody needs."""
+    """The product of two terms, summed over labels that both have and nothing else needs."""
     x = summed(node, x, needed | set(y.labels))
     y = summed(node, y, needed | set(x.labels))
     shared = [label for label in x.labels if label in y.labels]
@@ -122,7 +122,7 @@ def combined(node: Node, x: Term, y: Term, needed: set[str]) -> Term:
 def outer(
     node: Node, rows: Instruction, columns: Instruction, inner: bool
 ) -> Sequence[Instruction]:
-    """The sides of a product; where nothing is summed, each broadcast to its dims."""
+    """The operands of a product; if nothing is summed, each broadcast to its dims."""
     if inner:
         return rows, columns
     return node.broadcast(rows, columns)
@@ -131,7 +131,7 @@ def outer(
 def matrices(
     node: Node, term: Term, groups: Sequence[Sequence[str]], sizes: dict[str, Extent]
 ) -> Instruction:
-    """The value as [batch, rows, columns], each axis standing for a group of labels."""
+    """The value as [batch, rows, columns], each axis for a group of labels."""
     order = tuple(label for group in groups for label in group)
     value = arranged(node, term, order)
     value = node.broadcast_to(value, [sizes[label] for label in order])
@@ -139,7 +139,7 @@ def matrices(
 
 
 def arranged(node: Node, term: Term, order: Sequence[str]) -> Instruction:
-    """The value with its axes in the order of some labels."""
+    """The value transposed to an order of labels."""
     permutation = tuple(term.labels.index(label) for label in order)
     if permutation == tuple(range(len(permutation))):
         return term.value

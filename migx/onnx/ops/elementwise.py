@@ -1,4 +1,4 @@
-"""ONNX operators on each element alone. Inputs are broadcast by instructions of their own."""
+"""ONNX elementwise operators. Inputs are broadcast by separate instructions."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ VARIADIC = {"Sum": "Add", "Max": "Max", "Min": "Min"}
 
 
 def operation(operator: str) -> Operation:
-    """The operation of the same meaning, without attributes."""
+    """The operation with the same meaning, without attributes."""
     made: Operation = getattr(ops, RENAMED.get(operator, operator))()
     return made
 
@@ -86,7 +86,7 @@ def binary(node: Node, op: Operation, x: Instruction, y: Instruction) -> Instruc
 
 
 def plus(node: Node, x: Instruction, other: Instruction | None) -> Instruction:
-    """The sum of two values; the first alone where there is no other."""
+    """The sum of two values; the first alone if there is no other."""
     return x if other is None else binary(node, ops.Add(), x, other)
 
 
@@ -102,7 +102,7 @@ def two_operands(node: Node) -> Instruction:
 
 @importer(*(o for o in BINARY if not o.startswith(("Bitwise", "GreaterOr", "LessOr"))), "Pow")
 def two_aligned_operands(node: Node) -> Instruction:
-    """Until version 7 the dims of the second stand from an axis on under those of the first."""
+    """Until version 7 the second operand's dims are aligned with the first's from ``axis`` on."""
     x, y, kind = node.input(0), node.input(1), node.proto.op_type
     start = 1 if kind == "PRelu" else x.shape.rank - y.shape.rank
     start = node.axis(node.integer("axis", start), x.shape.rank) if y.shape.rank else 0
@@ -124,13 +124,13 @@ def mean(node: Node) -> Instruction:
 
 
 def combined(node: Node, op: Operation) -> Instruction:
-    """All operands by an operation on two, from left to right."""
+    """All operands combined by a binary operation, from left to right."""
     return reduce(lambda x, y: binary(node, op, x, y), node.operands())
 
 
 @importer("Pow", since=7)
 def power(node: Node) -> Instruction:
-    """In the type of the base, but an exponent that is more precise than that is not rounded."""
+    """The result has the type of the base, but a more precise exponent is not rounded."""
     base, exponent = node.input(0), node.input(1)
     dtype, other = base.shape.dtype, exponent.shape.dtype
     finer = other.is_float and (not dtype.is_float or other.bits > dtype.bits)
@@ -173,7 +173,7 @@ def clip(node: Node) -> Instruction:
 def clipped(
     node: Node, x: Instruction, low: Instruction | None, high: Instruction | None
 ) -> Instruction:
-    """min(max(x, low), high), either bound being optional."""
+    """min(max(x, low), high), with optional bounds."""
     if low is not None and high is not None:
         bounds = [node.broadcast_to(bound, x.shape.dims) for bound in (low, high)]
         return node.add(ops.Clip(), x, *bounds)
@@ -227,7 +227,7 @@ def saturated_line(node: Node, alpha: float, beta: float) -> Instruction:
 @importer("Softplus")
 def softplus(node: Node) -> Instruction:
     """log(1 + exp(x)) as max(x, 0) + log(1 + exp(-|x|)), which never overflows. What rounding 1 + u
-    loses of a small u is added to its logarithm, of which it is all there is.
+    loses of a small u is added to the logarithm, which is otherwise 0 then.
     """
     x = node.input(0)
     one = node.scalar(1, x)

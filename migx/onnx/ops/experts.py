@@ -1,9 +1,9 @@
-"""Mixtures of experts, operators of ``com.microsoft``: of many networks, each token goes through
+"""Mixtures of experts, operators of ``com.microsoft``: of many networks, each token passes through
 the few that its router scores highest.
 
-What tokens choose is put into blocks of rows, each for one expert, and a loop takes the blocks one
-by one. So weights are read of experts that are chosen, and of no others, be it for one token or for
-thousands; and packed weights are unpacked where they are multiplied.
+Chosen tokens are sorted into blocks of rows for one expert each, and a loop processes the blocks.
+So only weights of chosen experts are read, for one token or for thousands; and packed weights are
+unpacked where they are multiplied.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from migx.onnx.ops.quantization import first_of, packed_rows
 from migx.shape import BOOL, F32, I64, U8, Shape
 
 JITTER = 0.01
-"""By what part of them scores may be below the greatest to count beside it with a sparse mixer."""
+"""How far scores may be below the maximum, relative to it, to count with a sparse mixer."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One product of each expert: the places of its operands among the node's. The weights of a
-    layer have the dims [experts, results, elements of a row].
+    """One product of each expert: the indices of its operands among the node's. Its weights have
+    the dims [experts, results, row elements].
     """
 
     name: str
@@ -43,14 +43,14 @@ class Layer:
     zeros: int = 0
 
     def rows(self, step: Node, x: Instruction, expert: Instruction) -> Instruction:
-        """The products of rows with the weights of one expert, and its bias."""
+        """The products of rows with the weights of one expert, plus its bias."""
         weights = step.convert(self.of(step, expert), x.shape.dtype)
         product = step.add(ops.Dot(), x, step.add(ops.Transpose((1, 0)), weights))
         bias = step.optional(self.bias)
         return plus(step, product, None if bias is None else step.add(ops.Gather(0), bias, expert))
 
     def of(self, step: Node, expert: Instruction) -> Instruction:
-        """The weights of one expert, [results, elements of a row]."""
+        """The weights of one expert, [results, row elements]."""
         if not self.scales:
             return step.add(ops.Gather(0), step.input(self.weights), expert)
         bits, block = self.bits(step), block_of(step)
@@ -65,7 +65,7 @@ class Layer:
         return step.add(op, step.add(ops.Gather(0), levels, expert), scales, zeros)
 
     def bits(self, node: Node) -> int:
-        """How many bits an element of quantised weights has."""
+        """The bits of an element of quantised weights."""
         bits = node.integer("expert_weight_bits", 4)
         bits = node.integer(f"{self.name}_expert_weight_bits", bits)
         if bits not in (2, 4, 8):
@@ -73,7 +73,7 @@ class Layer:
         return bits
 
     def check(self, node: Node, experts: Extent, results: Extent, elements: Extent) -> None:
-        """``OnnxError`` where an operand does not have the dims that are wanted."""
+        """``OnnxError`` if an operand does not have the expected dims."""
         wanted: dict[int, tuple[Extent, ...]] = {
             self.weights: (experts, results, elements),
             self.bias: (experts, results),
@@ -96,14 +96,14 @@ class Layer:
 
 
 def levels_of(node: Node, place: int, bits: int) -> Instruction:
-    """An operand whose bytes hold levels along the last axis, level by level."""
+    """An operand of packed levels along the last axis, unpacked."""
     value = node.input(place)
     *dims, width = value.shape.dims
     return packed_rows(node, value, bits, (*dims, width * 8 // bits))
 
 
 def block_of(node: Node) -> int:
-    """How many elements of a row have a scale in common; 0 where all have."""
+    """The number of elements of a row that share a scale; 0 if all do."""
     return max(node.integer("block_size", 0), 0)
 
 
@@ -114,9 +114,9 @@ def mixture(node: Node) -> Instruction:
 
 @importer("QMoE", domain=DOMAIN)
 def quantized_mixture(node: Node) -> Instruction:
-    """MoE with weights of 2, 4 or 8 bits, low bits first, rows of elements lying together. What
-    shares of experts are chosen come to is as with MoE, and as on graphics processors; on a CPU
-    onnxruntime makes them sum to one also where ``normalize_routing_weights`` is 0.
+    """MoE with weights of 2, 4 or 8 bits, packed along rows, low bits first. The shares of experts
+    are computed as in MoE, and as on GPUs; on a CPU onnxruntime normalises them also if
+    ``normalize_routing_weights`` is 0.
     """
     if (kind := node.string("quant_type", "int")) != "int":
         raise node.fail(f"quant_type {kind!r} is not supported; 'int' is")
@@ -131,8 +131,8 @@ def quantized_mixture(node: Node) -> Instruction:
 def mixed(
     node: Node, first: Layer, second: Layer, third: Layer, weights: Instruction | None
 ) -> Instruction:
-    """The sum of what the chosen experts make of each token, by their shares: of ``weights``, if
-    they are given, and else of the scores.
+    """The sum of the chosen experts' results for each token, weighted by their shares: from
+    ``weights`` if given, otherwise from the scores.
     """
     x, scores = node.input(0), node.convert(node.input(1), F32)
     if scores.shape.rank != 2:
@@ -155,13 +155,13 @@ def mixed(
     return node.reshape(node.convert(total, x.shape.dtype), x.shape.dims)
 
 
-# Who goes where
+# Routing
 
 
 def routed(
     node: Node, scores: Instruction, k: int, weights: Instruction | None
 ) -> tuple[Instruction, Instruction]:
-    """The shares of the experts that tokens choose, and which they are, both [tokens, k]."""
+    """The shares of the experts chosen by tokens, and their indices, both [tokens, k]."""
     best, chosen = node.elements(node.add(ops.Topk(k, 1), scores), 2)
     sums_to_one = bool(node.integer("normalize_routing_weights", 0))
     if node.integer("use_sparse_mixer", 0):
@@ -185,9 +185,9 @@ def routed(
 def sparsely(
     node: Node, scores: Instruction, best: Instruction, chosen: Instruction
 ) -> Instruction:
-    """The shares of a sparse mixer: each of two experts has its own softmax, of scores that are
-    nearly as great as its own; that of the second leaves out the first. They are as onnxruntime
-    has them on graphics processors; on a CPU it leaves the attribute unread.
+    """The shares of a sparse mixer: each of two experts has its own softmax, over scores close to
+    its own; that of the second excludes the first. They are as onnxruntime computes them on GPUs;
+    on a CPU it ignores the attribute.
     """
     size, shares = node.add(ops.Abs(), scores), list[Instruction]()
     first = node.add(ops.Slice((1,), (0,), (1,)), chosen)
@@ -205,7 +205,7 @@ def sparsely(
     return node.add(ops.Concat(1), *shares)
 
 
-# What they make of it
+# The experts
 
 
 def of_experts(
@@ -215,7 +215,7 @@ def of_experts(
     experts: int,
     layers: tuple[Layer, Layer, Layer],
 ) -> Instruction:
-    """What each of the chosen experts makes of a token, [tokens, k, hidden], of tokens [tokens,
+    """The result of each chosen expert for each token, [tokens, k, hidden], of tokens [tokens,
     hidden].
     """
     tokens, k = chosen.shape.dims
@@ -242,7 +242,7 @@ def of_experts(
 def through(
     step: Node, x: Instruction, expert: Instruction, first: Layer, second: Layer, third: Layer
 ) -> Instruction:
-    """What one expert makes of some rows."""
+    """The result of one expert for some rows."""
     inner = first.rows(step, x, expert)
     if is_fused(step, third):
         inner = gated(step, *halves(step, inner))
@@ -254,8 +254,8 @@ def through(
 
 
 def is_fused(node: Node, third: Layer) -> bool:
-    """Whether the first layer of an expert holds what opens a gate and what goes through it.
-    ``OnnxError`` where activation, fusion and layers do not go together.
+    """Whether the first layer of an expert computes both gates and gated values. ``OnnxError`` if
+    activation, fusion and layers do not go together.
     """
     kind, fusion = node.string("activation_type", "relu"), node.integer("swiglu_fusion", 0)
     has_third = node.optional(third.weights) is not None
@@ -272,9 +272,7 @@ def is_fused(node: Node, third: Layer) -> bool:
 
 
 def halves(node: Node, x: Instruction) -> list[Instruction]:
-    """What opens the gates and what goes through them: side by side with ``swiglu_fusion`` 1, one
-    behind the other with 2.
-    """
+    """The gates and the gated values: interleaved with ``swiglu_fusion`` 1, concatenated with 2."""
     rows, width = x.shape.dims
     axis = 2 if node.integer("swiglu_fusion") == 1 else 1
     apart = node.reshape(x, (rows, width // 2, 2) if axis == 2 else (rows, 2, width // 2))
@@ -283,8 +281,8 @@ def halves(node: Node, x: Instruction) -> list[Instruction]:
 
 
 def gated(node: Node, gate: Instruction, x: Instruction) -> Instruction:
-    """The gate times its sigmoid, times what goes through it; with ``swiglu`` both within a limit,
-    which the gate may have to keep before or after, and the latter plus ``activation_beta``.
+    """SiLU of the gate times the gated value; with ``swiglu`` both are clipped, the gate before or
+    after its activation, and ``activation_beta`` is added to the value.
     """
     if node.string("activation_type") == "silu":
         return node.add(ops.Mul(), self_gated(node, gate), x)
@@ -300,7 +298,7 @@ def gated(node: Node, gate: Instruction, x: Instruction) -> Instruction:
 
 
 def activated(node: Node, x: Instruction) -> Instruction:
-    """An activation of a value alone."""
+    """An ungated activation."""
     match kind := node.string("activation_type", "relu"):
         case "relu":
             return node.add(ops.Relu(), x)

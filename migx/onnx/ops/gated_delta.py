@@ -1,4 +1,4 @@
-"""Linear attention as ``GatedDeltaNet`` of ``com.microsoft`` has it, gates and norms included."""
+"""The operator ``GatedDeltaNet`` of ``com.microsoft``: linear attention with gates and norms."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from migx.shape import F32
 
 GATES = {"none": "none", "softplus": "softplus", "qwen": "softplus", "sigmoid": "sigmoid"}
 GATES["kda"] = "sigmoid"
-"""The activations of decays by their names, of which some have two."""
+"""The activations of decays by name; some have two names."""
 LEAST = 1e-12
-"""What is added to the square of the length of keys that are made to be of length one."""
+"""The epsilon added to squared lengths when keys are normalised."""
 
 
 @importer("GatedDeltaNet", domain=DOMAIN)
 def gated_delta_net(node: Node) -> tuple[Instruction, Instruction]:
-    """Tokens lie one behind the other, those of a batch in equal parts, or apart, [batch, time,
-    heads, size]. The state [batch, heads, width, size] lies the other way round inside.
+    """Tokens are concatenated, with equal parts for each batch item, or separate, [batch, time,
+    heads, size]. The state [batch, heads, width, size] is transposed internally.
     """
     if node.optional(3) is not None:
         raise node.fail("cu_seqlens is not supported: all sequences must have one length")
@@ -64,7 +64,7 @@ def gated_delta_net(node: Node) -> tuple[Instruction, Instruction]:
 
 
 def operands(node: Node) -> list[Instruction]:
-    """Queries, keys and values [..., heads, size], also out of one packed operand."""
+    """Queries, keys and values [..., heads, size], possibly from one packed operand."""
     whole, past = node.input(0), node.optional(6)
     if node.optional(1) is None or node.optional(2) is None:
         if past is None:
@@ -84,7 +84,7 @@ def operands(node: Node) -> list[Instruction]:
 
 
 def unit(node: Node, x: Instruction) -> Instruction:
-    """Heads over their length."""
+    """Heads divided by their length."""
     axis = (x.shape.rank - 1,)
     square = node.add(ops.ReduceSum(axis), node.add(ops.Mul(), x, x))
     inverse = node.add(ops.Rsqrt(), node.add(ops.Add(), square, node.scalar(LEAST, square)))
@@ -92,8 +92,8 @@ def unit(node: Node, x: Instruction) -> Instruction:
 
 
 def gate(node: Node, place: int, steps: tuple[Extent, Extent], heads: int) -> Instruction:
-    """An operand with a number for each head, or for each element of a key too, [batch, time,
-    heads, size or 1, 1].
+    """An operand with a number for each head, or for each element of a key, as [batch, time, heads,
+    size or 1, 1].
     """
     x = node.input(place)
     lead = node.input(0).shape.rank - (1 if node.optional(1) is None else 2)
@@ -102,7 +102,7 @@ def gate(node: Node, place: int, steps: tuple[Extent, Extent], heads: int) -> In
 
 
 def decay(node: Node, steps: tuple[Extent, Extent], heads: int) -> Instruction:
-    """By what states are multiplied: e to what is given, or to what an activation makes of it."""
+    """The factor of the state: the exponential of the operand, or of an activation of it."""
     kind = node.string("gate_activation", "none")
     if kind not in GATES:
         raise node.fail(f"no gate_activation {kind!r}; there are {', '.join(GATES)}")
@@ -121,7 +121,7 @@ def decay(node: Node, steps: tuple[Extent, Extent], heads: int) -> Instruction:
 
 
 def rate(node: Node, steps: tuple[Extent, Extent], heads: int) -> Instruction:
-    """How much of what is new states take up."""
+    """The rate of updates of the state."""
     kind = node.string("beta_activation", "none")
     if kind not in ("none", "sigmoid"):
         raise node.fail(f"no beta_activation {kind!r}; there are none and sigmoid")

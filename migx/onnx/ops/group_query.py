@@ -1,6 +1,6 @@
-"""Attention of ``com.microsoft`` in which several heads of queries share one of keys and values.
+"""Grouped-query attention of ``com.microsoft``: several query heads share one of keys and values.
 
-Inside, queries, keys and values are [batch, heads, length, size] throughout.
+Queries, keys and values are [batch, heads, length, size] internally.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from migx.onnx.ops.runtime import expected
 from migx.shape import F32, I8, I64, U8, DType
 
 LEVELS = {8: (I8, -128.0, 127.0), 4: (U8, -8.0, 7.0)}
-"""By the bits of keys and values that are kept: the type they are kept in, and the range of their
-levels; those of four bits are kept less the lowest.
+"""The type and the range of levels of cached keys and values, by their bits; levels of four bits
+are stored minus the lowest.
 """
 
 
 @importer("GroupQueryAttention", domain=DOMAIN)
 def group_query_attention(node: Node) -> tuple[Instruction, ...]:
-    """Keys and values are kept from step to step, also quantised.
+    """Keys and values are cached, optionally quantised.
 
-    ``seqlens_k`` says how many keys there are in all, less one; new ones follow those that were
-    there, so the present may have room that is not used yet.
+    ``seqlens_k`` is the total number of keys minus one; new keys follow the valid old ones, so the
+    present may have unused room.
     """
     heads, groups = node.integer("num_heads"), node.integer("kv_num_heads")
     q, k, v = separate(node, heads, groups)
@@ -64,8 +64,8 @@ def group_query_attention(node: Node) -> tuple[Instruction, ...]:
 
 
 def first_place(node: Node, last: Instruction, batch: Extent, length: Extent) -> Instruction:
-    """Where new keys begin [batch, 1, 1, 1]: so many before the end as are valid, which are all
-    where ``query_seqlens`` does not say otherwise.
+    """The positions of the first new keys, [batch, 1, 1, 1]: before the end by the number of valid
+    ones, which are all unless ``query_seqlens`` says otherwise.
     """
     if (valid := node.optional(16)) is None:
         less = node.broadcast_to(node.dims([length - 1]), (batch, 1, 1, 1))
@@ -75,7 +75,7 @@ def first_place(node: Node, last: Instruction, batch: Extent, length: Extent) ->
 
 
 def normalized(node: Node, x: Instruction, place: int) -> Instruction:
-    """Heads over their root mean square, times weights, where these are given."""
+    """RMS normalisation of heads with weights, if these are given."""
     if (weight := node.optional(place)) is None:
         return x
     name = "q_norm_epsilon" if place == 14 else "k_norm_epsilon"
@@ -86,7 +86,7 @@ def normalized(node: Node, x: Instruction, place: int) -> Instruction:
 
 
 def bits_of(node: Node, place: int) -> int:
-    """How many bits the elements that are kept have, of the scale at a place; 0 for real ones."""
+    """The bits of cached elements, for the scale at an operand; 0 if they are not quantised."""
     name = "k_quant_type" if place == 12 else "v_quant_type"
     kind, bits = node.string(name, "NONE"), node.integer("kv_cache_bit_width", 8)
     if kind == "NONE":
@@ -102,8 +102,8 @@ def bits_of(node: Node, place: int) -> int:
 
 
 def levels(node: Node, x: Instruction, place: int) -> Instruction:
-    """Keys or values as they are kept: over their scale, rounded, and two to a byte if they have
-    four bits, low bits first.
+    """Keys or values as cached: divided by their scale, rounded, and packed two to a byte if they
+    have four bits, low bits first.
     """
     if not (bits := bits_of(node, place)):
         return x
@@ -118,7 +118,7 @@ def levels(node: Node, x: Instruction, place: int) -> Instruction:
 
 
 def numbers(node: Node, x: Instruction, place: int, dtype: DType) -> Instruction:
-    """What is kept as real numbers."""
+    """Cached keys or values, dequantised."""
     if not (bits := bits_of(node, place)):
         return x
     x = node.convert(node.add(ops.UnpackInt4(axis=3), x) if bits == 4 else x, F32)
@@ -127,7 +127,7 @@ def numbers(node: Node, x: Instruction, place: int, dtype: DType) -> Instruction
 
 
 def separate(node: Node, heads: int, groups: int) -> list[Instruction]:
-    """Queries, keys and values with their heads, also out of one packed operand."""
+    """Queries, keys and values by heads, possibly from one packed operand."""
     whole, key, value = node.input(0), node.optional(1), node.optional(2)
     if key is None or value is None:
         size = whole.shape.dims[-1] // (heads + 2 * groups)
@@ -144,8 +144,8 @@ def kept_with(
     places: Instruction,
     length: Extent | None = None,
 ) -> Instruction:
-    """The past with new keys or values put at their places, as long as the longer of the past and
-    the total length, which may be known.
+    """The cache with new keys or values at their positions; its length is the larger of the old one
+    and the total length, which may be known.
     """
     if past is None:
         return new
@@ -166,11 +166,11 @@ def kept_with(
 def slid(
     node: Node, k: Instruction, v: Instruction, start: Instruction, last: Instruction
 ) -> tuple[Instruction, ...]:
-    """Keys and values, the past before the new; their places [batch, 1, 1, room + length]; and the
-    present of both, of a cache that has room for a window and lets go of what is older.
+    """For a cache that has room for a window and drops older entries: keys and values, old before
+    new; their positions [batch, 1, 1, room + length]; and the new cache of both.
 
-    Its first rows hold the latest places in order, the others may hold anything: the present has
-    zeros there, and those of the past lie at a place that no query sees.
+    Its first rows hold the latest positions in order; others may hold anything. The new cache has
+    zeros there, and those of the old one get a position that no query attends to.
     """
     window, pasts = node.integer("local_window_size", -1), [node.input(3), node.input(4)]
     room, length = pasts[0].shape.dims[2], k.shape.dims[2]
@@ -199,7 +199,7 @@ def slid(
 
 
 def fitting(node: Node, start: Instruction, room: Extent, window: int) -> Instruction:
-    """Where new keys begin, of caches that have room for their window."""
+    """The positions of the first new keys, checked against the window and the room of the cache."""
     problem = f"local_window_size {window} is from 1 to the room of past_key, {room}"
     if window < 1 or (isinstance(room, int) and window > room):
         raise node.fail(problem)
@@ -210,8 +210,8 @@ def fitting(node: Node, start: Instruction, room: Extent, window: int) -> Instru
 
 
 def let_go(node: Node, count: Instruction, room: Extent, at_once: Extent) -> Instruction:
-    """How many of so many places a cache has let go of, which lets go of several at once: as few
-    as leave room for the others.
+    """How many of ``count`` positions a cache has dropped, several at a time: as few as leave room
+    for the others.
     """
     over = binary(node, ops.Sub(), count, node.dims([room]))
     over = binary(node, ops.Max(), over, node.literal(0, I64))
@@ -228,9 +228,9 @@ def grouped(
     places: Instruction,
     at: Instruction | None,
 ) -> tuple[Instruction, Instruction | None]:
-    """Attention of heads in groups, each query seeing the keys up to its own place [batch, 1,
-    length, 1], or all there are; and the scores, or their softmax, where they are asked for. Keys
-    lie at their places [batch, 1, 1, total], or in order.
+    """Attention of grouped heads, in which each query attends to the keys up to its position
+    [batch, 1, length, 1], or to all; and the scores, or their softmax, if they are an output. Keys
+    have positions [batch, 1, 1, total], or are in order.
     """
     batch, heads, _, size = q.shape.dims
     total, sink = k.shape.dims[2], sink_of(node, heads, q)
@@ -266,7 +266,7 @@ def grouped(
 
 
 def bias_at(node: Node, batch: Extent, at: Instruction | None) -> Instruction | None:
-    """What is added to scores, of keys at their places: its last axis is all places there are."""
+    """The bias of scores for keys at given positions; its last axis covers all positions."""
     bias = node.optional(10)
     if bias is None or at is None:
         return bias
@@ -278,7 +278,7 @@ def bias_at(node: Node, batch: Extent, at: Instruction | None) -> Instruction | 
 
 
 def first_of_total(node: Node, scores: Instruction) -> Instruction:
-    """The scores of as many keys as there are in all: keys may have room for more."""
+    """The scores of the keys in use; the cache may have room for more."""
     total = node.extents(node.input(6))
     if total is not None:
         return node.add(ops.Slice((3,), (0,), (total[0],)), scores)
@@ -286,7 +286,7 @@ def first_of_total(node: Node, scores: Instruction) -> Instruction:
 
 
 def repeated(node: Node, x: Instruction, heads: Extent) -> Instruction:
-    """Each head of keys or values as often as heads of queries share it."""
+    """Each head of keys or values, repeated for each query head that shares it."""
     batch, groups, *rest = x.shape.dims
     if groups == heads:
         return x
@@ -296,7 +296,7 @@ def repeated(node: Node, x: Instruction, heads: Extent) -> Instruction:
 
 
 def sink_of(node: Node, heads: Extent, like: Instruction) -> Instruction | None:
-    """The score beside those of a head [heads]: its sink, or 0 with ``smooth_softmax``."""
+    """The extra score of each head [heads]: its sink, or 0 with ``smooth_softmax``; or None."""
     sink = node.optional(11)
     if sink is not None:
         return node.convert(sink, like.shape.dtype)
@@ -306,7 +306,7 @@ def sink_of(node: Node, heads: Extent, like: Instruction) -> Instruction | None:
 
 
 def softmax_beside(node: Node, scores: Instruction, sink: Instruction | None) -> Instruction:
-    """A softmax in which one score more takes its share, if there is a sink."""
+    """A softmax with one extra score, if there is a sink."""
     if sink is None:
         return node.add(ops.Softmax(3), scores)
     dims, total = scores.shape.dims, scores.shape.dims[3]

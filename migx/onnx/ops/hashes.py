@@ -1,4 +1,4 @@
-"""Hashes of runs of tokens, an operator of ``com.microsoft``."""
+"""Hashes of n-grams, an operator of ``com.microsoft``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from migx.onnx.ops.elementwise import binary
 
 @importer("NGramHashMapping", domain=DOMAIN)
 def hashed_runs(node: Node) -> tuple[Instruction, Instruction]:
-    """For runs of two tokens, of three, and so on, that end with a token: the products of tokens
-    and multipliers, exclusive or, in as many residues as there are heads.
+    """For the n-grams of sizes 2, 3 and so on that end at each token: the XOR of the products of
+    tokens and multipliers, reduced modulo a number for each head.
 
-    What lies before a token that ends a text, or in another segment, is not seen.
+    Tokens before one that ends a text, or in another segment, are masked.
     """
     tokens, size = node.input(0), node.integer("max_ngram_size")
     heads = node.integer("n_head_per_ngram")
@@ -44,7 +44,7 @@ def hashed_runs(node: Node) -> tuple[Instruction, Instruction]:
 
 
 def mixed(node: Node, whole: Instruction, blank: Instruction, size: int) -> list[Instruction]:
-    """The mixes of two tokens, of three, and so on, [batch, length], of tokens [batch, size - 1 +
+    """The hashes of n-grams of sizes 2, 3 and so on, [batch, length], for tokens [batch, size - 1 +
     length].
     """
     length, end, segments = node.input(0).shape.dims[1], node.optional(5), node.optional(6)
@@ -73,7 +73,7 @@ def mixed(node: Node, whole: Instruction, blank: Instruction, size: int) -> list
 
 
 def segment_begins(node: Node, segments: Instruction, size: int) -> Instruction:
-    """Where a segment begins, but for the first, [batch, size - 1 + length]."""
+    """Where each segment except the first begins, [batch, size - 1 + length]."""
     batch, length = segments.shape.dims
     first = node.add(ops.Slice((1,), (0,), (1,)), segments)
     earlier = node.broadcast_to(first, (batch, size))

@@ -15,7 +15,7 @@ from migx.shape import BOOL, F32, I64, STR, U8, Shape
 
 
 def host(node: Node, *outputs: Shape) -> tuple[Instruction, ...]:
-    """The node as an operation of the host, with results of the shapes given."""
+    """The node as an operation on the host, with results of the given shapes."""
     if node.outputs > len(outputs):
         raise node.fail(f"it has {node.outputs} outputs; there are {len(outputs)}")
     given = [value for value in node.inputs if value is not None]
@@ -27,7 +27,7 @@ def host(node: Node, *outputs: Shape) -> tuple[Instruction, ...]:
 
 
 def strings(node: Node, index: int) -> Sequence[Extent]:
-    """The dims of an operand, which must be strings."""
+    """The dims of an operand that must be strings."""
     shape = node.input(index).shape
     if shape.dtype is not STR:
         raise node.fail(f"input {index} is {shape}, but strings are wanted")
@@ -60,7 +60,7 @@ def regex_full_match(node: Node) -> tuple[Instruction, ...]:
 
 @importer("TfIdfVectorizer", since=9)
 def tf_idf_vectorizer(node: Node) -> tuple[Instruction, ...]:
-    """No more elements are skipped than a row has, for the host tries each number of them."""
+    """The skip is at most the length of a row, because the host tries each value up to it."""
     dims = node.input(0).shape.dims
     width = 1 + max(node.integers("ngram_indexes"), default=-1)
     if dims and isinstance(dims[-1], int):

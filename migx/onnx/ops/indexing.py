@@ -38,16 +38,14 @@ def gather_nd(node: Node) -> Instruction:
 
 
 def of_width(node: Node, indices: Instruction, width: int) -> Instruction:
-    """Index tuples, the number of whose members follows from ranks where their shape leaves it
-    open.
-    """
+    """Index tuples; if their shape does not tell their length, it follows from ranks."""
     *lead, own = indices.shape.dims
     known = isinstance(own, int) or width < 1
     return indices if known else node.reshape(indices, (*lead, width))
 
 
 def combined_by(node: Node) -> str:
-    """How updates meet what is there, as the name of an operation ends."""
+    """The suffix of the operation's name for how updates are combined with existing values."""
     given = node.string("reduction", "none")
     if given not in ("none", "add", "mul", "max", "min"):
         raise node.fail(f"its reduction is none, add, mul, max or min, not {given!r}")
@@ -84,7 +82,9 @@ def one_hot(node: Node) -> Instruction:
 
 @importer("NonZero")
 def non_zero(node: Node) -> Instruction:
-    """Of a list that holds one number throughout, which is how some exporters count, all places."""
+    """The indices of nonzero elements, without a run if x is a known list, or one number broadcast
+    to a list: this is how some exporters write a range.
+    """
     x = node.input(0)
     below = x.inputs[0] if x.op.name in ("broadcast", "multibroadcast") else x
     known = node.contents(below) if x.shape.rank == 1 else None

@@ -17,8 +17,8 @@ from migx.shape import BOOL, F16, F32, I64, Shape
 
 @importer("Inverse", domain=DOMAIN)
 def inverse(node: Node) -> Instruction:
-    """Elimination with partial pivoting, a column in each iteration of a loop: of the matrix beside
-    ones on a diagonal the inverse is left beside these. Halves are computed in f32.
+    """Gaussian elimination with partial pivoting, one column in each iteration of a loop, on the
+    matrix with the identity appended, which becomes the inverse. f16 is computed in f32.
     """
     x = node.input(0)
     if x.shape.rank < 2 or not may_equal(*x.shape.dims[-2:]):
@@ -39,9 +39,9 @@ def inverse(node: Node) -> Instruction:
 
 
 def eliminated(node: Node, shape: Shape, place: Instruction) -> Module:
-    """One iteration on matrices [count, n, 2 n]: the row with the greatest element of a column, of
-    those that are left, comes to the diagonal, is scaled to have one there, and is taken from the
-    others as often as it takes to have zeros.
+    """One iteration on matrices [count, n, 2 n]: of the remaining rows, the one with the largest
+    element in a column is swapped to the diagonal, scaled to 1 there, and subtracted from the
+    others to make their elements 0.
     """
     inner = node.graph.inside(onnx.GraphProto(), "inverse.column")
     step, module = Node(node.proto, inner, (), node.version), inner.module

@@ -15,9 +15,7 @@ from migx.shape import I32
 
 
 def matrix_product(node: Node, op: Operation, x: Instruction, y: Instruction) -> Instruction:
-    """A product as numpy's matmul: leading dims broadcast, vectors stand for one row or one
-    column.
-    """
+    """A product as numpy's matmul: leading dims broadcast, vectors are one row or one column."""
     row, column = x.shape.rank == 1, y.shape.rank == 1
     x = node.add(ops.Unsqueeze((0,)), x) if row else x
     y = node.add(ops.Unsqueeze((1,)), y) if column else y
@@ -50,20 +48,18 @@ def gemm(node: Node) -> Instruction:
 
 
 def scaled(node: Node, x: Instruction, factor: float) -> Instruction:
-    """The value times a number; itself where that is one."""
+    """The value times a number; itself if that is 1."""
     return x if factor == 1 else node.add(ops.Mul(), x, node.scalar(factor, x))
 
 
 def auto_pad(node: Node) -> str:
-    """How windows are padded where ``pads`` does not say; an empty word says nothing."""
+    """How windows are padded unless ``pads`` says; an empty string is NOTSET."""
     known = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID", "")
     return node.choice("auto_pad", known, "NOTSET") or "NOTSET"
 
 
 def window(node: Node, x: Instruction, lengths: Sequence[Extent]) -> dict[str, tuple[Extent, ...]]:
-    """Padding (begins, then ends), stride and dilation of a sliding window, ``auto_pad``
-    resolved.
-    """
+    """Padding (begins, then ends), stride and dilation of a window, ``auto_pad`` resolved."""
     n = x.shape.rank - 2
     stride = node.integers("strides", (1,) * n)
     dilation = node.integers("dilations", (1,) * n)
@@ -126,12 +122,11 @@ def fitted(
     dilation: Sequence[int],
     extra: Sequence[Extent],
 ) -> tuple[tuple[Extent, ...], tuple[Extent, ...]]:
-    """The padding, and the output padding where a result is wanted larger, that give the dims asked
-    for.
+    """The padding, and the output padding if a result is to be larger, for the requested dims.
 
-    With SAME_UPPER and SAME_LOWER these are those of x times the stride, as ONNX has it, also where
-    a kernel is shorter than its stride, of which onnxruntime makes less. Padding is 0 or more, so
-    what is then lacking are zeros at the end, where onnxruntime has them for an ``output_shape``.
+    With SAME_UPPER and SAME_LOWER these are those of x times the stride, as in ONNX, also if a
+    kernel is shorter than its stride, for which onnxruntime returns less. Padding is not negative,
+    so missing elements are zeros at the end, as in onnxruntime for an ``output_shape``.
     """
     sizes, lengths = x.shape.dims[2:], w.shape.dims[2:]
     wanted: list[Extent] = [d * s for d, s in zip(sizes, stride, strict=True)]
@@ -163,9 +158,7 @@ def convolution_integer(node: Node) -> Instruction:
 
 
 def centred(node: Node, x: Instruction, zero: Instruction | None, axis: int) -> Instruction:
-    """Eight-bit values less their zero point, in i32; a zero point of several elements lies along
-    an axis.
-    """
+    """Eight-bit values minus their zero point, in i32; one of several elements is by axis."""
     wide = node.convert(x, I32)
     if zero is None:
         return wide

@@ -1,5 +1,5 @@
-"""Linear attention as the operators of ``com.microsoft`` have it, with what stands around it in the
-layers of models that have it: a convolution that looks back, gates, and a norm with a gate.
+"""The linear attention operators of ``com.microsoft``, with those around them in such layers: a
+causal convolution, gates, and a gated norm.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ RULES = {
     "delta": (False, True),
     "gated_delta": (True, True),
 }
-"""By the rule of updates, whether the state decays, and whether what it holds is corrected."""
+"""For each update rule, whether the state decays, and whether its content is corrected."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What steps read, with time second: queries [batch, time, heads, group, size], which are to
-    scale, keys [batch, time, heads, 1, size], values [batch, time, heads, 1, width], and factors of
-    the state and of updates, [batch, time, heads, size, 1] with ones where they are alike.
+    """The operands of steps, with time second: queries [batch, time, heads, group, size], which are
+    scaled, keys [batch, time, heads, 1, size], values [batch, time, heads, 1, width], and factors
+    of the state and of updates, [batch, time, heads, size, 1], with size 1 where they are shared.
     """
 
     q: Instruction
@@ -50,9 +50,9 @@ class Steps:
 
 @importer("LinearAttention", domain=DOMAIN)
 def linear_attention(node: Node) -> tuple[Instruction, Instruction]:
-    """A scan over time, in f32, that carries a matrix for each head: what keys tell of values.
+    """A scan over time, in f32, that carries a matrix for each head, which maps keys to values.
 
-    Of queries and keys there may be fewer heads than of values; neighbours share one then.
+    There may be fewer heads of queries and keys than of values; neighbouring heads share one then.
     """
     if node.integer("state_window", 0):
         raise node.fail("state_window is not supported; with 0 the last state alone is a result")
@@ -72,10 +72,10 @@ def linear_attention(node: Node) -> tuple[Instruction, Instruction]:
 
 
 def scanned(node: Node, of: Steps, state: Instruction) -> tuple[Instruction, Instruction]:
-    """The state [batch, heads, size, width] after all steps, and what queries found on the way,
+    """The state [batch, heads, size, width] after all steps, and the results of queries on the way,
     [batch, time, heads, group, width].
     """
-    turn = ops.Transpose((1, 0, 2, 3, 4))  # rows of time that each lie together
+    turn = ops.Transpose((1, 0, 2, 3, 4))  # makes each time step contiguous
     given = [node.add(turn, v) for v in of.given]
     op = ops.Scan(len(given))
     whole = node.add(op, state, *given, modules=[step_of(node, of, state)])
@@ -84,7 +84,7 @@ def scanned(node: Node, of: Steps, state: Instruction) -> tuple[Instruction, Ins
 
 
 def read_steps(node: Node) -> Steps:
-    """The operands with the heads of the state apart."""
+    """The operands, by heads of the state."""
     rule = node.string("update_rule", "gated_delta")
     if rule not in RULES:
         raise node.fail(f"no update_rule {rule!r}; there are {', '.join(RULES)}")
@@ -116,9 +116,7 @@ def read_steps(node: Node) -> Steps:
 
 
 def scale_of(node: Node, size: Extent) -> float:
-    """What queries are multiplied by: the scale that is given, or one over the root of their
-    size.
-    """
+    """The factor of queries: the given scale, or the reciprocal square root of their size."""
     scale = node.number("scale", 0.0)
     if not scale and not isinstance(size, int):
         raise node.fail(f"without a scale the size of a head must be a number, not {size}")
@@ -126,14 +124,14 @@ def scale_of(node: Node, size: Extent) -> float:
 
 
 def part(node: Node, place: int, width: Extent, count: int) -> Extent:
-    """One of so many equal parts of the last dim of an operand."""
+    """One of ``count`` equal parts of the last dim of an operand."""
     if not may_equal(width % count, 0):
         raise node.fail(f"{node.proto.input[place]!r}: {width} elements are not {count} heads")
     return width // count
 
 
 def shared(node: Node, x: Instruction, heads: int) -> Instruction:
-    """Heads [batch, time, heads, group, size] as often as others share them."""
+    """Heads [batch, time, heads, group, size], repeated for those that share them."""
     batch, length, given, *rest = x.shape.dims
     if given == heads:
         return x
@@ -143,8 +141,8 @@ def shared(node: Node, x: Instruction, heads: int) -> Instruction:
 
 
 def factors(node: Node, wanted: bool, place: int, heads: int, size: Extent) -> Instruction | None:
-    """An operand with a factor for each head, or for each element of a key too, or for all heads
-    where that is one; None where the rule wants none.
+    """An operand with a factor for each head, or for each element of a key, or one for all heads if
+    that is 1; None if the rule has none.
     """
     if not wanted:
         return None
@@ -164,10 +162,10 @@ def factors(node: Node, wanted: bool, place: int, heads: int, size: Extent) -> I
 
 
 def step_of(node: Node, of: Steps, state: Instruction) -> Module:
-    """One step: the state decays, takes up what is new of a value, and tells what queries ask.
+    """One step: the state decays, is updated by the new part of a value, and is read by queries.
 
-    What one row asks of the state is a sum of its rows, each times a number: so all of a step is
-    arithmetic on elements and sums down columns, which become one kernel.
+    Reading the state by a row is a weighted sum of its rows: so a step is elementwise arithmetic
+    and column sums, which become one kernel.
     """
     inner = node.graph.inside(onnx.GraphProto(), "linear_attention.step")
     step, module = Node(node.proto, inner, (), node.version), inner.module
@@ -186,7 +184,7 @@ def step_of(node: Node, of: Steps, state: Instruction) -> Module:
 
 
 def asked_of(step: Node, rows: Instruction, state: Instruction) -> Instruction:
-    """What rows [batch, heads, group, size] find in the state: their product with it."""
+    """The product of rows [batch, heads, group, size] with the state."""
     if rows.shape.dims[-2] != 1:
         return step.add(ops.Dot(), rows, state)
     column = step.add(ops.Transpose((0, 1, 3, 2)), rows)
@@ -195,7 +193,7 @@ def asked_of(step: Node, rows: Instruction, state: Instruction) -> Instruction:
 
 @importer("LinearAttentionGate", domain=DOMAIN)
 def linear_attention_gate(node: Node) -> tuple[Instruction, ...]:
-    """The decay of a state, and the rate of its updates: a softplus and a sigmoid, in f32."""
+    """The decay of a state, and the rate of its updates: by softplus and sigmoid, in f32."""
     a, bias, scale, b = node.input(0), node.input(1), node.input(2), node.optional(3)
     total = binary(node, ops.Add(), node.convert(a, F32), bias)
     decay = binary(node, ops.Mul(), delegated(node, "Softplus", total), scale)
@@ -209,7 +207,7 @@ def linear_attention_gate(node: Node) -> tuple[Instruction, ...]:
 @importer("GatedRMSNorm", domain=DOMAIN)
 def gated_norm(node: Node) -> Instruction:
     """RMSNormalization of groups of as many elements as there are scales, times an activation of a
-    gate, all in f32.
+    gate, in f32.
     """
     x, scale, gate = (node.convert(node.input(i), F32) for i in range(3))
     kind = node.string("activation", "silu")
@@ -228,8 +226,8 @@ def gated_norm(node: Node) -> Instruction:
 
 @importer("CausalConvWithState", domain=DOMAIN)
 def causal_convolution(node: Node) -> tuple[Instruction, Instruction]:
-    """A convolution of each channel by itself that looks back: on the past first, if there is one,
-    or on zeros. What the next call looks back on is the second result.
+    """A causal depthwise convolution, preceded by the past if given, or by zeros. The second result
+    is the past of the next call.
     """
     x, w, bias, past = node.input(0), node.input(1), node.optional(2), node.optional(3)
     kind, dilation = node.string("activation", "none"), node.integer("dilation", 1)

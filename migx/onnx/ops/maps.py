@@ -1,4 +1,4 @@
-"""Maps of ``ai.onnx.ml``: made of the rows of a tensor, and turned into tensors."""
+"""The maps of ``ai.onnx.ml``: made from the rows of a tensor, and converted to tensors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def zip_map(node: Node) -> Instruction:
 
 @importer("DictVectorizer", domain=DOMAIN)
 def dict_vectorizer(node: Node) -> Instruction:
-    """One row: the values of the words of the vocabulary."""
+    """One row: the values for the words of the vocabulary."""
     strings = node.has("string_vocabulary")
     names = node.strings("string_vocabulary") if strings else node.integers("int64_vocabulary")
     words = np.asarray(names, object if strings else np.int64)
@@ -32,9 +32,7 @@ def dict_vectorizer(node: Node) -> Instruction:
 
 @importer("CastMap", domain=DOMAIN)
 def cast_map(node: Node) -> Instruction:
-    """One row: the values in the order of their keys, or each at its key where the form is
-    SPARSE.
-    """
+    """One row: the values in the order of their keys, or at the index of each if SPARSE."""
     form, cast = node.string("map_form", "DENSE"), node.string("cast_to", "TO_FLOAT")
     if form not in ("DENSE", "SPARSE") or cast not in CASTS:
         raise node.fail(

@@ -27,7 +27,7 @@ WINITZKI = 0.147
 
 
 def listed(node: Node, name: str) -> Array | None:
-    """A list given as the attribute of some element type, or as a tensor; None for none."""
+    """A list from the attribute of some element type, or from a tensor; None if there is none."""
     if node.has(f"{name}_tensor"):
         return node.tensor(f"{name}_tensor").array.reshape(-1)
     if node.has(f"{name}_strings"):
@@ -41,7 +41,7 @@ def listed(node: Node, name: str) -> Array | None:
 
 
 def class_labels(node: Node) -> Array:
-    """What a classifier tells apart."""
+    """The class labels of a classifier."""
     labels = listed(node, "classlabels")
     if labels is None or not len(labels):
         raise node.fail("it has no class labels")
@@ -50,7 +50,7 @@ def class_labels(node: Node) -> Array:
 
 @importer("LabelEncoder", domain=DOMAIN)
 def label_encoder_of_classes(node: Node) -> Instruction:
-    """From strings to their places among the classes, or back."""
+    """From strings to their indices among the classes, or back."""
     names = np.asarray(node.strings("classes_strings"), object)
     return named_or_numbered(node, names, np.arange(len(names)))
 
@@ -81,7 +81,7 @@ def category_mapper(node: Node) -> Instruction:
 
 
 def named_or_numbered(node: Node, names: Array, numbers: Array) -> Instruction:
-    """The numbers of names, or the names of numbers, whichever come in."""
+    """The numbers of names, or the names of numbers, as the input's type requires."""
     x = node.input(0)
     if x.shape.dtype.is_integer:
         text = np.asarray(node.string("default_string", "_Unused"), object)
@@ -90,9 +90,7 @@ def named_or_numbered(node: Node, names: Array, numbers: Array) -> Instruction:
 
 
 def mapped(node: Node, x: Instruction, keys: Array, values: Array, default: Array) -> Instruction:
-    """The value of the key that equals each element, NaN being a key like others; the default
-    where there is none.
-    """
+    """The value for the key equal to each element, NaN included; or else the default."""
     hits = equals(node, x, keys)
     axis = (x.shape.rank,)
     place = node.add(ops.Argmax(axis[0]), node.convert(hits, I32))
@@ -102,7 +100,7 @@ def mapped(node: Node, x: Instruction, keys: Array, values: Array, default: Arra
 
 
 def equals(node: Node, x: Instruction, keys: Array) -> Instruction:
-    """Which of some keys each element is, along a new last axis."""
+    """Whether each element equals each of some keys, along a new last axis."""
     dtype = x.shape.dtype
     kinds = "O" if dtype is STR else "iuf" if dtype.is_float else "iu"
     if keys.dtype.kind not in kinds:
@@ -118,7 +116,7 @@ def equals(node: Node, x: Instruction, keys: Array) -> Instruction:
 
 @importer("OneHotEncoder", domain=DOMAIN)
 def one_hot_encoder(node: Node) -> Instruction:
-    """What is no category gives zeros, even where ``zeros`` 0 would have a run fail."""
+    """Unknown categories give zeros, even if ``zeros`` is 0, for which ONNX fails the run."""
     cats = listed(node, "cats")
     if cats is None:
         raise node.fail("it has no categories")
@@ -127,7 +125,7 @@ def one_hot_encoder(node: Node) -> Instruction:
 
 @importer("ArrayFeatureExtractor", domain=DOMAIN)
 def array_feature_extractor(node: Node) -> Instruction:
-    """Some columns; a vector is one row."""
+    """The given columns; a vector is one row."""
     x, columns = node.input(0), node.input(1)
     x = node.add(ops.Unsqueeze((0,)), x) if x.shape.rank == 1 else x
     flat = node.reshape(columns, (columns.shape.elements,))
@@ -168,7 +166,7 @@ def scaler(node: Node) -> Instruction:
 
 @importer("Normalizer", domain=DOMAIN)
 def normalizer(node: Node) -> Instruction:
-    """Rows over their greatest element, sum of magnitudes, or length; rows of zeros stay."""
+    """Rows divided by their maximum, sum of magnitudes, or length; rows of zeros stay."""
     x = node.convert(node.input(0), F32)
     axes, norm = (x.shape.rank - 1,), node.string("norm", "MAX")
     if norm == "MAX":
@@ -186,7 +184,7 @@ def normalizer(node: Node) -> Instruction:
 
 @importer("Imputer", domain=DOMAIN)
 def imputer(node: Node) -> Instruction:
-    """Elements of one value, or NaN, replaced by others, one or one for each column."""
+    """One value, or NaN, replaced by another: one for all, or one for each column."""
     x, values = node.input(0), listed(node, "imputed_value")
     if values is None:
         raise node.fail("it has no imputed values")
@@ -231,7 +229,7 @@ def linear(node: Node, targets: int) -> Instruction:
 
 
 def finished(node: Node, scores: Instruction, transform: str) -> Instruction:
-    """Scores [N, targets] as what a post transform makes of them."""
+    """Scores [N, targets] after a post transform."""
     match transform:
         case "NONE":
             return scores
@@ -251,7 +249,7 @@ def finished(node: Node, scores: Instruction, transform: str) -> Instruction:
 
 
 def probit(node: Node, x: Instruction) -> Instruction:
-    """The inverse of the normal distribution, by Winitzki's approximation, which ONNX means."""
+    """The inverse normal distribution function by Winitzki's approximation, as ONNX means it."""
     y = node.add(ops.Sub(), scaled(node, x, 2.0), node.scalar(1, x))
     rest = node.add(ops.Sub(), node.scalar(1, y), node.add(ops.Mul(), y, y))
     log = node.add(ops.Log(), rest)
@@ -268,14 +266,14 @@ def linear_classifier(node: Node) -> tuple[Instruction, Instruction]:
     labels = class_labels(node)
     scores = linear(node, len(node.numbers("intercepts", ())) or len(labels))
     if scores.shape.dims[1] == 1 and len(labels) == 2:
-        return binary_labels(node, scores, labels, 0.0, chance=True)  # so onnxruntime takes any
+        return binary_labels(node, scores, labels, 0.0, chance=True)  # for onnxruntime, always so
     return best_label(node, scores, labels), finished(
         node, scores, node.string("post_transform", "NONE")
     )
 
 
 def best_label(node: Node, scores: Instruction, labels: Array) -> Instruction:
-    """The label of the greatest score of each row."""
+    """The label of the largest score of each row."""
     place = node.add(ops.Squeeze((1,)), node.add(ops.Argmax(1), scores))
     return node.add(ops.Gather(0), node.literal(labels), place)
 
@@ -283,10 +281,10 @@ def best_label(node: Node, scores: Instruction, labels: Array) -> Instruction:
 def binary_labels(
     node: Node, score: Instruction, labels: Array, limit: float, *, chance: bool
 ) -> tuple[Instruction, Instruction]:
-    """The second label where the one score there is exceeds a limit; and a score for either.
+    """The second label where the only score exceeds a limit; and a score for each label.
 
-    A chance leaves the rest to the first label; any other score, and one that is still to become a
-    chance, its negative.
+    The first label's score is 1 minus a probability, or the negative of any other score, also of
+    one that a transform makes a probability later.
     """
     transform = node.string("post_transform", "NONE")
     flat = node.add(ops.Squeeze((1,)), score)
@@ -314,7 +312,7 @@ def trees(
     roots: Sequence[int],
     aggregate: str,
 ) -> Instruction:
-    """The ensemble of nodes: features, comparisons, splits, ways on, and what a missing one is."""
+    """An ensemble from its tests: features, comparisons, splits, branches, NaN handling."""
     x = node.input(0)
     x = x if x.shape.dtype.is_float else node.convert(x, F32)
     features, modes, splits, yes, no, missing = tests
@@ -326,14 +324,14 @@ def trees(
     ways = np.stack([no, yes], axis=1).astype(np.int32)
     held: list[Array] = [np.asarray(features, np.int32), holds, splits, ways, weights]
     literals = [node.literal(v) for v in (*held, np.asarray(roots, np.int32))]
-    if len(holds) and (holds == holds[0]).all():  # which kernels are told by there being one alone
+    if len(holds) and (holds == holds[0]).all():  # one shared value, which kernels can tell
         literals[1] = node.broadcast_to(node.literal(holds[:1]), (len(holds),))
     return node.add(ops.TreeEnsemble(aggregate.lower()), x, *literals)
 
 
 def without_nan(modes: Array, splits: Array, missing: Array) -> tuple[Array, Array, Array]:
-    """The same tests, none with NaN: a number compared with that holds only for !=, which always
-    does, so that it says as little as how it lies to infinity.
+    """The same tests without NaN as a split: a comparison with NaN is true only for !=, and always
+    then, so it is replaced by one with infinity.
     """
     never = np.isnan(splits)
     always = never & (modes == MODES["NEQ"])
@@ -343,7 +341,7 @@ def without_nan(modes: Array, splits: Array, missing: Array) -> tuple[Array, Arr
 
 @importer("TreeEnsemble", domain=DOMAIN, since=5)
 def tree_ensemble(node: Node) -> Instruction:
-    """A test of membership becomes tests of equality with each member in turn."""
+    """A test of membership becomes a chain of tests of equality, one for each member."""
     count, aggregates = node.integer("n_targets", 1), ("AVERAGE", "SUM", "MIN", "MAX")
     aggregate = aggregates[node.integer("aggregate_function", 1)]
     splits = node.tensor("nodes_splits").array
@@ -368,8 +366,8 @@ def tree_ensemble(node: Node) -> Instruction:
 
 
 def expand_members(node: Node, rows: list[list[Any]]) -> None:
-    """Puts, for each test of membership, one of equality with each member; the next is where the
-    last one fails.
+    """Replaces each test of membership by tests of equality with each member; if one fails, the
+    next follows.
     """
     held = node.tensor("membership_values").array if node.has("membership_values") else np.zeros(0)
     ends = iter(np.split(held, np.flatnonzero(np.isnan(held)) + 1))
@@ -389,9 +387,9 @@ def expand_members(node: Node, rows: list[list[Any]]) -> None:
 
 
 def forest(node: Node, kind: str, count: int, aggregate: str = "SUM") -> Instruction:
-    """The ensemble in the form of the first versions, whose leaves are among the nodes.
+    """An ensemble in the form of the first versions, whose leaves are among the nodes.
 
-    ``kind`` is what the attributes of weights are called by: ``target`` or ``class``.
+    ``kind`` is the prefix of the weights' attributes: ``target`` or ``class``.
     """
     names = list(zip(node.integers("nodes_treeids"), node.integers("nodes_nodeids"), strict=True))
     modes = [mode.removeprefix("BRANCH_") for mode in node.strings("nodes_modes")]
@@ -429,7 +427,7 @@ def forest(node: Node, kind: str, count: int, aggregate: str = "SUM") -> Instruc
 
 
 def numbers(node: Node, name: str) -> Array:
-    """A list of numbers, as attribute or tensor; empty for none."""
+    """A list of numbers, from an attribute or a tensor; empty if there is none."""
     if node.has(f"{name}_as_tensor"):
         return node.tensor(f"{name}_as_tensor").array.reshape(-1)
     return np.asarray(node.numbers(name, ()), np.float32)
@@ -444,8 +442,8 @@ def tree_ensemble_regressor(node: Node) -> Instruction:
 
 @importer("TreeEnsembleClassifier", domain=DOMAIN)
 def tree_ensemble_classifier(node: Node) -> tuple[Instruction, Instruction]:
-    """Of two labels of which one alone has weights these are chances if none is negative. Those of
-    the first may begin at one value.
+    """With two labels of which only one has weights, these are probabilities if none is negative.
+    Those of the first label may start from a base value.
     """
     labels = class_labels(node)
     scores = node.convert(forest(node, "class", len(labels)), F32)
@@ -460,5 +458,5 @@ def tree_ensemble_classifier(node: Node) -> tuple[Instruction, Instruction]:
         score = binary(node, ops.Add(), score, node.literal(base, F32))
     chances = bool((numbers(node, "class_weights") >= 0).all())
     label, both = binary_labels(node, score, labels, 0.5 * chances, chance=chances)
-    # Like onnxruntime: weights of the second label leave the first one's score 0.
+    # As in onnxruntime: with weights of the second label, the first one's score is 0.
     return label, shown if at else both

@@ -1,4 +1,4 @@
-"""ONNX normalisations and reductions, lowered to sums, means and arithmetic on each element."""
+"""ONNX normalisations and reductions, lowered to sums, means and elementwise arithmetic."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ COMPOSED = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSu
 
 @importer("BatchNormalization")
 def batch_normalization(node: Node) -> tuple[Instruction, ...]:
-    """With the statistics given, or in training mode those of x and the running ones they make.
+    """Uses the given statistics, or in training mode those of x, and updates the running ones.
 
-    Before version 14 training shows in the outputs alone.
+    Before version 14 only the outputs tell that it is training.
     """
     x, scale, bias, mean, variance = (node.input(i) for i in range(5))
     if not node.integer("training_mode", 0):
@@ -69,7 +69,7 @@ def normalized(
     node: Node, x: Instruction, axes: Sequence[int], epsilon: float
 ) -> tuple[Instruction, Instruction, Instruction]:
     """(x - mean) / sqrt(variance + epsilon) over some axes, with the mean and 1 / sqrt(...), whose
-    axes are 1.
+    reduced axes have size 1.
     """
     mean = node.add(ops.ReduceMean(tuple(axes)), x)
     centred = node.add(ops.Sub(), x, node.broadcast_to(mean, x.shape.dims))
@@ -80,7 +80,7 @@ def normalized(
 def over_root_mean_square(
     node: Node, x: Instruction, axes: Sequence[int], epsilon: float
 ) -> tuple[Instruction, Instruction]:
-    """X / sqrt(mean(x²) + epsilon) over some axes, with 1 / sqrt(...), whose axes are 1."""
+    """X / sqrt(mean(x²) + epsilon) over some axes, with 1 / sqrt(...), whose axes have size 1."""
     square = node.add(ops.ReduceMean(tuple(axes)), node.add(ops.Mul(), x, x))
     inverse = node.add(ops.Rsqrt(), node.add(ops.Add(), square, node.scalar(epsilon, square)))
     return node.add(ops.Mul(), x, node.broadcast_to(inverse, x.shape.dims)), inverse
@@ -114,8 +114,8 @@ def rms_normalization(node: Node) -> Instruction:
 
 @importer("MeanVarianceNormalization", since=9)
 def mean_variance_normalization(node: Node) -> Instruction:
-    """(x - mean) / (deviation + 1e-9). ONNX's body takes the variance as the difference of two
-    means, which loses its digits where these are large and may come to less than 0.
+    """(x - mean) / (deviation + 1e-9). ONNX's body computes the variance as a difference of two
+    means, which cancels for large means and may be negative.
     """
     x = node.input(0)
     axes = node.axes(node.integers("axes", (0, 2, 3)), x.shape.rank)
@@ -156,7 +156,7 @@ def group_normalization(node: Node) -> Instruction:
 
 @importer("Softmax", "LogSoftmax")
 def softmax_of_matrix(node: Node) -> Instruction:
-    """Until version 13 the dims from the axis on are taken as one."""
+    """Until version 13 the dims from the axis on are merged."""
     x = node.input(0)
     axis = node.axis(node.integer("axis", 1), x.shape.rank)
     flat = tail_as_one(node, x, axis)
@@ -164,7 +164,7 @@ def softmax_of_matrix(node: Node) -> Instruction:
 
 
 def tail_as_one(node: Node, x: Instruction, axis: int) -> Instruction:
-    """The value with its dims from an axis on as one."""
+    """The value with its dims from an axis on merged."""
     tail = dim.product(x.shape.dims[axis:])
     return node.reshape(x, (*x.shape.dims[:axis], tail))
 
@@ -180,14 +180,12 @@ def softmax_op(node: Node, axis: int) -> ops.Softmax:
 
 
 def without_axes(node: Node, x: Instruction, axes: Sequence[int]) -> Instruction:
-    """The value as it is where ``keepdims`` says so, else without the folded axes."""
+    """The value with the reduced axes if ``keepdims`` is set, otherwise without them."""
     return x if node.integer("keepdims", 1) or not axes else node.add(ops.Squeeze(tuple(axes)), x)
 
 
 def folded(node: Node, fold: runtime.Fold) -> Instruction:
-    """Axes from the attribute or the input folded; all of them where none are given, unless told
-    otherwise.
-    """
+    """Reduces axes from the attribute or the input; by default all, unless told otherwise."""
     x, given = node.input(0), node.optional(1)
     axes, whole = runtime.known_axes(node, given), not node.integer("noop_with_empty_axes", 0)
     if axes is None and given is not None:
@@ -210,9 +208,9 @@ def composed_reduction(node: Node) -> Instruction:
 
 
 def composed(node: Node, x: Instruction, axes: tuple[int, ...]) -> Instruction:
-    """Sums of something and something of sums; the exponentials are shifted by the largest.
+    """Reductions composed of sums; exponentials are shifted by the maximum.
 
-    Roots and logarithms of integers are truncated.
+    Square roots and logarithms of integers are truncated.
     """
     kind = node.proto.op_type.removeprefix("Reduce")
     dtype = x.shape.dtype

@@ -13,7 +13,7 @@ MODES = {"MaxPool": "max", "AveragePool": "average", "LpPool": "lpnorm"}
 
 @importer(*MODES)
 def pooling(node: Node) -> tuple[Instruction, ...]:
-    """The pooled windows and, of MaxPool where they are asked for, the places of the greatest."""
+    """The pooled windows and, if MaxPool has that output, the indices of the maxima."""
     x, lengths = node.input(0), node.integers("kernel_shape")
     mode = MODES[node.proto.op_type]
     ceil = bool(node.integer("ceil_mode", 0)) and auto_pad(node) == "NOTSET"

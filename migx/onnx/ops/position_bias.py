@@ -1,4 +1,4 @@
-"""What ``com.microsoft`` adds to the scores of attention for how far keys are from queries."""
+"""Biases of ``com.microsoft`` for attention scores, by the distance of keys from queries."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from migx.shape import I64
 
 @importer("RelativePositionBias", domain=DOMAIN)
 def relative_position_bias(node: Node) -> Instruction:
-    """For each head a number for the bucket of each distance, [1, heads, queries, keys], as T5 has
-    them. The table's dims are [buckets, heads], though the numbers of one head lie together.
+    """For each head a number for the bucket of each distance, [1, heads, queries, keys], as in T5.
+    The table's dims are [buckets, heads], but it is stored head by head.
     """
     table, most = node.input(0), node.integer("max_distance")
     buckets, heads = node.dims_of(0, 2)
@@ -47,14 +47,14 @@ def relative_position_bias(node: Node) -> Instruction:
 
 
 def positions(node: Node, place: int) -> Instruction:
-    """The integers from 0 up to a length, which is an operand."""
+    """The integers from 0 to below a length, which is an operand."""
     length = node.reshape(node.convert(node.input(place), I64), ())
     return delegated(node, "Range", node.literal(0, I64), length, node.literal(1, I64))
 
 
 def buckets_of(count: int, most: int) -> Array:
-    """The bucket of each distance up to the greatest: half have one distance each, the others more
-    and more, by its logarithm. Computed in f32, as models are trained with it.
+    """The bucket of each distance up to the maximum: half of them have one distance each, the
+    others logarithmic ranges. Computed in f32, with which models are trained.
     """
     exact = count // 2
     distance = np.arange(most + 1)
@@ -66,8 +66,8 @@ def buckets_of(count: int, most: int) -> Array:
 
 @importer("GatedRelativePositionBias", domain=DOMAIN)
 def gated_relative_position_bias(node: Node) -> Instruction:
-    """A bias for positions times what two gates, sums over halves of a product of each query, come
-    to: u * (r * a - 1) + 2.
+    """A position bias times u * (r * a - 1) + 2, where the gates u and r come from sums over halves
+    of a product of each query.
     """
     if node.optional(6) is not None:
         raise node.fail("token_offset is not supported; without it rows are [batch, length, size]")

@@ -1,4 +1,4 @@
-"""Operators of ``com.microsoft`` that fuse norms with products over weights of a few bits."""
+"""Operators of ``com.microsoft`` that fuse norms with products with weights of a few bits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def gated_projection(node: Node) -> tuple[Instruction, Instruction]:
 
 @importer("MatMulNBitsQkv", domain=DOMAIN)
 def attention_projections(node: Node) -> tuple[Instruction, ...]:
-    """Queries, keys and values, and what they are projected from, before the norm."""
+    """Queries, keys and values, and the sum they are projected from, before the norm."""
     total, x = normalized(node)
     rows = node.integer("Nq"), node.integer("Nkv"), node.integer("Nkv")
     made = [n_bits_product(node, x, n, i, i + 1, i + 2)
@@ -35,7 +35,7 @@ def attention_projections(node: Node) -> tuple[Instruction, ...]:
 
 
 def normalized(node: Node) -> tuple[Instruction, Instruction]:
-    """The sum of the input and the skip, and RMSNormalization of it, where a scale is given."""
+    """The sum of the input and the skip, and its RMSNormalization, if a scale is given."""
     total = plus(node, node.input(0), node.optional(1))
     if (scale := node.optional(2)) is None:
         return total, total

@@ -1,7 +1,7 @@
 """Operators on quantised values, of the default domain and of ``com.microsoft``.
 
-Most are what they are on real numbers between dequantizelinear and quantizelinear, and are lowered
-to that; passes find the integer products in it.
+Most are lowered to the float operation between dequantizelinear and quantizelinear; passes find the
+integer products in that.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from migx.shape import F32, U8
 
 
 def real(node: Node, at: int, axis: int = 0) -> Instruction:
-    """The real numbers three operands stand for: values, scale and zero point, from one on."""
+    """Three operands from one on (values, scale and zero point), dequantised."""
     return dequantized(node, node.input(at), node.input(at + 1), node.optional(at + 2), axis)
 
 
 def dequantized(
     node: Node, x: Instruction, scale: Instruction, zero: Instruction | None, axis: int = 0
 ) -> Instruction:
-    """The numbers quantised values stand for; scales of several elements lie along an axis."""
+    """Quantised values, dequantised; scales of several elements are along an axis."""
     held = [v for v in (x, scale, zero) if v is not None]
-    axis = node.axis(axis, x.shape.rank) if x.shape.rank else 0  # a single number has no axes
+    axis = node.axis(axis, x.shape.rank) if x.shape.rank else 0  # a scalar has no axes
     return node.add(ops.DequantizeLinear(axis=axis), *held)
 
 
 def by_range(node: Node, x: Instruction) -> Instruction:
-    """The real numbers that values stand for when their own range has quantised them to bytes."""
+    """Values quantised to bytes by their own range, and dequantised again."""
     levels, scale, zero = all_of(node, "DynamicQuantizeLinear", x)
     return dequantized(node, levels, scale, zero)
 
 
 def quantized(node: Node, x: Instruction, at: int, default: Instruction) -> Instruction:
-    """Real numbers by the scale and zero point at two operands; without a zero point, in the type
-    of another value.
+    """Floats quantised by the scale and zero point at two operands; without a zero point, to the
+    type of another value.
     """
     scale, zero = node.input(at), node.optional(at + 1)
     to = default.shape.dtype if zero is None else zero.shape.dtype
@@ -53,7 +53,7 @@ def quantized(node: Node, x: Instruction, at: int, default: Instruction) -> Inst
 
 @importer("QuantizeLinear", "DequantizeLinear", domain=DOMAIN)
 def linear(node: Node) -> Instruction:
-    """What ONNX has under that name by now."""
+    """The operator that ONNX now has under that name."""
     return delegated(node, node.proto.op_type, *node.inputs)
 
 
@@ -62,7 +62,7 @@ def linear(node: Node) -> Instruction:
 
 @importer("QLinearMatMul", since=10)
 def qlinear_matmul(node: Node) -> Instruction:
-    """Scales of the left side may lie along its rows, those of the right along its columns."""
+    """Scales of the left operand may be along its rows, those of the right along its columns."""
     left, right = side(node, 0, -2), side(node, 3, -1)
     product = matrix_product(node, ops.Dot(), left, right)
     wide = node.convert(product, F32)
@@ -73,7 +73,7 @@ def qlinear_matmul(node: Node) -> Instruction:
 
 
 def side(node: Node, at: int, axis: int) -> Instruction:
-    """A side of a product, in f32; scales with as many axes as it are applied as they stand."""
+    """An operand of a product, in f32; scales of the same rank are applied as they are."""
     x, scale, zero = node.input(at), node.input(at + 1), node.input(at + 2)
     scale = node.convert(scale, F32)
     if scale.shape.rank > 1:
@@ -89,7 +89,7 @@ def qlinear_convolution(node: Node) -> Instruction:
 
 @importer("QLinearConv", domain=DOMAIN)
 def qlinear_convolution_of_any_layout(node: Node) -> Instruction:
-    """As that of ONNX; with ``channels_last`` the channels of the images stand last."""
+    """As ONNX's; with ``channels_last`` the images' channels are the last axis."""
     x = real(node, 0)
     if not node.integer("channels_last", 0):
         return convolved(node, x)
@@ -97,7 +97,7 @@ def qlinear_convolution_of_any_layout(node: Node) -> Instruction:
 
 
 def convolved(node: Node, x: Instruction) -> Instruction:
-    """A convolution of real numbers, quantised; the bias counts in the product of the scales."""
+    """A float convolution, quantised; the bias is scaled by the product of the scales."""
     result, bias = delegated(node, "Conv", x, real(node, 3)), node.optional(8)
     if bias is not None:
         scale = binary(node, ops.Mul(), node.input(1), node.input(4))
@@ -109,8 +109,8 @@ def convolved(node: Node, x: Instruction) -> Instruction:
 
 @importer("QGemm", domain=DOMAIN)
 def qgemm(node: Node) -> Instruction:
-    """A product of matrices; the bias, i32, counts in alpha times both scales. The result is real
-    where it has no scale.
+    """A matrix product; the bias, i32, is scaled by alpha and both scales. Without a scale for it,
+    the result is not quantised.
     """
     turned = [bool(node.integer(f"trans{s}", 0)) for s in "AB"]
     a, b = real(node, 0), real(node, 3, axis=0 if turned[1] else 1)
@@ -135,13 +135,13 @@ def matmul_integer_to_float(node: Node) -> Instruction:
 
 @importer("DynamicQuantizeMatMul", domain=DOMAIN)
 def dynamic_quantize_matmul(node: Node) -> Instruction:
-    """The left side is quantised by its own range first."""
+    """The left operand is quantised by its own range first."""
     a = by_range(node, node.input(0))
     b = dequantized(node, node.input(1), node.input(2), node.optional(3), -1)
     return plus(node, matrix_product(node, ops.Dot(), a, b), node.optional(4))
 
 
-# On each element, and over windows
+# Elementwise operators, and windows
 
 
 @importer("QLinearAdd", "QLinearMul", domain=DOMAIN)
@@ -159,7 +159,7 @@ def qlinear_arithmetic(node: Node) -> Instruction:
     domain=DOMAIN,
 )
 def qlinear_of_one(node: Node) -> Instruction:
-    """The operator of the same name on real numbers; ``channels_last`` says where channels are."""
+    """The operator on dequantised values; ``channels_last`` places the channels."""
     plain = node.proto.op_type.removeprefix("QLinear")
     last = bool(node.integer("channels_last", 0))
     x = real(node, 0)
@@ -178,7 +178,7 @@ def qlinear_mean(node: Node) -> Instruction:
 
 @importer("QLinearSoftmax", domain=DOMAIN)
 def qlinear_softmax(node: Node) -> Instruction:
-    """Before opset 13 the dims from the axis on are one."""
+    """Before opset 13 the dims from the axis on are merged."""
     x = real(node, 0)
     axis = node.axis(node.integer("axis", -1), x.shape.rank)
     flat = x if node.integer("opset", 13) >= 13 else tail_as_one(node, x, axis)
@@ -200,13 +200,13 @@ def qlinear_where(node: Node) -> Instruction:
     return quantized(node, node.add(ops.Where(), *operands), 7, node.input(1))
 
 
-# Embeddings, and gathering what is packed
+# Embeddings, and gathers of packed values
 
 
 @importer("QEmbedLayerNormalization", domain=DOMAIN)
 def quantized_embed_layer_normalization(node: Node) -> tuple[Instruction, ...]:
-    """EmbedLayerNormalization of quantised tables, scale and bias: operands 2 to 6, each with its
-    scale six further on and its zero point eleven.
+    """EmbedLayerNormalization with quantised tables, scale and bias: operands 2 to 6, with their
+    scales six operands later and their zero points eleven.
     """
 
     def real_one(at: int, levels: Instruction) -> Instruction:
@@ -220,7 +220,7 @@ def quantized_embed_layer_normalization(node: Node) -> tuple[Instruction, ...]:
 
 @importer("GatherBlockQuantized", domain=DOMAIN)
 def gather_block_quantized(node: Node) -> Instruction:
-    """Rows of a quantised table, dequantised after they are picked."""
+    """Rows of a quantised table, dequantised after the gather."""
     data, indices, scales, zeros = node.input(0), node.input(1), node.input(2), node.optional(3)
     bits, rank = node.integer("bits", 4), data.shape.rank
     packed = stored_type(data) is U8 and bits < 8
@@ -244,7 +244,7 @@ def gather_block_quantized(node: Node) -> Instruction:
 
 
 def spread_bits(node: Node, value: Instruction, bits: int) -> Instruction:
-    """Bytes that hold several numbers along their last axis, as one number each."""
+    """Bytes that pack several numbers along their last axis, with one number each."""
     dims = value.shape.dims
     rows = value.shape.with_dims(dims[:-1]).elements
     if not isinstance(rows, int) or not isinstance(dims[-1], int):

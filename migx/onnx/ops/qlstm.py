@@ -1,5 +1,5 @@
-"""The LSTM of ``com.microsoft`` whose weights meet bytes: what it is given, and the hidden states
-at each step, are quantised by their own range while it runs.
+"""The LSTM of ``com.microsoft`` with quantised weights: its inputs, and the hidden states at each
+step, are quantised by their own range at run time.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from migx.ops.rnn import BACKWARD, LSTM
 from migx.shape import F32, I64
 
 Activation = tuple[str, tuple[float, ...]]
-"""Its name and its parameters."""
+"""A name and its parameters."""
 
 
 @dataclass(frozen=True)
 class Direction:
-    """One direction of a layer: what the inputs add to the gates [time, batch, 4 * hidden], the
-    recurrent weights [hidden, 4 * hidden], the peepholes [3 * hidden] if there are any, the states
-    [batch, hidden], and the lengths of the sequences, i64 [batch], where they differ.
+    """One direction of a layer: the inputs' contribution to the gates [time, batch, 4 * hidden],
+    the recurrent weights [hidden, 4 * hidden], optional peepholes [3 * hidden], the states [batch,
+    hidden], and the lengths of the sequences, i64 [batch], if they differ.
     """
 
     op: LSTM
@@ -47,9 +47,10 @@ class Direction:
 
 @importer("DynamicQuantizeLSTM", domain=DOMAIN)
 def dynamic_quantize_lstm(node: Node) -> tuple[Instruction, ...]:
-    """An LSTM whose weights [directions, input, 4 * hidden] are quantised, and what they meet by
-    its own range: the inputs of all steps at once, the hidden states of the batch at each step. As
-    onnxruntime on one thread has it; on several, it does that for each part of a batch.
+    """An LSTM with quantised weights [directions, input, 4 * hidden], whose other operands are
+    quantised by their own range: the inputs of all steps at once, the hidden states of the batch at
+    each step. This is what onnxruntime does on one thread; on several, it does so for each part of
+    a batch.
     """
     runs = [run(node, each) for each in directions(node)]
     results = []
@@ -60,7 +61,7 @@ def dynamic_quantize_lstm(node: Node) -> tuple[Instruction, ...]:
 
 
 def directions(node: Node) -> list[Direction]:
-    """The directions of the layer, each by itself."""
+    """The directions of the layer."""
     op: LSTM = operation(node, "LSTM")
     if op.direction not in BACKWARD:
         raise node.fail(f"no direction {op.direction!r}; there are {', '.join(BACKWARD)}")
@@ -81,7 +82,7 @@ def directions(node: Node) -> list[Direction]:
 
 
 def of_direction(node: Node, at: int, d: int) -> Instruction | None:
-    """What an operand holds for one direction, if it is given."""
+    """The part of an operand for one direction, if it is given."""
     value = node.optional(at)
     if value is None:
         return None
@@ -89,8 +90,8 @@ def of_direction(node: Node, at: int, d: int) -> Instruction | None:
 
 
 def weights(node: Node, d: int, at: int, scale_at: int) -> Instruction:
-    """The real weights [rows, columns] of one direction; scales and zero points are one number, or
-    one for each column.
+    """The weights [rows, columns] of one direction, dequantised; scales and zero points are one
+    number, or one for each column.
     """
     levels, scale, zero = (of_direction(node, i, d) for i in (at, scale_at, scale_at + 1))
     if levels is None or scale is None:
@@ -102,7 +103,7 @@ def weights(node: Node, d: int, at: int, scale_at: int) -> Instruction:
 
 
 def seen(node: Node, x: Instruction, lengths: Instruction | None) -> Instruction:
-    """The inputs, zero behind the end of the longest sequence: they do not count in the range."""
+    """The inputs, zero beyond the longest sequence, where they must not extend the range."""
     if lengths is None:
         return x
     longest = node.add(ops.ReduceMax((0,)), lengths)
@@ -112,8 +113,8 @@ def seen(node: Node, x: Instruction, lengths: Instruction | None) -> Instruction
 
 
 def run(node: Node, of: Direction) -> tuple[Instruction, Instruction, Instruction]:
-    """The hidden states [time, batch, hidden], and both states after the last step. Sequences of
-    their own lengths are turned as a whole to be run backward, so that all begin together.
+    """The hidden states [time, batch, hidden], and both final states. Sequences with lengths are
+    reversed as a whole for the backward direction, so that all start together.
     """
     scanned, turned = [of.inputs], of.backward and of.lengths is not None
     if of.lengths is not None:
@@ -142,7 +143,7 @@ def body(node: Node, of: Direction, scanned: Sequence[Instruction]) -> Module:
     def before_end(
         compared: ops.Less | ops.LessOrEqual, v: Instruction, other: Instruction
     ) -> Instruction:
-        """A value, and another for sequences that have ended."""
+        """A value, or another for sequences that have ended."""
         if of.lengths is None:
             return v
         goes_on = binary(step, compared, t[0], of.lengths)
@@ -160,12 +161,12 @@ def body(node: Node, of: Direction, scanned: Sequence[Instruction]) -> Module:
 def cell(
     step: Node, of: Direction, gates: Sequence[Instruction], c: Instruction
 ) -> tuple[Instruction, Instruction]:
-    """Both states after a step, of the sums that come to its gates and the cell before it."""
+    """Both states after a step, from the sums for its gates and the previous cell state."""
     (i, o, forget, new), (f, g, h) = gates, of.activations
     peepholes = [] if of.peepholes is None else cut(step, of.peepholes, 3)
 
     def gate(x: Instruction, by: Activation, place: int, sees: Instruction) -> Instruction:
-        """What a gate makes of a sum, and of the cell it sees through the peephole at a place."""
+        """A gate's activation of a sum plus its peephole on the cell state."""
         if peepholes:
             x = binary(step, ops.Add(), x, binary(step, ops.Mul(), peepholes[place], sees))
         return activated(step, by, clipped(step, x, of.op.clip))
@@ -178,14 +179,14 @@ def cell(
 
 
 def clipped(node: Node, x: Instruction, limit: float) -> Instruction:
-    """A value within a limit on either side; as it is where the limit is 0."""
+    """A value clipped to a limit on either side; unchanged if the limit is 0."""
     if limit <= 0:
         return x
     return node.add(ops.Clip(), x, node.scalar(-limit, x), node.scalar(limit, x))
 
 
 def activated(node: Node, by: Activation, x: Instruction) -> Instruction:
-    """An activation of a value; most are operators of ONNX by the same name."""
+    """An activation; most are ONNX operators with the same name."""
     name, parameters = by
     match name:
         case "Affine":
@@ -201,7 +202,7 @@ def activated(node: Node, by: Activation, x: Instruction) -> Instruction:
 
 
 def cut(node: Node, value: Instruction, count: int) -> list[Instruction]:
-    """A value in so many parts along its last axis."""
+    """A value split into equal parts along its last axis."""
     axis = value.shape.rank - 1
     each: Extent = value.shape.dims[axis] // count
     return [

@@ -1,4 +1,4 @@
-"""ONNX quantisation, and matrix products over weights packed to a few bits."""
+"""ONNX quantisation, and matrix products with weights packed to a few bits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from migx.shape import F4, F8E4M3FN, I32, U8, DType, Shape
 
 
 def axis_and_block(node: Node, x: Instruction) -> tuple[int, int]:
-    """The axis scales lie along, and the block size; the axis means nothing for one scale."""
+    """The axis of the scales, and the block size; the axis is meaningless for one scale."""
     rank, axis, block = x.shape.rank, node.integer("axis", 1), node.integer("block_size", 0)
     if block < 0:
         raise node.fail(f"block_size {block} for {node.proto.input[0]!r}: it is 0 or more")
@@ -35,8 +35,8 @@ def axis_and_block(node: Node, x: Instruction) -> tuple[int, int]:
 
 
 def linear(node: Node, op: Linear, *operands: Instruction) -> Instruction:
-    """Adds an operation between numbers and levels; ``OnnxError`` naming the tensors where scales
-    and zero points do not fit.
+    """Adds a quantisation or dequantisation; ``OnnxError`` naming the tensors if scales and zero
+    points do not fit.
     """
     try:
         op.compute_shape([v.shape for v in operands])
@@ -72,15 +72,13 @@ def dequantize_linear(node: Node) -> Instruction:
 
 
 def whole_bytes(node: Node, value: Instruction) -> Instruction:
-    """An f4 value, unpacked to f32, in the narrowest type that holds it; any other as it is."""
+    """An f4 value, unpacked to f32, as the narrowest float that holds it; others unchanged."""
     return node.convert(value, F8E4M3FN) if stored_type(value) is F4 else value
 
 
 @importer("DynamicQuantizeLinear")
 def dynamic_quantize_linear(node: Node) -> tuple[Instruction, ...]:
-    """Scale and zero point from the range of the values, zero included; then quantised with
-    them.
-    """
+    """Scale and zero point from the range of the values, 0 included; then quantises with them."""
     x = node.input(0)
     axes = tuple(range(x.shape.rank))
     highest, lowest = node.add(ops.ReduceMax(axes), x), node.add(ops.ReduceMin(axes), x)
@@ -98,8 +96,8 @@ def dynamic_quantize_linear(node: Node) -> tuple[Instruction, ...]:
 
 @importer("MatMulNBits", domain="com.microsoft")
 def matmul_n_bits(node: Node) -> Instruction:
-    """A (..., K) times the transpose of B, whose N rows of K lie packed in blocks, each with its
-    scale. Where ``g_idx`` is given it says of each of the K which block's scale it has.
+    """A (..., K) times the transpose of B, whose N rows of K are packed in blocks, each with its
+    scale. If given, ``g_idx`` has the index of the scale for each of the K.
 
     Becomes unpack, dequantizelinear, transpose and dot; the packed bytes stay the literal they are.
     """
@@ -109,8 +107,8 @@ def matmul_n_bits(node: Node) -> Instruction:
 def n_bits_product(
     node: Node, a: Instruction, n: int, b: int, s: int, bias: int, z: int = -1, g: int = -1
 ) -> Instruction:
-    """A product with weights of a few bits, of which there are N rows: ``b`` is their place among
-    the operands, and so are those of scales, a bias, zero points and groups.
+    """A product with N rows of weights of a few bits; ``b`` is their index among the operands, and
+    the others are those of scales, a bias, zero points and groups.
     """
     node.expect_integers(weight_prepacked=0)
     k, bits, block = node.integer("K"), node.integer("bits", 4), node.integer("block_size")
@@ -142,22 +140,22 @@ def n_bits_product(
 
 
 FP4 = (0.0, 1 / 192, 2 / 3, 1.0, 1 / 3, 1 / 2, 1 / 6, 1 / 4)
-"""What bitsandbytes' floats of four bits stand for by three bits; the high one is the sign."""
+"""The values of bitsandbytes' four-bit floats by their low three bits; the high bit is the sign."""
 NF4 = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
     -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
     0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
     0.7229568362236023, 1.0,
 )  # fmt: skip
-"""The quantiles of the normal distribution that bitsandbytes' codes of four bits stand for."""
+"""The quantiles of the normal distribution that are the values of bitsandbytes' NF4 codes."""
 BITSANDBYTES = ((*FP4, *(-x for x in FP4)), NF4)
-"""The numbers that codes stand for, by ``quant_type``."""
+"""The values of codes, by ``quant_type``."""
 
 
 @importer("MatMulBnb4", domain="com.microsoft")
 def matmul_bnb4(node: Node) -> Instruction:
-    """A (..., K) times the transpose of B, whose N rows of K lie one after the other as codes of
-    four bits, high bits first; each block of them has its greatest magnitude.
+    """A (..., K) times the transpose of B, whose N rows of K are four-bit codes in sequence, high
+    bits first; each block has its largest magnitude as scale.
 
     A byte becomes a pair of numbers by one lookup.
     """
@@ -189,7 +187,7 @@ def matmul_bnb4(node: Node) -> Instruction:
 
 
 def first_of(node: Node, value: Instruction, count: Extent) -> Instruction:
-    """The first elements along the last axis; the value itself where it has no more."""
+    """The first elements along the last axis; the value itself if it has no more."""
     axis = value.shape.rank - 1
     if value.shape.dims[axis] == count:
         return value
@@ -199,9 +197,7 @@ def first_of(node: Node, value: Instruction, count: Extent) -> Instruction:
 def in_blocks(
     node: Node, weights: Instruction, scales: Instruction, zeros: Instruction, block: int
 ) -> Instruction:
-    """Rows of whole blocks dequantised, each block by its scale and zero point; these may be real
-    numbers.
-    """
+    """Rows of whole blocks, each dequantised by its scale and zero point, which may be a float."""
     if not zeros.shape.dtype.is_float:
         return node.add(ops.DequantizeLinear(axis=1, block=block), weights, scales, zeros)
     apart = node.reshape(weights, (*scales.shape.dims, block))
@@ -213,9 +209,7 @@ def in_blocks(
 
 
 def packed_rows(node: Node, value: Instruction, bits: int, dims: tuple[Extent, ...]) -> Instruction:
-    """Bytes that hold rows of numbers of a few bits, low bits first, as u8 of the dims of those
-    numbers.
-    """
+    """Rows of numbers of a few bits, packed low bits first, as u8 with the numbers' dims."""
     if bits == 8:
         return node.reshape(value, dims)
     if bits not in (2, 4):

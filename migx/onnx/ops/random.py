@@ -1,4 +1,4 @@
-"""ONNX operators that draw at random. A node without a seed has one of its own, from its name."""
+"""ONNX operators that draw random numbers. A node without a seed has one from its name."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from migx.shape import F32, DType
 
 
 def seed(node: Node) -> int:
-    """The bits of the seed, which is a float, or a number made of the node's name."""
+    """The bits of the seed, which is a float, or a hash of the node's name."""
     if not node.has("seed"):
         return zlib.crc32(node.label.encode())
     return int.from_bytes(struct.pack(">f", node.number("seed")), "big")
 
 
 def drawn(node: Node, dims: Sequence[Extent], to: DType) -> Operation:
-    """The operation a RandomUniform or RandomNormal stands for."""
+    """The operation for a RandomUniform or RandomNormal."""
     made: Operation
     if node.proto.op_type.startswith("RandomUniform"):
         low, high = node.number("low", 0.0), node.number("high", 1.0)
@@ -42,7 +42,7 @@ def random(node: Node) -> Instruction:
 
 @importer("RandomUniformLike", "RandomNormalLike")
 def random_like(node: Node) -> Instruction:
-    """The type is that of the input unless it is given."""
+    """The type is that of the input unless given."""
     x = node.input(0)
     to = node.dtype("dtype") if node.has("dtype") else x.shape.dtype
     return node.add(drawn(node, x.shape.dims, to))
@@ -50,7 +50,7 @@ def random_like(node: Node) -> Instruction:
 
 @importer("Bernoulli", since=15)
 def bernoulli(node: Node) -> Instruction:
-    """1 as often as the chance given says. ONNX's own function body has it the other way round."""
+    """1 with the given probability. ONNX's own function body has it the other way round."""
     x = node.input(0)
     to = node.dtype("dtype") if node.has("dtype") else x.shape.dtype
     uniform = node.add(ops.RandomUniform(seed(node), x.shape.dims, x.shape.dtype))
@@ -59,10 +59,10 @@ def bernoulli(node: Node) -> Instruction:
 
 @importer("Multinomial", since=7)
 def multinomial(node: Node) -> Instruction:
-    """Where log-probabilities, each less the logarithm of an exponential variate, are greatest."""
+    """The maxima of log-probabilities, each minus the logarithm of an exponential variate."""
     x, count = node.input(0), node.integer("sample_size", 1)
     batch, classes = node.dims_of(0, 2)
-    # A uniform variate may be 0, and 1 minus it may not.
+    # A uniform variate may be 0, but not 1.
     uniform = node.add(ops.RandomUniform(seed(node), (batch, count, classes), F32))
     rest = node.add(ops.Sub(), node.scalar(1, uniform), uniform)
     variate = node.add(ops.Neg(), node.add(ops.Log(), rest))

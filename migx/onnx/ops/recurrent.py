@@ -14,8 +14,8 @@ INPUTS = {"RNN": 6, "GRU": 6, "LSTM": 8}
 
 @importer(*INPUTS)
 def recurrent(node: Node) -> tuple[Instruction, ...]:
-    """Y, Y_h and, of an LSTM, Y_c. With ``layout`` 1 batches stand first, and are transposed in and
-    out.
+    """Y, Y_h and, for an LSTM, Y_c. With ``layout`` 1 the batch is the first axis, and is
+    transposed in and out.
     """
     kind = node.proto.op_type
     given = [node.optional(i) for i in range(INPUTS[kind])]
@@ -37,7 +37,7 @@ def recurrent(node: Node) -> tuple[Instruction, ...]:
 
 
 def operation(node: Node, kind: str) -> Any:
-    """An operation of a kind, as the node's attributes say."""
+    """The operation of a kind, with the node's attributes."""
     options: dict[str, Any] = {}
     if kind == "GRU":
         options["linear_before_reset"] = bool(node.integer("linear_before_reset", 0))

@@ -20,7 +20,7 @@ from migx.shape import F32, F64, I64
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a Resize asks for: operands of some axes, and how coordinates are found and rounded."""
+    """A Resize's request: operands for some axes, and how coordinates are computed and rounded."""
 
     axes: tuple[int, ...]
     scales: Instruction | None = None
@@ -36,7 +36,7 @@ def resize_by_scales(node: Node) -> Instruction:
     """Version 10: coordinates are asymmetric, and the scales always given.
 
     The nearest element is the one before on axes that grow and the one after on those that shrink,
-    as onnxruntime reads what ONNX leaves open: these go first, where there may be any of both.
+    as in onnxruntime; ONNX leaves this open. Shrinking axes are resized first if there may be both.
     """
     scales, x = node.input(1), node.input(0)
     one = node.scalar(1, scales)
@@ -93,13 +93,13 @@ def every_axis(node: Node) -> tuple[int, ...]:
 
 
 def given(node: Node, index: int) -> Instruction | None:
-    """An operand that is there and not empty, as some exporters leave those out."""
+    """An operand unless it is omitted or empty; some exporters write the latter for the former."""
     value = node.optional(index)
     return None if value is None or value.shape.elements == 0 else value
 
 
 def resized(node: Node, wanted: Wanted) -> Instruction:
-    """The static operation where all operands are known, else that which takes them."""
+    """The static operation if all operands are known, otherwise the dynamic one."""
     scales, sizes = wanted.scales, wanted.sizes
     factors = None if scales is None else node.constant(scales)
     extents = None if sizes is None else node.extents(sizes)
@@ -129,13 +129,13 @@ def resized(node: Node, wanted: Wanted) -> Instruction:
 
 
 def all_numbers(node: Node, axes: Sequence[int], extents: Sequence[Extent] | None) -> bool:
-    """Whether sizes, and the dims they are for, are numbers."""
+    """Whether sizes, and the dims they replace, are numbers."""
     dims = [node.input(0).shape.dims[a] for a in axes]
     return all(isinstance(e, int) for e in (*dims, *(extents or ())))
 
 
 def kept_aspect(wanted: Wanted, have: Sequence[Extent], dims: list[Extent]) -> list[float]:
-    """One factor for all axes resized, the least or greatest of theirs; ``dims`` become its."""
+    """The factor for all resized axes, the least or largest of theirs; sets ``dims``."""
     ratios = [float(int(dims[a]) / int(have[a])) for a in wanted.axes]
     factor = min(ratios) if wanted.policy == "not_larger" else max(ratios)
     for axis in wanted.axes:
@@ -146,7 +146,7 @@ def kept_aspect(wanted: Wanted, have: Sequence[Extent], dims: list[Extent]) -> l
 def operation(
     node: Node, wanted: Wanted, dims: Sequence[Extent], scales: tuple[float, ...] = ()
 ) -> ops.Resize:
-    """The operation with what attributes say."""
+    """The operation with the node's attributes."""
     return ops.Resize(
         sizes=tuple(dims),
         scales=scales,
@@ -161,8 +161,8 @@ def operation(
 
 
 def is_exact(size: Extent, factor: float) -> bool:
-    """Whether the scaled size can be told: that of a symbol where the factor is a ratio of small
-    numbers, for others are rounded with the size.
+    """Whether the scaled size can be computed exactly: for a symbol, if the factor is a ratio of
+    small integers; other factors round with the size.
     """
     return isinstance(size, int) or factor.as_integer_ratio()[1] <= 1 << 16
 
@@ -176,14 +176,14 @@ def scaled_dim(size: Extent, factor: float) -> Extent:
 
 
 def whole(wanted: Wanted, region: Array, rank: int) -> tuple[float, ...]:
-    """The region of interest of all axes: starts, then ends."""
+    """The region of interest for all axes: starts, then ends."""
     both = np.repeat([[0.0], [1.0]], rank, axis=1)
     both[:, list(wanted.axes)] = region.reshape(2, -1)
     return tuple(both.reshape(-1).tolist())
 
 
 def resized_at_run_time(node: Node, wanted: Wanted) -> Instruction:
-    """Sizes and scales of all axes are computed, one from the other."""
+    """Computes sizes and scales of all axes, one from the other."""
     x, rank = node.input(0), node.input(0).shape.rank
     places, have = runtime.numbers(node, wanted.axes), node.dims(x.shape.dims)
     ones = node.literal(np.ones(rank))
@@ -210,7 +210,7 @@ def resized_at_run_time(node: Node, wanted: Wanted) -> Instruction:
 def kept_aspect_at_run_time(
     node: Node, wanted: Wanted, scales: Instruction
 ) -> tuple[Instruction, Instruction]:
-    """Sizes and scales with one factor for all axes resized, the least or greatest of theirs."""
+    """Sizes and scales with one factor for all resized axes, the least or largest of theirs."""
     places = runtime.numbers(node, wanted.axes)
     rank = node.input(0).shape.rank
     ratios = node.add(ops.Gather(0), scales, places)

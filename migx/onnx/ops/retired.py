@@ -1,4 +1,4 @@
-"""Operators that ONNX took back before they were stable, and that old exporters write."""
+"""Operators that ONNX withdrew while experimental, and that old exporters write."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def parametric_softplus(node: Node) -> Instruction:
 
 @importer("Crop")
 def crop(node: Node) -> Instruction:
-    """An image without its borders: left, top, right, bottom; or of a height and a width, of which
-    the first two say where it begins.
+    """An image without its border (left, top, right, bottom); or a region of a given height and
+    width, whose start is the first two.
     """
     x = node.input(0)
     left, top, right, bottom = node.integers("border")
@@ -61,5 +61,5 @@ def crop(node: Node) -> Instruction:
 
 @importer("DynamicSlice")
 def dynamic_slice(node: Node) -> Instruction:
-    """A slice as Slice has it by now."""
+    """A slice, as the current Slice."""
     return delegated(node, "Slice", *node.inputs)

@@ -1,4 +1,4 @@
-"""Rotary embeddings as operators of ``com.microsoft``: pairs of elements of heads are turned."""
+"""Rotary embeddings, operators of ``com.microsoft``: pairs of elements of heads are rotated."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from migx.onnx.ops.linear import scaled
 from migx.shape import BOOL
 
 Turn = Callable[[Instruction, bool, int], Instruction]
-"""Turns heads [batch, heads, length, size]; told whether pairs are neighbours, and how many
-elements are turned.
+"""Rotates heads [batch, heads, length, size]; arguments are whether pairs are adjacent, and how
+many elements are rotated.
 """
 
 
@@ -41,8 +41,8 @@ def rotary_embedding(node: Node) -> Instruction:
 
 @importer("MRotaryEmbedding", domain=DOMAIN)
 def rotary_embedding_of_three_places(node: Node) -> Instruction:
-    """Each pair is turned by the angle of one of three places: in time, height or width. What is
-    turned is multiplied by ``scale``.
+    """Each pair is rotated by the angle of one of three positions: in time, height or width. The
+    result is multiplied by ``scale``.
     """
     places = node.input(1)
     sections, layout = node.integers("mrope_section"), node.integer("mrope_layout", 0)
@@ -63,7 +63,7 @@ def rotary_embedding_of_three_places(node: Node) -> Instruction:
             streams[i : 3 * sections[i] : 3] = i
 
     def angles(table: Instruction) -> Instruction:
-        """The rows of a table at the places of each pair."""
+        """The rows of a table at the position of each pair."""
         rows = [node.add(ops.Gather(0), table, place) for place in at]
         made = rows[0]
         for i in (1, 2):
@@ -76,8 +76,8 @@ def rotary_embedding_of_three_places(node: Node) -> Instruction:
 
 
 def in_heads(node: Node, turn: Turn) -> Instruction:
-    """What turning makes of the first operand, [batch, heads, length, size] or [batch, length,
-    heads * size]. Rows that are packed, of which ``is_packed_batching`` tells, are turned alike.
+    """The first operand rotated: [batch, heads, length, size] or [batch, length, heads * size].
+    Rows packed with ``is_packed_batching`` are rotated alike.
     """
     x, width = node.input(0), 2 * node.dims_of(2, 2)[1]
     if x.shape.rank not in (3, 4):

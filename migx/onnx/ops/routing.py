@@ -1,4 +1,4 @@
-"""Which experts tokens go to, as an operator of ``com.microsoft`` of its own says it."""
+"""The choice of experts for tokens, an operator of ``com.microsoft``."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ LEAST = 1e-20
 
 @importer("MoEGroupRouter", domain=DOMAIN)
 def group_router(node: Node) -> tuple[Instruction, ...]:
-    """For the experts that are chosen the logarithm of their score, a sigmoid, and for others the
-    sentinel: those of the best groups with the best scores, a bias added. Or the scores of all,
-    with the bias and without it.
+    """The logarithm of the sigmoid score for chosen experts, and the sentinel for others: those
+    with the largest scores in the best groups, a bias added, are chosen. Or all scores, with and
+    without the bias.
     """
     x, bias, (experts,) = node.input(0), node.input(1), node.dims_of(1, 1)
     dtype = x.shape.dtype
@@ -46,9 +46,7 @@ def group_router(node: Node) -> tuple[Instruction, ...]:
 
 
 def in_best_groups(node: Node, scores: Instruction, experts: int) -> Instruction:
-    """Which experts belong to one of the best groups, by the sums of the greatest scores of
-    each.
-    """
+    """Whether experts belong to the best groups, by the sums of their largest scores."""
     groups, most = node.integer("n_group", 1), node.integer("group_topk", 2)
     if groups < 1 or experts % groups or most < 1:
         raise node.fail(f"group_topk {most} of n_group {groups}, of {experts} experts: n_group "
@@ -62,7 +60,7 @@ def in_best_groups(node: Node, scores: Instruction, experts: int) -> Instruction
 
 
 def best(node: Node, scores: Instruction, count: int) -> Instruction:
-    """Which scores are among so many greatest of their row, as bool of their dims."""
+    """Whether scores are among the ``count`` largest of their row."""
     if not 1 <= count <= scores.shape.dims[1]:
         raise node.fail(f"{count} of {scores.shape.dims[1]} cannot be chosen")
     _, places = node.elements(node.add(ops.Topk(count, 1), scores), 2)

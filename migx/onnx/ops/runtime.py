@@ -1,7 +1,7 @@
-"""Operands whose values only a run will tell: lists of axes become masks and permutations that are
-computed, and results get dims that are symbols.
+"""Operands known only at run time: lists of axes become computed masks and permutations, and the
+dims of results become symbols.
 
-Ranks follow from dims always: where one would depend on data, that is an error.
+Ranks always follow from dims: one that would depend on data is an error.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from migx.op import Array
 from migx.shape import BOOL, I64
 
 Fold = Callable[[Instruction, tuple[int, ...]], Instruction]
-"""Folds some axes of a value, which stay with one element."""
+"""Reduces some axes of a value, which stay with size 1."""
 AXES = 64
-"""The greatest rank of an array of numpy's, so that no list is taken for longer than it can be."""
+"""numpy's maximum rank, so that no list is assumed longer than it can be."""
 
 
 def known_axes(node: Node, given: Instruction | None) -> tuple[int, ...] | None:
-    """The axes an operand holds, or else the attribute of that name; None where only a run will
-    tell.
-    """
+    """The axes in an operand, or else in the attribute; None if known only at run time."""
     if given is None:
         return node.integers("axes", ())
     if given.shape.elements == 0:
@@ -38,10 +36,11 @@ def known_axes(node: Node, given: Instruction | None) -> tuple[int, ...] | None:
 def length(
     node: Node, given: Instruction, what: str, of_rank: Callable[[int], int] = lambda rank: rank
 ) -> int:
-    """How many elements a list has, which must be known for the rank of the result to be.
+    """The number of elements of a list, which must be known because the result's rank depends on
+    it.
 
-    Where its shape does not tell, the rank that the model declares for the result does: ``of_rank``
-    is the length that gives this rank.
+    If its shape does not tell, the declared rank of the result does: ``of_rank`` gives the length
+    for a rank.
     """
     count, rank = given.shape.elements, declared_rank(node)
     if not isinstance(count, int) and rank is not None and of_rank(rank) >= 0:
@@ -54,7 +53,7 @@ def length(
 
 
 def declared_rank(node: Node) -> int | None:
-    """The rank that the model declares for the node's first result, if it does."""
+    """The rank that the model declares for the node's first result, if any."""
     declared = node.declared()
     if declared is None or not declared.type.tensor_type.HasField("shape"):
         return None
@@ -74,7 +73,7 @@ def listed(node: Node, value: Instruction) -> Instruction:
 def placed(
     node: Node, base: Instruction, axes: Instruction, values: Instruction | int
 ) -> Instruction:
-    """The list with some values at the places of axes, negative ones counted from the end."""
+    """The list with values replaced at the indices ``axes``, negative ones counted from the end."""
     given = node.scalar(values, axes) if isinstance(values, int) else values
     return node.add(ops.ScatterNone(0), base, axes, given)
 
@@ -82,7 +81,7 @@ def placed(
 def placed_pairs(
     node: Node, base: Array, axes: Instruction, values: Instruction, rank: int
 ) -> Instruction:
-    """Begins and then ends of all ``rank`` axes, from those of some axes."""
+    """Begins, then ends, of all ``rank`` axes, given those of some."""
     pairs = (2, axes.shape.dims[0])
     rows = node.broadcast_to(axes, pairs)
     both = node.literal(base.reshape(2, rank))
@@ -91,18 +90,18 @@ def placed_pairs(
 
 
 def order_of(node: Node, keys: Instruction) -> Instruction:
-    """The places of a list's elements, the smallest first and equals as they stand."""
+    """The indices that sort a list, ascending and stable."""
     whole = node.add(ops.Topk(keys.shape.dims[0], 0, largest=False), keys)
     return node.elements(whole, 2)[1]
 
 
 def fresh_dims(node: Node, rank: int, hint: str = "") -> tuple[Extent, ...]:
-    """As many symbols as there are axes."""
+    """A new symbol for each axis."""
     return tuple(node.fresh(f"{hint}{i}") for i in range(rank))
 
 
 def reshaped(node: Node, x: Instruction, target: Instruction) -> Instruction:
-    """The value in dims that are computed, which are meant as they are."""
+    """The value reshaped to computed dims, in which 0 is a size."""
     known = node.extents(target)
     if known is not None:
         return node.reshape(x, known)
@@ -114,7 +113,7 @@ def reshaped(node: Node, x: Instruction, target: Instruction) -> Instruction:
 def transposed(
     node: Node, x: Instruction, order: Instruction, dims: Sequence[Extent] | None = None
 ) -> Instruction:
-    """The value with its axes in an order that is computed."""
+    """The value with its axes in a computed order."""
     out = fresh_dims(node, x.shape.rank, "axis.") if dims is None else tuple(dims)
     return node.add(ops.DynamicTranspose(out), x, order)
 
@@ -122,9 +121,9 @@ def transposed(
 def over_axes(
     node: Node, x: Instruction, given: Instruction, fold: Fold, *, keep: bool, whole: bool
 ) -> Instruction:
-    """A value folded along axes that are computed. These are brought to the end and made one.
+    """A value reduced along computed axes, which are moved to the end and merged.
 
-    Axes that are folded stay as 1 with ``keep``. No axes at all mean all of them with ``whole``.
+    Reduced axes stay with size 1 if ``keep``. An empty list means all axes if ``whole``.
     """
     rank = x.shape.rank
     if rank == 0:
@@ -149,8 +148,8 @@ def over_axes(
 def expected(
     node: Node, x: Instruction, otherwise: str, first: Instruction, *conditions: Instruction
 ) -> Instruction:
-    """A value, of runs in which all conditions, of one element each, hold; of any other an error
-    that says ``otherwise``.
+    """A value for runs in which all conditions, of one element each, are true; other runs raise an
+    error that says ``otherwise``.
     """
     holds = node.reshape(first, ())
     for condition in conditions:
@@ -163,7 +162,7 @@ def one_each(node: Node, rank: int) -> Instruction:
 
 
 def squeezed(node: Node, x: Instruction, given: Instruction) -> Instruction:
-    """A value without axes that are computed."""
+    """A value without some computed axes."""
     axes, rank = listed(node, given), x.shape.rank
     left = rank - length(node, axes, "axes it drops", lambda rest: rank - rest)
     order = order_of(node, placed(node, numbers(node, [0] * rank), axes, 1))
@@ -172,7 +171,7 @@ def squeezed(node: Node, x: Instruction, given: Instruction) -> Instruction:
 
 
 def unsqueezed(node: Node, x: Instruction, given: Instruction) -> Instruction:
-    """A value with new axes at places that are computed."""
+    """A value with new axes at computed positions."""
     axes = listed(node, given)
     rank = x.shape.rank
     rank += length(node, axes, "axes it adds", lambda whole: whole - rank)
@@ -185,7 +184,7 @@ def unsqueezed(node: Node, x: Instruction, given: Instruction) -> Instruction:
 
 
 def along_axis(node: Node, x: Instruction, given: Instruction, op: ops.Op) -> Instruction:
-    """An operation on axis 0 applied along an axis that is computed."""
+    """An operation on axis 0, applied along a computed axis."""
     axis, rank = listed(node, given), x.shape.rank
     order = order_of(node, placed(node, one_each(node, rank), axis, 0))
     result = node.add(op, transposed(node, x, order))
@@ -193,7 +192,7 @@ def along_axis(node: Node, x: Instruction, given: Instruction, op: ops.Op) -> In
 
 
 def parts_of(node: Node, value: Instruction) -> list[Extent | None]:
-    """The elements of a list, None for each that only a run will tell."""
+    """The elements of a list, None for those known only at run time."""
     known = node.extents(value)
     if known is not None:
         return list(known)

@@ -13,8 +13,8 @@ from migx.shape import OPTIONAL, Shape
 
 
 def member(node: Node, whole: Instruction) -> Shape:
-    """What a sequence or an optional holds: as it says itself, as what was put in says, or as the
-    model declares the node's first output.
+    """The shape of the members of a sequence or an optional: from itself, from what was put into
+    it, or from the model's declaration of the node's first output.
     """
     held = known(whole)
     if held is None:
@@ -30,8 +30,8 @@ def member(node: Node, whole: Instruction) -> Shape:
 
 
 def known(whole: Instruction) -> Shape | None:
-    """What a sequence or an optional is known to hold, by what is put into it, in the modules it
-    comes from, too.
+    """The known shape of the members of a sequence or an optional, from what is put into it, also
+    in the modules it comes from.
     """
     if whole.shape.parts:
         return whole.shape.parts[0]
@@ -50,12 +50,12 @@ def known(whole: Instruction) -> Shape | None:
 
 
 def varying(shape: Shape) -> Shape:
-    """The shape of members of which no dim is known."""
+    """The shape of members with no known dims."""
     return shape.with_dims([VARIES] * shape.rank) if shape.dtype.is_tensor else shape
 
 
 def own_dims(node: Node, shape: Shape) -> Shape:
-    """The shape with a symbol of its own for each dim that varies."""
+    """The shape with a new symbol for each dim that varies between members."""
     if not shape.dtype.is_tensor:
         return shape
     dims = [node.fresh(str(i)) if d == VARIES else d for i, d in enumerate(shape.dims)]
@@ -124,7 +124,7 @@ def split(node: Node) -> Instruction:
 
 
 def are_ones(node: Node, value: Instruction) -> bool:
-    """Whether all elements of a value are known to be 1, however many there are."""
+    """Whether all elements of a value are known to be 1, whatever their number."""
     while value.op.name in ("broadcast", "multibroadcast"):
         value = value.inputs[0]
     held = node.extents(value)

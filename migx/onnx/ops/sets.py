@@ -1,4 +1,4 @@
-"""ONNX operators that tell elements apart, mark the greatest, fill caches and reread bits."""
+"""ONNX operators for distinct elements, maxima, caches and bit casts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from migx.shape import I64
 
 @importer("Unique", since=11)
 def unique(node: Node) -> tuple[Instruction, ...]:
-    """Of the flattened value where there is no axis."""
+    """Of the flattened value if there is no axis."""
     x, axis = node.input(0), 0
     if node.has("axis"):
         axis = node.axis(node.integer("axis"), x.shape.rank)
@@ -26,7 +26,7 @@ def unique(node: Node) -> tuple[Instruction, ...]:
 
 @importer("Hardmax")
 def hardmax_of_matrix(node: Node) -> Instruction:
-    """Until version 13 the dims from the axis on are taken as one."""
+    """Until version 13 the dims from the axis on are merged."""
     x = node.input(0)
     axis = node.axis(node.integer("axis", 1), x.shape.rank)
     flat = tail_as_one(node, x, axis)
@@ -40,7 +40,7 @@ def hardmax(node: Node) -> Instruction:
 
 
 def greatest(node: Node, x: Instruction, axis: int) -> Instruction:
-    """1 where the first of the greatest along an axis stands, 0 elsewhere."""
+    """1 at the first maximum along an axis, 0 elsewhere."""
     place = node.add(ops.Squeeze((axis,)), node.add(ops.Argmax(axis), x))
     values = node.literal([0, 1], x.shape.dtype)
     return node.add(ops.Onehot(axis, x.shape.dims[axis]), place, values)
@@ -58,9 +58,7 @@ def bit_cast(node: Node) -> Instruction:
 
 @importer("TensorScatter", since=24)
 def tensor_scatter(node: Node) -> Instruction:
-    """A cache with an update put from an index on, one for each member of the batch; ``circular``
-    goes on at the front.
-    """
+    """A cache with an update written from an index on for each item; ``circular`` wraps."""
     cache, update, given = node.input(0), node.input(1), node.optional(2)
     axis = node.axis(node.integer("axis", -2), cache.shape.rank)
     rank, batch = cache.shape.rank, cache.shape.dims[0]

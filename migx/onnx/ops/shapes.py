@@ -1,4 +1,4 @@
-"""ONNX operators that shape, extend and join tensors."""
+"""ONNX operators that reshape, extend and concatenate tensors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def constant_of_shape(node: Node) -> Instruction:
 
 
 def spread(node: Node, x: Instruction, target: Instruction) -> Instruction:
-    """A value broadcast with the dims another value holds (ONNX Expand)."""
+    """A value broadcast with the dims in another value (ONNX Expand)."""
     wanted = node.extents(target)
     if wanted is not None:
         rank = max(x.shape.rank, len(wanted))
@@ -104,7 +104,7 @@ def reshape_by_attribute(node: Node) -> Instruction:
 def resolved(
     node: Node, x: Instruction, wanted: Sequence[Extent], keep_zeros: bool
 ) -> tuple[Extent, ...]:
-    """The dims a Reshape asks for: 0 is the dim of the input, -1 what is left."""
+    """The dims of a Reshape: 0 copies the input's dim, -1 is inferred."""
     if any(d == 0 and i >= x.shape.rank for i, d in enumerate(wanted)) and not keep_zeros:
         raise node.fail(f"dims {tuple(wanted)} copy a dim that {x.shape} does not have")
     dims = [x.shape.dims[i] if d == 0 and not keep_zeros else d for i, d in enumerate(wanted)]
@@ -117,7 +117,7 @@ def resolved(
 
 
 def left_over(have: Sequence[Extent], wanted: Sequence[Extent]) -> Extent:
-    """The product of some dims over that of others, those that stand on both sides left out."""
+    """The quotient of two products of dims, without the common ones."""
     above, below = list(have), []
     for d in wanted:
         if d in above:
@@ -143,8 +143,8 @@ def transpose(node: Node) -> Instruction:
 
 @importer("Squeeze")
 def squeeze(node: Node) -> Instruction:
-    """Without axes, those that are 1; dims that only a run will tell are assumed not to be. In the
-    ``other`` reading of a file dims of its inputs that this is about are 1.
+    """Without axes, drops those of size 1; dims known only at run time are assumed not to be 1. In
+    the ``other`` reading of a file, such dims of its inputs are 1.
     """
     x, given = node.input(0), node.optional(1)
     axes = runtime.known_axes(node, given)
@@ -174,7 +174,7 @@ def unsqueeze(node: Node) -> Instruction:
 
 @importer("Concat")
 def concat(node: Node) -> Instruction:
-    """Until version 4 the axis is 1 where none is given."""
+    """Until version 4 the axis defaults to 1."""
     values = node.operands()
     default = 1 if node.version < 4 else None
     axis = node.axis(node.integer("axis", default), values[0].shape.rank)
@@ -188,7 +188,7 @@ def tile(node: Node) -> Instruction:
 
 @importer("Tile")
 def tile_one_axis(node: Node) -> Instruction:
-    """Version 1: how often, and along which axis, are scalars."""
+    """Version 1: the count and the axis are scalars."""
     x = node.input(0)
     once = node.literal(np.ones(x.shape.rank, np.int64))
     tiles, axis = (runtime.listed(node, node.input(i)) for i in (1, 2))
@@ -196,7 +196,7 @@ def tile_one_axis(node: Node) -> Instruction:
 
 
 def tiled(node: Node, x: Instruction, given: Instruction) -> Instruction:
-    """Each axis gets one before it, is broadcast along that, and is merged with it."""
+    """Each axis gets a new one before it, which is broadcast and merged with it."""
     repeats, rank = node.extents(given), x.shape.rank
     if repeats is not None and all(r == 1 for r in repeats):
         return x
@@ -274,9 +274,7 @@ def number_range(node: Node) -> Instruction:
 
 
 def range_count(start: Extent, limit: Extent, delta: Extent, unknown: Extent) -> Extent:
-    """How many numbers there are from start to limit; the symbol given where the sign of delta is
-    not known.
-    """
+    """The number of elements from start to limit; ``unknown`` if the sign of delta is unknown."""
     if isinstance(delta, Dim) or delta == 0:
         return unknown
     span = limit - start if delta > 0 else start - limit
@@ -284,7 +282,7 @@ def range_count(start: Extent, limit: Extent, delta: Extent, unknown: Extent) ->
 
 
 MODES = ("DCR", "CRD")
-"""Which stands first of what becomes rows and columns, and the channels that are left."""
+"""Which comes first in the channels: the block's rows and columns, or the remaining channels."""
 
 
 @importer("DepthToSpace")

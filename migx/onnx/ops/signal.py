@@ -1,4 +1,4 @@
-"""ONNX operators on signals."""
+"""ONNX signal operators."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def options(node: Node) -> tuple[bool, bool]:
 def transformed(
     node: Node, x: Instruction, axis: int, inverse: bool, onesided: bool
 ) -> Instruction:
-    """The transform of the length that is given, or else that of the axis."""
+    """The transform with the given length, or else that of the axis."""
     given = node.optional(1)
     length: Extent = x.shape.dims[axis]
     if given is None:
@@ -63,9 +63,9 @@ def transformed(
 
 @importer("STFT", since=17)
 def stft(node: Node) -> Instruction:
-    """Transforms of the frames of [N, samples, 1 or 2]: those that fit, one step from the next.
+    """Transforms of the frames of [N, samples, 1 or 2]: all that fit, one step apart.
 
-    A real signal may lack its last axis, as exporters write it and onnxruntime takes it.
+    A real signal may lack the last axis, as some exporters write it and onnxruntime accepts.
     """
     signal, step, window, given = (node.input(0), node.input(1), *map(node.optional, (2, 3)))
     if signal.shape.rank == 2:

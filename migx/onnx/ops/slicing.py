@@ -1,4 +1,4 @@
-"""ONNX operators that cut tensors along their axes."""
+"""ONNX operators that slice tensors along their axes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from migx.onnx.ops import runtime
 from migx.shape import I64, Shape
 
 FAR = 2**31 - 1
-"""Slice ends at least this far out mean the end of the axis, those below its negative the front."""
+"""Slice ends at least this far mean the end of the axis, those below its negative the front."""
 
 
 @importer("Split")
@@ -46,7 +46,7 @@ def split(node: Node) -> tuple[Instruction, ...]:
 def split_at_run_time(
     node: Node, x: Instruction, given: Instruction, axis: int
 ) -> tuple[Instruction, ...]:
-    """Slices at the running sums of the sizes, which are not negative and add up to the axis."""
+    """Slices at the running sums of the sizes, checked: non-negative, adding up to the axis."""
     sizes = runtime.listed(node, given)
     count = len(node.proto.output)
     if not dim.may_equal(sizes.shape.dims[0], count):
@@ -93,7 +93,7 @@ def slice_by_inputs(node: Node) -> Instruction:
         try:
             return sliced(node, x, places, known[0], known[1], by)
         except DimError:
-            pass  # the sign of a bound is known only when sizes are: then the run decides
+            pass  # a bound's sign depends on sizes: the run decides
     steps = node.literal(np.ones(count, np.int64)) if steps is None else steps
     lens = [node.fresh(str(a)) for a in sorted(places)]
     operands = [node.convert(v, I64) for v in (starts, ends, steps)]
@@ -106,8 +106,8 @@ def slice_by_inputs(node: Node) -> Instruction:
 
 
 def sliced_on_any_axes(node: Node, given: Instruction | None) -> Instruction:
-    """A slice of every axis: of those that the run names as it says, of the others whole. None
-    names the first ones, as many as there are starts.
+    """A slice of every axis: as specified on those named at run time, whole on others. Without
+    axes, the first ones are meant, as many as there are starts.
     """
     x, rank, operands = node.input(0), node.input(0).shape.rank, []
     named = arange(node, node.input(1).shape.dims[0]) if given is None else given
@@ -128,9 +128,7 @@ def sliced(
     ends: Sequence[Extent],
     steps: Sequence[Extent],
 ) -> Instruction:
-    """Slices of known bounds: what runs backwards is reversed first, what strides is stepped
-    after.
-    """
+    """Slices with known bounds: negative steps are reversed first, larger ones applied last."""
     backwards = tuple(sorted(a for a, s in zip(axes, steps, strict=True) if s < 0))
     x = node.add(ops.Reverse(backwards), x) if backwards else x
     cuts: dict[int, tuple[Extent, Extent]] = {}
@@ -161,8 +159,8 @@ def sliced(
 def from_front(place: Extent, x: Shape, axis: int) -> Extent:
     """A bound counted from the front and clamped to the axis.
 
-    Where its sign is known only when sizes are, both ways of counting stand in the extent. A bound
-    that is also a dim has none.
+    If its sign depends on sizes, the extent contains both cases. A bound that is also a dim is not
+    negative.
     """
     whole = x.dims[axis]
     if isinstance(place, int) and abs(place) >= FAR:
@@ -171,14 +169,14 @@ def from_front(place: Extent, x: Shape, axis: int) -> Extent:
     if low >= 0 or place in x.dims:
         return dim.minimum(place, whole)
     behind = dim.maximum(place + whole, 0)
-    if high < 0 or behind == 0:  # as x[-n:] of n elements begins, even where there are none
+    if high < 0 or behind == 0:  # such as the start of x[-n:] with n elements, even if n is 0
         return behind
     is_negative = dim.minimum(dim.maximum(-1 * place, 0), 1)
     return dim.minimum(dim.maximum(place, 0), whole) + is_negative * behind
 
 
 def backward_bounds(start: Extent, end: Extent, whole: Extent) -> tuple[Extent, Extent]:
-    """The bounds of a slice that runs backwards, on the reversed axis."""
+    """The bounds of a slice with a negative step, on the reversed axis."""
     if isinstance(start, int) and abs(start) >= FAR:
         start = whole - 1 if start > 0 else -1
     else:

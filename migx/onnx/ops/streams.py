@@ -1,5 +1,5 @@
-"""Operators of ``com.microsoft`` for models that carry several streams of hidden states: gates, and
-what mixes the streams.
+"""Operators of ``com.microsoft`` for models with several streams of hidden states: gates, and
+mixing of streams.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from migx.shape import F32
 
 @importer("ScaledSiLU", domain=DOMAIN)
 def scaled_silu(node: Node) -> Instruction:
-    """SiLU of the value times a scale, each step in the type of the value."""
+    """SiLU of the value times a scale, each step rounded to the type of the value."""
     x, scale = node.input(0), node.optional(1)
     wide = node.convert(x, F32)
     if scale is None:
@@ -33,7 +33,7 @@ def scaled_silu(node: Node) -> Instruction:
 
 @importer("GatedAdd", domain=DOMAIN)
 def gated_add(node: Node) -> Instruction:
-    """X + Y * gate; with weights the gate is the sigmoid of its product with them, in f32."""
+    """X + Y * gate; with weights, the gate is the sigmoid of its product with them, in f32."""
     y, gate = node.input(1), node.input(2)
     if (weight := node.optional(3)) is not None:
         wide = [node.convert(v, F32) for v in (gate, weight)]
@@ -45,8 +45,8 @@ def gated_add(node: Node) -> Instruction:
 
 @importer("BranchwiseRMSNorm", domain=DOMAIN)
 def branchwise_norm(node: Node) -> Instruction:
-    """RMSNormalization of each stream by itself; scales are of all, [streams * size] or [streams,
-    size], or the same for each, [size].
+    """RMSNormalization of each stream; scales are for all, [streams * size] or [streams, size], or
+    shared, [size].
     """
     x, scale = node.input(0), node.optional(1)
     apart = in_streams(node, node.convert(x, F32))
@@ -60,7 +60,7 @@ def branchwise_norm(node: Node) -> Instruction:
 
 
 def in_streams(node: Node, x: Instruction) -> Instruction:
-    """[..., streams * size] as [..., streams, size]; what is so already stays."""
+    """[..., streams * size] as [..., streams, size]; unchanged if it is so already."""
     count = node.integer("num_branches", 0)
     if not count:
         return x
@@ -71,7 +71,7 @@ def in_streams(node: Node, x: Instruction) -> Instruction:
 
 
 def normalized(node: Node, x: Instruction) -> Instruction:
-    """X over its root mean square along the last axis."""
+    """X divided by its root mean square along the last axis."""
     axes, epsilon = (x.shape.rank - 1,), node.number("epsilon", 1e-5)
     return over_root_mean_square(node, x, axes, epsilon)[0]
 
@@ -89,9 +89,7 @@ def before_streams(node: Node) -> Instruction:
 
 @importer("HyperConnectionPostMix", domain=DOMAIN)
 def after_streams(node: Node) -> Instruction:
-    """The streams mixed by a matrix, if there is one, and to each what a block gives, times its
-    gates.
-    """
+    """The streams, perhaps mixed by a matrix, plus a block's result times their gates."""
     given, mix = node.input(0), node.optional(3)
     x = in_streams(node, node.convert(given, F32))
     rank = x.shape.rank
@@ -105,8 +103,8 @@ def after_streams(node: Node) -> Instruction:
 
 
 def gates(node: Node, place: int, dims: tuple[Extent, ...]) -> Instruction:
-    """Gates of streams [..., streams, size]: one for each stream, with an axis of one behind or
-    without, or one for each element, of streams apart or side by side.
+    """Gates of streams as [..., streams, size]: one for each stream, with or without a last axis of
+    size 1, or one for each element, with separate or merged axes.
     """
     x = node.convert(node.input(place), F32)
     *lead, count, size = dims
@@ -122,8 +120,8 @@ def gates(node: Node, place: int, dims: tuple[Extent, ...]) -> Instruction:
 
 @importer("EngramGate", domain=DOMAIN)
 def engram_gate(node: Node) -> tuple[Instruction, ...]:
-    """A value times how well keys and queries agree: the sigmoid of the root of their product, with
-    its sign. The second result is that over its root mean square.
+    """A value times the sigmoid of the signed square root of the product of keys and queries, both
+    normalised. The second result is the first, RMS-normalised, if a scale for it is given.
     """
     key, query, value = (node.convert(node.input(i), F32) for i in range(3))
     dtype, size = node.input(2).shape.dtype, key.shape.dims[-1]

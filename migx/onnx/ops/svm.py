@@ -16,12 +16,12 @@ from migx.onnx.ops.ml import DOMAIN, best_label, class_labels, finished, numbers
 from migx.op import Array
 
 TINY = 1e-7
-"""Chances of one class against another stay this far from 0 and 1."""
+"""Pairwise probabilities are clipped to stay this far from 0 and 1."""
 
 
 @importer("SVMRegressor", domain=DOMAIN)
 def svm_regressor(node: Node) -> Instruction:
-    """One score for each row; 1 or -1 for its sign with ``one_class``."""
+    """One score for each row; its sign, 1 or -1, with ``one_class``."""
     x, count = rows_of(node, 0), node.integer("n_supports", 0)
     weights = numbers(node, "coefficients")
     if count:
@@ -35,8 +35,8 @@ def svm_regressor(node: Node) -> Instruction:
 
 @importer("SVMClassifier", domain=DOMAIN)
 def svm_classifier(node: Node) -> tuple[Instruction, Instruction]:
-    """The label that wins most of the contests of two, and the scores of these or, with ``prob_a``,
-    the chance of each label. Without support vectors, the label of the greatest score.
+    """The label that wins most pairwise contests, and their scores or, with ``prob_a``, the
+    probability of each label. Without support vectors, the label of the largest score.
     """
     labels = class_labels(node)
     transform = node.string("post_transform", "NONE")
@@ -56,19 +56,20 @@ def svm_classifier(node: Node) -> tuple[Instruction, Instruction]:
     if transform in ("NONE", "LOGISTIC"):
         both = node.add(ops.Concat(1), node.add(ops.Neg(), scores), scores)
         return label, finished(node, both, transform)
-    # Like onnxruntime: the others do not change a single score, and its complement stands beside.
+    # As in onnxruntime: the transforms leave a single score as it is, with its complement beside
+    # it.
     other = node.add(ops.Sub(), node.scalar(1, scores), scores)
     return label, node.add(ops.Concat(1), other, scores)
 
 
 def product(node: Node, x: Instruction, matrix: Array, offset: Array) -> Instruction:
-    """Rows times a matrix, plus an offset for each column or all of them."""
+    """Rows times a matrix, plus an offset for each column or for all."""
     made = node.add(ops.Dot(), x, node.literal(np.ascontiguousarray(matrix)))
     return binary(node, ops.Add(), made, node.literal(offset)) if offset.size else made
 
 
 def kernel(node: Node, x: Instruction, vectors: Array) -> Instruction:
-    """How near each row is to each support vector."""
+    """The kernel function of each row and each support vector."""
     kind = node.string("kernel_type", "LINEAR")
     gamma, offset, degree = (*node.numbers("kernel_params", ()), 0.0, 0.0, 0.0)[:3]
     if kind == "RBF":
@@ -90,13 +91,13 @@ def kernel(node: Node, x: Instruction, vectors: Array) -> Instruction:
 
 
 def linear_scores(node: Node, count: int) -> Instruction:
-    """A score for each label, by weights of its own."""
+    """A score for each label, by its own weights."""
     weights = numbers(node, "coefficients").reshape(count, -1)
     return product(node, rows_of(node, 0), weights.T, numbers(node, "rho")[:1])
 
 
 def linear_label(node: Node, scores: Instruction, labels: Array) -> Instruction:
-    """Of two labels the second one, where any score is great enough: like onnxruntime."""
+    """For two labels, the second one if any score is large enough, as in onnxruntime."""
     best = best_label(node, scores, labels)
     if len(labels) != 2 or node.numbers("prob_a", ()):
         return best
@@ -108,7 +109,7 @@ def linear_label(node: Node, scores: Instruction, labels: Array) -> Instruction:
 
 
 def contests(node: Node, counts: tuple[int, ...]) -> Instruction:
-    """The score of each class against each later one: positive where the first of the two wins."""
+    """The score of each class against each later one: positive if the first of the two wins."""
     total = sum(counts)
     near = kernel(node, rows_of(node, 0), numbers(node, "support_vectors").reshape(total, -1))
     weights = numbers(node, "coefficients").reshape(-1, total)
@@ -123,7 +124,7 @@ def contests(node: Node, counts: tuple[int, ...]) -> Instruction:
 
 
 def votes(node: Node, scores: Instruction, count: int) -> Instruction:
-    """How many contests each class wins, less a number that is the same for each row."""
+    """How many contests each class wins, minus a number that is the same for each row."""
     pairs = list(itertools.combinations(range(count), 2))
     gains, given = np.zeros((len(pairs), count), np.float32), np.zeros(count, np.float32)
     for place, (i, j) in enumerate(pairs):
@@ -134,7 +135,7 @@ def votes(node: Node, scores: Instruction, count: int) -> Instruction:
 
 
 def chances(node: Node, scores: Instruction, count: int) -> Instruction:
-    """The chance of each class, out of those of each contest."""
+    """The probability of each class, from those of the contests."""
     a, b = (node.literal(numbers(node, name)) for name in ("prob_a", "prob_b"))
     turned = node.add(ops.Neg(), binary(node, ops.Add(), binary(node, ops.Mul(), scores, a), b))
     first = node.add(ops.Sigmoid(), turned)

@@ -1,6 +1,4 @@
-"""ONNX's training operators: derivatives, and one step of an optimiser for each group of
-tensors.
-"""
+"""ONNX's training operators: derivatives, and one optimiser step for each group of tensors."""
 
 from __future__ import annotations
 
@@ -23,8 +21,8 @@ Group = tuple[Instruction, ...]
 
 @importer("Gradient", domain=DOMAIN)
 def gradient(node: Node) -> tuple[Instruction, ...]:
-    """The derivatives of the value named ``y`` by those named ``xs``, at the operands: these may be
-    other values than those that are named, also for the ones that stay fixed, ``zs``.
+    """The derivatives of the value named ``y`` with respect to those named ``xs``, at the operands:
+    these may differ from the named values, also for the fixed ones, ``zs``.
     """
     xs, zs = node.strings("xs"), node.strings("zs", ())
     named = [node.graph.lookup(name) for name in (*xs, *zs)]
@@ -43,9 +41,9 @@ def gradient(node: Node) -> tuple[Instruction, ...]:
 
 
 def each(node: Node, members: int, step: Callable[..., Group]) -> tuple[Instruction, ...]:
-    """The results of a step for each group of tensors, sorted by what they are.
+    """The results of a step for each group of tensors, sorted by kind.
 
-    Operands after the rate and the count are all first members of the groups, then all second ones.
+    Operands after the rate and the count are the first members of all groups, then all second ones.
     """
     count, rest = divmod(len(node.inputs) - 2, members)
     if rest or not count:
@@ -61,7 +59,7 @@ def regularized(node: Node, x: Instruction, gradient: Instruction) -> Instructio
 
 
 def both(node: Node, op: Operation, x: Instruction, y: Instruction) -> Instruction:
-    """An operation on two values, the second one in the type of the first."""
+    """An operation on two values, the second converted to the type of the first."""
     return binary(node, op, x, node.convert(y, x.shape.dtype))
 
 
@@ -107,7 +105,7 @@ def momentum(node: Node) -> tuple[Instruction, ...]:
 
 @importer("Adam", domain=DOMAIN)
 def adam(node: Node) -> tuple[Instruction, ...]:
-    """Averages of gradients and their squares; the first steps make up for averages of nothing."""
+    """Averages of gradients and their squares, with bias correction in the first steps."""
     rate, count = single(node, 0), single(node, 1)
     alpha, beta = node.number("alpha", 0.9), node.number("beta", 0.999)
     grown = node.convert(count, rate.shape.dtype)
@@ -136,6 +134,6 @@ def adam(node: Node) -> tuple[Instruction, ...]:
 
 
 def single(node: Node, index: int) -> Instruction:
-    """An operand of one element, as rank 0."""
+    """A one-element operand as a scalar."""
     dims: tuple[Extent, ...] = ()
     return node.reshape(node.input(index), dims)

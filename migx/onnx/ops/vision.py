@@ -1,4 +1,4 @@
-"""ONNX operators on images: sampling at places in between, regions, and windows put back."""
+"""ONNX image operators: interpolation, regions, and inverses of windows."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def grid_sample(node: Node) -> Instruction:
 
 @importer("AffineGrid", since=20)
 def affine_grid(node: Node) -> Instruction:
-    """Where affine maps put the places of images of a size, x first, as GridSample reads them.
+    """Affine transforms of the pixel coordinates of an image size, x first, for GridSample.
 
     An axis goes from -1 to 1: from edge to edge, or with ``align_corners`` from the centre of the
-    first place to that of the last; one place alone is at -1 then.
+    first pixel to that of the last; a single pixel is then at -1.
     """
     maps, size = node.input(0), node.input(1)
     axes = runtime.length(node, size, "dims of the image") - 2
@@ -52,7 +52,7 @@ def affine_grid(node: Node) -> Instruction:
 
 
 def centres(node: Node, length: Extent, count: Instruction, dtype: DType) -> Instruction:
-    """The places of an axis of some elements, between -1 and 1."""
+    """The coordinates of the elements of an axis, between -1 and 1."""
     span, one, half = node.convert(count, dtype), node.literal(1, dtype), node.literal(0.5, dtype)
     ramp = node.add(ops.DynamicRange(length), node.literal(0, I64), count, node.literal(1, I64))
     ramp = node.convert(ramp, dtype)
@@ -76,7 +76,7 @@ def deformable_convolution(node: Node) -> Instruction:
 
 @importer("RoiAlign", since=10)
 def roi_align(node: Node) -> Instruction:
-    """Before version 16 places were not shifted by half an element."""
+    """Before version 16 coordinates were not shifted by half a pixel."""
     places = ("half_pixel", "output_half_pixel")
     default = places[0] if node.version >= 16 else places[1]
     op = ops.RoiAlign(
@@ -116,9 +116,9 @@ def columns_to_image(node: Node) -> Instruction:
 
 @importer("MaxUnpool", since=9)
 def max_unpool(node: Node) -> Instruction:
-    """Zeros, with each value put at its index: a row-major place in the image it was taken from.
+    """Zeros, with each value at its index: a row-major position in the original image.
 
-    An output shape that is larger than that image adds to its ends.
+    A larger output shape extends that image at its ends.
     """
     x, indices, target = node.input(0), node.input(1), node.optional(2)
     lengths = node.integers("kernel_shape")

@@ -1,1 +1,1 @@
-"""How operations are written as ONNX nodes: one file for each family."""
+"""The exporters of operations, one file for each family."""

@@ -1,4 +1,4 @@
-"""Writes literals, weights, and what only hands a value on."""
+"""Writes literals, weights, and operations that only pass a value on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def literal(site: Site) -> Value:
 
 @exporter("onnx_external_weights")
 def external_weights(site: Site) -> str:
-    """An initializer whose bytes stay where they are: in a file beside the model."""
+    """An initializer whose bytes stay in their file beside the model."""
     op, model = site.op, site.graph.model
     if not (model.data.parent / op.file).is_file():
         raise site.fail(
@@ -30,7 +30,7 @@ def external_weights(site: Site) -> str:
 
 @exporter("@slot")
 def slot(site: Site) -> Value:
-    """A result of the weights module, which is written in front of all else."""
+    """A result of the weights module, which is written before everything else."""
     made: Value = site.graph.model.slots[site.op.slot]
     return made
 
@@ -54,7 +54,7 @@ def same(site: Site) -> Written:
 
 @exporter("host")
 def host(site: Site) -> tuple[str, ...]:
-    """The ONNX node that the operation holds, with operands and results of this file."""
+    """The ONNX node in the operation, with operands and results of this file."""
     import onnx
     from google.protobuf import text_format
 

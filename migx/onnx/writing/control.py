@@ -1,5 +1,5 @@
-"""Writes choices and loops, whose modules become graphs, and what is fused, which is written as
-what it stands for.
+"""Writes branches and loops, whose modules become graphs, and fused instructions, whose modules are
+inlined.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def loop(site: Site) -> tuple[str, ...]:
     (module,) = site.at.modules
     limits = [site.scalar(i) if site.given(i) else "" for i in (0, 1)]
     carried = site.inputs(2)
-    if not limits[1] and not carried:  # what is left out at the end is not there at all
+    if not limits[1] and not carried:  # trailing optional operands are omitted
         limits[1] = site.constant(True, "bool")
     operands = [*limits, *carried]
     return site.nodes("Loop", operands, len(site.shape.parts), body=site.graph.body(module))

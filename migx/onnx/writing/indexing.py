@@ -1,4 +1,4 @@
-"""Writes what picks elements by index or puts them there, and what tells them apart."""
+"""Writes operations that gather, scatter, search or sort elements."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ COMBINED = {"none": None, "add": "add", "mul": "mul", "max": "max", "min": "min"
 
 
 def indices(site: Site, index: int) -> str:
-    """An operand that counts elements: as i32 or i64."""
+    """An operand of indices, as i32 or i64."""
     return site.input(index, I32 if site.at.inputs[index].shape.dtype is I32 else I64)
 
 
@@ -42,7 +42,7 @@ def scatternd(site: Site) -> str:
 
 @exporter("onehot")
 def onehot(site: Site) -> str:
-    """Of a single index, which ONNX wants in a list, too."""
+    """ONNX also requires a single index to be a list."""
     depth = site.vector(2) if len(site.at.inputs) == 3 else site.dims([site.op.depth])
     indices, values = site.input(0), site.input(1)
     if site.shape.rank > 1:
@@ -64,7 +64,7 @@ def compress(site: Site) -> str:
 
 @exporter("reverse_sequence")
 def reverse_sequence(site: Site) -> str:
-    """ONNX reverses in the first two axes; others are brought there and back."""
+    """ONNX reverses only on the first two axes; others are transposed there and back."""
     op, rank = site.op, site.shape.rank
     axes = op.time_axis, op.batch_axis
     lens = site.input(1, I64)

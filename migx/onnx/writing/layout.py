@@ -1,4 +1,4 @@
-"""Writes what moves, repeats, drops or joins elements, and what makes tensors of dims."""
+"""Writes operations that move, repeat, slice or concatenate elements, or make tensors from dims."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from migx.onnx.site import Site, Value
 from migx.shape import F32, I64, Shape
 
 LAST, FIRST = 2**63 - 1, -(2**63)
-"""Ends of a slice that runs to the end of an axis, or back to its front."""
+"""The bounds of a slice that runs to the end of an axis, or back to its front."""
 
 
 @exporter("transpose")
@@ -40,7 +40,7 @@ def unsqueeze(site: Site) -> str:
 
 @exporter("multibroadcast")
 def multibroadcast(site: Site) -> Value | str:
-    """Nothing, for most readers broadcast by themselves; where the run decides, an Expand."""
+    """Nothing, because most operators broadcast by themselves; an Expand if the run decides."""
     if len(site.at.inputs) == 1:
         return site.raw(0)
     target = site.input(1, I64)
@@ -49,7 +49,7 @@ def multibroadcast(site: Site) -> Value | str:
 
 @exporter("broadcast")
 def broadcast(site: Site) -> Value:
-    """The new axes behind are there with one element; the rest is left to the readers."""
+    """Trailing new axes of size 1; the rest is left to the users' own broadcasting."""
     name, shape = site.input(0), site.at.inputs[0].shape
     behind = len(site.op.out_lens) - site.op.axis - shape.rank
     dims = (*shape.dims, *[1] * behind)
@@ -114,8 +114,8 @@ def dynamic_pad(site: Site) -> str:
 
 @exporter("dynamic_transpose")
 def dynamic_transpose(site: Site) -> str:
-    """ONNX has no Transpose by an operand: each element is gathered from its place, the sum of its
-    indices times the strides of the axes they come from.
+    """ONNX has no Transpose with an operand: each element is gathered from its linear index, the
+    sum of its indices times the strides of the axes they come from.
     """
     x, rank = site.input(0), site.shape.rank
     order = site.input(1, I64)
@@ -143,7 +143,7 @@ def dynamic_transpose(site: Site) -> str:
 
 
 def _products(site: Site, values: str, count: int) -> str:
-    """The product of each of some numbers and all behind it."""
+    """The product of each number and all that follow it."""
     parts: list[str] = []
     for i in range(count):
         rest = site.node("Slice", values, site.constant([i]), site.constant([LAST]))
@@ -165,7 +165,7 @@ def dimensions_of(site: Site) -> str:
 
 @exporter("dynamic_range")
 def dynamic_range(site: Site) -> str:
-    """ONNX counts in five types; in others by way of the widest of their kind among these."""
+    """ONNX supports five types; others are computed in the widest of their kind among these."""
     dtype = site.shape.dtype
     direct = dtype.name in ("f32", "f64", "i16", "i32", "i64")
     wide = dtype if direct else F32 if dtype.is_float else I64

@@ -1,4 +1,4 @@
-"""Writes products of matrices, and convolutions."""
+"""Writes matrix products and convolutions."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from migx.shape import I8, I32, U8, DType
 
 
 def matrix(site: Site, index: int) -> str:
-    """An operand of a product, which broadcasts all axes but the last two by itself."""
+    """An operand of a product, which broadcasts all axes except the last two by itself."""
     raw, whole = site.raw(index), site.at.inputs[index].shape
     kept = raw.shape.rank >= 2 and raw.shape.dims[-2:] == whole.dims[-2:]
     return site.graph.typed(raw, whole.dtype) if kept else site.input(index)
 
 
 def full_lead(site: Site) -> bool:
-    """Whether the leading dims the result must have are those of one operand or the other."""
+    """Whether the leading dims of the result are those of one of the operands."""
     wanted = site.shape.dims[:-2]
     leads = [site.raw(i).shape.dims[:-2] for i in (0, 1)]
     padded = [(1,) * (len(wanted) - len(lead)) + lead for lead in leads]
@@ -31,7 +31,7 @@ def full_lead(site: Site) -> bool:
 
 @exporter("dot")
 def dot(site: Site) -> str:
-    """A product of centred bytes is one of bytes with zero points."""
+    """A product of centred bytes is written as one of bytes with zero points."""
     if site.shape.dtype is I32 and (narrow := eight_bits(site)) is not None:
         return site.node("MatMulInteger", *narrow)
     names = [matrix(site, i) for i in (0, 1)] if full_lead(site) else site.inputs()
@@ -45,7 +45,7 @@ def quantised_dot(site: Site) -> str:
 
 
 def eight_bits(site: Site) -> list[str] | None:
-    """The operands of a product of i32 as bytes, and their zero points, where they are such."""
+    """The operands of an i32 product as bytes, and their zero points, if they are such."""
     values, wholes = [site.raw(i) for i in (0, 1)], [v.shape for v in site.at.inputs]
     axes, kept = ((-2, -1), -2) if site.op.name == "dot" else ((None, 0), None)
     same = all(
@@ -62,8 +62,8 @@ def eight_bits(site: Site) -> list[str] | None:
 
 
 def centred(site: Site, value: Value, axis: int | None) -> tuple[str, str] | None:
-    """The bytes and the zero point, or those along an axis, that an i32 value is the difference of;
-    None where it is not.
+    """The bytes, and the zero point or those along an axis, whose difference an i32 value is; None
+    if it is not one.
     """
     if (held := as_bytes(site, value)) is not None:
         return held[0], ""
@@ -86,7 +86,7 @@ def centred(site: Site, value: Value, axis: int | None) -> tuple[str, str] | Non
 
 
 def reshaped_of(site: Site, value: Value) -> Value:
-    """The value that one has the elements of, under other dims."""
+    """The source of a reshaped value."""
     made = site.graph.model.makers.get(value.name)
     while made is not None and made.at.op.name in RESHAPES and made.inputs[0] is not None:
         value = made.inputs[0]
@@ -98,7 +98,7 @@ RESHAPES = ("broadcast", "reshape", "unsqueeze", "squeeze")
 
 
 def as_bytes(site: Site, value: Value, wanted: DType | None = None) -> tuple[str, DType] | None:
-    """The name and type of the bytes a value of i32 was converted from, or a literal fits in."""
+    """The name and type of the bytes an i32 value was converted from, or a literal fits."""
     types = (I8, U8) if wanted is None else (wanted,)
     made = site.graph.model.makers.get(value.name)
     if made is None or value.shape.dtype is not I32:
@@ -137,7 +137,7 @@ def convolution(site: Site) -> str:
 
 @exporter("add")
 def add(site: Site) -> Value | str:
-    """A number for each channel added to a convolution is the bias of one."""
+    """A number added to each channel of a convolution is written as its bias."""
     for i in (0, 1):
         made = site.graph.model.makers.get(site.raw(i).name)
         if made is None or made.at.op.name != "convolution" or not site.shape.dtype.is_float:
@@ -151,7 +151,7 @@ def add(site: Site) -> Value | str:
 
 
 def per_channel(site: Site, index: int) -> str | None:
-    """An operand as a list with one element for each channel, where it is such repeated."""
+    """An operand as a list with one element per channel, if it is a broadcast of one."""
     value, channels = site.raw(index), site.shape.dims[1]
     dims = (1,) * (site.shape.rank - value.shape.rank) + value.shape.dims
     if [d for i, d in enumerate(dims) if i != 1] != [1] * (len(dims) - 1) or dims[1] != channels:
@@ -172,7 +172,7 @@ def channels_last(site: Site) -> str:
 
 
 def convolved(site: Site, kind: str, *names: str) -> str:
-    """A node that slides a kernel. Padding that depends on sizes is added by a Pad before it."""
+    """A node that slides a kernel. Padding that depends on sizes becomes a Pad before it."""
     op = site.op
     attributes: dict[str, Any] = {"strides": op.stride, "dilations": op.dilation, "group": op.group}
     x, *rest = names
@@ -186,7 +186,7 @@ def convolved(site: Site, kind: str, *names: str) -> str:
 
 @exporter("convolution_backwards")
 def transposed_convolution(site: Site) -> str:
-    """Padding that depends on sizes is cut off by a Slice behind it."""
+    """Padding that depends on sizes is cut off by a Slice after it."""
     op = site.op
     attributes = {"strides": op.stride, "dilations": op.dilation, "group": op.group}
     if not all(isinstance(p, int) for p in op.output_padding):

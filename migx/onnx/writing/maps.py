@@ -1,4 +1,4 @@
-"""Writes maps of ``ai.onnx.ml``, whose keys are attributes."""
+"""Writes the maps of ``ai.onnx.ml``, whose keys are attributes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def map_values(site: Site) -> str:
 
 
 def keys(site: Site, index: int, name: str) -> dict[str, Any]:
-    """The attribute that holds the keys, which must be a fixed literal."""
+    """The attribute for the keys, which must be a fixed literal."""
     held = site.known(index)
     if held is None:
         raise site.fail("its keys are no fixed literal")
@@ -39,5 +39,5 @@ def keys(site: Site, index: int, name: str) -> dict[str, Any]:
 
 
 def first_row(site: Site, rows: str) -> str:
-    """The one row that an operator on maps gives."""
+    """The only row that an operator on maps returns."""
     return site.node("Squeeze", rows, site.constant([0]))

@@ -1,4 +1,4 @@
-"""Writes what works on each element alone. ONNX broadcasts operands by itself."""
+"""Writes elementwise operations. ONNX broadcasts their operands by itself."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ SAME = {
     "tanh": "Tanh",
     "where": "Where",
 }
-"""Operations that are operators of another name."""
+"""Operations that are ONNX operators with another name."""
 
 
 @exporter(*SAME)
@@ -72,7 +72,7 @@ def elu(site: Site) -> Value:
 
 @exporter("leaky_relu")
 def leaky_relu(site: Site) -> Value:
-    """ONNX has the slope as f32, which for wider numbers may not be the same."""
+    """ONNX has the slope as f32, which may be inexact for wider types."""
     alpha, dtype = site.op.alpha, site.shape.dtype
     if dtype is not F64 or float(np.float32(alpha)) == alpha:
         return site.elementwise("LeakyRelu", alpha=alpha)
@@ -107,7 +107,7 @@ def fmod(site: Site) -> Value:
 
 @exporter("mod")
 def mod(site: Site) -> Value:
-    """Of floats ONNX has the remainder with the sign of x alone, which the divisor is added to."""
+    """For floats, ONNX only has the remainder with the sign of x; the divisor is added to it."""
     if not site.shape.dtype.is_float:
         return site.elementwise("Mod")
     rest = site.elementwise("Mod", fmod=1)
@@ -122,14 +122,14 @@ def mod(site: Site) -> Value:
 
 @exporter("prelu")
 def prelu(site: Site) -> str:
-    """The slope is broadcast to x, and x to nothing."""
+    """ONNX broadcasts the slope to x, but not x."""
     slope = site.raw(1)
     return site.node("PRelu", site.input(0), site.graph.typed(slope, site.shape.dtype))
 
 
 @exporter("clip")
 def clip(site: Site) -> Value:
-    """ONNX clips between two numbers; between tensors it is a minimum of a maximum."""
+    """ONNX clips between two scalars; between tensors, it is a minimum of a maximum."""
     bounds = [site.raw(i) for i in (1, 2)]
     if all(bound.shape.elements == 1 for bound in bounds):
         names = (site.reshaped(b.name, b.shape, ()) for b in bounds)
@@ -141,7 +141,7 @@ def clip(site: Site) -> Value:
 
 @exporter("convert")
 def convert(site: Site) -> Value:
-    """What is still to be broadcast stays so."""
+    """A value that is not broadcast yet stays so."""
     op, x = site.op, site.raw(0)
     name = site.graph.typed(x, site.at.inputs[0].shape.dtype)
     narrow = op.to.is_float and op.to.bits == 8
@@ -160,8 +160,8 @@ def bit_cast(site: Site) -> Value:
 
 @exporter("shift_left", "shift_right")
 def shift(site: Site) -> Value:
-    """Numbers of a sign, which early versions do not shift, go left as their bits do, and right as
-    those that are not negative; ~x is such a one of each that is.
+    """Early versions do not shift signed integers. A left shift is that of their bits; a right
+    shift that of a non-negative number: for a negative x, of ~x, complemented again.
     """
     dtype = site.shape.dtype
     direction = site.op.name.removeprefix("shift_").upper()
@@ -181,8 +181,8 @@ def shift(site: Site) -> Value:
 
 @exporter("assume")
 def assume(site: Site) -> str:
-    """The dims of x are picked from a list of one by a place that is outside of it where the
-    condition is not as expected; so a run fails there, and nothing is copied.
+    """A Gather of x's dims uses an index that is out of range unless the condition is as expected;
+    so such a run fails there, and nothing is copied.
     """
     wrong = site.scalar(1)
     if site.op.expected:

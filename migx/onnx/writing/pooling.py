@@ -29,7 +29,7 @@ def places(site: Site) -> str:
 
 
 def _is_global(site: Site) -> bool:
-    """Whether there is one window, of everything."""
+    """Whether there is a single window over the whole image."""
     op, dims = site.op, site.at.inputs[0].shape.dims[2:]
     plain = site.shape.dtype.is_float and not any(op.padding) and set(op.dilation) <= {1}
     return (
@@ -56,7 +56,7 @@ def _window(site: Site) -> dict[str, Any]:
 
 
 def _same(site: Site, mode: str) -> tuple[dim.Extent, ...]:
-    """The padding that gives as many windows as there are strides in each dim."""
+    """The padding for which each dim has as many windows as strides fit into it."""
     op, less, more = site.op, [], []
     axes = zip(site.at.inputs[0].shape.dims[2:], op.lengths, op.stride, op.dilation, strict=True)
     for size, length, stride, dilation in axes:

@@ -1,6 +1,6 @@
-"""Writes quantisation, and elements of less than a byte.
+"""Writes quantisation, and packed elements.
 
-What is unpacked stays packed in the file as long as its readers can do with that.
+Unpacked values stay packed in the file as long as their users accept that.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from migx.shape import F4, F32, I32, U8, DType, Shape, integers
 
 @exporter("unpack_int4", "unpack_int2", "unpack_fp4")
 def unpack(site: Site) -> Value | str:
-    """Nothing, for the file holds elements of these types; of bytes along an axis those that a
-    table has for each.
+    """Nothing, because the file holds elements of the packed types; bytes along an axis are
+    unpacked by a table of 256.
     """
     axis, rank = site.op.axis, site.shape.rank
     if axis == FLAT:
@@ -44,7 +44,7 @@ def unpack(site: Site) -> Value | str:
 
 
 def element_table(op: Any, given: DType) -> Array:
-    """The elements in each of the 256 bytes of a type, in order: the operation's own meaning."""
+    """The elements in each of a type's 256 bytes, in order, by the operation's own meaning."""
     flat = operations.with_attributes(op, axis=0, length=0)
     held = Argument(Shape(given, (256,)), np.arange(256, dtype=np.uint8).view(given.numpy))
     shape = flat.compute_shape([held.shape], ())
@@ -54,7 +54,7 @@ def element_table(op: Any, given: DType) -> Array:
 
 @exporter("pack_int4", "pack_int2")
 def pack(site: Site) -> Value:
-    """The elements clipped, as those of the packed type; what was unpacked is there packed."""
+    """The elements clipped and cast to the packed type; an unpacked value is still there packed."""
     if site.op.axis != FLAT:
         return Value(packed_bytes(site), site.shape)
     packed, x = site.shape.dtype, site.raw(0)
@@ -67,7 +67,7 @@ def pack(site: Site) -> Value:
 
 
 def packed_bytes(site: Site) -> str:
-    """Bytes of elements that lie along an axis: each clipped, shifted to its place, and added."""
+    """Bytes of elements packed along an axis: each clipped, shifted to its place, and added."""
     axis, x = site.op.axis, site.at.inputs[0].shape
     packed = site.op.packed[x.dtype]
     low, high = (site.constant(limit, x.dtype) for limit in integers(packed))
@@ -115,7 +115,7 @@ def quantize(site: Site) -> Value | str:
 
 
 def quantized(site: Site, to: DType) -> str:
-    """A value in steps of its scale. ONNX 21 wants it in the type of the scale."""
+    """A value quantised by its scale. ONNX 21 requires it to have the type of the scale."""
     site.graph.model.require_type(to)
     x, scale = (v.shape.dtype for v in site.at.inputs[:2])
     whole = x is I32
@@ -134,7 +134,7 @@ def quantized(site: Site, to: DType) -> str:
 
 @exporter("dequantizelinear")
 def dequantize(site: Site) -> str:
-    """Packed elements are read as they are where the zero points are packed, too, or none."""
+    """Packed elements are read as they are if the zero points are packed, too, or omitted."""
     stored, given = site.raw(0).shape, site.at.inputs[0].shape
     zero = packed_zero(site, stored.dtype) if stored.dtype.is_packed else None
     alike = all(site.raw(i).shape.dtype is stored.dtype for i in range(2, len(site.at.inputs)))
@@ -148,7 +148,7 @@ def dequantize(site: Site) -> str:
 
 
 def packed_zero(site: Site, dtype: DType) -> str | None:
-    """The zero points in a packed type, where they are a literal whose elements are of it."""
+    """The zero points in a packed type, if they are a literal that it can hold."""
     point = site.at.inputs[2] if len(site.at.inputs) > 2 else None
     source = point
     while source is not None and source.op.name == "multibroadcast":
@@ -169,8 +169,8 @@ def packed_zero(site: Site, dtype: DType) -> str | None:
 
 
 def steps(site: Site, dtype: DType) -> tuple[list[str], dict[str, Any]]:
-    """The operands, with scale and zero points for the whole, an axis or its blocks; and the
-    attributes that say which.
+    """The operands, with scale and zero points for the tensor, an axis or its blocks; and the
+    attributes that tell which.
     """
     rest = range(1, len(site.at.inputs))
     types = [site.at.inputs[1].shape.dtype, dtype]

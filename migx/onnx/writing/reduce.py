@@ -1,4 +1,4 @@
-"""Writes what folds axes, and what works along one."""
+"""Writes reductions, and operations along one axis."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def reduce(site: Site) -> str:
 
 @exporter("reduce_all", "reduce_any")
 def logical(site: Site) -> str:
-    """The least or greatest of bytes, which is right where nothing is folded, too."""
+    """The minimum or maximum of bytes, which is also right if nothing is reduced."""
     if not site.op.axes:
         return site.input(0)
     kind = "ReduceMin" if site.op.name == "reduce_all" else "ReduceMax"

@@ -13,7 +13,7 @@ from migx.shape import BOOL, F32, F64, I32, I64
 
 
 def options(site: Site) -> dict[str, Any]:
-    """What attributes say; those of other modes are left out."""
+    """The attributes of a resize, without those of other modes."""
     op = site.op
     found = {
         "mode": op.mode,
@@ -33,7 +33,7 @@ def options(site: Site) -> dict[str, Any]:
 
 @exporter("resize")
 def resize(site: Site) -> str:
-    """By its sizes, or by the scales that they are made by."""
+    """Writes the sizes, or the scales that they follow from."""
     op, x = site.op, site.input(0)
     region = site.constant(op.roi, F32) if op.roi else ""
     scales = np.asarray(op.scales, np.float32)
@@ -53,8 +53,8 @@ def resize(site: Site) -> str:
 
 
 def kept_aspect(site: Site, operands: list[str], exact: str, axes: Sequence[int]) -> str:
-    """One scale for some axes, told by sizes: none is smaller than what that scale makes, and one
-    is that exactly, so theirs is the least scale.
+    """One scale for some axes, given by sizes: none of these is smaller than it implies, and one is
+    exact, so the least scale of all is the wanted one.
     """
     near = site.node("Round", exact)
     far = site.node("Abs", site.node("Sub", exact, near))
@@ -70,13 +70,13 @@ def kept_aspect(site: Site, operands: list[str], exact: str, axes: Sequence[int]
 
 
 NEAR = 2.0**-40
-"""How far, of its size, a number that f64 has rounded some times may lie from what is meant."""
+"""The relative error at which a number that f64 has rounded several times counts as an integer."""
 
 
 @exporter("dynamic_resize")
 def dynamic_resize(site: Site) -> str:
-    """ONNX takes sizes or scales, and computes the others from them; so which are given is left to
-    the run: sizes where the scales are what they make, scales where the sizes are, and else one
+    """ONNX takes sizes or scales, and computes the others. So the run decides which it is given:
+    sizes if the scales follow from them, scales if the sizes follow from these, and otherwise one
     scale for all axes that change.
     """
     have = site.cast(site.dims(site.at.inputs[0].shape.dims), I64, F64)
@@ -114,12 +114,12 @@ def dynamic_resize(site: Site) -> str:
 def chosen(
     site: Site, condition: str, then: Callable[[Site], str], other: Callable[[Site], str]
 ) -> str:
-    """The one of two results that a condition says."""
+    """One of two results, selected by a condition."""
     branches = [site.graph.branch(site.at, build) for build in (then, other)]
     return site.node("If", condition, then_branch=branches[0], else_branch=branches[1])
 
 
 def all_true(site: Site, conditions: str) -> str:
-    """Whether all in a list of conditions hold."""
+    """Whether all conditions in a list hold."""
     least = site.node("ReduceMin", site.cast(conditions, BOOL, I32), site.constant([0]), keepdims=0)
     return site.cast(least, I32, BOOL)

@@ -1,4 +1,4 @@
-"""Writes transforms of signals, and what is drawn at random."""
+"""Writes signal transforms, and random numbers."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def mel_weight_matrix(site: Site) -> str:
 
 @exporter("random_uniform", "random_normal")
 def drawn(site: Site) -> str:
-    """ONNX leaves it to the runtime which values a seed gives; the seed's bits are those of its
-    float.
-    """
+    """In ONNX the runtime chooses the values for a seed; the seed's bits are those of its float."""
     op = site.op
     kind = "RandomUniform" if op.name == "random_uniform" else "RandomNormal"
     options = ("low", "high") if op.name == "random_uniform" else ("mean", "scale")

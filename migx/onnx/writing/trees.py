@@ -17,7 +17,7 @@ AGGREGATES = ("average", "sum", "min", "max")
 
 @exporter("tree_ensemble")
 def tree_ensemble(site: Site) -> str:
-    """ONNX has trees as attributes, and one target in each leaf (TreeEnsemble-5)."""
+    """ONNX has trees as attributes, and one target for each leaf (TreeEnsemble-5)."""
     held = [site.known(i) for i in range(1, 7)]
     arrays = [value.array for value in held if value is not None]
     if len(arrays) < len(held):
@@ -46,18 +46,18 @@ def tree_ensemble(site: Site) -> str:
 
 
 def comparisons(site: Site, tests: Array) -> tuple[Array, Array]:
-    """Of each test the number of its comparison, and whether it holds of what is missing, too."""
+    """The number of each test's comparison, and whether it also holds for a missing value."""
     ordered = np.asarray(COMPARISONS) & ~UNORDERED
     found = (tests & ~np.uint8(UNORDERED))[:, None] == ordered
     missing = (tests & UNORDERED).astype(np.int64)
-    is_unequal = ordered == LESS | GREATER  # which holds of what is missing
+    is_unequal = ordered == LESS | GREATER  # this holds for a missing value
     if not found.any(1).all() or (found & is_unequal & (missing == 0)[:, None]).any():
         raise site.fail("it has a test that is no comparison")
     return found.argmax(1).astype(np.uint8), missing
 
 
 def one_target(site: Site, weights: Array) -> tuple[Array, Array]:
-    """Of each leaf the target it has a weight for, and that weight."""
+    """The target of each leaf, and its weight."""
     sums = site.op.aggregate in ("sum", "average")
     counts = weights != 0 if sums else np.isfinite(weights)
     if (counts.sum(1) > 1).any():

@@ -1,4 +1,4 @@
-"""Writes what samples images, and windows put back."""
+"""Writes image sampling, and the inverse of sliding windows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from migx.shape import I64
 
 
 def window(op: Any) -> dict[str, Any]:
-    """The attributes of a window that slides."""
+    """The attributes of a sliding window."""
     return {"pads": op.padding, "strides": op.stride, "dilations": op.dilation}
 
 

@@ -1,18 +1,18 @@
-"""How far a value may be from another that was computed in another way: derived, never chosen.
+"""Error bounds: how far a value may be from one computed in another way, derived, never chosen.
 
     bounds = ElementBounds(program, inputs)      # or TensorBounds: what an executable's trace calls
     results = executable.trace(inputs, bounds)
     compare("y", got, results[0], bounds.of(program.main.outputs[0])).problem
 
-A bound follows a run of a program on ``ref``, so trip counts and dims that only the data decides
-are what they are. Each operation adds its own roundings, which ``roundings`` counts from element
-types and the lengths of accumulations, to what the errors of its inputs come to.
+A bound follows a run of a program on ``ref``, so data-dependent trip counts and dims are known.
+Each operation adds its own roundings, which ``roundings`` counts from element types and the lengths
+of accumulations, to the propagated errors of its inputs.
 
-There are two resolutions. ``ElementBounds`` has a bound for each element, from magnitudes in double
-precision and the worst of all cases. It is for small programs, of which each value is computed some
-times more; the fuzzer uses it. ``TensorBounds`` has one number for each tensor, from the variance
-of what is as good as random, at no cost to speak of. It is for whole networks, where the worst case
-means nothing any more; ``migx verify`` and ``migx bisect`` use it. ``compare`` holds values to
+There are two resolutions. ``ElementBounds`` has a worst-case bound for each element, from
+magnitudes in double precision. It computes each value several more times, so it is for small
+programs; the fuzzer uses it. ``TensorBounds`` has one number for each tensor, from the variance of
+errors that are as good as random, at negligible cost. It is for whole networks, for which the worst
+case says nothing; ``migx verify`` and ``migx bisect`` use it. ``compare`` checks values against
 either.
 """
 

@@ -1,8 +1,8 @@
-"""Where it hangs on rounding which elements are chosen, or in which order.
+"""Choices that depend on rounding: which elements are chosen, or in which order.
 
-What sorts and picks answers with places, which are the same on both sides as long as the elements
-lie further apart than rounding moves them. Where they do not, what follows may be quite another
-value, and neither side is wrong.
+Operations that sort and pick return indices, which agree as long as elements differ by more than
+rounding changes them. If they do not, later values may be entirely different, and neither side is
+wrong.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from migx.argument import Argument
 from migx.ir import Instruction
 
 CHOOSING = {"topk": 0, "argmax": 0, "argmin": 0, "nonmaxsuppression": 1}
-"""What chooses by the order of elements along an axis, and which input these are."""
+"""Operations that choose by the order of elements along an axis, and the input they compare."""
 
 
 def nearest(at: Instruction, given: Argument, result: Argument) -> float:
-    """How far those elements are apart, at least, whose order decides what is chosen."""
+    """The least difference between elements whose order determines what is chosen."""
     x = given.array.astype(np.float64)
     attributes = operations.attributes(at.op)
     axis = attributes.get("axis", -1)
@@ -34,7 +34,7 @@ def nearest(at: Instruction, given: Argument, result: Argument) -> float:
 
 
 def _least_step(ordered: NDArray[Any]) -> float:
-    """The least difference of neighbours among finite elements."""
+    """The least difference between adjacent finite elements."""
     finite = np.isfinite(ordered[..., 1:]) & np.isfinite(ordered[..., :-1])
     with np.errstate(invalid="ignore"):
         return float(np.min(np.diff(ordered), initial=np.inf, where=finite))

@@ -1,4 +1,4 @@
-"""One value against what it should be, under the bounds of both."""
+"""Compares a value with the expected one, under the bounds of both."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from migx.testing.bounds.steps import Error
 from migx.testing.bounds.tensors import Budget
 
 Bound: TypeAlias = "Budget | Error"
-"""What a value may be off by: as a whole, element by element, or, None, nothing."""
+"""The bound of a value: of a tensor as a whole, of each element, or, None, exact."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One value against what it should be: the largest error, its root mean square, and the largest
-    that is allowed; ``problem`` says what is wrong, if anything is, and ``doubt`` what is, where it
-    hangs on rounding what was chosen on the way.
+    """A value compared with the expected one: the largest error, its root mean square, and the
+    largest allowed; ``problem`` says what is wrong, if anything is. ``doubt`` does so if a choice
+    on the way depends on rounding.
     """
 
     name: str
@@ -48,22 +48,22 @@ class Comparison:
     @property
     def undecided(self) -> bool:
         """Whether passing says next to nothing: there is a doubt, or the tolerance is at least half
-        of the greatest magnitude, so that some values would pass for the expected ones and for 0.
+        of the largest magnitude, so that both the expected values and 0 could pass.
         """
         return self.passed and (bool(self.doubt) or self.tolerance >= self.magnitude / 2 > 0)
 
 
 def compare(name: str, got: Any, expected: Any, *bounds: Bound) -> Comparison:
-    """How far a value is from the one expected, and whether the sum of some bounds covers it: that
-    of the expected value first, then those of the one there is.
+    """How far a value is from the expected one, and whether the sum of the bounds covers it: that
+    of the expected value first, then those of the value.
 
-    Elements that the first says nothing of, its bound being infinite, are left out. Where another
-    is infinite and the first is not, any number will do, but no infinity or NaN: who loses what
-    was well within range has no excuse. NaN must meet NaN and an infinity its like, and of bounds
-    element by element that come to nothing, a zero one of its sign. The errors and the greatest
-    magnitude are those of the finite elements. Of a tuple, it is the first member that fails, or
-    else the last; lists and maps, as callers get them, are compared as one. What a bound says may
-    hang on rounding is in doubt where it differs.
+    Elements for which the first bound is infinite are skipped. If only another bound is infinite,
+    any finite number passes, but no infinity or NaN: a computation that leaves a safe range has no
+    excuse. NaN must meet NaN, an infinity the same infinity, and under an element bound of 0 a zero
+    must have the same sign. The errors and the largest magnitude are those of finite elements. For
+    a tuple, the result is that of the first failing member, or of the last; lists and maps, as
+    callers get them, are compared as a whole. If a bound says that a choice depends on rounding, a
+    difference is a doubt, not a problem.
     """
     found = _compared(name, got, expected, *bounds)
     hangs = next((b.hangs for b in bounds if isinstance(b, Budget) and b.hangs), "")
@@ -92,7 +92,7 @@ def _compared(name: str, got: Any, expected: Any, *bounds: Bound) -> Comparison:
 
 
 def _parts(value: Any) -> Sequence[Any] | None:
-    """The members of a tuple; None for what is none."""
+    """The members of a tuple; None for other values."""
     if isinstance(value, Argument):
         return value.parts if value.shape.parts else None
     return value if isinstance(value, tuple) else None
@@ -114,7 +114,7 @@ def _members(
 
 
 def _held(name: str, got: Any, expected: Any, bounds: tuple[Bound, ...]) -> Comparison:
-    """Lists and maps by all they hold: a bound is relative to the greatest of it."""
+    """Compares lists and maps as a whole: a bound is relative to the largest magnitude in them."""
     (form, mine), (wanted, theirs) = _opened(got), _opened(expected)
     found = _without_numbers(name, type(expected).__name__, "")
     if form != wanted:
@@ -132,7 +132,7 @@ def _held(name: str, got: Any, expected: Any, bounds: tuple[Bound, ...]) -> Comp
 
 
 def _opened(value: Any) -> tuple[Any, list[NDArray[Any]]]:
-    """How a value is made of lists and maps, and the arrays in it."""
+    """The structure of nested lists and maps, and the arrays in it."""
     if isinstance(value, dict | list):
         inner = value.values() if isinstance(value, dict) else value
         parts = [_opened(each) for each in inner]
@@ -165,7 +165,7 @@ def _arrays(
     alike = same | (np.isnan(x) & np.isnan(y)) | excused
     paired = finite & np.isfinite(x)
     errors = np.abs(np.subtract(x, y, where=paired, out=np.zeros_like(y)))
-    # Large integers differ where the doubles they are rounded to do not.
+    # Large integers may differ although they round to the same double.
     beyond = ~alike & ~(paired & (errors <= allowed) & (allowed > 0))
     lone = ~alike & ~paired
     with np.errstate(over="ignore"):
@@ -206,7 +206,7 @@ def _told(
     beyond: NDArray[Any],
     lone: NDArray[Any],
 ) -> str:
-    """What is wrong, at the worst of the elements."""
+    """What is wrong, at the worst element."""
     if lone.any():
         at = tuple(int(i) for i in np.argwhere(lone)[0])
         text = f"{int(lone.sum())} elements are NaN or infinite on one side: "

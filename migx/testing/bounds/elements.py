@@ -1,8 +1,8 @@
-"""The error bound of each element: how far it may be from what exact arithmetic gives.
+"""The error bound of each element: how far it may be from exact arithmetic.
 
-Each operation adds what its own roundings come to, so many units in the last place as it makes of
-the magnitudes it sums, and hands on the errors of its inputs: ``steps`` says how. So two programs
-may differ by the sum of their bounds, and a term left out, another epsilon or sums in f16 show.
+Each operation adds its own roundings, in units in the last place of the magnitudes it sums, and
+propagates the errors of its inputs: see ``steps``. So two programs may differ by the sum of their
+bounds; a missing term, another epsilon or sums in f16 exceed it.
 """
 
 from __future__ import annotations
@@ -32,21 +32,22 @@ CHOICES = named(
     "clip max min pooling reduce_max reduce_min relu scatter_max scatter_min scatternd_max"
     " scatternd_min topk"
 )
-"""What may answer with either of 0.0 and -0.0, where both are among the numbers."""
+"""Operations that may return either 0.0 or -0.0 if both are among the operands."""
 
 
 class Inside(Exception):
-    """A value is inside a loop, where it is another in each round."""
+    """A value in a loop, which differs in each iteration."""
 
 
 class ElementBounds:
-    """The bound of each element of every value of a program, found by following a run of it: what
-    the ``trace`` of an executable calls.
+    """The bound of each element of every value of a program, found by following a run: the callback
+    of an executable's ``trace``.
 
-    Loops are bounded as a whole, by ``TensorBounds``. Of a program made of a ``given`` one,
-    literals that this does not have were computed by a compiler, and have been rounded; and numbers
-    at the end of their range are as sure as others, for the given one says which may be lost.
-    ``approximations`` are how far off the results of operations, by name, may be on purpose.
+    Loops are bounded as a whole, by ``TensorBounds``. If the program was made from a ``given`` one,
+    literals that this does not have were computed by a compiler, and count as rounded; and numbers
+    at the end of their range count as exact as others, because the bounds of the given program say
+    which may be lost. ``approximations`` are how far off the results of operations, by name, may be
+    on purpose.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class ElementBounds:
     def _approximated(
         self, at: Instruction, result: Argument, inputs: Sequence[Argument], error: Error
     ) -> Error:
-        """The bound with what the result is off by on purpose."""
+        """The bound plus the intended error of the result."""
         for more in self._approximations.get(at.op.name, ()):
             if isinstance(more, Approximation):
                 added = more.of_elements(at, inputs, result)
@@ -99,14 +100,14 @@ class ElementBounds:
         return error
 
     def of(self, at: Instruction) -> Error:
-        """The bound of a value that has been computed. Where the program chooses the largest of
-        some numbers, a 0 is not sure to be exact, for it may have either sign.
+        """The bound of a computed value. If the program chooses the largest of some numbers, a 0 is
+        not exact, because its sign may differ.
         """
         value, error = self._known(at)
         return _either_zero(value, error) if self._chooses else error
 
     def _known(self, at: Instruction) -> tuple[Argument, Error]:
-        """A value and its bound; of a parameter of a module, those it stands for."""
+        """A value and its bound; for a parameter of a module, those of its argument."""
         if at in self._values:
             return self._values[at], self._errors.get(at)
         parent = at.module.parent if isinstance(at.module, Module) else None
@@ -134,19 +135,19 @@ class ElementBounds:
             assert self._whole is not None
             return unknown(result) if self._is_free(at) else _spread(result, self._whole.of(at))
         if not {symbol.name for symbol in operations.symbols(at.op)} <= self._sizes.keys():
-            return unknown(result)  # of a size that only the data decides
+            return unknown(result)  # its size depends on data
         op = operations.bind(at.op, self._sizes)
         values, theirs = [a for a, _ in inputs], [e for _, e in inputs]
         return Step(op, values, theirs, result, sure=self._made_of).error()
 
     def _is_free(self, at: Instruction) -> bool:
-        """Whether results of what a loop holds may be anything on purpose."""
+        """Whether an operation in a loop may return anything on purpose."""
         inner = [m for body in at.modules for m in body.program.submodules(body)]
         names = {v.op.name for module in inner for v in module}
         return any(math.inf in self._approximations.get(name, ()) for name in names)
 
     def _made(self, at: Instruction, result: Argument) -> Error:
-        """What a literal that was folded, or a slot that is computed, has been rounded by."""
+        """The rounding of a folded literal or a computed slot."""
         dtype = result.shape.dtype
         source = self._slots[at.op.slot] if isinstance(at.op, Slot) else at
         made = type(source.op) is not Literal or id(source.op.value) not in (self._given or ())
@@ -157,7 +158,7 @@ class ElementBounds:
 
 
 def _either_zero(value: Argument, error: Error) -> Error:
-    """A bound that is not nothing where there is a 0."""
+    """A bound that is positive wherever the value is 0."""
     if value.shape.parts:
         errors = error if isinstance(error, tuple) else (None,) * len(value.parts)
         return tuple(map(_either_zero, value.parts, errors))
@@ -168,8 +169,8 @@ def _either_zero(value: Argument, error: Error) -> Error:
 
 
 def _spread(result: Argument, budget: Budget) -> Error:
-    """What a budget for a tensor as a whole comes to for its elements; nothing for places that
-    depend on rounded values.
+    """A tensor's budget as a bound on each element; unknown for bools that depend on rounded
+    values, and for floats at the end of their range.
     """
     if result.shape.parts:
         return tuple(_spread(part, budget) for part in result.parts)

@@ -1,8 +1,8 @@
-"""What is said of numbers at the end of the range of their type, and beyond it.
+"""Numbers at the end of the range of their type, and beyond it.
 
-An infinity or NaN is the same on both sides where it comes of exact numbers, or of others whichever
-they are. Where a number is so near the end of the range that another order of factors, or a
-rounding, may take it beyond, nothing is said: the bound is infinite.
+An infinity or NaN is the same on both sides if it results from exact numbers, or for any values of
+the others. If a number is so near the end of its range that a different order of factors, or a
+rounding, may overflow, its bound is infinite.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from migx.shape import F32, DType
 
 Doubles: TypeAlias = NDArray[Any]
 TINY = float(np.finfo(np.float32).tiny)
-"""What a magnitude counts for at least where something is divided by it."""
+"""The least magnitude used as a divisor."""
 
 
 def largest(array: NDArray[Any]) -> float:
-    """The greatest finite magnitude of some numbers; 0 of none."""
+    """The largest finite magnitude of an array; 0 if it is empty."""
     sizes = np.abs(array.astype(np.float64))
     return float(np.max(sizes, initial=0.0, where=np.isfinite(sizes)))
 
 
 @cache
 def ends(dtype: DType) -> tuple[float, float]:
-    """Magnitudes of a float type: up to the first, no reordering takes a number out of range, and
-    from the second on, none takes it in. That is a sixth of the exponents either way, which leaves
-    room for squares; f8, which saturates, has its end for both. What is f16 in a program may be f32
-    between the operations of a kernel, and is out of range where that is.
+    """Two magnitudes of a float type: up to the first, no reordering takes a number out of range;
+    from the second on, none brings it back. The margin is a sixth of the exponents either way,
+    which leaves room for squares; f8, which saturates, has its end for both. A kernel may hold f16
+    values of a program as f32, so for these the second is that of f32.
     """
     with np.errstate(over="ignore"):
         limit = np.float64(limits(dtype)[1])
@@ -47,8 +47,8 @@ def at_the_end(values: Doubles, dtype: DType) -> NDArray[np.bool_]:
 
 
 def apart(made: Doubles, centre: Doubles, dtype: DType) -> Doubles:
-    """How far results in double precision are from those of a type: 0 for an infinity or NaN where
-    both have it, and infinite where one does.
+    """The distance of results in double precision from those of a type: 0 if both are the same
+    infinity or NaN, infinite if only one is.
     """
     if dtype.is_float:
         made = np.where(np.abs(made) > ends(dtype)[1], np.copysign(np.inf, made), made)

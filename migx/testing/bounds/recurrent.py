@@ -1,10 +1,9 @@
-"""What becomes of roundings in recurrent layers, where each step hands on those before it.
+"""Growth of roundings in recurrent layers, in which each step propagates those of earlier ones.
 
-With wide weights they grow from step to step, so their number says nothing. But a sum of n rounded
-products is the exact one of products that are each off by about as much as n roundings come to
-(N. J. Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1). So the layer is
-computed again on inputs and weights that are off by that, at random, and what this changes is what
-roundings may.
+With wide weights they grow from step to step, so counting them says nothing. But a sum of n rounded
+products is the exact sum of products that each have an error of about n roundings (N. J. Higham,
+"Accuracy and Stability of Numerical Algorithms", section 3.1). So the layer is computed again on
+inputs and weights with random errors of that size, and the change of its results is the bound.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ RECURRENT = named("rnn gru lstm")
 
 
 def growth(op: Operation, values: Sequence[Argument], result: Argument) -> float:
-    """How much more than the roundings of one step those of all come to, relative to the greatest
+    """The factor by which the roundings of all steps exceed those of one, relative to the largest
     magnitude of a result.
     """
     size = _size(op, values)
@@ -38,8 +37,8 @@ def growth(op: Operation, values: Sequence[Argument], result: Argument) -> float
 def response(
     op: Operation, values: Sequence[Argument], result: Argument, draws: int
 ) -> list[Doubles]:
-    """By how much roundings may change each element of each result: the most in some draws, and in
-    any of the units, for all are of a kind.
+    """How much roundings may change each element of each result: the maximum over some draws, and
+    over all units, which are of a kind.
     """
     rng, size = np.random.default_rng(0), _size(op, values)
     shape = Shape.tuple(*(part.with_type(F64) for part in result.shape.parts))
@@ -59,7 +58,7 @@ def response(
 
 
 def _size(op: Any, values: Sequence[Argument]) -> float:
-    """What the roundings of one step come to, relative to its sums."""
+    """The roundings of one step, relative to its sums."""
     shape = values[0].shape
     count = int(shape.dims[2]) + int(op.hidden_size) + 3 * FUNCTION
     return LAMBDA * math.sqrt(count) * min(shape.dtype.roundoff, F32.roundoff)

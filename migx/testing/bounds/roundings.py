@@ -1,5 +1,5 @@
-"""How many roundings an operation makes on the way to one element of its result, and of which kind
-each operation is to an error bound.
+"""The number of roundings an operation makes for one element of its result, and classes of
+operations for error bounds.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from migx.op import Operation
 from migx.shape import Shape
 
 LAMBDA = 8.0
-"""How many standard deviations are allowed: a chance of 3e-14 that rounding alone exceeds them."""
+"""Standard deviations allowed: rounding alone exceeds them with a probability of 3e-14."""
 
 FUNCTION = 16
-"""What an elementary function counts for: approximations are good to 2 units in the last place, 4 u
+"""The count for an elementary function: approximations are within 2 units in the last place, 4 u
 each, whose square is that of 16 roundings.
 """
 
 
 def roundings(op: Operation, shapes: Sequence[Shape], result: Shape) -> int:
-    """How many roundings an operation makes on the way to one element of its result.
+    """The number of roundings an operation makes for one element of its result.
 
-    An operation from elsewhere says so itself by a method ``roundings(shapes, result)``; one that
-    does not counts one, or as many as elements are folded into one.
+    A foreign operation tells by a method ``roundings(shapes, result)``; without one, it counts as
+    one, or as many as the elements it folds into one.
     """
     own = getattr(op, "roundings", None)
     if own is not None:
@@ -57,7 +57,7 @@ def _scattered(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
 
 
 def _onto_one(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
-    """All updates that may go to one place."""
+    """All updates, which may go to one place."""
     places = shapes[1].dims[:-1] if op.name.startswith("scatternd") else (shapes[2].dims[op.axis],)
     return max(1, math.prod(map(int, places)))
 
@@ -77,13 +77,13 @@ def _normalised(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
 
 
 def _recurred(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
-    """Each step sums over the states and applies up to three functions one after another."""
+    """Each step sums over the states and applies up to three functions in sequence."""
     steps, _, features = map(int, shapes[0].dims)
     return features + steps * (int(op.hidden_size) + 3 * FUNCTION)
 
 
 def _resampled(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
-    """A place among n elements is rounded by n u, and so are the weights of its neighbours."""
+    """A position among n elements is rounded by n u, and so are the weights of its neighbours."""
     if op.mode == "nearest":
         return 0
     return 4 * result.rank + sum(
@@ -92,7 +92,7 @@ def _resampled(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
 
 
 def _sampled(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
-    """As ``_resampled``, of places that are computed from another input."""
+    """As ``_resampled``, for positions computed from another input."""
     return 4 * shapes[0].rank + sum(int(n) ** 2 for n in shapes[0].dims[2:])
 
 
@@ -134,11 +134,11 @@ COUNTS: dict[str, Callable[[Any, Sequence[Shape], Shape], int]] = {
     "rsqrt": lambda op, shapes, result: 2,
     "sqdiff": lambda op, shapes, result: 2,
 }
-"""The operations whose number of roundings depends on shapes."""
+"""The functions that count roundings from shapes, by operation name."""
 
 
 def named(names: str) -> frozenset[str]:
-    """Names that stand in a text, with spaces between them."""
+    """The names in a text, separated by spaces."""
     return frozenset(names.split())
 
 
@@ -146,18 +146,18 @@ FUNCTIONS = named(
     "acos acosh asin asinh atan atanh cos cosh elu erf exp log pow sigmoid sin sinh tan tanh"
 )
 UP_TO_ONE = named("cos erf sigmoid sin tanh")
-"""Functions whose values lie between -1 and 1."""
+"""Functions with values between -1 and 1."""
 
 WHOLE = named("ceil floor nearbyint")
 
 DISCRETE = named(
     "argmax argmin dim_literal dimensions_of nonmaxsuppression nonzero undefined @literal"
 )
-"""What answers with a place or a count, and what is given: it is the same on both sides."""
+"""Operations that return indices or counts, and constants: the same on both sides."""
 
 EXACT = named(
     "abs assume clip compress concat contiguous dynamic_slice gather gather_elements gathernd if"
     " loop max max_roi_pool min neg onehot pad relu reverse reverse_sequence scan scatter_none"
     " scatternd_none sign topk trilu unique where"
 )
-"""What picks, moves or compares elements and rounds none."""
+"""Operations that select, move or compare elements, and round none."""

@@ -1,9 +1,9 @@
-"""The error bound of what one operation makes of values that have errors.
+"""The error bound of one operation on values that have errors.
 
-What moves elements moves their errors; what is a sum of products is computed once more on
-magnitudes, in double precision, with and without the errors; what is computed element by element is
-computed at both ends of each input. Where a comparison, a rounding to whole numbers or an index
-could come out otherwise, the bound says so: it is then the step that would be taken, or infinite.
+Operations that move elements move their errors. Sums of products are computed again on magnitudes,
+in double precision, with and without the errors; elementwise operations at both ends of each input.
+If a comparison, a rounding to integers or an index could come out otherwise, the bound is the
+resulting difference, or infinite.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from migx.testing.bounds.roundings import (
 )
 
 Error: TypeAlias = "Doubles | tuple[Error, ...] | None"
-"""A bound for each element, for each part of a tuple; None for none: the value is exact."""
+"""A bound for each element, or for each part of a tuple; None if the value is exact."""
 
 SAMPLES = 4
-"""How often an operation of unknown kind is computed on inputs moved about at random; the greatest
-difference, times as much again, is its bound.
+"""How often an operation of unknown kind is computed on randomly perturbed inputs; its bound is the
+largest difference times this number.
 """
 
 SCATTERS = named("scatter_add scatter_mul scatternd_add scatternd_mul")
@@ -51,15 +51,15 @@ SUMS = SCATTERS | named(
     "add convolution convolution_backwards convolution_channels_last dot mul prefix_scan_prod"
     " prefix_scan_sum quant_convolution quant_dot reduce_mean reduce_prod reduce_sum sub"
 )
-"""Polynomials of their inputs whose coefficients are at most 1 in magnitude."""
+"""Polynomials of their inputs, with coefficients of magnitude at most 1."""
 
 TIMES_ZERO: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("convolution", "convolution_backwards", "convolution_channels_last"), (1,)),
     "deformable_convolution": (0, 1),
     **dict.fromkeys(("dft", "dynamic_resize", "grid_sample", "resize", "roi_align"), (0,)),
 }
-"""The inputs that are multiplied by padding, or by factors of the operation's own with 0 among
-them: an infinity becomes NaN, or nothing where zeros are skipped.
+"""The inputs that are multiplied by padding, or by the operation's own factors, which may be 0: an
+infinity becomes NaN, or nothing if zeros are skipped.
 """
 
 RESIZES = named("resize dynamic_resize")
@@ -68,7 +68,7 @@ PICKS = named(
     "compress concat contiguous gather gather_elements gathernd pad reverse reverse_sequence"
     " scatter_none scatternd_none trilu"
 )
-"""Besides views, what moves elements: of the inputs whose places are in ``PLACES``, or of all."""
+"""The operations besides views that move elements: of the inputs in ``PLACES``, or of all."""
 
 PLACES: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(
@@ -77,13 +77,13 @@ PLACES: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("scatter_none", "scatternd_none"), (0, 2)),
 }
 WAVES = named("cos sin tan")
-"""What comes back after a turn: the ends of an input say little of what lies between them."""
+"""Periodic functions: the ends of an input say little about values between them."""
 
 
 @dataclass
 class Step:
-    """One operation on values that have errors; ``sure`` where a number at the end of the range of
-    its type is what any other is.
+    """One operation on values that have errors. With ``sure``, numbers at the end of their range
+    count as any other.
     """
 
     op: Operation
@@ -108,7 +108,7 @@ class Step:
         return found if isinstance(found, tuple) else self._settled(found)
 
     def _found(self) -> Error:
-        """The bound of a result that is within the range of its type."""
+        """The bound of a result in the range of its type."""
         own = self._own()
         if all(e is None for e in self.errors) and self.op.name != "quantizelinear":
             return own
@@ -118,8 +118,8 @@ class Step:
         return passed + own
 
     def _settled(self, found: Doubles | None) -> Doubles | None:
-        """The bound, with what is said of the end of the range; a float beyond that of integers
-        becomes any of them.
+        """The bound, infinite at the end of the range; a float beyond the range of integers
+        converts to any of them.
         """
         dtype, given = self.result.shape.dtype, self.values[0] if self.values else self.result
         if self.op.name == "convert" and given.shape.dtype.is_float and dtype.is_integer:
@@ -136,9 +136,7 @@ class Step:
         return np.where(wild, np.where(np.isfinite(y), np.inf, self._lost(y)), found)
 
     def _lost(self, y: Doubles) -> Doubles:
-        """The bound of infinities and NaN: nothing where they would be the same, whatever the
-        inputs are within theirs.
-        """
+        """The bound of infinities and NaN: 0 if the same for all inputs within their bounds."""
         errors = [filled(e, a) for e, a in zip(self.errors, self.values, strict=True)]
         if operations.traits(self.op).pointwise:
             unsure = np.logical_or.reduce([~np.isfinite(e) for e in errors])
@@ -154,13 +152,13 @@ class Step:
         return np.where(self._may_overflow(), np.inf, found) if self.op.name in SUMS else found
 
     def _may_overflow(self) -> NDArray[np.bool_]:
-        """Where the finite terms of a sum may be infinite, by themselves or one after another."""
+        """Where the finite terms of a sum may overflow, alone or when accumulated."""
         sizes = [np.where(np.isfinite(s), s, 0) for s in self._magnitudes()]
         made = _run(self.op, sizes, self.result.shape)
         return np.asarray(made > ends(self.result.shape.dtype)[0])
 
     def _own_parts(self) -> Error:
-        """Of an operation with several results: its roundings, and that to the type of each."""
+        """The operation's own roundings for several results, including that to the type of each."""
         count = roundings(self.op, [a.shape for a in self.values], self.result.shape)
         grown: Sequence[Doubles | float] = [0.0] * len(self.result.parts)
         if self.op.name in RECURRENT:
@@ -176,7 +174,7 @@ class Step:
         )
 
     def _own(self) -> Doubles | None:
-        """What the operation's own roundings come to."""
+        """The bound of the operation's own roundings."""
         dtype = self.result.shape.dtype
         if not dtype.is_float or self.op.name in WHOLE:
             return None
@@ -189,7 +187,7 @@ class Step:
             sums = _run(self.op, self._magnitudes(), self.result.shape)
         elif self.op.name in UP_TO_ONE:
             sums = np.ones_like(size)
-        elif self.op.name == "determinant":  # at most the product of the lengths of rows: Hadamard
+        elif self.op.name == "determinant":  # Hadamard: at most the product of the rows' lengths
             sums = np.prod(np.linalg.norm(doubles(self.values[0]), axis=-1), -1)
         elif count > FUNCTION or self.op.name in RESIZES:
             sums = np.full_like(
@@ -197,14 +195,12 @@ class Step:
             )
         elif count > 1 and self.op.name == "pooling":
             sums = np.full_like(size, largest(self.values[0].array))
-        # What is added or subtracted is not rounded below the normal numbers.
+        # Sums and differences are exact below the normal numbers.
         least = 0.0 if self.op.name in ("add", "sub") else _smallest(dtype)
         return _ulps(count, dtype) * sums + dtype.roundoff * size + least
 
     def _packed(self) -> Error:
-        """What is packed may be anything where the input is not exact; unpacked, it is what it
-        was.
-        """
+        """A packed value may be anything for inexact inputs; an unpacked one keeps its error."""
         given = self.errors[0]
         if given is None or isinstance(given, tuple):
             return None
@@ -212,7 +208,7 @@ class Step:
         return given if kept else unknown(self.result)
 
     def _passed(self) -> Error:
-        """What the errors of the inputs come to."""
+        """The propagated errors of the inputs."""
         name, traits = self.op.name, operations.traits(self.op)
         if name in SUMS:
             return self._summed()
@@ -234,7 +230,7 @@ class Step:
             and operations.attributes(self.op)["mode"] == "linear"
             and not any(e.any() for e in errors[1:])
         ):
-            # A mean, a maximum and a norm are all within that of the errors.
+            # The errors of means, maxima and norms are bounded by those of the errors.
             given = [errors[0], *(a.array for a in self.values[1:])]
             return np.maximum(_run(self.op, given, self.result.shape), 0.0)
         if traits.pointwise or name in ("quantizelinear", "dequantizelinear"):
@@ -242,7 +238,7 @@ class Step:
         return self._sampled()
 
     def _magnitudes(self) -> list[Doubles]:
-        """The magnitudes of the inputs; indices as they are."""
+        """The magnitudes of the inputs; indices unchanged."""
         return [
             a.array if i == 1 and self.op.name in SCATTERS else np.abs(doubles(a))
             for i, a in enumerate(self.values)
@@ -279,7 +275,7 @@ class Step:
         return np.where(unsure > 0, gap, made)
 
     def _at_corners(self, errors: list[Doubles]) -> Doubles:
-        """The greatest difference at the ends of all inputs."""
+        """The largest difference over all combinations of the ends of the inputs."""
         ends = []
         for i, (value, error) in enumerate(zip(self.values, errors, strict=True)):
             if self.op.name == "quantizelinear" and i == 0:
@@ -298,12 +294,12 @@ class Step:
             return np.maximum(found, _within_a_turn(self.op.name, self.values[0], errors[0]))
         for value, error in zip(self.values, errors, strict=True):
             if value.shape.dtype.is_integer and error.shape == found.shape:
-                found = np.where(np.isinf(error), np.inf, found)  # between its ends it may wrap
+                found = np.where(np.isinf(error), np.inf, found)  # it may wrap in between
         return found
 
     def _sampled(self) -> Error:
-        """From some runs on inputs moved about at random; of places and counts, none may change.
-        What may be anything makes the result anything: no sample goes that far.
+        """The bound from several runs on randomly perturbed inputs; indices and counts must not
+        change. If an input's error is infinite, so is the result's: no sample reaches that far.
         """
         if any(np.isinf(e).any() for e in self.errors if isinstance(e, np.ndarray)):
             return unknown(self.result)
@@ -325,10 +321,10 @@ class Step:
 
 
 def _within_a_turn(name: str, value: Argument, error: Doubles) -> Doubles:
-    """What a function that comes back may differ by between the ends of its input."""
+    """The largest difference of a periodic function between the ends of its input."""
     if name == "tan":
         low, high = (np.floor(end / np.pi + 0.5) for end in _moved(value, error))
-        return np.where(low == high, 0.0, np.inf)  # infinite where it has a pole on the way
+        return np.where(low == high, 0.0, np.inf)  # infinite if there is a pole in between
     return np.where(error < 1, 0.0, np.minimum(error, 2.0))
 
 
@@ -348,7 +344,7 @@ def _between(results: Sequence[Argument], centre: Argument) -> Error:
 
 
 def _sum(a: Error, b: Error) -> Error:
-    """Both bounds together."""
+    """The sum of two bounds."""
     if a is None or b is None:
         return b if a is None else a
     if isinstance(a, tuple) and isinstance(b, tuple):
@@ -358,7 +354,7 @@ def _sum(a: Error, b: Error) -> Error:
 
 
 def _run(op: Operation, arrays: Sequence[Any], like: Shape) -> Doubles:
-    """The operation on other arrays than it got, in double precision where they are that."""
+    """The operation on other arrays than its own, in double precision if they are."""
     arguments = [Argument(Shape(DType.of(a.dtype), a.shape), a) for a in arrays]
     dtype = next((a.shape.dtype for a in arguments if a.shape.dtype is F64), like.dtype)
     if op.name in ("quant_dot", "quant_convolution"):
@@ -368,7 +364,7 @@ def _run(op: Operation, arrays: Sequence[Any], like: Shape) -> Doubles:
 
 
 def _unquantised(op: Operation) -> Operation:
-    """The same product, of any type."""
+    """The same product for any type."""
     made: Operation = (
         ops.Dot() if op.name == "quant_dot" else ops.Convolution(**operations.attributes(op))
     )
@@ -385,7 +381,7 @@ def _context() -> Context:
 
 
 def _ulps(count: int, dtype: DType) -> float:
-    """What so many roundings come to, at most and, of many, but for a chance of 3e-14."""
+    """A bound on this many roundings: their sum, or one exceeded with probability 3e-14."""
     return min(count, LAMBDA * math.sqrt(count)) * min(dtype.roundoff, F32.roundoff)
 
 
@@ -395,7 +391,7 @@ def _smallest(dtype: DType) -> float:
 
 
 def doubles(value: Argument) -> Doubles:
-    """The numbers of a value in double precision."""
+    """A value's numbers in double precision."""
     return value.array.astype(np.float64)
 
 
@@ -404,7 +400,7 @@ def _widened(value: Argument) -> NDArray[Any]:
 
 
 def _moved(value: Argument, error: Doubles) -> list[NDArray[Any]]:
-    """A value at its lower and its upper end."""
+    """A value at both ends of its error interval."""
     dtype = value.shape.dtype
     if dtype.kind == "bool":
         return [value.array, value.array ^ (error > 0)]
@@ -412,19 +408,19 @@ def _moved(value: Argument, error: Doubles) -> list[NDArray[Any]]:
     if dtype.is_float:
         return ends
     limits = np.iinfo(dtype.numpy)
-    most = np.nextafter(float(limits.max) + 1, 0)  # 2**63 is a double, but no i64
+    most = np.nextafter(float(limits.max) + 1, 0)  # 2**63 is a double, but not an i64
     return [np.clip(e, limits.min, most).astype(dtype.numpy) for e in ends]
 
 
 def filled(error: Error, value: Argument) -> Doubles:
-    """A bound as an array: 0 where there is none."""
+    """A bound as an array, 0 if it is None."""
     if error is None or isinstance(error, tuple):
         return np.zeros(value.array.shape)
     return error
 
 
 def unknown(value: Argument) -> Error:
-    """No bound at all."""
+    """An infinite bound."""
     if value.shape.parts:
         return tuple(map(unknown, value.parts))
     if not value.shape.dtype.is_tensor:

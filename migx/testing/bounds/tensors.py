@@ -1,18 +1,20 @@
 """The error bound of a tensor as a whole, for programs of any size.
 
-Two implementations round at the same places, in another order. Each rounding changes a value by at
-most u, the unit roundoff, of its magnitude; the signs are as good as random. So the difference is a
-sum of bounded terms of mean zero, and stays under ``LAMBDA * sqrt(V)``, V the sum of their squares,
-but for a probability of 2 exp(-LAMBDA² / 2) (N. J. Higham and T. Mary, "A new approach to
-probabilistic rounding error analysis", SIAM J. Sci. Comput. 41, 2019). V grows along the dataflow,
-on the worst of the paths into each instruction: a sum of n terms adds n roundings in the type it is
-accumulated in, a product one, a view none; each counts twice, for either side makes it. A value
-that is quantised near the middle of two steps may fall on either: that adds half a step.
+Two implementations round at the same places, in different orders. Each rounding changes a value by
+at most u, the unit roundoff, relative to its magnitude; the signs are as good as random. So the
+difference is a sum of bounded terms with mean zero, and stays below ``LAMBDA * sqrt(V)``, where V
+is the sum of their squares, except with probability 2 exp(-LAMBDA² / 2) (N. J. Higham and T. Mary,
+"A new approach to probabilistic rounding error analysis", SIAM J. Sci. Comput. 41, 2019). V grows
+along the dataflow, on the worst path into each instruction: a sum of n terms adds n roundings in
+the type it is accumulated in, a product one, a view none; each counts twice, since both sides make
+it. A value that is quantised near the middle of two steps may fall on either: that adds half a
+step.
 
-All of this is relative to the greatest magnitude of a tensor, and keeps its relative size from one
-instruction to the next, as sums and products do; a logarithm multiplies it by its mean slope. Where
-a function flattens its input, the bound is relative to what a difference in the input comes to.
-Functions with values up to 1 are approximated to so much of 1, however small the result.
+All of this is relative to the largest magnitude of a tensor, and keeps its relative size from one
+instruction to the next, as in sums and products; a logarithm multiplies it by its mean slope. If a
+function flattens its input, the bound is relative to the effect of a difference in the input.
+Functions with values up to 1 are approximated with an error relative to 1, however small the
+result.
 """
 
 from __future__ import annotations
@@ -40,20 +42,20 @@ from migx.testing.bounds.recurrent import RECURRENT, growth
 from migx.testing.bounds.roundings import DISCRETE, LAMBDA, UP_TO_ONE, WHOLE, roundings
 
 Approximations: TypeAlias = "Mapping[str, Sequence[float | Approximation]]"
-"""How far off the results of operations, by name, may be on purpose, each for some reasons."""
+"""How far off operations' results, by name, may be on purpose, perhaps for several causes."""
 NONE: Approximations = MappingProxyType({})
 """No approximations."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What rounding may have done to a value on its way.
+    """What rounding may have done to a value so far.
 
     ``variance`` is V; ``roundings``, ``longest`` (accumulation) and ``quantised`` count what is on
-    the worst path. ``entering`` is V before the value was rounded to whole steps, where it just has
-    been. ``scale`` is the magnitude V is relative to, where it exceeds that of the value, and
-    ``absolute`` a variance relative to nothing. ``hangs`` says what was chosen on the way, if
-    anything was, among elements whose order rounding may change.
+    the worst path. ``entering`` is V before the value was rounded to whole steps, if that was the
+    last operation. ``scale`` is the magnitude that V is relative to, if it exceeds that of the
+    value, and ``absolute`` a variance that is not relative. ``hangs`` describes a choice on the way
+    between elements whose order rounding may change.
     """
 
     variance: float = 0.0
@@ -67,14 +69,14 @@ class Budget:
 
     @property
     def relative(self) -> float:
-        """The bound, relative to the greatest magnitude of the tensor."""
+        """The bound, relative to the largest magnitude of the tensor."""
         return LAMBDA * math.sqrt(self.variance)
 
     def tolerance(self, dtype: DType, magnitude: float) -> float:
-        """The largest error of an element of a tensor whose greatest magnitude is given.
+        """The largest error of an element of a tensor, given the tensor's largest magnitude.
 
-        Integers are exact, but for those that were rounded or quantised: these may be off by one,
-        or by what the bound says where that is more.
+        Integers are exact unless they were rounded or quantised: these may be off by one, or by the
+        bound if that is more.
         """
         magnitude = max(magnitude, self.scale)
         if dtype.is_float:
@@ -87,7 +89,7 @@ class Budget:
         return max(1.0, math.ceil(LAMBDA * math.sqrt(before) * magnitude))
 
     def explain(self, dtype: DType) -> str:
-        """How the bound comes about, in a line."""
+        """The derivation of the bound, in one line."""
         if not self.tolerance(dtype, 1.0):
             return f"{dtype}, exact"
         text = f"{dtype}, longest accumulation {self.longest}, {self.roundings:.3g} roundings"
@@ -97,11 +99,11 @@ class Budget:
 
 
 class TensorBounds:
-    """The budget of every value of a program, found by following a run of it: what the ``trace`` of
-    an executable calls with each instruction and its result.
+    """The budget of every value of a program, found by following a run: the callback of an
+    executable's ``trace``, called with each instruction and its result.
 
-    ``approximations`` are how far off the results of operations, by name, may be on purpose. One
-    without a limit is not granted: who compares a whole model wants to see what it costs.
+    ``approximations`` are how far off the results of operations, by name, may be on purpose.
+    Unlimited ones are ignored: a comparison of whole models is to show their cost.
     """
 
     def __init__(
@@ -115,7 +117,7 @@ class TensorBounds:
         self._shapes: dict[Instruction, Shape] = {}
         self._known: dict[tuple[Instruction, str], float] = {}
         self._held: dict[Instruction, Argument] = {}
-        """What recurrent layers and what chooses by order read."""
+        """The values read by recurrent layers and by operations that choose by order."""
         for name, parameter in program.main.parameters.items():
             self._budgets[parameter] = Budget()
             self._shapes[parameter] = arguments[name].shape
@@ -149,7 +151,7 @@ class TensorBounds:
                 self._known[at, name] = STEEPEST[name](result.array)
 
     def _hangs(self, at: Instruction, result: Argument) -> str:
-        """Which elements are so near to each other that rounding may change what is chosen."""
+        """Which elements are so close that rounding may change the choice; "" if none are."""
         given = at.inputs[CHOOSING[at.name]] if at.name in CHOOSING else None
         if given is None or given not in self._held or not given.shape.dtype.is_float:
             return ""
@@ -162,7 +164,7 @@ class TensorBounds:
         )
 
     def of(self, at: Instruction) -> Budget:
-        """The budget of a value; none has been spent on one that was not computed."""
+        """The budget of a value; zero if it was not computed."""
         if type(at.op) is Param and at not in self._budgets:
             return _worst([self._budgets[v] for v in sources(at) if v in self._budgets])
         return self._budgets.get(at, Budget())
@@ -174,7 +176,7 @@ class TensorBounds:
 
 
 def _on_purpose(more: float | Approximation, at: Instruction, result: Argument) -> float:
-    """By how much of its greatest magnitude a result is off on purpose."""
+    """The intended error of a result, relative to its largest magnitude."""
     if isinstance(more, Approximation):
         return more.of_tensor(at)
     return more / max(largest(result.array), TINY) if 0 < more < math.inf else 0.0
@@ -185,8 +187,8 @@ def _worst(budgets: Sequence[Budget]) -> Budget:
 
 
 def sources(parameter: Instruction) -> Sequence[Instruction]:
-    """Where a parameter of a submodule gets its values: from outside and, in a loop, from the last
-    round.
+    """The values of a submodule's parameter: its argument and, in a loop, the result of the
+    previous iteration.
     """
     body = parameter.module
     parent = body.parent if isinstance(body, Module) else None
@@ -219,10 +221,10 @@ def _after(at: Instruction, worst: Budget, shapes: Sequence[Shape], result: Argu
 
 
 def _step(at: Instruction, codes: Argument) -> float:
-    """The step of a quantisation, relative to the greatest magnitude that comes of it.
+    """The step of a quantisation, relative to the largest magnitude of its result.
 
-    That is the distance of the codes to the zero point; where this is not known, it is as near to
-    all of them as it can be.
+    That magnitude is the distance of the codes from the zero point; if this is unknown, the least
+    it can be for any zero point.
     """
     if not codes.shape.dtype.is_integer:
         return 2 * codes.shape.dtype.roundoff
@@ -238,10 +240,10 @@ def _step(at: Instruction, codes: Argument) -> float:
 
 
 def _stepped(worst: Budget, step: float) -> Budget:
-    """The budget after a rounding to steps of a size relative to the range of the values.
+    """The budget after rounding to steps of a size relative to the range of the values.
 
-    The difference between two roundings is in an interval of one step, and what is in an interval
-    is as good as normal with a quarter of its square as variance (Hoeffding's lemma).
+    The difference between two roundings is in an interval of one step, and a variable in an
+    interval is sub-Gaussian with a quarter of its length squared as variance (Hoeffding's lemma).
     """
     return Budget(
         worst.variance + step**2 / 4,
@@ -253,9 +255,7 @@ def _stepped(worst: Budget, step: float) -> Budget:
 
 
 def _spent(op: Operation, worst: Budget, shapes: Sequence[Shape], shape: Shape) -> Budget:
-    """The budget after an operation on floats; narrow types are accumulated in f32 and rounded
-    once.
-    """
+    """The budget after an operation; narrow types are accumulated in f32 and rounded once."""
     count = roundings(op, shapes, shape)
     if not count:
         return replace(worst, entering=None)
@@ -272,7 +272,7 @@ def _spent(op: Operation, worst: Budget, shapes: Sequence[Shape], shape: Shape) 
 
 
 def _logarithm(inputs: NDArray[Any]) -> float:
-    """Its slope at an input is the reciprocal of it: the mean over all inputs counts."""
+    """The slope of a logarithm is the reciprocal of its input; the mean over all inputs counts."""
     sizes = np.abs(inputs.astype(np.float64))
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     return largest(sizes) * float(np.mean(1 / sizes)) if sizes.size else 0.0
@@ -285,4 +285,4 @@ STEEPEST: dict[str, Callable[[NDArray[Any]], float]] = {
     "relu": largest,
     "log": _logarithm,
 }
-"""What a relative difference in some inputs comes to in the result, at most."""
+"""The most that a relative difference in some inputs can change the result."""

@@ -1,9 +1,9 @@
-"""How to draw each operation so that its result has a shape that is wanted.
+"""Draws: for each operation, how to choose it and its inputs so that the result has a wanted shape.
 
-A draw is given dice and the shape wanted, and answers with the operation and what each input must
-be, or None where the operation cannot make that shape. An operation from elsewhere declares its own
-as a static method ``draft(dice, like)``; pointwise operations and reductions without further
-attributes need none.
+A draw is given dice and the wanted shape, and returns the operation and a description of each
+input, or None if the operation cannot have that shape. A foreign operation declares its own as a
+static method ``draft(dice, like)``; pointwise operations and reductions without further attributes
+need none.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def draft(name: str, dice: Dice, like: Shape) -> Draft:
-    """An operation of this name whose result has the type and dims wanted, and its inputs."""
+    """An operation with this name whose result has the wanted type and dims, and its inputs."""
     cls = plugins.operation(name)
     draw = getattr(cls, "draft", None)
     apart = TUPLES if like.parts else PACKERS if like.dtype.is_packed else (name,)
@@ -69,8 +69,8 @@ def _is_drawable(name: str, cls: Any) -> bool:
 
 @cache
 def _signatures(cls: Any, made: DType, of: tuple[DType, ...]) -> tuple[tuple[DType, ...], ...]:
-    """The types of inputs, this one and others, for which a pointwise operation without attributes
-    makes a type.
+    """The input types, from this one and others, for which a pointwise operation without attributes
+    has a result type.
     """
     try:
         op = cls()
@@ -82,7 +82,7 @@ def _signatures(cls: Any, made: DType, of: tuple[DType, ...]) -> tuple[tuple[DTy
             try:
                 shape = op.compute_shape([Shape(each, (2, 3)) for each in types], ())
             except (ValueError, IndexError):
-                continue  # a ShapeError, or what unpacking so many inputs raises
+                continue  # a ShapeError, or the shape rule failing to unpack this many inputs
             if shape.dtype is made and shape.dims == (2, 3):
                 found.append(types)
     return tuple(found)
@@ -105,7 +105,7 @@ def _reduction(cls: Any, dice: Dice, like: Shape) -> Draft:
 
 
 def _element(dice: Dice, like: Shape) -> Draft:
-    """One of two results: of ``topk``, whose second are places, or of a recurrent layer."""
+    """One of two results: of ``topk``, whose second has indices, or of a recurrent layer."""
     if like.rank in (3, 4) and like.dtype.is_float and like.dims[-3] == 1 and dice.chance(0.5):
         index = int(like.rank == 3)
         states = [like.with_dims(like.dims[-3:])] * dice.some(1, 2)
@@ -126,21 +126,21 @@ DRAWS: dict[str, Draw] = {
     **indexing.DRAWS,
     **compute.DRAWS,
 }
-"""The operations that a general rule does not cover."""
+"""The draws of operations that no general rule covers."""
 
 TUPLES = ("gru", "lstm", "rnn", "topk")
-"""Those whose result is a tuple."""
+"""Operations whose result is a tuple."""
 
 PACKERS = ("pack_fp4", "pack_int2", "pack_int4")
-"""Those whose result is packed."""
+"""Operations whose result is packed."""
 
 MANY = 65 * 65
-"""Elements a value has at most."""
+"""The most elements of a value."""
 
 
 def any_shape(dice: Dice) -> Shape:
-    """A shape to draw a result of: of up to four axes and ``MANY`` elements, mostly f32, empty now
-    and then, and f32 still more where the program is wide: most kernels are for that.
+    """A shape for a result: up to four axes and ``MANY`` elements, mostly f32 (even more so in wide
+    programs, since most kernels are f32), occasionally empty.
     """
     dtype = dice.one_of((*(F32,) * (8 if dice.wide else 2), *dice.types()))
     sizes: Dims = (1, 2, 3, *dice.extents, *dice.extents) if dice.extents else (1, 2, 2, 3, 4)
@@ -154,8 +154,8 @@ def any_shape(dice: Dice) -> Shape:
 
 
 def volume(shape: Shape) -> int:
-    """How many elements a shape has where each symbol is four, and nothing is empty: what is made
-    of an empty value need not be.
+    """The number of elements with each symbol taken as four, and each 0 as 1: values computed from
+    empty ones need not be empty.
     """
     each = (s.dims for s in (shape, *shape.parts))
     sizes = ((d if isinstance(d, int) else _at_four(d) for d in dims) for dims in each)

@@ -1,4 +1,4 @@
-"""How to draw what computes: products, windows, normalisation, quantisation, recurrent layers."""
+"""Draws of computations: products, windows, normalisation, quantisation, recurrent layers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from migx.testing.draws.basics import Dice, Dims, Draft, Draw, Want, least, numb
 
 
 def _axis_of(make: Callable[[int], Operation], floats: bool = True) -> Draw:
-    """One axis of an operation that keeps the shape."""
+    """A draw of an operation along one axis that keeps the shape."""
 
     def draw(dice: Dice, like: Shape) -> Draft:
         if not like.rank or like.dtype is BOOL or (floats and not like.dtype.is_float):
@@ -52,8 +52,8 @@ def _quant_dot(dice: Dice, like: Shape) -> Draft:
 
 
 def _convolution(make: Callable[..., Operation], given: tuple[DType, ...]) -> Draw:
-    """A convolution: the extents of its input follow from window, stride and padding. One in three
-    has the windows that most models have, 3 x 3 side by side.
+    """A draw of a convolution; the extents of its input follow from window, stride and padding. One
+    in three has the most common window, 3 x 3 with a stride of 1.
     """
 
     def draw(dice: Dice, like: Shape) -> Draft:
@@ -96,18 +96,18 @@ def _pooling(dice: Dice, like: Shape) -> Draft:
     if any(p >= n for p, n in zip(op.padding[: x.rank - 2], w.dims[2:], strict=True)):
         return None
     if any(op.padding) and max(op.dilation) > 1:
-        return None  # all of a window may be padding
+        return None  # a window may be all padding
     made = ops.Pooling(mode, w.dims[2:], op.padding, op.stride, op.dilation)
     return made, [Want(like.with_dims((*like.dims[:2], *x.dims[2:])))]
 
 
 Types: TypeAlias = Mapping[DType, tuple[DType, ...]]
-"""What may be read, for each type of the result."""
+"""The types that may be read, for each result type."""
 
 
 def _pack(make: Callable[..., Operation], per: int, whole: Types, along: Types) -> Draw:
-    """What packs elements, so many to a byte, by the types of packing ``whole`` or ``along`` an
-    axis.
+    """A draw of packing, ``per`` elements to a byte, by the types of packing ``whole`` or ``along``
+    an axis.
     """
 
     def draw(dice: Dice, like: Shape) -> Draft:
@@ -125,7 +125,7 @@ def _pack(make: Callable[..., Operation], per: int, whole: Types, along: Types) 
 
 
 def _unpack(make: Callable[..., Operation], per: int, whole: Types, along: Types) -> Draw:
-    """As ``_pack``, the other way."""
+    """A draw of unpacking; as ``_pack``."""
 
     def draw(dice: Dice, like: Shape) -> Draft:
         if like.dtype not in whole or not like.rank:
@@ -160,8 +160,8 @@ def _dequantize(dice: Dice, like: Shape) -> Draft:
 
 
 def _scales(dice: Dice, x: Shape) -> tuple[int, int, list[Want]]:
-    """An axis, a block, and the scale and zero point of one number, of one for each place on the
-    axis, or of one for each block.
+    """An axis, a block, and a scale and zero point: for all elements, for each index on the axis,
+    or for each block.
     """
     axis, block = dice.some(0, x.rank - 1), 0
     dims: Dims = () if dice.chance(0.7) else (x.dims[axis],)
@@ -185,7 +185,7 @@ def _resize(dice: Dice, like: Shape) -> Draft:
 
 
 def _recurrent(make: Callable[[int], Operation], gates: int, states: int) -> Draw:
-    """All results of a layer that reads a sequence forwards."""
+    """A draw of all results of a layer that reads a sequence forwards."""
 
     def draw(dice: Dice, like: Shape) -> Draft:
         if len(like.parts) != 1 + states or like.parts[0].rank != 4:

@@ -1,4 +1,4 @@
-"""How to draw what reads or writes at places that are inputs, and what answers with places."""
+"""Draws of operations that read or write at indices, or return indices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from migx.testing.draws.basics import (
 
 
 def _places(dice: Dice, dims: Dims, size: Extent, constant: float = 0.5) -> Want:
-    """Places on an axis, from the end too now and then; constant in that share of all cases."""
+    """Indices on an axis, occasionally from the end; constant with the given probability."""
     return Want(Shape(I64, dims), size, from_end=dice.chance(0.25), constant=dice.chance(constant))
 
 
@@ -80,7 +80,7 @@ def _topk(dice: Dice, like: Shape) -> Draft:
 
 
 def _gathernd(dice: Dice, like: Shape) -> Draft:
-    """Whole rows of data at tuples of indices, with axes that both have in front now and then."""
+    """Gathers whole rows by tuples of indices, occasionally with batch axes."""
     lead = 1 if like.rank > 1 and dice.chance(0.3) else 0
     first, width = dice.some(lead, like.rank), dice.some(1, 2)
     size = dice.room(dice.some(1, 2), 4)

@@ -1,4 +1,4 @@
-"""How to draw what moves elements and rounds none: views, copies, pads, joins."""
+"""Draws of operations that move elements and round none: views, copies, pads, concatenations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _transpose(dice: Dice, like: Shape) -> Draft:
 
 
 def _permuted(dice: Dice, like: Shape) -> tuple[tuple[int, ...], Want]:
-    """An order of the axes, and what has the wanted shape once its axes are in it."""
+    """A permutation, and an input that has the wanted shape when permuted."""
     order = dice.sample(range(like.rank), like.rank)
     dims: list[Extent] = [0] * like.rank
     for i, axis in enumerate(order):
@@ -85,7 +85,7 @@ def _slice(dice: Dice, like: Shape) -> Draft:
 
 
 def _sliced(dice: Dice, like: Shape, known: Sequence[int]) -> Draft:
-    """A slice along one of some axes, or two."""
+    """A slice along one or two of some axes."""
     if not known:
         return None
     axes = dice.sample(known, dice.one_of((1, 1, 1, min(2, len(known)))))
@@ -142,9 +142,7 @@ def _concat(dice: Dice, like: Shape) -> Draft:
 
 
 def _parts(dice: Dice, extent: Extent) -> list[Extent]:
-    """What add up to an extent: the terms of a sum, or two halves of another dim of an unknown
-    size.
-    """
+    """Extents that add up to one: the terms of a sum, or two halves of any other symbolic dim."""
     if isinstance(extent, Dim):
         first = extent // 2 if len(extent.terms) == 1 else Dim.of(dict(extent.terms[:1]))
         rest = extent - first

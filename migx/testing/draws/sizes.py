@@ -1,5 +1,5 @@
-"""The symbols of a program, with bounds of several kinds, the sizes that it is run at, and dims
-around those at which kernels begin another panel.
+"""The symbols of a program, with various bounds, the sizes it is run at, and dims around the panel
+sizes of kernels.
 """
 
 from __future__ import annotations
@@ -12,28 +12,26 @@ Sizes = dict[str, int]
 NAMES = ("n", "m", "k")
 
 BOUNDS = ((0, None), (0, None), (0, None), (0, 4), (1, None), (1, 8), (2, 5))
-"""What symbols are declared with: nothing, most often, which is from 0 up."""
+"""The bounds that symbols are declared with; most often none, which means at least 0."""
 
 SMALL = (0, 1, 1, 2, 2, 3, 3, 3, 4, 5)
-"""The sizes that a program is drawn with: mostly those at which arithmetic says something."""
+"""The sizes a program is drawn with: mostly those at which arithmetic is informative."""
 
 EDGES = (0, 0, 0, 1, 1, 2, 4, 5)
-"""Those that it is run at once more: mostly those at which something is empty, or alone."""
+"""The sizes it is run at again: mostly those at which something is empty or single."""
 
 BORDERS = (7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65)
-"""Numbers of rows or columns of which kernels take as many at a time, or that are one more or
-less.
-"""
+"""Numbers of rows or columns that kernels process at a time, and their neighbours."""
 
 WIDE = 0.4
-"""The share of programs that have such dims, or are run at them where they have symbols."""
+"""The share of programs that have such dims, or are run at them if they have symbols."""
 
 FEW = 17
-"""A symbol is at most so large, for a value may have several axes of it."""
+"""The largest size of a symbol, since a value may have several axes of it."""
 
 
 def draw_symbols(dice: Dice) -> tuple[Dim, ...]:
-    """One symbol, or two or three."""
+    """One to three symbols."""
     return tuple(Dim(name, *dice.one_of(BOUNDS)) for name in NAMES[: dice.one_of((1, 1, 2, 3))])
 
 
@@ -47,7 +45,7 @@ def draw_sizes(dice: Dice, symbols: tuple[Dim, ...], of: tuple[int, ...] = SMALL
 
 
 def draw_others(dice: Dice, symbols: tuple[Dim, ...]) -> Sizes:
-    """Sizes that a program is run at once more; where it is wide, one symbol is."""
+    """The sizes that a program is run at again; if it is wide, one symbol is."""
     found = draw_sizes(dice, symbols, EDGES)
     low, high = bounds(chosen := dice.one_of(symbols))
     fits = [n for n in BORDERS if low <= n <= min(high, FEW)]
@@ -55,8 +53,8 @@ def draw_others(dice: Dice, symbols: tuple[Dim, ...]) -> Sizes:
 
 
 def extents_of(dice: Dice, symbols: tuple[Dim, ...]) -> tuple[Extent, ...]:
-    """What dims are made of symbols: these, mostly; multiples and sums. Without symbols, wide dims:
-    one or two where the program is wide.
+    """The symbolic dims of a program: mostly the symbols, also multiples and sums. Without symbols,
+    one or two wide dims if the program is wide.
     """
     if not symbols:
         return tuple(dice.sample(BORDERS, dice.some(1, 2))) if dice.wide else ()
