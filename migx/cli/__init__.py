@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -79,10 +80,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """Replaces streams that were closed before the start, which are None, by the null device."""
+    """Replaces streams that were closed before the start, which are None, by the null device. A
+    name that the others cannot encode is written with escapes.
+    """
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
+        if (stream := getattr(sys, name)) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # open until the end
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _parsed(given: Sequence[str]) -> argparse.Namespace:
