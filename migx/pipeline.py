@@ -262,8 +262,9 @@ def _options(whose: str, cls: type[Any], text: str, apart: tuple[str, ...] = ())
     for piece in _split(text):
         name, equals, value = (part.strip() for part in piece.partition("="))
         if name not in fields or not equals:
-            known = ", ".join(f"{name}: {kind}" for name, kind in fields.items()) or "none"
-            raise ParseError(f"{whose} has no option {piece!r}; its options are {known}")
+            known = ", ".join(f"{name}: {kind}" for name, kind in fields.items())
+            there = f"its options are {known}" if known else "it has none"
+            raise ParseError(f"{whose} has no option {piece!r}; {there}")
         try:
             options[name] = brought(whose, name, fields[name], _option(value, fields[name]))
         except FieldError as error:
