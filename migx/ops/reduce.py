@@ -119,6 +119,10 @@ class ReduceAny(Reduce):
     ufunc = np.logical_or
 
 
+REDUCTIONS = (ReduceAll, ReduceAny, ReduceMax, ReduceMean, ReduceMin, ReduceProd, ReduceSum)
+"""Those that rules know, and that kernels fold by their ufunc; another ``Reduce`` has no kernel."""
+
+
 class Argmax(Op):
     """The index of the greatest along an axis, as i64; the first or last of equals. ONNX ArgMax."""
 
