@@ -9,6 +9,7 @@ import migx
 from migx import ops
 from migx.op import Array, Modules, Op, Shapes, Traits
 from migx.ops.fused import Fused
+from migx.ops.indexing import ScatterElements
 from migx.ops.reduce import Reduce
 from migx.program import Program
 from migx.shape import Shape
@@ -59,6 +60,21 @@ def test_it_takes_no_neighbour_to_the_host(op: Op, target: str) -> None:
     migx.run_passes(program, made.get_passes(made.get_context(), CompileOptions()))
     assert op.name in [at.name for at in program.main]
     assert not any(isinstance(at.op, Fused) and not made.supports(at) for at in program.main)
+
+
+class ScatterHypot(ScatterElements):
+    """The hypotenuse of each update and what is there."""
+
+    combine = np.hypot
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_a_scatter_that_combines_by_another_function_has_no_kernel(target: str) -> None:
+    program = migx.Program()
+    x = program.main.add_parameter("x", Shape("f32", (5, 4)))
+    indices = program.main.add_parameter("i", Shape("i64", (5, 4)))
+    made = program.main.add_instruction(ScatterHypot(1), x, indices, x)
+    assert not get_target(target).supports(made)
 
 
 @EACH
