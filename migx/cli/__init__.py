@@ -106,6 +106,14 @@ def _shown(message: Warning | str, *_: object, **__: object) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
+class _Paragraphs(argparse.HelpFormatter):
+    """Wraps each paragraph of a description by itself."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(fill(paragraph, width, indent) for paragraph in text.split("\n\n"))
+
+
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     """The parser, with only the verb that is asked for, or all if there is none."""
     parser = argparse.ArgumentParser(
@@ -126,7 +134,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
             name,
             help=first[:1].lower() + first[1:],
             description=_report.prose(verb.__doc__),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Paragraphs,
         )
         made.set_defaults(parser=made)
         verb.configure(made)

@@ -14,13 +14,15 @@ from migx.cli import _report
 from tests.cli.conftest import Migx
 
 
-def test_every_verb_explains_itself(migx: Migx) -> None:
+def test_every_verb_explains_itself(migx: Migx, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
     assert {"read", "run", "verify", "opt", "passes", "ops", "targets", "onnx"} <= {*cli.verbs()}
     text = migx("--help").out
     for verb in cli.verbs():
         assert f"\n    {verb}" in text
         shown = migx(verb, "--help")
         assert (shown.code, "--json" in shown.out) == (0, True)
+        assert max(map(len, shown.out.splitlines())) <= 70
     assert migx("--version").out == f"migx {__version__}\n"
 
 
