@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from migx.argument import Argument
-from migx.dim import Dim
+from migx.dim import Dim, Extent
 from migx.errors import FieldError, ShapeError
 from migx.shape import DType, Shape
 
@@ -58,7 +58,7 @@ def form(kind: str) -> Form | None:
     """The form for an annotation, such as ``tuple[int, ...]``; None for one not known here, which
     allows any value.
     """
-    plain = re.sub(r"\b(?:\w+\.)+(?=\w)", "", kind)
+    plain = text_of(kind)
     if (several := re.fullmatch(r"tuple\[(\w+), (?:(\.\.\.)|\1(?:, \1)*)\]", plain)) is None:
         return Form(_KINDS[plain]) if plain in _KINDS else None
     if several[1] not in _KINDS:
@@ -101,8 +101,16 @@ def declared(cls: type) -> dict[str, str]:
     found: dict[str, str] = {}
     for each in reversed(cls.__mro__):
         for name, kind in inspect.get_annotations(each).items():
-            found[name] = kind.__name__ if type(kind) is type else str(kind)
+            found[name] = text_of(kind)
     return found
+
+
+def text_of(kind: Any) -> str:
+    """An annotation as it is written, be it a text or what it stands for, without the modules of
+    its names.
+    """
+    said = kind.__name__ if type(kind) is type else str(kind)
+    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", said.replace(str(Extent), "Extent"))
 
 
 def expect_values(cls: type) -> None:
@@ -110,8 +118,8 @@ def expect_values(cls: type) -> None:
     neither be compared nor printed.
     """
     for name, kind in inspect.get_annotations(cls).items():
-        said = kind.__name__ if type(kind) is type else str(kind)
-        if re.match(r"(\w+\.)*(dict|Dict|Mapping|list|List|set|Set|bytearray)\b", said):
+        said = text_of(kind)
+        if re.match(r"(dict|Dict|Mapping|list|List|set|Set|bytearray)\b", said):
             raise FieldError(
                 f"{cls.__name__}.{name} is declared as {said}: a field is a number, a str, a "
                 "DType, a Shape, an Extent, an Argument, or a tuple of these"

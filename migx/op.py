@@ -55,11 +55,12 @@ class Traits:
     """The properties of an operation that passes query.
 
     ``pointwise``: each element of the result is computed from the elements at its own index.
-    ``commutative``: two inputs may be swapped. ``reduction``: reduces axes. ``view``: the input the
-    result aliases if that input's layout allows, or None. ``standard_inputs``: every input must
-    have standard layout. ``pure``: no effect but its result, so it may be removed without users.
-    ``foldable``: may be evaluated at compile time when its inputs are known. ``any_sizes``: the
-    shape rule depends on no size, so its result for symbols holds for all sizes.
+    ``commutative``: two inputs may be swapped. ``reduction``: keeps one element on each axis of its
+    attribute ``axes``. ``view``: the input the result aliases if that input's layout allows, or
+    None. ``standard_inputs``: every input must have standard layout. ``pure``: no effect but its
+    result, so it may be removed without users. ``foldable``: may be evaluated at compile time when
+    its inputs are known. ``any_sizes``: the shape rule depends on no size, so its result for
+    symbols holds for all sizes.
     """
 
     pointwise: bool = False
@@ -110,6 +111,11 @@ class Op:
         freeze(cls)
         if not abstract and "name" not in cls.__dict__:
             cls.name = snake_case(cls.__name__)
+        if cls.traits.reduction and "axes" not in (f.name for f in dataclasses.fields(cls)):
+            raise FieldError(
+                f"{cls.__name__} declares that it is a reduction, so it needs the attribute axes, "
+                "as axes: tuple[int, ...]"
+            )
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
         raise ShapeError(f"{self.name} has no shape rule: it needs compute_shape(shapes, modules)")

@@ -15,7 +15,7 @@ from migx.argument import Argument, Source
 from migx.base.collector import paused
 from migx.base.files import inside
 from migx.errors import MigxError, ParseError, there_are
-from migx.fields import brought, required
+from migx.fields import brought, required, text_of
 from migx.ir import Instruction, Module
 from migx.program import Program
 from migx.shape import UNPACKED, DType, Shape
@@ -166,7 +166,7 @@ class _Builder:
                 self.reader.fail(
                     f"{statement.op} has no attribute {name!r}; it has {known}", statement.at
                 )
-            kind = str(fields[name].type)
+            kind = text_of(fields[name].type)
             try:
                 given[name] = brought(statement.op, name, kind, value)
             except MigxError as error:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from migx import plugins
 from migx.errors import FieldError, ParseError, PassError
-from migx.fields import brought, required
+from migx.fields import brought, required, text_of
 
 if TYPE_CHECKING:
     from migx.argument import Argument
@@ -257,13 +257,14 @@ def _parts(what: str, text: str) -> tuple[str, str, str | None]:
 
 def _options(whose: str, cls: type[Any], text: str, apart: tuple[str, ...] = ()) -> dict[str, Any]:
     """The options in a text, by name, converted to the types of their fields."""
-    fields = {f.name: str(f.type) for f in dataclasses.fields(cls) if f.name not in apart}
+    fields = {f.name: text_of(f.type) for f in dataclasses.fields(cls) if f.name not in apart}
     options: dict[str, Any] = {}
     for piece in _split(text):
         name, equals, value = (part.strip() for part in piece.partition("="))
         if name not in fields or not equals:
-            known = ", ".join(f"{name}: {kind}" for name, kind in fields.items()) or "none"
-            raise ParseError(f"{whose} has no option {piece!r}; its options are {known}")
+            known = ", ".join(f"{name}: {kind}" for name, kind in fields.items())
+            there = f"its options are {known}" if known else "it has none"
+            raise ParseError(f"{whose} has no option {piece!r}; {there}")
         try:
             options[name] = brought(whose, name, fields[name], _option(value, fields[name]))
         except FieldError as error:

@@ -21,6 +21,8 @@ Dims: TypeAlias = tuple[Extent, ...]
 Parts: TypeAlias = "tuple[Shape, ...]"
 Symbols: TypeAlias = tuple[Symbol, ...]
 EXTENTS = frozenset({int, Dim})
+MOST_AXES = 64
+"""As many as an array of numpy has."""
 
 
 class DType:
@@ -167,6 +169,8 @@ class Shape:
         for extent in self.dims:
             if type(extent) is int and extent < 0:
                 raise ShapeError(f"a dim cannot be negative: {extent} in {self.dims}")
+        if len(self.dims) > MOST_AXES:
+            raise ShapeError(f"a tensor has at most {MOST_AXES} axes, not {len(self.dims)}")
 
     def _checked(self, strides: Dims) -> Dims | None:
         if len(strides) != len(self.dims):

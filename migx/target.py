@@ -77,7 +77,7 @@ class CompileOptions:
         threads = self.num_threads
         if threads is not None and not (type(threads) is int and 1 <= threads <= MOST_THREADS):
             raise TargetError(
-                f"num_threads is {threads!r}; it must be a number of 1 to {MOST_THREADS}"
+                f"num_threads is {threads!r}; it must be a whole number from 1 to {MOST_THREADS}"
             )
         if self.activations not in ACTIVATIONS:
             known = " or ".join(map(repr, ACTIVATIONS))

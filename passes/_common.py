@@ -12,18 +12,7 @@ from migx.ir import Instruction
 from migx.match import skip
 from migx.ops.builtin import Literal
 from migx.ops.layout import Broadcast, Multibroadcast
-from migx.ops.reduce import (
-    ReduceAll,
-    ReduceAny,
-    ReduceMax,
-    ReduceMean,
-    ReduceMin,
-    ReduceProd,
-    ReduceSum,
-)
 from migx.shape import Dims
-
-REDUCTIONS = (ReduceAll, ReduceAny, ReduceMax, ReduceMean, ReduceMin, ReduceProd, ReduceSum)
 
 SAMPLE = 64
 """Bytes at either end of a literal that tell most apart, so that few are read whole."""

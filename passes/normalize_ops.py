@@ -11,7 +11,7 @@ from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import on, var
 from migx.op import Operation
-from migx.passes._common import REDUCTIONS
+from migx.ops.reduce import REDUCTIONS
 from migx.rewrite import Cursor, rule
 
 ALONG_AXES = (ops.Squeeze, ops.Unsqueeze, ops.Reverse, *REDUCTIONS)

@@ -17,8 +17,7 @@ from migx.match import having, on
 from migx.ops.builtin import GetTupleElem, Literal, Param, Return
 from migx.ops.fused import FusedReduce, Pointwise
 from migx.ops.layout import Reshape
-from migx.ops.reduce import Reduce
-from migx.passes._common import REDUCTIONS
+from migx.ops.reduce import REDUCTIONS, Reduce
 from migx.passes.fuse_pointwise import dims_of, is_by_element
 from migx.passes.simplify_reshapes.views import nested_shape_transforms
 from migx.rewrite import Cursor, rule

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -79,10 +80,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """Replaces streams that were closed before the start, which are None, by the null device."""
+    """Replaces streams that were closed before the start, which are None, by the null device. A
+    name that the others cannot encode is written with escapes.
+    """
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
+        if (stream := getattr(sys, name)) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # open until the end
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _parsed(given: Sequence[str]) -> argparse.Namespace:
@@ -99,6 +104,14 @@ def _parsed(given: Sequence[str]) -> argparse.Namespace:
 def _shown(message: Warning | str, *_: object, **__: object) -> None:
     """Prints a warning like an error, without the source line that issued it."""
     print(f"warning: {message}", file=sys.stderr)
+
+
+class _Paragraphs(argparse.HelpFormatter):
+    """Wraps each paragraph of a description by itself."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(fill(paragraph, width, indent) for paragraph in text.split("\n\n"))
 
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
@@ -121,7 +134,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
             name,
             help=first[:1].lower() + first[1:],
             description=_report.prose(verb.__doc__),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Paragraphs,
         )
         made.set_defaults(parser=made)
         verb.configure(made)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from migx.cli import _report
+from migx.fields import text_of
 
 Described = dict[str, Any]
 
@@ -78,14 +79,10 @@ def _fields(cls: type[Any]) -> list[dict[str, str]]:
         return []
     found = []
     for field in dataclasses.fields(cls):
-        entry = {"name": field.name, "type": _type(field.type)}
+        entry = {"name": field.name, "type": text_of(field.type)}
         if field.default is not dataclasses.MISSING:
             entry["default"] = repr(field.default)
         elif field.default_factory is not dataclasses.MISSING:
             entry["default"] = repr(field.default_factory())
         found.append(entry)
     return found
-
-
-def _type(kind: Any) -> str:
-    return kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))

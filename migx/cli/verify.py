@@ -45,7 +45,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all", action="store_true", help="verify the models of the repository migx runs from"
     )
-    parser.add_argument("--models", metavar="FOLDER", help="the folder of those models (.models)")
+    parser.add_argument(
+        "--models",
+        metavar="FOLDER",
+        help="the folder of those models (.models); those it lacks are made there, 4 GB in all",
+    )
     _report.add_json(parser)
 
 

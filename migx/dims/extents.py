@@ -18,6 +18,7 @@ from migx.errors import EvaluationError
 
 Numbers: TypeAlias = NDArray[np.int64]
 Found = TypeVar("Found")
+LARGEST = np.iinfo(np.int64).max
 LIMIT = 2**62
 """Extents that reach this, constants aside, are refused: they may overflow 64 bits."""
 
@@ -63,6 +64,8 @@ class Extents:
         ]
         whole = np.zeros((len(self._places), len(columns)), np.int64)
         for row, column, coefficient in entries:
+            if not -LARGEST <= coefficient <= LARGEST:
+                raise EvaluationError(f"a size of {[*self._places][row]} is too large")
             whole[row, column] = coefficient
         self._constants, self._matrix = whole[:, 0], np.ascontiguousarray(whole[:, 1:])
         self._most = LIMIT // max(int(np.abs(self._matrix).sum(1).max(initial=1)), 1)

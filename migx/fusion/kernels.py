@@ -26,7 +26,7 @@ from migx.ops.layout import Broadcast, Contiguous, Multibroadcast, Reshape
 from migx.ops.linear import Convolution, Dot, QuantConvolution, QuantDot
 from migx.ops.pointwise import Div, Exp, Identity, Log, Sub
 from migx.ops.quantization import Linear
-from migx.ops.reduce import Logsoftmax, Reduce, ReduceMax, ReduceSum, Softmax
+from migx.ops.reduce import REDUCTIONS, Logsoftmax, Reduce, ReduceMax, ReduceSum, Softmax
 from migx.planning import results
 from migx.shape import Dims, DType, Shape
 
@@ -252,7 +252,7 @@ class _Description:
             return values[0]
         if isinstance(op, Softmax):
             return self._softmax(op, values[0], dtype)
-        if isinstance(op, Reduce):
+        if isinstance(op, Reduce) and type(op) in REDUCTIONS:
             if tuple(sorted(op.axes)) != tuple(sorted(self.axes)):
                 raise Unfit
             return self._node(op, dtype, True, values)

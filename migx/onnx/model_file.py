@@ -27,7 +27,8 @@ class ModelFile:
 
     Where the rank of a result depends on the run, symbols are assumed to be ``not_one``, and the
     first branch of a node is taken; in the ``other`` reading, for files that declare other ranks,
-    such symbols have the size 1, and the second branch is taken.
+    such symbols have the size 1, and the second branch is taken. Nodes are ``misled`` if a branch
+    of theirs in which such a choice was made was refused.
     """
 
     folder: Path
@@ -43,6 +44,7 @@ class ModelFile:
     remarks: dict[str, None] = field(default_factory=dict)
     not_one: set[str] = field(default_factory=set)
     first_taken: set[str] = field(default_factory=set)
+    misled: set[str] = field(default_factory=set)
 
     def argument(self, tensor: onnx.TensorProto, embedded: Source | None = None) -> Argument:
         """The value of a tensor; records how far each external file is used."""

@@ -136,7 +136,8 @@ class Reading:
             remove_dead_code(module)
         remove_dead_modules(program)
         ranks = zip(map(declared_rank, graph.output), program.main.outputs, strict=True)
-        return cls(source, program, None, all(r in (None, v.shape.rank) for r, v in ranks))
+        fits = all(r in (None, v.shape.rank) for r, v in ranks)
+        return cls(source, program, None, fits and not source.misled)
 
 
 def refuse_unsupported(graph: onnx.GraphProto, model: ModelFile) -> None:

@@ -48,6 +48,13 @@ def expect_same_dims(op: Operation, shapes: Shapes) -> tuple[Extent, ...]:
     return first
 
 
+def expect_single(op: Operation, what: str, shapes: Shapes) -> None:
+    """Raises ``ShapeError`` where an input, called ``what``, is proven not to have one element."""
+    for shape in shapes:
+        if not dim.may_equal(shape.elements, 1):
+            raise ShapeError(f"{op.name} takes {what} of one element, got {shape.text}")
+
+
 def expect_axis(op: Operation, axis: int, rank: int) -> int:
     """The axis, which must be in [0, rank): negative axes are resolved before an operation is
     made.

@@ -46,6 +46,8 @@ def room(op: Operation, extent: Extent, length: Extent, dilation: int, over: int
     """How far a window can move inside a padded extent, and ``over`` elements beyond its end;
     ``ShapeError`` when it never fits.
     """
+    if bounds(length)[1] < 1:
+        raise ShapeError(f"{op.name}: a window has 1 element or more along each axis, not {length}")
     free = extent + over - reach(length, dilation)
     if bounds(free)[1] < 0:
         beyond = f" and {over} beyond" if over else ""

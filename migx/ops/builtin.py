@@ -9,6 +9,7 @@ from typing import Any
 from migx.argument import Argument
 from migx.errors import AssumptionError, ShapeError
 from migx.op import Modules, Op, Runnable, Shapes, Traits
+from migx.ops._rules import expect
 from migx.shape import Shape
 
 
@@ -156,6 +157,7 @@ class GetTupleElem(Op):
     index: int = 0
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 1)
         (whole,) = shapes
         if not 0 <= self.index < len(whole.parts):
             raise ShapeError(f"there is no member {self.index} in {whole}")

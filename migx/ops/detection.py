@@ -12,7 +12,7 @@ from migx.argument import Argument
 from migx.dim import Extent
 from migx.errors import ShapeError
 from migx.op import Array, Modules, Op, Runnable, Shapes
-from migx.ops._rules import expect, expect_same_type, no_warnings
+from migx.ops._rules import expect, expect_same_type, expect_single, no_warnings
 from migx.shape import I64, OPTIONAL, Shape
 
 
@@ -39,9 +39,7 @@ class Nonmaxsuppression(Op):
                 f"nonmaxsuppression needs boxes [batch, n, 4] and scores [batch, classes, n], "
                 f"got {boxes.text} and {scores.text}"
             )
-        for limit in shapes[2:]:
-            if limit.dtype is not OPTIONAL and not dim.may_equal(limit.elements, 1):
-                raise ShapeError(f"nonmaxsuppression takes limits of one element, got {limit.text}")
+        expect_single(self, "limits", [s for s in shapes[2:] if s.dtype is not OPTIONAL])
         return Shape(I64, (self.count, 3))
 
     def compute(

@@ -22,6 +22,7 @@ from migx.ops._rules import (
     expect_axis,
     expect_same_dims,
     expect_same_type,
+    expect_single,
     no_warnings,
     rounded,
     wide,
@@ -255,6 +256,7 @@ class Onehot(Op):
         expect_same_type(self, [indices])
         expect_same_dims(self, [values, Shape(expect_same_type(self, [values]), (2,))])
         expect_axis(self, self.axis, indices.rank + 1)
+        expect_single(self, "a depth", shapes[2:])
         dims = (*indices.dims[: self.axis], self.depth, *indices.dims[self.axis :])
         return Shape(values.dtype, dims)
 
@@ -364,6 +366,7 @@ class Trilu(Op):
         expect_same_type(self, shapes[:1])
         if shapes[0].rank < 2:
             raise ShapeError(f"trilu needs two axes or more, got {shapes[0].text}")
+        expect_single(self, "a diagonal", shapes[1:])
         return shapes[0].as_standard()
 
     def compute(self, x: Array, k: Array | None = None) -> Array:

@@ -46,6 +46,8 @@ class Pooling(Op):
             raise ShapeError(f"pooling: lengths needs {spatial} numbers, got {self.lengths}")
         if any(bounds(length)[1] < 1 for length in self.lengths):
             raise ShapeError(f"pooling: lengths are 1 or more, got {self.lengths}")
+        if self.lp_order < 1:
+            raise ShapeError(f"pooling: lp_order is 1 or more, got {self.lp_order}")
         return Shape(x.dtype, (*x.dims[:2], *map(self.windows, range(spatial), x.dims[2:])))
 
     def windows(self, i: int, extent: Extent) -> Extent:

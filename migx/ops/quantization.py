@@ -47,6 +47,8 @@ class Linear(Op, abstract=True):
     def check(self, shapes: Shapes, quantized: DType) -> None:
         """Raises ``ShapeError`` unless scale and zero point fit input and quantised type."""
         x, scale, *zero = shapes
+        if self.block < 0:
+            raise ShapeError(f"{self.name}: a block is 0, for none, or more, not {self.block}")
         if not scale.dtype.is_float or scale.dtype.bits < F16.bits:
             raise ShapeError(f"{self.name} needs a scale of f16 or wider, got {scale.dtype}")
         if zero and zero[0].dtype is not quantized:

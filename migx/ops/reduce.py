@@ -23,7 +23,7 @@ from migx.ops._numeric import (
     lowest,
     quotient,
 )
-from migx.ops._rules import expect, expect_axis, no_warnings, rounded, wide
+from migx.ops._rules import expect, expect_axis, expect_single, no_warnings, rounded, wide
 from migx.shape import I64, Shape
 
 
@@ -117,6 +117,10 @@ class ReduceAny(Reduce):
 
     kinds = LOGICAL
     ufunc = np.logical_or
+
+
+REDUCTIONS = (ReduceAll, ReduceAny, ReduceMax, ReduceMean, ReduceMin, ReduceProd, ReduceSum)
+"""Those that rules know, and that kernels fold by their ufunc; another ``Reduce`` has no kernel."""
 
 
 class Argmax(Op):
@@ -254,6 +258,7 @@ class Topk(Op):
             raise ShapeError(
                 f"topk: k = {self.k} is more than axis {self.axis} of {shape.text} has"
             )
+        expect_single(self, "a k", shapes[1:])
         dims = [self.k if i == self.axis else d for i, d in enumerate(shape.dims)]
         return Shape.tuple(Shape(shape.dtype, dims), Shape(I64, dims))
 

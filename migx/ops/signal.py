@@ -10,7 +10,7 @@ from migx.dim import Extent, may_equal
 from migx.errors import EvaluationError, ShapeError
 from migx.op import Array, Modules, Op, Shapes
 from migx.ops._numeric import FLOAT, NUMBER, expect_kind
-from migx.ops._rules import expect, expect_axis, no_warnings, rounded, wide
+from migx.ops._rules import expect, expect_axis, expect_single, no_warnings, rounded, wide
 from migx.shape import F32, DType, Shape
 
 
@@ -35,6 +35,7 @@ class Dft(Op):
         expect_axis(self, self.axis, x.rank - 1)
         if not (may_equal(x.dims[-1], 1) or may_equal(x.dims[-1], 2)):
             raise ShapeError(f"{self.name} needs [..., 1] or [..., 2], got {x.text}")
+        expect_single(self, "a length", shapes[1:])
         half = self.onesided and not self.inverse
         dims: list[Extent] = list(x.dims)
         dims[self.axis] = self.length // 2 + 1 if half else self.length
@@ -85,8 +86,7 @@ class MelWeightMatrix(Op):
         expect(self, shapes, 5)
         for shape in shapes:
             expect_kind(self, shape.dtype, NUMBER)
-            if not may_equal(shape.elements, 1):
-                raise ShapeError(f"{self.name} takes inputs of one element, got {shape.text}")
+        expect_single(self, "inputs", shapes)
         expect_kind(self, self.to, NUMBER)
         return Shape(self.to, self.dims)
 

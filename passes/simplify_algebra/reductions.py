@@ -7,8 +7,8 @@ from dataclasses import replace
 from migx.ir import Instruction
 from migx.match import attr, on, var
 from migx.ops.pointwise import Sub
-from migx.ops.reduce import Reduce, ReduceMax, Softmax
-from migx.passes._common import REDUCTIONS, broadcast_of
+from migx.ops.reduce import REDUCTIONS, Reduce, ReduceMax, Softmax
+from migx.passes._common import broadcast_of
 from migx.rewrite import Cursor, RuleSet, rule
 
 x = var("x")

@@ -6,7 +6,7 @@ from migx import dim, ops
 from migx import op as operations
 from migx.ir import Instruction
 from migx.match import on, var
-from migx.passes._common import REDUCTIONS
+from migx.ops.reduce import REDUCTIONS
 from migx.passes.simplify_reshapes.paths import (
     VIEWS,
     Path,

@@ -45,6 +45,7 @@ PASSES = (
     "dissolve{target=cpu}",
     "rewrite_blocks",
     "fuse_pointwise_reduce",
+    "dissolve{target=cpu}",
     "auto_contiguous{control=true, across=true}",
 )
 

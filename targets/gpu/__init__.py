@@ -48,6 +48,7 @@ FUSION = (
     "fuse_concat",
     "dissolve{target=gpu}",
     "fuse_pointwise_reduce",
+    "dissolve{target=gpu}",
 )
 """Forms fused kernels; a group without a kernel as a whole is dissolved."""
 

@@ -14,13 +14,15 @@ from migx.cli import _report
 from tests.cli.conftest import Migx
 
 
-def test_every_verb_explains_itself(migx: Migx) -> None:
+def test_every_verb_explains_itself(migx: Migx, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
     assert {"read", "run", "verify", "opt", "passes", "ops", "targets", "onnx"} <= {*cli.verbs()}
     text = migx("--help").out
     for verb in cli.verbs():
         assert f"\n    {verb}" in text
         shown = migx(verb, "--help")
         assert (shown.code, "--json" in shown.out) == (0, True)
+        assert max(map(len, shown.out.splitlines())) <= 70
     assert migx("--version").out == f"migx {__version__}\n"
 
 
@@ -138,3 +140,14 @@ def test_output_that_cannot_be_written(command: str, code: int, told: str) -> No
     words = ["sh", "-c", f"{sys.executable} -m migx {command}"]
     found = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stderr) == (code, told)
+
+
+def test_a_name_that_the_output_cannot_encode_is_escaped(tmp_path: Path) -> None:
+    (tmp_path / "x.migx").write_text("module main(x: f32[2]) { return x }\n", "utf-8")
+    command = "-m migx compile x.migx --target ref -o ö.mxr"
+    env = {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(cli.__file__).parent.parent.parent)}
+    words = [sys.executable, *command.split()]
+    found = subprocess.run(
+        words, capture_output=True, text=True, env=os.environ | env, cwd=tmp_path, check=False
+    )
+    assert (found.returncode, "\\xf6.mxr:" in found.stdout) == (0, True), found.stderr

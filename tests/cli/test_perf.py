@@ -106,7 +106,7 @@ def test_a_target_that_does_not_profile_is_timed_whole(
     ("words", "message"),
     [
         (["--repeat", "0"], "give 1 or more"),
-        (["--threads", "0"], "num_threads is 0; it must be a number of 1 to 1024"),
+        (["--threads", "0"], "num_threads is 0; it must be a whole number from 1 to 1024"),
         (["--against", "abacus"], "there are onnxruntime and openvino"),
     ],
 )

@@ -96,6 +96,11 @@ def test_extents_beyond_64_bits_are_refused() -> None:
         known.at({"a": 10**10, "b": 10**9})
     with pytest.raises(DimError, match="dim b has no size"):
         known.at({"a": 1})
+    for extent in (2**63, 2**64 * A):
+        known = Extents()
+        known.place(extent)
+        with pytest.raises(EvaluationError, match=r"a size of .* is too large"):
+            known.at({"a": 1})
 
 
 @examples

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 import migx
-from migx import Dim, Shape, ops
+from migx import Dim, DType, Shape, ops
 from migx import op as operations
+from migx.dim import Extent
 from migx.errors import FieldError, ShapeError
+from migx.fields import text_of
 from migx.manager import Pass
-from migx.op import Op
+from migx.op import Op, Traits
 
 MADE: list[tuple[Any, Op]] = [
     (lambda: ops.Transpose([1, 0]), ops.Transpose((1, 0))),
@@ -60,6 +62,30 @@ def test_what_does_not_fit_is_refused_where_it_is_made(wrong: Any, message: str)
 def test_an_unknown_element_type_is_said_with_the_field() -> None:
     with pytest.raises(ShapeError, match="convert: to: no element type 'f33'; there are bool"):
         ops.Convert("f33")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (int, "int"),
+        (DType, "DType"),
+        (Extent, "Extent"),
+        (tuple[Extent, ...], "tuple[Extent, ...]"),
+        (tuple[Shape, int], "tuple[Shape, int]"),
+        ("migx.Shape", "Shape"),
+        ("tuple[np.int64, ...]", "tuple[int64, ...]"),
+    ],
+)
+def test_annotations_read_alike_as_texts_and_as_types(kind: Any, said: str) -> None:
+    assert text_of(kind) == said
+
+
+def test_a_reduction_without_axes_is_refused_where_it_is_declared() -> None:
+    with pytest.raises(FieldError, match=r"Along declares .* reduction, so it needs .* axes"):
+
+        class Along(Op):
+            traits = Traits(reduction=True)
+            axis: int
 
 
 class Scaled(Op):

@@ -111,7 +111,7 @@ def test_pipelines_as_text(text: str, steps: tuple[Pass, ...], printed: str) -> 
             UnknownName,
             r"no pass(es)? named 'dead_code'; similar: dead_code_elimination",
         ),
-        ("seen{depth=1}", ParseError, "pass seen has no option 'depth=1'; its options are none"),
+        ("seen{depth=1}", ParseError, "pass seen has no option 'depth=1'; it has none"),
         ("fail{broke=true}", ParseError, "pass fail has no option 'broke=true'; .* broken: bool"),
         ("fail{broken}", ParseError, "pass fail has no option 'broken'; its options are broken"),
         ("fail{broken=1}", ParseError, "pass fail: broken is bool, not 1"),

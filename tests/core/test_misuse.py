@@ -61,7 +61,7 @@ def test_targets_and_options() -> None:
         refused(TargetError, f"{wrong} is no target: give one, or its name", program.compile, wrong)
     refused(TargetError, r"\[Pass\(\)\] is no target", report, program, [Pass()])
     for threads in ("two", 10**9, 0, 2.0):
-        message = f"num_threads is {threads!r}; it must be a number of 1 to 1024"
+        message = f"num_threads is {threads!r}; it must be a whole number from 1 to 1024"
         refused(TargetError, message, program.compile, "ref", num_threads=threads)
     with pytest.raises(TypeError, match="inplace"):
         program.compile("ref").update_weights(inplace=True)

@@ -273,6 +273,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
         ((np.int64(-3),), None, r"a dim cannot be negative: -3 in \(-3,\)"),
         ((3, -1), None, r"a dim cannot be negative: -1 in \(3, -1\)"),
         ((2, 3), (1,), "1 strides for 2 dims"),
+        ((1,) * 65, None, "a tensor has at most 64 axes, not 65"),
         ((2, 3), (-3, 1), r"a stride cannot be negative: \(-3, 1\)"),
     ],
 )

@@ -32,4 +32,4 @@ def test_a_network_of_equal_logits() -> None:
     program.main.add_return(logits, names=["logits"])
     (found,) = program.compile("ref").eval(dict(zip(program.main.parameters, given, strict=True)))
     terms = 512 + 13 * 13  # of the last convolution, and of the mean over what it makes
-    np.testing.assert_allclose(found, found[0, 0], rtol=2 * terms * np.finfo(np.float32).eps)
+    np.testing.assert_allclose(found, found[0, 0], rtol=2 * terms * float(np.finfo(np.float32).eps))

@@ -202,6 +202,28 @@ def test_branches_of_other_ranks_are_settled_by_a_checked_assumption(tmp_path: P
         program.eval({"c": False, "x": x})
 
 
+def test_a_choice_by_which_a_branch_around_it_cannot_be_is_made_otherwise(tmp_path: Path) -> None:
+    model = model_of("""
+        main (bool c, bool d, float[n, 1] x) => (float[m, k] y) <int64[1] one = {1}> {
+          y = If(c) <
+            then_branch = plain () => (float[n, 1] a) { a = Neg(x) },
+            else_branch = turned () => (float[1, n] b) {
+              z = If(d) <
+                then_branch = yes () => (float[n] f) { f = Squeeze(x, one) },
+                else_branch = no () => (float[n, 1] g) { g = Identity(x) }
+              >
+              b = Transpose<perm = [1, 0]>(z)
+            }
+          >
+        }""")
+    program = read(model, tmp_path).compile("ref")
+    x = np.ones((3, 1), np.float32)
+    for c, d in ((True, False), (True, True), (False, False)):
+        assert program.eval({"c": c, "d": d, "x": x})[0].shape == ((3, 1) if c else (1, 3))
+    with pytest.raises(EvaluationError, match="(?s)this condition is False.*ONNX 'z'"):
+        program.eval({"c": False, "d": True, "x": x})
+
+
 def test_single_numbers_of_other_ranks_in_branches_have_one_rank_of_which_is_told(
     tmp_path: Path,
 ) -> None:

@@ -118,9 +118,10 @@ def test_random_programs(first: int, passes: str, tmp_path: Path) -> None:
         try:
             peer(tmp_path / "written.onnx", drawn.inputs)
             done["ran"] += 1
-        except Exception as error:  # noqa: BLE001 - onnxruntime has no common class of errors
-            done["no kernel"] += any(said in str(error) for said in NO_KERNEL)
-    assert done["ran"] + done["no kernel"] + done["refused"] + done["tuples"] == 20
+        except Exception as error:  # onnxruntime has no common class of errors
+            if not any(said in str(error) for said in NO_KERNEL):
+                raise
+            done["no kernel"] += 1
     assert done["refused"] <= 3
     assert done["ran"] >= 4  # not those with an input of bf16 or f8, which numpy has no name for
 

@@ -22,7 +22,7 @@ from migx.compat.migraphx.forms import (
 )
 from migx.compat.migraphx.shapes import DTYPES, type_t
 from migx.errors import CompatError, MigxError, ShapeError, UnknownName, there_are
-from migx.fields import brought
+from migx.fields import brought, text_of
 from migx.ir import Instruction
 from migx.shape import DType
 
@@ -90,7 +90,7 @@ def _formed(at: Site, held: Given, inputs: Sequence[Instruction]) -> Instruction
 def _plain(at: Site, held: Given, inputs: Sequence[Instruction]) -> Instruction:
     """An operation that is also migx's, except for names of attributes and negative axes."""
     told, cls = RENAMED.get(at.name, {}), plugins.operation(at.name)
-    kinds = {f.name: str(f.type) for f in dataclasses.fields(cls)}
+    kinds = {f.name: text_of(f.type) for f in dataclasses.fields(cls)}
     rank = inputs[0].shape.rank if inputs else 0
     made = {}
     for key, value in held.items():

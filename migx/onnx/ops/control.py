@@ -57,13 +57,17 @@ def branches(
     both are invalid, raises the error of the first.
     """
     modules, refused = list[Module](), dict[bool, MigxError]()
+    model = node.graph.model
     for way, graph in zip((True, False), graphs, strict=True):
+        choices = len(model.first_taken)
         try:
             modules.append(node.graph.submodule(graph, f"if.{'then' if way else 'else'}"))
         except (ShapeError, OnnxError) as error:
             if isinstance(error, OnnxError) and not isinstance(error.__cause__, DimError):
                 raise
             refused[way] = error
+            if len(model.first_taken) > choices:
+                model.misled.add(node.label)
     if len(refused) == 2:
         raise refused[True]
     return modules, refused

@@ -27,7 +27,7 @@ ELEMENTS = 1 << 13
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     """The kernel of one of these, for elements and indices of whole bytes; scatters with a
-    reduction only for types that are computed as they are stored.
+    reduction only for types that are computed as they are stored, and by a ufunc that folds.
     """
     if not isinstance(at.op, GatherElements | Scatter) or at.shape.rank == 0:
         return None
@@ -38,7 +38,9 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     match at.op:
         case GatherElements():
             return _Fetch(at, machine).kernel()
-        case Scatter(combine=combine) if combine and not elements.is_computed_as_stored(dtype):
+        case Scatter(combine=combine) if combine and not (
+            combine in elements.FOLDS and elements.is_computed_as_stored(dtype)
+        ):
             return None
         case ScatterElements():
             return _Put(at, machine).kernel()

@@ -48,7 +48,7 @@ def wanted_threads(asked: int | None) -> int:
         return cores()
     if not given.isdecimal() or not 1 <= int(given) <= MOST_THREADS:
         raise TargetError(
-            f"MIGX_NUM_THREADS is {given!r}; it must be a number of 1 to {MOST_THREADS}"
+            f"MIGX_NUM_THREADS is {given!r}; it must be a whole number from 1 to {MOST_THREADS}"
         )
     return int(given)
 

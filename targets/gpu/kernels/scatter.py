@@ -22,6 +22,8 @@ def kernel_for(at: Instruction) -> Kernel | None:
     """The kernel of a scatter of elements that Triton has a type for."""
     if not isinstance(at.op, Scatter) or at.shape.rank == 0:
         return None
+    if at.op.combine not in (None, *elements.FOLDS):
+        return None
     if not all(storable(v.shape.dtype) for v in at.inputs):
         return None
     if isinstance(at.op, ScatterElements):

@@ -137,11 +137,22 @@ def logistic(x: str, dtype: DType, slope: int = 1) -> str:
     return f"(tl.rsqrt{below} * tl.rsqrt{below})"
 
 
+FOLDS: dict[np.ufunc, str] = {
+    np.add: "+",
+    np.multiply: "*",
+    np.maximum: "maximum",
+    np.minimum: "minimum",
+    np.logical_and: "minimum",
+    np.logical_or: "maximum",
+}
+"""What Triton calls a ufunc that can fold."""
+
+
 def combined(ufunc: np.ufunc, x: str, y: str, dtype: DType) -> str:
-    """Two elements of a type combined by a ufunc that can reduce; also of bools, as integers."""
-    if ufunc in (np.add, np.multiply):
-        return f"{x} {'+' if ufunc is np.add else '*'} {y}"
-    name = "maximum" if ufunc in (np.maximum, np.logical_or) else "minimum"
+    """Two elements of a type combined by a ufunc that can fold; also of bools, as integers."""
+    name = FOLDS[ufunc]
+    if name in ("+", "*"):
+        return f"{x} {name} {y}"
     nan = f", propagate_nan={ALL}" if dtype.is_float else ""
     return f"tl.{name}({x}, {y}{nan})"
 
