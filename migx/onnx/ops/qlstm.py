@@ -4,6 +4,7 @@ step, are quantised by their own range at run time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -179,8 +180,8 @@ def cell(
 
 
 def clipped(node: Node, x: Instruction, limit: float) -> Instruction:
-    """A value clipped to a limit on either side; unchanged if the limit is 0."""
-    if limit <= 0:
+    """A value within a limit on either side; as it is where there is none."""
+    if limit == math.inf:
         return x
     return node.add(ops.Clip(), x, node.scalar(-limit, x), node.scalar(limit, x))
 

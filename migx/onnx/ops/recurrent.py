@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from migx import ops
@@ -49,6 +50,6 @@ def operation(node: Node, kind: str) -> Any:
         activations=node.strings("activations", ()),
         activation_alpha=node.numbers("activation_alpha", ()),
         activation_beta=node.numbers("activation_beta", ()),
-        clip=node.number("clip", 0.0),
+        clip=node.number("clip", math.inf),
         **options,
     )
