@@ -1,13 +1,17 @@
-"""Shared by importers of several families: operators expressed by others, layouts, ranges."""
+"""What importers of several families share: operators described by another, layouts, ramps,
+parts.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
 
 from migx import ops
-from migx.dim import Extent
+from migx.builders import parted
+from migx.dim import Extent, may_equal
 from migx.ir import Instruction
 from migx.onnx import importers
 from migx.onnx.node import Node
@@ -45,6 +49,19 @@ def all_of(
         raise node.fail(f"there is no operator {operator}")
     made = importer(Node(proto, node.graph, inputs, VERSION))
     return made if isinstance(made, tuple) else (made,)
+
+
+def divided(
+    node: Node, x: Instruction, sizes: Sequence[Extent], axis: int = -1
+) -> list[Instruction]:
+    """The parts of a value along an axis, whose sizes add up to it; a run in which they do not
+    fails.
+    """
+    place, total = axis % x.shape.rank, sum(sizes)
+    if not may_equal(total, whole := x.shape.dims[place]):
+        raise node.fail(f"its parts {tuple(sizes)} add up to {total}, the axis has {whole}")
+    dims = [total if i == place else d for i, d in enumerate(x.shape.dims)]
+    return parted(node, node.reshape(x, dims), sizes, axis)
 
 
 def steps(node: Node, count: Extent, start: int = 0) -> Instruction:

@@ -15,7 +15,7 @@ from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import steps
+from migx.onnx.ops._delegate import divided, steps
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary, plus
 from migx.onnx.ops.linear import matrix_product, scaled
@@ -60,7 +60,7 @@ def self_attended(
     whole = plus(node, whole, bias)
     third = whole.shape.dims[-1] // 3
     sizes = node.integers("qkv_hidden_sizes", ()) or (third, third, third)
-    q, k, v = (headed(node, part, heads) for part in parted(node, whole, sizes))
+    q, k, v = (headed(node, part, heads) for part in divided(node, whole, sizes))
     behind: Extent = 0
     if past is not None:
         behind = past.shape.dims[3]

@@ -12,11 +12,10 @@ import onnx
 
 from migx import ops
 from migx.builders import concatenate
-from migx.dim import Extent
 from migx.ir import Instruction, Module
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._delegate import delegated, steps
+from migx.onnx.ops._delegate import delegated, divided, steps
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import matrix_product, scaled
@@ -203,9 +202,5 @@ def activated(node: Node, by: Activation, x: Instruction) -> Instruction:
 
 
 def cut(node: Node, value: Instruction, count: int) -> list[Instruction]:
-    """A value split into equal parts along its last axis."""
-    axis = value.shape.rank - 1
-    each: Extent = value.shape.dims[axis] // count
-    return [
-        node.add(ops.Slice((axis,), (k * each,), (k * each + each,)), value) for k in range(count)
-    ]
+    """A value in so many parts along its last axis."""
+    return divided(node, value, (value.shape.dims[-1] // count,) * count)
