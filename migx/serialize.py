@@ -34,7 +34,7 @@ from migx.errors import DataError, DataWarning, MigxError, ParseError, TargetErr
 from migx.ops.builtin import Literal
 from migx.parser import parse
 from migx.program import Program
-from migx.target import CompileOptions, Saves, Target, get_target
+from migx.target import CompileOptions, Saves, Target, context_for, get_target
 from migx.text import show
 from migx.weights.fitting import own
 from migx.weights.hoisting import fixed_slots
@@ -118,7 +118,7 @@ def load(
     if not compiled or not file.target:
         return file.program("text", mmap)
     program = _Unread(file) if mmap else file.program("text", mmap)
-    context = _target_of(file).get_context()
+    context = context_for(_target_of(file))
     context.options = file.options
     if num_threads is not None:
         context.options = dataclasses.replace(file.options, num_threads=num_threads)

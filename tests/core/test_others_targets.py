@@ -15,6 +15,7 @@ from migx.errors import DataWarning, TargetError
 from migx.ir import Instruction
 from migx.shape import Shape
 from migx.target import Context
+from migx.view import report
 from tests.core.test_misuse import TEXT, Careless, Given, refused, running
 
 
@@ -86,6 +87,19 @@ def test_a_format_that_is_no_text_is_a_target_s_mistake() -> None:
     program.main.add_return(program.main.add_instruction(ops.Dot(), x, w))
     message = r"(?s)target packing wants input 1 packed, .*pack_weight: format is str, not 5.*dot"
     refused(TargetError, message, program.compile, Packing(object()))
+
+
+class Bereft(Given):
+    """Has no context."""
+
+    def get_context(self) -> Any:
+        return None
+
+
+def test_a_target_without_a_context() -> None:
+    message = "target bereft: get_context returns a Context, not None"
+    refused(TargetError, message, migx.parse(TEXT).compile, Bereft(object()))
+    refused(TargetError, message, report, migx.parse(TEXT), Bereft(object()))
 
 
 @pytest.mark.parametrize("original", [True, False])
