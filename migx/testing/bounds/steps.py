@@ -76,6 +76,8 @@ PLACES: dict[str, tuple[int, ...]] = {
     ),
     **dict.fromkeys(("scatter_none", "scatternd_none"), (0, 2)),
 }
+WHOLE_OF_WHOLE = named("add convert mul sub")
+"""What makes whole numbers of whole numbers."""
 WAVES = named("cos sin tan")
 """Periodic functions: the ends of an input say little about values between them."""
 
@@ -197,7 +199,16 @@ class Step:
             sums = np.full_like(size, largest(self.values[0].array))
         # Sums and differences are exact below the normal numbers.
         least = 0.0 if self.op.name in ("add", "sub") else _smallest(dtype)
-        return _ulps(count, dtype) * sums + dtype.roundoff * size + least
+        own = _ulps(count, dtype) * sums + dtype.roundoff * size + least
+        return np.where(self._is_whole(size), 0.0, own) if self.op.name in WHOLE_OF_WHOLE else own
+
+    def _is_whole(self, size: Doubles) -> NDArray[np.bool_]:
+        """Where a result of whole numbers that are exact is one that its type holds."""
+        found = size <= 2.0**self.result.shape.dtype.digits
+        for value, error in zip(self.values, self.errors, strict=True):
+            x = doubles(value)
+            found &= (np.rint(x) == x) & (filled(error, value) == 0)
+        return found
 
     def _packed(self) -> Error:
         """A packed value may be anything for inexact inputs; an unpacked one keeps its error."""
