@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import migx
-from migx import ops
+from migx import ops, plugins
 from migx.argument import Argument
 from migx.errors import DataWarning, TargetError
 from migx.ir import Instruction
@@ -103,7 +103,9 @@ def test_a_target_without_a_context() -> None:
 
 
 @pytest.mark.parametrize("original", [True, False])
-def test_a_target_that_its_name_does_not_find(original: bool, tmp_path: Path) -> None:
+def test_a_target_that_its_name_does_not_find(
+    original: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = running(lambda arguments, slots: []).made
     program = migx.parse(TEXT).compile(Given(made))
     with pytest.warns(DataWarning, match=r"test_misuse.Given is .* 'given', .* is not found: no"):
@@ -111,6 +113,10 @@ def test_a_target_that_its_name_does_not_find(original: bool, tmp_path: Path) ->
     message = "for target 'given', which is not here"
     refused(TargetError, message, migx.load, tmp_path / "a.mxr")
     assert migx.load(tmp_path / "a.mxr", compiled=False) == program
+    monkeypatch.setattr(plugins, "load", lambda kind, name: Given)
+    with pytest.warns(DataWarning, match=r"'given' alone: its options cannot .* given\{made="):
+        migx.save(program, tmp_path / "c.mxr")
+    monkeypatch.undo()
     mine = type("Cpu", (Given,), {})
     with pytest.warns(DataWarning, match=r"'cpu', which stands for migx.targets.cpu.Cpu"):
         migx.save(migx.parse(TEXT).compile(mine(made)), tmp_path / "b.mxr")
