@@ -180,12 +180,11 @@ def _missing(kind: str, name: str) -> str:
     """What to say of a name that nothing of a kind has; of ``target::name``, that target's."""
     what = "pass" if kind == "passes" else kind.removesuffix("s")
     target, mark, _ = name.partition("::")
-    targets, known = _table("targets"), [*_table(kind)]
-    if mark and target not in targets:
-        return f"no {what} named {name!r}: no target {target!r}; {there_are(target, targets)}"
-    if mark:
-        known = [*own(kind, target)]
-    return f"no {what} named {name!r}; {there_are(name, sorted(known))}"
+    if not mark or kind == "targets":
+        return f"no {what} named {name!r}; {there_are(name, sorted(_table(kind)))}"
+    if target in _table("targets"):
+        return f"no {what} named {name!r}; {there_are(name, own(kind, target))}"
+    return f"no {what} named {name!r}: no target {target!r}; {there_are(target, _table('targets'))}"
 
 
 def _of_target(kind: str, name: str) -> type[Any] | None:
