@@ -178,17 +178,17 @@ class TensorBounds:
         off, dtype = self._followed.difference(at, result), result.shape.dtype
         if off is None or not made.variance:
             return made
-        if not off:
-            return Budget()
+        if not off or not dtype.is_float:
+            return made if off else Budget()
         magnitude = largest(result.array)
-        if not dtype.is_float or not off < made.tolerance(dtype, magnitude):
+        if not off < made.tolerance(dtype, magnitude):
             return made
         variance = (off / (LAMBDA * max(magnitude, TINY))) ** 2
         return replace(made, variance=variance, scale=0.0, absolute=0.0)
 
     def _tolerance(self, at: Instruction, value: Argument) -> float:
-        dtype = value.shape.dtype
-        return self.of(at).tolerance(dtype, largest(value.array)) if dtype.is_tensor else 0.0
+        budget = self.of(at)
+        return budget.tolerance(value.shape.dtype, largest(value.array)) if budget.variance else 0.0
 
     def _hangs(self, at: Instruction, result: Argument) -> str:
         """Which elements are so close that rounding may change the choice; "" if none are."""
