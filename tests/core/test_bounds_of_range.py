@@ -117,7 +117,7 @@ def test_an_infinity_that_hangs_on_a_rounding_may_be_anything() -> None:
     lines = """  %0 = mul(x, y) : f32[2]
   %1 = sub(%0, x) : f32[2]
   %2 = recip(%1) : f32[2]"""
-    x, y = vector(3.3, 1), vector(1, 2)
+    x, y = vector(3, 1), vector(1, 2)
     assert not verdict(lines, "%2", vector(-4e6, 1), x=x, y=y)
     assert verdict(lines, "%2", vector(INF, 1.1), x=x, y=y)
 

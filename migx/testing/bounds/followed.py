@@ -60,7 +60,8 @@ class Followed:
         values = [self._values[v] for v in at.inputs]
         errors = [self._error(v, value) for v, value in zip(at.inputs, values, strict=True)]
         with np.errstate(all="ignore"):
-            found = Step(operations.bind(at.op, self._sizes), values, [*errors], result).error()
+            op = operations.bind(at.op, self._sizes)
+            found = Step(op, values, [*errors], result, counts=True).error()
         assert not isinstance(found, tuple), "it has one result"
         self._errors[at] = found
         for v in at.inputs:

@@ -84,8 +84,9 @@ WAVES = named("cos sin tan")
 
 @dataclass
 class Step:
-    """One operation on values that have errors. With ``sure``, numbers at the end of their range
-    count as any other.
+    """One operation on values that have errors; ``sure`` where a number at the end of the range of
+    its type is what any other is, ``counts`` where whole numbers are exact, zeros but for their
+    sign.
     """
 
     op: Operation
@@ -93,6 +94,7 @@ class Step:
     errors: list[Error]
     result: Argument
     sure: bool = False
+    counts: bool = False
 
     def error(self) -> Error:
         """The bound of the result."""
@@ -200,7 +202,8 @@ class Step:
         # Sums and differences are exact below the normal numbers.
         least = 0.0 if self.op.name in ("add", "sub") else _smallest(dtype)
         own = _ulps(count, dtype) * sums + dtype.roundoff * size + least
-        return np.where(self._is_whole(size), 0.0, own) if self.op.name in WHOLE_OF_WHOLE else own
+        counts = self.counts and self.op.name in WHOLE_OF_WHOLE
+        return np.where(self._is_whole(size), 0.0, own) if counts else own
 
     def _is_whole(self, size: Doubles) -> NDArray[np.bool_]:
         """Where a result of whole numbers that are exact is one that its type holds."""
