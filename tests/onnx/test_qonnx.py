@@ -147,6 +147,12 @@ def test_as_the_reference(case: str, target: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, np.array(wanted, np.float32))
 
 
+def test_a_version_that_is_not_said(tmp_path: Path) -> None:
+    kind, operands, options, wanted = CASES["trunc_to_scale"]
+    model, fed = given(kind, operands, **{**options, "version": 1})
+    np.testing.assert_array_equal(read(model, tmp_path).compile("ref").eval(fed)[0], wanted)
+
+
 @pytest.mark.parametrize("domain", ["onnx.brevitas", "finn.custom_op.general"])
 def test_domains_of_before(domain: str, tmp_path: Path) -> None:
     kind, operands, options, wanted = CASES["narrow"]

@@ -33,12 +33,12 @@ BY_SIZE = {
 """The rounding modes of a magnitude: how it is rounded, and what is added to it before."""
 
 
-def quantizer(*operators: str, since: int = 1) -> Callable[[Importer], Importer]:
+def quantizer(*operators: str) -> Callable[[Importer], Importer]:
     """Marks a function as the importer of operators of QONNX."""
 
     def marking(function: Importer) -> Importer:
         for domain in DOMAINS:
-            importer(*operators, since=since, domain=domain)(function)
+            importer(*operators, domain=domain)(function)
         return function
 
     return marking
@@ -70,18 +70,22 @@ def bipolar_quant(node: Node) -> Instruction:
 
 @quantizer("Trunc")
 def trunc(node: Node) -> Instruction:
-    """What is quantised, in fewer bits: the last ones are dropped, as the rounding mode says, and
-    the rest is not shifted back.
+    """What is quantised, in fewer bits, of either version: files do not always say which, but the
+    second has an operand more.
     """
+    return without_last_bits(node) if node.optional(5) is None else to_scale(node)
+
+
+def without_last_bits(node: Node) -> Instruction:
+    """The last bits are dropped, as the rounding mode says, and the rest is not shifted back."""
     x, scale, zero = operands(node)
     step = 2.0 ** (width(node, 3) - width(node, 4))
     levels = rounded(node, steps_of(node, x, scale, zero, step), "FLOOR")
     return binary(node, ops.Mul(), binary(node, ops.Sub(), levels, zero), scale)
 
 
-@quantizer("Trunc", since=2)
-def trunc_to_scale(node: Node) -> Instruction:
-    """What is quantised, in fewer bits and in steps of a scale that is a power of two times it."""
+def to_scale(node: Node) -> Instruction:
+    """In steps of another scale, which is a power of two times the one before."""
     x, scale, zero = operands(node)
     wanted = node.needed(node.input(4), "the output scale").astype(np.float64)
     step = 2.0 ** np.round(np.log2(wanted / node.needed(node.input(1), "the scale")))
