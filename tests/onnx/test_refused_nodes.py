@@ -101,6 +101,12 @@ CASES = [
         "no direction 'inward'; there are forward, reverse, bidirectional",
     ),
     case(
+        "GRU",
+        [floats(5, 3, 2), floats(1, 12, 2), floats(1, 12, 4)],
+        {"domain": "", "hidden_size": 4, "clip": -1.0},
+        "clip is -1.0; it is 0 or more",
+    ),
+    case(
         "Reshape",
         [ROWS, np.array([2, 3, 0])],
         {"domain": "", "constant": [1]},
