@@ -55,12 +55,12 @@ def save(
     """Writes a program, its literals and its compiled form, atomically: an existing file stays
     intact until the end.
 
-    Weights are those the compiled program runs with now. Without ``weights``, replaceable ones are
-    deferred again and literals in files are referred to, with their hashes: these files must lie
-    in the folder of the new one, or below it. Without the ``original``, the program in the file is
-    what the target's passes left of it: many weights are then there once, not twice. ``DataError``
-    where the program is not compiled. A ``DataWarning`` says where the name of its target, which
-    the file has with its options, would not be found when it is loaded, or is another's.
+    Weights are written with their current values. Without ``weights``, replaceable ones are
+    deferred again and literals in files are referred to, with their hashes: these files must be in
+    the folder of the new file, or below it. Without the ``original``, the program in the file is
+    the lowered one: many weights are then written once, not twice. ``DataError`` if the program is
+    not compiled. A ``DataWarning`` says if the name of its target, which the file records with its
+    options, would not be found on loading, or is another target's.
     """
     path = Path(path).absolute()
     if path.suffix == ".onnx":
@@ -133,8 +133,8 @@ def load(
 
 
 def _target_text(target: Target) -> str:
-    """The name under which a target is found with its options, as ``get_target`` takes them; a
-    warning where another one would be found, or none.
+    """The name of a target with its options, as ``get_target`` takes them; warns if it is not
+    found, or is another's.
     """
     cls, name = type(target), target.name
     text = with_options(name, target)

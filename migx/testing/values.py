@@ -28,9 +28,9 @@ def special(inputs: Mapping[str, Argument], dice: Dice) -> dict[str, Argument]:
 
 
 def with_special(program: Program, dice: Dice) -> Program:
-    """A copy of a program with some of its constants replaced in the same way: literals of few
-    elements, for what is in weights is taken to be within range by those who merge constants. Now
-    and then one is much larger and the next much smaller, so that their quotient is out of range.
+    """A copy of a program with some of its constants changed in the same way: small literals only,
+    because passes that merge constants assume weights in range. Sometimes every other constant is
+    scaled up and those between down, so that their quotients are out of range.
     """
     made = program.copy()
     apart = dice.one_of((1, -1)) if dice.chance(0.2) else 0
@@ -75,7 +75,7 @@ def _replaced(value: Argument, dice: Dice) -> Argument:
 
 
 def _scaled(value: Argument, way: int) -> Argument:
-    """A value so many times larger, or smaller where ``way`` is -1; integers as they are."""
+    """A value scaled up, or down if ``way`` is -1; integers are unchanged."""
     dtype = value.shape.dtype
     if not _is_special(dtype):
         return value

@@ -373,9 +373,10 @@ class Update:
         self._changes[name] = self._weights.checked(name, value)
 
     def __getitem__(self, name: str) -> Any:
-        """A copy of a weight's value, the one given in this block or else the one in use: an array
-        that cannot be written to, of a packed weight an ``Argument``. ``WeightError`` where there
-        is none. So ``new["w"] += a @ b`` adds to a weight.
+        """A copy of a weight's value, from this block or else the current one: a read-only array,
+        or an ``Argument`` for a packed weight. ``WeightError`` if there is none.
+
+        So ``new["w"] += a @ b`` adds to a weight.
         """
         self._check_open()
         given = self._changes.get(name)

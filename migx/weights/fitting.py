@@ -84,13 +84,13 @@ def without_values(missing: list[str], *, lost: bool = False) -> str:
 
 
 class Lent(np.ndarray[Any, np.dtype[Any]]):
-    """A copy of a weight that cannot be written to, for that would change no weight. ``+=`` and its
-    like make another array of it, so that ``new["w"] += a`` adds to a weight.
+    """A read-only copy of a weight: writing to it would not change the weight. In-place operators
+    give a new array, so that ``new["w"] += a`` adds to a weight.
     """
 
 
 def _apart(name: str) -> Callable[[Any, Any], Any]:
-    """A method that does in place what its name says, on a copy of what cannot be written to."""
+    """An in-place operator that works on a copy of a read-only array."""
     in_place = getattr(np.ndarray, name)
     return lambda a, b: in_place(a if a.flags.writeable else np.array(a), b)
 
@@ -101,7 +101,7 @@ for _each in _IN_PLACE.split():
 
 
 def lent(value: Argument) -> Argument | Lent:
-    """A value to be looked at: an array, of a packed type the ``Argument``."""
+    """A value to be read: a read-only array, or the ``Argument`` if it is packed."""
     if value.shape.dtype.is_packed:
         return value
     array = value.array.view(Lent)

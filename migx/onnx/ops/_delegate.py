@@ -1,6 +1,4 @@
-"""What importers of several families share: operators described by another, layouts, ramps,
-parts.
-"""
+"""Shared by importers of several families: operators by others, layouts, ranges, parts."""
 
 from __future__ import annotations
 
@@ -54,8 +52,8 @@ def all_of(
 def divided(
     node: Node, x: Instruction, sizes: Sequence[Extent], axis: int = -1
 ) -> list[Instruction]:
-    """The parts of a value along an axis, whose sizes add up to it; a run in which they do not
-    fails.
+    """A value split along an axis into parts of given sizes, which must add up to it: if they do
+    not for the sizes of a run, the run fails.
     """
     place, total = axis % x.shape.rank, sum(sizes)
     if not may_equal(total, whole := x.shape.dims[place]):

@@ -112,7 +112,7 @@ def unfold(node: Node) -> Instruction:
 
 @importer("NGramRepeatBlock", domain=DOMAIN)
 def block_repeated(node: Node) -> Instruction:
-    """Scores with -inf for what would end a run of so many tokens that was there before."""
+    """Scores with -inf for tokens that would repeat an earlier n-gram."""
     tokens, scores, size = node.input(0), node.input(1), node.integer("ngram_size")
     if size < 1:
         raise node.fail(f"ngram_size {size}; it is 1 or more")

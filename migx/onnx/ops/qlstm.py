@@ -179,7 +179,7 @@ def cell(
 
 
 def clipped(node: Node, x: Instruction, limit: float) -> Instruction:
-    """A value within a limit on either side; as it is where there is none."""
+    """A value clipped to a limit on either side; unchanged if there is none."""
     if limit == math.inf:
         return x
     return node.add(ops.Clip(), x, node.scalar(-limit, x), node.scalar(limit, x))
@@ -202,5 +202,5 @@ def activated(node: Node, by: Activation, x: Instruction) -> Instruction:
 
 
 def cut(node: Node, value: Instruction, count: int) -> list[Instruction]:
-    """A value in so many parts along its last axis."""
+    """A value split into equal parts along its last axis."""
     return divided(node, value, (value.shape.dims[-1] // count,) * count)

@@ -38,7 +38,7 @@ def recurrent(node: Node) -> tuple[Instruction, ...]:
 
 
 def operation(node: Node, kind: str) -> Any:
-    """An operation of a kind, as the node's attributes say."""
+    """The operation of a kind, with the node's attributes."""
     options: dict[str, Any] = {"clip": node.number("clip", math.inf)}
     if not options["clip"] >= 0:
         raise node.fail(f"clip is {options['clip']}; it is 0 or more")

@@ -1,10 +1,10 @@
-"""What becomes of errors element by element, where one number for a tensor would say too little.
+"""Errors followed element by element, where one number for a tensor would say too little.
 
-A logarithm is as steep as its smallest argument, and a value is rounded to another whole number
-only if it is near the middle of two. So around these, as far as elements are only moved and
-computed one by one, errors are followed as ``steps`` has them: what a sigmoid flattens is flat
-again behind a logarithm, and positions in a table that are computed in floats are exact unless an
-element that is selected is in doubt.
+A logarithm is as steep as its smallest argument, and a value is rounded to another integer only if
+it is close to a boundary between two. So around these, through views and pointwise operations,
+errors are computed for each element by the rules of ``steps``: what a sigmoid flattens and a
+logarithm steepens is as before, and table indices computed in floats are exact unless an element
+that is selected is close to a boundary.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Followed:
 
 
 def _around(program: Program) -> frozenset[Instruction]:
-    """What is steep or rounds to whole numbers, and what computes single elements before and behind
-    it.
+    """Logarithms and roundings to integers, and the views and pointwise operations before and after
+    them.
     """
     todo = [at for at in program.instructions() if _is_steep(at)]
     found = set(todo)

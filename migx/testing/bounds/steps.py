@@ -77,16 +77,16 @@ PLACES: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("scatter_none", "scatternd_none"), (0, 2)),
 }
 WHOLE_OF_WHOLE = named("add convert mul sub")
-"""What makes whole numbers of whole numbers."""
+"""What gives integers for integers."""
 WAVES = named("cos sin tan")
 """Periodic functions: the ends of an input say little about values between them."""
 
 
 @dataclass
 class Step:
-    """One operation on values that have errors; ``sure`` where a number at the end of the range of
-    its type is what any other is, ``counts`` where whole numbers are exact, zeros but for their
-    sign.
+    """One operation on values that have errors. With ``sure``, numbers at the end of their range
+    count as any other; with ``counts``, arithmetic on exact integers is exact, but for the sign of
+    zero.
     """
 
     op: Operation
@@ -206,7 +206,7 @@ class Step:
         return np.where(self._is_whole(size), 0.0, own) if counts else own
 
     def _is_whole(self, size: Doubles) -> NDArray[np.bool_]:
-        """Where a result of whole numbers that are exact is one that its type holds."""
+        """Where the inputs are exact integers, and the type of the result holds it exactly."""
         found = size <= 2.0**self.result.shape.dtype.digits
         for value, error in zip(self.values, self.errors, strict=True):
             x = doubles(value)

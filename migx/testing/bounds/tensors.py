@@ -10,12 +10,12 @@ the type it is accumulated in, a product one, a view none; each counts twice, si
 it. A value that is quantised near the middle of two steps may fall on either: that adds half a
 step.
 
-All of this is relative to the greatest magnitude of a tensor, and keeps its relative size from one
-instruction to the next, as sums and products do; a logarithm multiplies it by its mean slope. Where
-a function flattens its input, the bound is relative to what a difference in the input comes to.
-Around logarithms and roundings to whole numbers elements are ``followed``. Of parts side by side,
-the one that is off by the most counts. Functions with values up to 1 are approximated to so much of
-1, however small the result.
+All of this is relative to the largest magnitude of a tensor, and keeps its relative size from one
+instruction to the next, as in sums and products; a logarithm multiplies it by its mean slope. If a
+function flattens its input, the bound is relative to the effect of a difference in the input.
+Functions with values up to 1 are approximated with an error relative to 1, however small the
+result. Around logarithms and roundings to integers, errors are ``followed`` element by element. The
+bound of a concatenation is that of the part with the largest error.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class TensorBounds:
         self._shapes: dict[Instruction, Shape] = {}
         self._known: dict[tuple[Instruction, str], float] = {}
         self._held: dict[Instruction, Argument] = {}
-        """What recurrent layers and what chooses by order read."""
+        """The values read by recurrent layers and by operations that choose by order."""
         self._joins: dict[Instruction, float] = {}
         """The tolerances of the parts of concatenations."""
         main = program.main

@@ -300,7 +300,7 @@ class _Writer:
     # Arithmetic.
 
     def _clipped(self, x: Expr) -> Expr:
-        """What the gates' activations get."""
+        """The clipped input of an activation."""
         if self.op.clip == math.inf:
             return x
         low, high = (elements.number_of(s * self.op.clip, self.wide) for s in (-1, 1))
