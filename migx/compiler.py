@@ -38,6 +38,7 @@ from migx.target import (
     FallsBack,
     Target,
     asked_for,
+    context_for,
     get_target,
     passes_for,
     supported,
@@ -214,7 +215,7 @@ def compiled(program: Program, target: Target | str, **options: Unpack[Asked]) -
     asked = asked_for(**options)
     disk_cache.limit()  # read here, so that an error in it is not reported as a pass's
     chosen = get_target(target)
-    context = chosen.get_context()
+    context = context_for(chosen)
     context.options = asked
     with committing(program):
         live = live_weights(program)

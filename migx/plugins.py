@@ -125,8 +125,7 @@ def load(kind: str, name: str) -> Any:
         return own
     table = _table(kind)
     if name not in table:
-        what = "pass" if kind == "passes" else kind.removesuffix("s")
-        raise UnknownName(f"no {what} named {name!r}; {there_are(name, sorted(table))}")
+        raise UnknownName(_missing(kind, name))
     module, *others = table[name]
     if others:
         raise NameClash(f"both {module} and {others[0]} are {kind} named {name!r}")
@@ -175,6 +174,17 @@ def operation(name: str) -> type[Any]:
         there = "; ".join([there_are(name, sorted(table)), *wrong])
         raise UnknownName(f"no operation named {name!r}; {there}")
     return table[name]
+
+
+def _missing(kind: str, name: str) -> str:
+    """What to say of a name that nothing of a kind has; of ``target::name``, that target's."""
+    what = "pass" if kind == "passes" else kind.removesuffix("s")
+    target, mark, _ = name.partition("::")
+    if not mark or kind == "targets":
+        return f"no {what} named {name!r}; {there_are(name, sorted(_table(kind)))}"
+    if target in _table("targets"):
+        return f"no {what} named {name!r}; {there_are(name, own(kind, target))}"
+    return f"no {what} named {name!r}: no target {target!r}; {there_are(target, _table('targets'))}"
 
 
 def _of_target(kind: str, name: str) -> type[Any] | None:

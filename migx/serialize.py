@@ -33,8 +33,9 @@ from migx.compiler import Compiled, assembled, ready
 from migx.errors import DataError, DataWarning, MigxError, ParseError, TargetError, warn
 from migx.ops.builtin import Literal
 from migx.parser import parse
+from migx.pipeline import with_options
 from migx.program import Program
-from migx.target import CompileOptions, Saves, Target, get_target
+from migx.target import CompileOptions, Saves, Target, context_for, get_target
 from migx.text import show
 from migx.weights.fitting import own
 from migx.weights.hoisting import fixed_slots
@@ -58,8 +59,8 @@ def save(
     deferred again and literals in files are referred to, with their hashes: these files must be in
     the folder of the new file, or below it. Without the ``original``, the program in the file is
     the lowered one: many weights are then written once, not twice. ``DataError`` if the program is
-    not compiled. A ``DataWarning`` says if the name of its target, which the file records, would
-    not be found on loading, or is another target's.
+    not compiled. A ``DataWarning`` says if the name of its target, which the file records with its
+    options, would not be found on loading, or is another target's.
     """
     path = Path(path).absolute()
     if path.suffix == ".onnx":
@@ -79,7 +80,7 @@ def save(
         index["options"] = made.context.options.plain()
         index["slots"] = {name: data.place(v)[1:] for name, v in _slots(made, weights).items()}
         sections |= {f"code/{name}": code for name, code in _code(made).items()}
-        index["target"] = _target_name(made.context.target)
+        index["target"] = _target_text(made.context.target)
     index["sections"], start = _laid_out(sections)
     index |= {"data": (start, data.length), "literals": data.literals}
     head = json.dumps(index).encode()
@@ -118,7 +119,7 @@ def load(
     if not compiled or not file.target:
         return file.program("text", mmap)
     program = _Unread(file) if mmap else file.program("text", mmap)
-    context = _target_of(file).get_context()
+    context = context_for(_target_of(file))
     context.options = file.options
     if num_threads is not None:
         context.options = dataclasses.replace(file.options, num_threads=num_threads)
@@ -131,22 +132,37 @@ def load(
     return program
 
 
-def _target_name(target: Target) -> str:
-    """The name under which a target is found; warns if it is not found, or is another's."""
-    cls = type(target)
+def _target_text(target: Target) -> str:
+    """The name of a target with its options, as ``get_target`` takes them; warns if it is not
+    found, or is another's.
+    """
+    cls, name = type(target), target.name
+    text = with_options(name, target)
     try:
-        found = plugins.load("targets", target.name)
+        found = plugins.load("targets", name)
         wrong = f"stands for {found.__module__}.{found.__name__}" if found is not cls else ""
     except MigxError as error:
         wrong = f"is not found: {error}"
+    said = f"a program compiled for {cls.__module__}.{cls.__name__} is saved with the target name"
     if wrong:
         warn(
-            f"a program compiled for {cls.__module__}.{cls.__name__} is saved with the target name "
-            f"{target.name!r}, which {wrong}; targets are found in packages that an entry point of "
+            f"{said} {name!r}, which {wrong}; targets are found in packages that an entry point of "
             "migx.targets names",
             DataWarning,
         )
-    return target.name
+    elif not _means(text, target):
+        warn(f"{said} {name!r} alone: its options cannot be read back from {text}", DataWarning)
+    else:
+        return text
+    return name
+
+
+def _means(text: str, target: Target) -> bool:
+    """Whether a text stands for a target with these options."""
+    try:
+        return with_options(target.name, get_target(text)) == text
+    except MigxError:
+        return False
 
 
 def _target_of(file: _File) -> Target:

@@ -300,6 +300,14 @@ def get_target(given: Target | str | Any) -> Target:
     return made
 
 
+def context_for(target: Target) -> Context:
+    """A new context of a target. ``TargetError`` where it gives something else."""
+    made: object = target.get_context()
+    if not isinstance(made, Context):
+        raise TargetError(f"target {target.name}: get_context returns a Context, not {made!r}")
+    return made
+
+
 def supported(target: Target, at: Instruction) -> bool:
     """Whether a target supports an instruction; errors get a note with the instruction."""
     with noted(f"supports of target {target.name}, asked of", at):
@@ -313,7 +321,7 @@ def passes_for(
     asked = CompileOptions() if asked is None else asked
     if asked.passes is not None:
         return Pipeline.of(asked.passes)
-    listed = target.get_passes(target.get_context() if context is None else context, asked)
+    listed = target.get_passes(context_for(target) if context is None else context, asked)
     try:
         return Pipeline.of(listed)
     except TypeError as error:

@@ -25,12 +25,13 @@ LINE = 16
 
 
 class AutoContiguous(Pass):
-    """Inserts ``contiguous`` where an operation requires standard layout and would read another;
-    with ``outputs``, also before module results (MIGraphX pass of this name); with ``control``,
-    before operands and results of control flow modules; with ``across``, before arithmetic and
-    reductions that would read with a large stride, before products of bytes, pooling and depthwise
-    convolutions whose rows have one, and before results that are non-standard views of parameters
-    or constants.
+    """Inserts ``contiguous`` where an operation requires standard layout and would read another
+    (MIGraphX pass of this name).
+
+    With ``outputs``, also before module results; with ``control``, before operands and results of
+    control flow modules; with ``across``, before arithmetic and reductions that would read with a
+    large stride, before products of bytes, pooling and depthwise convolutions whose rows have one,
+    and before results that are non-standard views of parameters or constants.
     """
 
     outputs: bool = False

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from migx.cli import _load, _report
+from migx.dim import Dim, Extent
 
 if TYPE_CHECKING:
-    from migx.dim import Extent
     from migx.ir import Instruction, Module
     from migx.program import Program
+
+MOST_TERMS = 3
+"""How many terms are shown of a count of operations or bytes."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -103,13 +106,21 @@ def statistics(program: Program) -> dict[str, Any]:
         },
         "literal_bytes": sum(op.value.nbytes for op in literals),
         "deferred": {"tensors": len(deferred), "bytes": sum(op.length for op in deferred)},
-        "work": {"flops": _known(flops), "bytes": _known(nbytes)},
+        "work": {"flops": flops, "bytes": nbytes},
         "instructions": dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
     }
 
 
-def _known(extent: Extent) -> int | str:
-    return extent if isinstance(extent, int) else str(extent)
+def shortened(extent: Extent) -> str:
+    """A count as text: of a symbolic one the terms with the largest factors, and how many it has
+    besides.
+    """
+    if isinstance(extent, int):
+        return f"{extent:,}"
+    largest = dict(sorted(extent.terms, key=lambda term: -abs(term[1]))[:MOST_TERMS])
+    kept = Dim.of({of: factor for of, factor in extent.terms if of in largest})
+    more = len(extent.terms) - len(largest)
+    return f"{kept} + [smaller terms: {more}]" if more else str(kept)
 
 
 def print_statistics(found: dict[str, Any]) -> None:
@@ -131,7 +142,7 @@ def print_statistics(found: dict[str, Any]) -> None:
         print(f"compiled for {found['compiled']}")
     deferred = found["deferred"]
     print(f"deferred: {deferred['tensors']} tensors, {deferred['bytes'] / 1e6:,.2f} MB")
-    flops, moved = (f"{n:,}" if isinstance(n, int) else n for n in found["work"].values())
+    flops, moved = map(shortened, found["work"].values())
     print(f"a run: {flops} flops, {moved} bytes moved")
 
 

@@ -21,7 +21,7 @@ from migx.manager import PassManager
 from migx.pipeline import Element, Pipeline
 from migx.program import Program
 from migx.rewrite import AllBut, Event, EventLog
-from migx.target import Target, get_target
+from migx.target import Target, context_for, get_target
 from migx.testing.bounds import NONE, Approximations
 
 T = TypeVar("T")
@@ -175,7 +175,7 @@ def against_ref(
 
     def judge(lowered: Program) -> Symptom:
         unsure = ""
-        for found in beside(ready(assembled(program, lowered, chosen.get_context())).eval(inputs)):
+        for found in beside(ready(assembled(program, lowered, context_for(chosen))).eval(inputs)):
             if not found.passed:
                 return Symptom("wrong", f"{found.name}: {found.problem}")
             if found.doubt:

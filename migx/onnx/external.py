@@ -21,7 +21,7 @@ from migx.ir import Instruction
 from migx.manager import PassManager
 from migx.ops.builtin import AssumeEqual, OnnxExternalWeights
 from migx.program import Program
-from migx.target import get_target
+from migx.target import context_for, get_target
 from migx.weights import fitting, is_weight, label_of
 from migx.weights.constants import tree
 from migx.weights.evaluation import evaluated
@@ -79,7 +79,7 @@ def replace_onnx_external_weights(
         put_literals(each, values, replaceable)
     if target is not None:
         chosen = get_target(target)
-        PassManager(programs[-1]).run(chosen.get_lower_literals_passes(chosen.get_context()))
+        PassManager(programs[-1]).run(chosen.get_lower_literals_passes(context_for(chosen)))
     if compiled is not None:
         made._compiled = assembled(made, programs[-1], compiled.context)
     return made

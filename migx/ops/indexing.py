@@ -27,7 +27,7 @@ from migx.ops._rules import (
     rounded,
     wide,
 )
-from migx.shape import BOOL, I64, U8, Shape
+from migx.shape import BOOL, I64, U8, U64, Shape
 
 
 class Gather(Op):
@@ -254,6 +254,7 @@ class Onehot(Op):
         expect(self, shapes, 2, 3)
         indices, values = shapes[0], shapes[1]
         expect_same_type(self, [indices])
+        expect_in_i64(self, indices)
         expect_same_dims(self, [values, Shape(expect_same_type(self, [values]), (2,))])
         expect_axis(self, self.axis, indices.rank + 1)
         expect_single(self, "a depth", shapes[2:])
@@ -367,6 +368,8 @@ class Trilu(Op):
         if shapes[0].rank < 2:
             raise ShapeError(f"trilu needs two axes or more, got {shapes[0].text}")
         expect_single(self, "a diagonal", shapes[1:])
+        for k in shapes[1:]:
+            expect_in_i64(self, k)
         return shapes[0].as_standard()
 
     def compute(self, x: Array, k: Array | None = None) -> Array:
@@ -382,6 +385,14 @@ def data_and_indices(op: Operation, shapes: Shapes, count: int = 2) -> tuple[Sha
     if not expect_same_type(op, shapes[1:2]).is_integer:
         raise ShapeError(f"{op.name} needs integer indices, got {shapes[1].text}")
     return shapes[0], shapes[1]
+
+
+def expect_in_i64(op: Operation, indices: Shape) -> None:
+    """Raises ``ShapeError`` for a type of indices some of which i64 does not hold: they would come
+    out negative.
+    """
+    if indices.dtype is U64:
+        raise ShapeError(f"{op.name} needs indices that i64 holds, got {indices.text}")
 
 
 def index_width(op: Operation, rank: int, indices: Shape) -> int:

@@ -9,6 +9,7 @@ may be undefined, or left out at the end. The result is a tuple: the hidden stat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, TypeAlias
@@ -54,9 +55,9 @@ class Recurrent(Op, abstract=True):
     """A layer of ``hidden_size`` units; what its cell does is left to the subclass.
 
     ``activations`` are those of each direction in turn; none means the default. Each that has an
-    alpha or beta takes the next one given. A ``clip`` above 0 bounds what the gates' activations
-    get. Narrow floats are computed in f32 and rounded at the end. Beyond the length of a sequence
-    its states stay as they are and its results are 0.
+    alpha or beta takes the next one given. What the gates' activations get is clipped to
+    [-``clip``, ``clip``]. Narrow floats are computed in f32 and rounded at the end. Beyond the
+    length of a sequence its states stay as they are and its results are 0.
     """
 
     hidden_size: int
@@ -64,7 +65,7 @@ class Recurrent(Op, abstract=True):
     activations: tuple[str, ...] = ()
     activation_alpha: tuple[float, ...] = ()
     activation_beta: tuple[float, ...] = ()
-    clip: float = 0.0
+    clip: float = math.inf
 
     gates: ClassVar[int]
     peepholes: ClassVar[int] = 0
@@ -78,6 +79,8 @@ class Recurrent(Op, abstract=True):
         x, directions = shapes[0], len(BACKWARD[self.direction])
         if x.rank != 3 or not x.dtype.is_float or x.dtype.is_packed:
             raise ShapeError(f"{self.name} needs floats [time, batch, input], got {x}")
+        if not self.clip >= 0:
+            raise ShapeError(f"{self.name} needs clip to be 0 or more, not {self.clip}")
         self._functions()
         state = x.with_dims((directions, x.dims[1], self.hidden_size))
         for given, (role, shape) in zip(shapes, self._inputs(x, state).items(), strict=False):
@@ -192,7 +195,7 @@ class Recurrent(Op, abstract=True):
 
     def clipped(self, x: Array) -> Array:
         """What the gates' activations get."""
-        return np.clip(x, -self.clip, self.clip) if self.clip > 0 else x
+        return x if self.clip == math.inf else np.clip(x, -self.clip, self.clip)
 
 
 class RNN(Recurrent):

@@ -204,16 +204,21 @@ class SplitToSequence(Op):
 
 
 class MakeOptional(Op):
-    """An optional that holds the input, or is empty if there is none (ONNX Optional-15)."""
+    """An optional that holds the input, or is an empty one of a ``kind`` if there is none (ONNX
+    Optional-15).
+    """
 
     traits = HOST
-    element: tuple[Shape, ...] = ()
+    kind: Shape = Shape.opaque(OPTIONAL)
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
         expect(self, shapes, 0, 1)
-        parts = [s.as_standard() if s.dtype.is_tensor else s for s in shapes] or self.element
-        dims = (common([p]).parts[0] if p.dtype.is_tensor else p for p in parts)
-        return Shape.opaque(OPTIONAL, *dims)
+        expect_kind(self, self.kind, OPTIONAL)
+        if not shapes:
+            return self.kind
+        (held,) = shapes
+        held = common([held.as_standard()]).parts[0] if held.dtype.is_tensor else held
+        return Shape.opaque(OPTIONAL, held)
 
     def compute(
         self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]

@@ -88,7 +88,7 @@ class Trial:
     def compiled(self, made: Compiled) -> None:
         """Checks that the compiled program computes what ``ref`` does, within both bounds."""
         target = made.context.target
-        passes = passes_for(target, target.get_context(), made.context.options)
+        passes = passes_for(target, asked=made.context.options)
         lowered = self.program.copy()
         PassManager(lowered).run(passes)
         for inputs, expected in self.runs(passes.approximations()):

@@ -29,15 +29,18 @@ def special(inputs: Mapping[str, Argument], dice: Dice) -> dict[str, Argument]:
 
 def with_special(program: Program, dice: Dice) -> Program:
     """A copy of a program with some of its constants changed in the same way: small literals only,
-    because passes that merge constants assume weights in range.
+    because passes that merge constants assume weights in range. Sometimes every other constant is
+    scaled up and those between down, so that their quotients are out of range.
     """
     made = program.copy()
+    apart = dice.one_of((1, -1)) if dice.chance(0.2) else 0
     for at in list(made.literals):
         op = at.op_as(Literal)
         few = not op.replaceable and int(at.shape.elements) <= FEW
-        if few and at.module is not None and dice.chance(0.7):
-            changed = dataclasses.replace(op, value=_replaced(op.value, dice))
-            at.module.replace_operation(at, changed)
+        if few and at.module is not None and (apart or dice.chance(0.7)):
+            value = _scaled(op.value, apart) if apart else _replaced(op.value, dice)
+            at.module.replace_operation(at, dataclasses.replace(op, value=value))
+            apart = -apart
     return made
 
 
@@ -62,15 +65,22 @@ def _replaced(value: Argument, dice: Dice) -> Argument:
     if not _is_special(dtype):
         return value
     if dice.chance(0.4):
-        factor = dice.one_of((_large(dtype), 1 / _large(dtype)))
-        with np.errstate(over="ignore"):
-            return Argument(value.shape, value.array * dtype.numpy.type(factor))
+        return _scaled(value, dice.one_of((1, -1)))
     kinds = dice.sample(_kinds(dtype), dice.some(1, 3))
     array = value.array.copy()
     for place in np.ndindex(array.shape):
         if dice.chance(0.3):
             array[place] = dice.one_of(dice.one_of(kinds))
     return Argument(value.shape, array)
+
+
+def _scaled(value: Argument, way: int) -> Argument:
+    """A value scaled up, or down if ``way`` is -1; integers are unchanged."""
+    dtype = value.shape.dtype
+    if not _is_special(dtype):
+        return value
+    with np.errstate(over="ignore"):
+        return Argument(value.shape, value.array * dtype.numpy.type(_large(dtype) ** way))
 
 
 def _kinds(dtype: DType) -> tuple[tuple[float, ...], ...]:

@@ -42,7 +42,7 @@ def report(
     the time of each instruction. The other options are those of ``Program.compile``.
     """
     chosen, timer = get_target(target), Time()
-    passes = passes_for(chosen, chosen.get_context(), asked_for(**options))
+    passes = passes_for(chosen, asked=asked_for(**options))
     PassManager(program.copy(), (timer,)).run(passes)
     recorder = Recorder([row[1] for row in timer.rows])
     if inputs is None:

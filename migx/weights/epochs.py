@@ -27,7 +27,7 @@ from migx.errors import WeightError
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal
 from migx.shape import Shape
-from migx.weights.fitting import fitted, own, refuse_infinite, unknown, without_values
+from migx.weights.fitting import fitted, lent, own, refuse_infinite, unknown, without_values
 from migx.weights.overwriting import AT_ONCE, Overwriting, is_made
 from migx.weights.recipe import Arguments, Recipe
 from migx.weights.running import Running
@@ -373,15 +373,14 @@ class Update:
         self._changes[name] = self._weights.checked(name, value)
 
     def __getitem__(self, name: str) -> Any:
-        """A copy of a weight's value, from this block or else the current one: an array, or an
-        ``Argument`` for a packed weight. ``WeightError`` if there is none.
+        """A copy of a weight's value, from this block or else the current one: a read-only array,
+        or an ``Argument`` for a packed weight. ``WeightError`` if there is none.
 
         So ``new["w"] += a @ b`` adds to a weight.
         """
         self._check_open()
         given = self._changes.get(name)
-        value = self._weights.value(name) if given is None else own(given, mapped=False)
-        return value if value.shape.dtype.is_packed else value.array
+        return lent(self._weights.value(name) if given is None else own(given, mapped=False))
 
     def __iter__(self) -> Iterator[str]:
         """The names of the weights that may be set."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -80,6 +81,32 @@ def without_values(missing: list[str], *, lost: bool = False) -> str:
         "program.update_weights() or migx.onnx.replace_onnx_external_weights(), or by --weights "
         "SOURCE, which `migx run`, `perf` and `compile` take"
     )
+
+
+class Lent(np.ndarray[Any, np.dtype[Any]]):
+    """A read-only copy of a weight: writing to it would not change the weight. In-place operators
+    give a new array, so that ``new["w"] += a`` adds to a weight.
+    """
+
+
+def _apart(name: str) -> Callable[[Any, Any], Any]:
+    """An in-place operator that works on a copy of a read-only array."""
+    in_place = getattr(np.ndarray, name)
+    return lambda a, b: in_place(a if a.flags.writeable else np.array(a), b)
+
+
+_IN_PLACE = "add sub mul matmul truediv floordiv mod pow and or xor lshift rshift"
+for _each in _IN_PLACE.split():
+    setattr(Lent, f"__i{_each}__", _apart(f"__i{_each}__"))
+
+
+def lent(value: Argument) -> Argument | Lent:
+    """A value to be read: a read-only array, or the ``Argument`` if it is packed."""
+    if value.shape.dtype.is_packed:
+        return value
+    array = value.array.view(Lent)
+    array.setflags(write=False)
+    return array
 
 
 def own(value: Argument, *, mapped: bool = True) -> Argument:

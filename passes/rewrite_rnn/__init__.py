@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from migx.builders import astype, at_least_f32, concatenate
@@ -26,7 +28,7 @@ def unroll(
     """A layer with a known number of steps is unrolled into them."""
     op, steps = layer.op_as(Recurrent), layer.inputs[0].shape.dims[0]
     directions = BACKWARD[op.direction]
-    if clip > 0 or op.activations not in ((), op.defaults * len(directions)):
+    if clip < math.inf or op.activations not in ((), op.defaults * len(directions)):
         return Declined("the activations are not the default ones")
     if getattr(op, "input_forget", False) or extras(layer):
         return Declined("gates are coupled or see the cell, or sequences have their own length")

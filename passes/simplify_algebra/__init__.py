@@ -17,10 +17,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from migx import op as operations
 from migx.argument import Argument
 from migx.ir import Instruction
 from migx.manager import Pass
-from migx.op import Array
+from migx.op import Array, Operation
+from migx.ops.linear import Convolution, Dot
 from migx.ops.pointwise import Div
 from migx.passes.simplify_algebra.broadcasts import broadcasts
 from migx.passes.simplify_algebra.clamps import clamps
@@ -43,13 +45,23 @@ class Opposites(Approximation):
     def of_elements(
         self, at: Instruction, inputs: Sequence[Argument], result: Argument
     ) -> Array | None:
-        """Infinite where NaN is made of numbers, in products of matrices if they have no other."""
-        if result.shape.dtype.kind != "float":
+        """Infinite where NaN is made of numbers alone."""
+        if result.shape.dtype.kind != "float" or any(operations.symbols(at.op)):
             return None
         made = np.isnan(result.array)
-        for given in (np.isnan(value.array) for value in inputs):
-            made &= ~given if given.shape == made.shape else not given.any()
+        if made.any():
+            made &= ~_reached(at.op, [np.isnan(value.array) for value in inputs])
         return np.where(made, np.inf, 0.0) if made.any() else None
+
+
+def _reached(op: Operation, marks: Sequence[Array]) -> Array:
+    """Which elements of a sum, or of sums of products, are made of elements that are marked."""
+    a, b = marks
+    if not isinstance(op, Dot | Convolution):
+        return a | b
+    x, y = (mark.astype(np.float32) for mark in marks)
+    made = op.compute(x, np.ones_like(y)) + op.compute(np.ones_like(x), y)
+    return np.asarray(made > 0)
 
 
 class Beyond(Approximation):

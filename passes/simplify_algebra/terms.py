@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from migx import dim
+from migx import op as operations
 from migx.ir import Instruction
 from migx.match import Pattern, value
 from migx.op import Array, Operation
@@ -169,7 +170,7 @@ def few_elements(constant: Instruction, steps: int = STEPS) -> Array | None:
     if isinstance(op, Literal):
         known = is_readable(source) and is_little(source) and not source.shape.dtype.is_packed
         array = op.value.array if known else None
-    elif isinstance(op, VIEWED | Unary | Binary) and steps:
+    elif isinstance(op, VIEWED | Unary | Binary) and steps and not any(operations.symbols(op)):
         read = few_elements if isinstance(op, Unary | Binary) else _every_element
         given = [v for v in (read(v, steps - 1) for v in source.inputs) if v is not None]
         array = op.compute(*given) if len(given) == len(source.inputs) else None

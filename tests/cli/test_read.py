@@ -34,6 +34,21 @@ def test_several_sizes_may_be_given_at_once(migx: Migx, tmp_path: Path) -> None:
     assert "a run: m*n flops, 8*m*n bytes moved\n" in migx("read", case, "--stats").out
 
 
+def test_a_long_count_is_shortened(migx: Migx, tmp_path: Path) -> None:
+    case = tmp_path / "long.migx"
+    case.write_text(
+        "module main(x: f32[n, 2], y: f32[m, 9], z: f32[m, k]) "
+        "{ %0 = relu(x) %1 = relu(y) %2 = relu(z) "
+        "%3 = @literal() {value=[1.0]} : f32[1] %4 = relu(%3) return %0, %1, %2, %4 }"
+    )
+    stats, whole = (migx("read", case, "--stats", *more) for more in ((), ("--json",)))
+    assert whole.json["work"] == {
+        "flops": "k*m + 9*m + 2*n + 1",
+        "bytes": "8*k*m + 72*m + 16*n + 8",
+    }
+    assert "a run: k*m + 9*m + 2*n + [smaller terms: 1] flops, " in stats.out
+
+
 def test_statistics(migx: Migx, model: Path) -> None:
     found = migx("read", model, "--stats", "--json").json
     assert found["parameters"] == {"x": "f32[batch, 8]"}

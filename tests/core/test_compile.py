@@ -158,6 +158,10 @@ def test_passes_can_be_chosen_and_watched() -> None:
 def test_what_cannot_be_compiled() -> None:
     with pytest.raises(IRError, match=r"not compiled: call program.compile\(\) first"):
         attention().eval({})
+    with pytest.raises(UnknownName, match=r"no pass named 'gpu::lowr'; there are: gpu::lower$"):
+        migx.run_passes(Program(), "gpu::lowr")
+    with pytest.raises(UnknownName, match="no pass named 'gpv::lower': no target 'gpv'; there are"):
+        migx.run_passes(Program(), "gpv::lower")
     with pytest.raises(UnknownName, match=r"no targets? named 'tpu'; there are: .*ref"):
         attention().compile("tpu")
     program = attention()

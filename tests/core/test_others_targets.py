@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import migx
-from migx import ops
+from migx import ops, plugins
 from migx.argument import Argument
 from migx.errors import DataWarning, TargetError
 from migx.ir import Instruction
 from migx.shape import Shape
 from migx.target import Context
+from migx.view import report
 from tests.core.test_misuse import TEXT, Careless, Given, refused, running
 
 
@@ -88,8 +89,23 @@ def test_a_format_that_is_no_text_is_a_target_s_mistake() -> None:
     refused(TargetError, message, program.compile, Packing(object()))
 
 
+class Bereft(Given):
+    """Has no context."""
+
+    def get_context(self) -> Any:
+        return None
+
+
+def test_a_target_without_a_context() -> None:
+    message = "target bereft: get_context returns a Context, not None"
+    refused(TargetError, message, migx.parse(TEXT).compile, Bereft(object()))
+    refused(TargetError, message, report, migx.parse(TEXT), Bereft(object()))
+
+
 @pytest.mark.parametrize("original", [True, False])
-def test_a_target_that_its_name_does_not_find(original: bool, tmp_path: Path) -> None:
+def test_a_target_that_its_name_does_not_find(
+    original: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = running(lambda arguments, slots: []).made
     program = migx.parse(TEXT).compile(Given(made))
     with pytest.warns(DataWarning, match=r"test_misuse.Given is .* 'given', .* is not found: no"):
@@ -97,6 +113,10 @@ def test_a_target_that_its_name_does_not_find(original: bool, tmp_path: Path) ->
     message = "for target 'given', which is not here"
     refused(TargetError, message, migx.load, tmp_path / "a.mxr")
     assert migx.load(tmp_path / "a.mxr", compiled=False) == program
+    monkeypatch.setattr(plugins, "load", lambda kind, name: Given)
+    with pytest.warns(DataWarning, match=r"'given' alone: its options cannot .* given\{made="):
+        migx.save(program, tmp_path / "c.mxr")
+    monkeypatch.undo()
     mine = type("Cpu", (Given,), {})
     with pytest.warns(DataWarning, match=r"'cpu', which stands for migx.targets.cpu.Cpu"):
         migx.save(migx.parse(TEXT).compile(mine(made)), tmp_path / "b.mxr")

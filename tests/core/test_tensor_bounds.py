@@ -262,3 +262,75 @@ def test_a_wrong_answer_behind_boxes_of_scores_far_apart_is_wrong() -> None:
         assert len(kept) == 3
         found = compare("y", kept[:2], kept, budget)
         assert (found.passed, bool(found.doubt)) == (near, near)
+
+
+def test_a_part_near_zero_says_nothing_of_the_others() -> None:
+    """The logarithm of what is nearly 1 is nearly 0, and off by as much as what it is of."""
+    text = """module main(x: f32[n], y: f32[n]) {
+  %0 = sigmoid(x) : f32[n]
+  %1 = log(%0) : f32[n]
+  %2 = exp(y) : f32[n]
+  %3 = concat(%1, %2) {axis=0} : f32[2*n]
+  return %3
+}
+"""
+    for n in (8, 2**19):  # more than is followed element by element
+        result, budget = run(text, x=np.full(n, 20, np.float32), y=drawn(n))
+        assert budget.relative < 100 * U
+        assert float(np.max(result[:n])) == 0
+
+
+def test_a_logarithm_undoes_what_a_sigmoid_has_flattened() -> None:
+    """As in the decoders of detectors, which move places behind a sigmoid again and again."""
+    again = """  %a = sub(%one, %p) : f32[64]
+  %b = div(%p, %a) : f32[64]
+  %c = log(%b) : f32[64]
+  %p' = sigmoid(%c) : f32[64]
+"""
+    lines = "".join(
+        again.replace("%a", f"%a{i}").replace("%b", f"%b{i}").replace("%c", f"%c{i}")
+        .replace("%p'", f"%p{i + 1}").replace("%p,", f"%p{i},").replace("%p)", f"%p{i})")
+        for i in range(6)
+    )  # fmt: skip
+    text = f"""module main(x: f32[64]) {{
+  %l = @literal() {{value=[1.0]}} : f32[]
+  %one = multibroadcast(%l) {{out_lens=(64,)}} : f32[64]
+  %p0 = sigmoid(x) : f32[64]
+{lines}  return %p6
+}}
+"""
+    x = np.linspace(-4, 4, 64, dtype=np.float32)
+    result, budget = run(text, x=x)
+    assert compare(
+        "y", (1 / (1 + np.exp(-x.astype(float)))).astype(F32.numpy), result, budget
+    ).passed
+    assert budget.relative < 1e-3
+
+
+TABLE = """module main(x: f32[9, 2], n: i64[9]) {
+  %0 = convert(n) {to=f32} : f32[9]
+  %1 = @literal() {value=[4.0]} : f32[]
+  %2 = multibroadcast(%1) {out_lens=(9,)} : f32[9]
+  %3 = div(%0, %2) : f32[9]
+  %4 = log(%3) : f32[9]
+  %5 = mul(%4, %2) : f32[9]
+  %6 = ceil(%5) : f32[9]
+  %7 = LESS(%0, %2) : bool[9]
+  %8 = where(%7, %0, %6) : f32[9]
+  %9 = convert(%8) {to=i64} : i64[9]
+  %10 = gather(x, %9) {axis=0} : f32[9, 2]
+  return %10
+}
+"""
+
+
+@pytest.mark.parametrize(("less", "sure"), [("less_or_equal", True), ("less", False)])
+def test_a_place_in_a_table_is_exact_unless_rounding_decides_it(less: str, sure: bool) -> None:
+    """The logarithm of 4 / 4 may be a bit above 0, which counts only where it is taken."""
+    table, n = TABLE.replace("LESS", less), np.arange(9)
+    _, budget = run(table, x=drawn(9, 2), n=n)
+    assert (budget.variance == 0) is sure
+    words = np.full((9, 2), "a", object)
+    result, budget = run(table.replace("f32[9, 2]", "str[9, 2]"), x=words, n=n)
+    assert result[0, 0] == "a"
+    assert (budget.variance == 0) is sure

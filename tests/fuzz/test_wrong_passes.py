@@ -135,6 +135,12 @@ def place_in_a_line(at: Cursor, table: Instruction, x: Instruction) -> Instructi
     return astype(at, x, table.shape.dtype)
 
 
+@rule(on(ops.Add, on(ops.Dot, x, y), on(ops.Dot, x, var("z"))))
+def added_wrongly(at: Cursor, x: Instruction, y: Instruction) -> Instruction:
+    """Wrong."""
+    return at(ops.Dot(), x, y)
+
+
 def planted(of: Rule) -> Pass:
     """A pass of one wrong rule."""
     made: type[Pass] = type("Planted", (Pass,), {"__doc__": "Wrong.", "rules": RuleSet((of,))})
@@ -178,6 +184,26 @@ def test_what_overflows_on_one_way_alone_has_no_excuse() -> None:
         Trial(parse(NEAR), inputs).passes(Pipeline((planted(product_of_powers),)))
     inputs = {n: Argument.of(np.array([v], np.float32)) for n, v in {"x": 9, "y": -4}.items()}
     assert Trial(parse(NEAR), inputs).passes(Pipeline((planted(product_of_powers),)))
+
+
+FACTORED = """module main(x: f32[3, 2]) {
+  %0 = @literal() {value=[1.0, 1.0]} : f32[2, 1]
+  %1 = dot(x, %0) : f32[3, 1]
+  %2 = @literal() {value=[-0.5, -1.5]} : f32[2, 1]
+  %3 = dot(x, %2) : f32[3, 1]
+  %4 = add(%3, %1) : f32[3, 1]
+  return %4
+}
+"""
+
+
+def test_opposite_infinities_have_an_excuse_beside_other_numbers_that_are_none() -> None:
+    """The product of a sum is -inf, where the sum of products is inf - inf."""
+    x = np.array([[np.nan, 1], [-np.inf, np.inf], [1, 2]], np.float32)
+    pipeline = Pipeline.parse("simplify_algebra")
+    assert Trial(parse(FACTORED), {"x": Argument.of(x)}).passes(pipeline)
+    with pytest.raises(Violation, match="instead of"):
+        Trial(parse(FACTORED), {"x": Argument.of(x)}).passes(Pipeline((planted(added_wrongly),)))
 
 
 def test_dims_that_are_0_are_drawn() -> None:

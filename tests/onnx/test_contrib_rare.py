@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from migx.errors import OnnxError
+from migx.errors import EvaluationError, InputError, OnnxError
 from tests.onnx.build import Array, peer, read
 from tests.onnx.one_node import assert_as_peer, node_model, results
 
@@ -164,6 +164,43 @@ def test_one_program_unfolds_any_length(target: str, tmp_path: Path) -> None:
     for length in (8, 3, 6):
         fed = {"x0": X[..., :length].copy()}
         np.testing.assert_array_equal(program.eval(fed)[0], peer(given, fed)[0])
+
+
+@pytest.mark.parametrize("target", ["ref", "cpu"])
+@pytest.mark.parametrize("runs", [1, 3, 10**12])
+def test_runs_of_any_length_in_rows_of_any_length(target: str, runs: int, tmp_path: Path) -> None:
+    symbolic = {0: ("batch", "length")}
+    given, fed = node_model(
+        "NGramRepeatBlock", [TOKENS, floats(3, 6)], symbolic=symbolic, ngram_size=runs
+    )
+    program = read(given, tmp_path).compile(target)
+    for length in (5, 3, 2, 0):
+        fed["x0"] = TOKENS[:, :length].copy()
+        wanted = fed["x1"].copy()
+        for row, tokens in zip(wanted, fed["x0"].tolist(), strict=True):
+            for i in range(length - runs + 1):
+                if tokens[i : i + runs - 1] == tokens[length - runs + 1 :]:
+                    row[tokens[i + runs - 1]] = -np.inf
+        np.testing.assert_array_equal(program.eval(fed)[0], wanted)
+
+
+@pytest.mark.parametrize("target", ["ref", "cpu"])
+def test_halves_of_what_is_odd_in_a_run(target: str, tmp_path: Path) -> None:
+    given, fed = node_model("SwiGLU", [FLAT], symbolic={0: (2, 3, "n")})
+    program = read(given, tmp_path).compile(target)
+    assert program.eval(fed)[0].shape == (2, 3, 16)
+    with pytest.raises(InputError, match="with n=7: reshape cannot make f32"):
+        program.eval({"x0": FLAT[..., :7].copy()})
+
+
+def test_parts_of_an_axis_that_is_longer_in_a_run(tmp_path: Path) -> None:
+    sizes = np.array([20, 12])
+    given, fed = node_model("Split", [FLAT, sizes], 2, domain="", constant=[1],
+                            symbolic={0: (2, 3, "n")}, axis=2)  # fmt: skip
+    program = read(given, tmp_path).compile("ref")
+    assert [part.shape[2] for part in program.eval(fed)] == [20, 12]
+    with pytest.raises(EvaluationError, match=r"reshape cannot make \[2, 3, 32\]"):
+        program.eval({"x0": floats(2, 3, 33)})
 
 
 def matrices(dims: tuple[int, ...], dtype: type, seed: int) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import migx
 from migx.errors import EvaluationError, InputError, OnnxError
 from migx.program import Program
 from tests.onnx.build import read
@@ -177,6 +178,21 @@ def test_an_optional_holds_something_or_nothing(tmp_path: Path) -> None:
 def test_an_optional_goes_out(tmp_path: Path) -> None:
     made = program("g (float[n] x) => (optional(float[n]) o) { o = Optional(x) }", tmp_path)
     np.testing.assert_array_equal(only(made, x=B[0]), B[0])
+
+
+def test_an_empty_optional_says_what_it_would_hold(tmp_path: Path) -> None:
+    graph = """g (float[n] x, bool c) => (optional(float[n]) o) {
+      o = If(c) <
+        then_branch = yes () => (optional(float[n]) some) { some = Optional(x) },
+        else_branch = no () => (optional(float[n]) none) { none = Optional<type = float[n]>() }
+      >
+    }"""
+    made = program(graph, tmp_path)
+    assert migx.parse(str(made)) == made
+    migx.onnx.write(made, tmp_path / "again.onnx")
+    for each in (made, migx.parse_onnx(tmp_path / "again.onnx").compile("ref")):
+        np.testing.assert_array_equal(only(each, x=B[0], c=np.array(True)), B[0])
+        assert only(each, x=B[0], c=np.array(False)) is None
 
 
 def test_what_an_optional_does_not_hold_cannot_be_got(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import migx
 from migx.errors import EvaluationError, InputError, MigxError, OnnxError
 from tests.onnx.build import Array, assert_agrees, model_of, read
 
@@ -387,6 +388,18 @@ def test_an_assumption_is_checked_by_each_run(tmp_path: Path) -> None:
     program.eval(inputs)
     with pytest.raises(EvaluationError):
         program.eval({**inputs, "n": i64(1, 1)})
+
+
+def test_places_that_a_signed_number_does_not_hold(tmp_path: Path) -> None:
+    """The last place is not asked for by an index that is the last one but for 2**64."""
+    graph = """main (uint64[a] x, float[2] v) => (float[a, 4] y) <int64[1] depth = {4}> {
+      y = OneHot(x, depth, v)
+    }"""
+    x = np.array([3, 2**63 - 1, 2**63, 2**64 - 1], np.uint64)
+    program = read(graph, tmp_path)
+    migx.run_passes(program, "rewrite_indexing")
+    (y,) = program.compile("ref").eval({"x": x, "v": f32(0, 1)})
+    np.testing.assert_array_equal(y, [[0, 0, 0, 1], [0] * 4, [0] * 4, [0] * 4])
 
 
 SQUEEZED = "main (float[a, 1, 3] x) => (float{} z) {{ y = Squeeze(x) z = Neg(y) }}"

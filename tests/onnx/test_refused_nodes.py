@@ -51,8 +51,8 @@ CASES = [
         "i64[1, 2, 5, 5]) or attributes do not fit it: Attribute pads has",
     ),
     case("FastGelu", [None, ROWS[0]], {}, "input 0 is missing"),
-    case("SwiGLU", [ROWS], {}, "f32[2, 3] has no last axis of two halves"),
-    case("BiasSplitGelu", [ROWS, ROWS[0]], {}, "f32[2, 3] has no last axis of two halves"),
+    case("SwiGLU", [ROWS], {}, "its parts (1, 1) add up to 2, the axis has 3"),
+    case("BiasSplitGelu", [ROWS, ROWS[0]], {}, "its parts (1, 1) add up to 2, the axis has 3"),
     case(
         "DepthToSpace",
         [SQUARE],
@@ -99,6 +99,12 @@ CASES = [
         ],
         {"hidden_size": 4, "direction": "inward"},
         "no direction 'inward'; there are forward, reverse, bidirectional",
+    ),
+    case(
+        "GRU",
+        [floats(5, 3, 2), floats(1, 12, 2), floats(1, 12, 4)],
+        {"domain": "", "hidden_size": 4, "clip": -1.0},
+        "clip is -1.0; it is 0 or more",
     ),
     case(
         "Reshape",

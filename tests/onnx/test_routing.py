@@ -28,6 +28,7 @@ CASES: dict[str, tuple[list[Array], dict[str, Any]]] = {
         {"top_k": 3, "n_group": 2, "group_topk": 99, "router_sentinel": -7.0},
     ),
     "of_halves": ([SCORES.astype(np.float16), BIAS], {"top_k": 2, "n_group": 3, "topk_group": 2}),
+    "of_fewer_than_wanted": ([SCORES, BIAS], {"top_k": 7, "n_group": 4, "topk_group": 1}),
     "of_batches": ([SCORES.reshape(1, 7, 24), BIAS], {"top_k": 1}),
 }
 

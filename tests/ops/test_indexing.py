@@ -321,6 +321,8 @@ REFUSED: list[tuple[Any, list[Shape], str]] = [
         [F, Shape("i64", (3,))],
         r"needs equal dims, got i64\[3\] and i64\[2\]",
     ),
+    (Onehot(0, 3), [Shape("u64", (N,)), F], r"indices that i64 holds, got u64\[n\]"),
+    (Trilu(), [F, Shape("u64", (1,))], r"indices that i64 holds, got u64\[1\]"),
     (Trilu(), [I64S], r"trilu needs two axes or more, got i64\[n\]"),
     (
         Nonmaxsuppression(False, N),

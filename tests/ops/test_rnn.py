@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,8 @@ def onnx(op: Any, given: dict[str, Array]) -> list[Array]:
     """The results of onnxruntime."""
     roles = ("x", *(ROLES if type(op) is LSTM else ROLES[:5]))
     attributes: dict[str, Any] = {"hidden_size": op.hidden_size, "direction": op.direction}
-    for name in ("activations", "activation_alpha", "activation_beta", "clip"):
+    attributes.update({"clip": op.clip} if op.clip < math.inf else {})
+    for name in ("activations", "activation_alpha", "activation_beta"):
         attributes.update({name: getattr(op, name)} if getattr(op, name) else {})
     for name in ("linear_before_reset", "input_forget"):
         attributes.update({name: 1} if getattr(op, name, False) else {})
@@ -106,6 +108,7 @@ def test_agrees_with_onnxruntime(kind: Any, direction: str, absent: tuple[str, .
 
 VARIANTS: list[Any] = [
     RNN(HIDDEN, clip=0.2),
+    RNN(HIDDEN, clip=0.0),
     GRU(HIDDEN, linear_before_reset=True),
     GRU(HIDDEN, clip=0.2),
     GRU(HIDDEN, linear_before_reset=True, clip=0.3),
@@ -214,6 +217,7 @@ def shapes_of(kind: Any) -> list[Shape]:
 @pytest.mark.parametrize(
     ("op", "index", "shape", "message"),
     [
+        (RNN(6, clip=-1.0), 0, None, "needs clip to be 0 or more, not -1.0"),
         (RNN(6, "backward"), 0, None, "runs forward, reverse, bidirectional, not 'backward'"),
         (RNN(6, activations=("Swish",)), 0, None, "knows no activation 'Swish', but Relu, Tanh"),
         (LSTM(6, activations=("Tanh",)), 0, None, "lstm takes 3 activations, got Tanh"),

@@ -39,7 +39,7 @@ RULES: list[tuple[Operation, Sequence[Shape], Shape]] = [
     (ops.SplitToSequence(1), [X], Shape.opaque("sequence", Shape("f32", (2, 1)))),
     (ops.SplitToSequence(1, False), [X], Shape.opaque("sequence", Shape("f32", (2,)))),
     (ops.MakeOptional(), [X], MAYBE),
-    (ops.MakeOptional((X,)), [], MAYBE),
+    (ops.MakeOptional(MAYBE), [], MAYBE),
     (ops.OptionalHasElement(), [MAYBE], Shape("bool")),
     (ops.OptionalGetElement(X), [MAYBE], X),
 ]

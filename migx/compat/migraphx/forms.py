@@ -8,6 +8,7 @@ all of them, a negative axis counts from the end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -434,11 +435,11 @@ def recurrent(
     clip: float = 0.0,
     **flags: bool,
 ) -> Instruction:
-    """The hidden states of all steps."""
+    """The hidden states of all steps; a clip of 0 is none."""
     if actv_func:
         _refuse(at, "actv_func", "parse_onnx reads activations; here they are the defaults")
     way = _named(direction, ("forward", "reverse", "bidirectional"))
-    layer = plugins.operation(at.name)(hidden_size, way, clip=clip, **flags)
+    layer = plugins.operation(at.name)(hidden_size, way, clip=clip or math.inf, **flags)
     return at.add(ops.GetTupleElem(0), at.add(layer, *inputs))
 
 

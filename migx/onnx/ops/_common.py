@@ -1,13 +1,15 @@
-"""Shared by importers of several families: operators expressed by others, layouts of channels."""
+"""Shared by importers of several families: operators by others, layouts of channels, parts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
 
 from migx import ops
-from migx.dim import Extent
+from migx.builders import parted
+from migx.dim import Extent, may_equal
 from migx.ir import Instruction
 from migx.onnx import importers
 from migx.onnx.node import Node
@@ -45,6 +47,19 @@ def all_of(
         raise node.fail(f"there is no operator {operator}")
     made = importer(Node(proto, node.graph, inputs, VERSION))
     return made if isinstance(made, tuple) else (made,)
+
+
+def divided(
+    node: Node, x: Instruction, sizes: Sequence[Extent], axis: int = -1
+) -> list[Instruction]:
+    """A value split along an axis into parts of given sizes, which must add up to it: if they do
+    not for the sizes of a run, the run fails.
+    """
+    place, total = axis % x.shape.rank, sum(sizes)
+    if not may_equal(total, whole := x.shape.dims[place]):
+        raise node.fail(f"its parts {tuple(sizes)} add up to {total}, the axis has {whole}")
+    dims = [total if i == place else d for i, d in enumerate(x.shape.dims)]
+    return parted(node, node.reshape(x, dims), sizes, axis)
 
 
 def up_to(node: Node, x: Instruction, axis: int, end: Instruction, count: Extent) -> Instruction:

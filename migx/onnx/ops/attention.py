@@ -15,6 +15,7 @@ from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
+from migx.onnx.ops._common import divided
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary, plus
 from migx.onnx.ops.linear import matrix_product, scaled
@@ -59,7 +60,7 @@ def self_attended(
     whole = plus(node, whole, bias)
     third = whole.shape.dims[-1] // 3
     sizes = node.integers("qkv_hidden_sizes", ()) or (third, third, third)
-    q, k, v = (headed(node, part, heads) for part in parted(node, whole, sizes))
+    q, k, v = (headed(node, part, heads) for part in divided(node, whole, sizes))
     behind: Extent = 0
     if past is not None:
         behind = past.shape.dims[3]
@@ -81,15 +82,7 @@ def multi_head_attention(node: Node) -> tuple[Instruction, ...]:
         if node.optional(place) is not None:
             raise node.fail(f"{name} is not supported")
     q, k, v = unpacked(node, node.input(0), node.optional(1), node.optional(2))
-    heads, bias = node.integer("num_heads"), node.optional(3)
-    parts: Sequence[Instruction | None] = (None, None, None)
-    if bias is not None:
-        width = q.shape.dims[-1]
-        parts = parted(node, bias, (width, width, bias.shape.dims[0] - 2 * width))
-    q, k, v = (
-        x if x.shape.rank == 4 else headed(node, plus(node, x, part), heads)
-        for x, part in zip((q, k, v), parts, strict=True)
-    )
+    q, k, v = projected(node, (q, k, v), node.optional(3), node.integer("num_heads"))
     behind: Extent = 0
     for i, name in ((6, "past_key"), (7, "past_value")):
         if (past := node.optional(i)) is not None:
@@ -98,6 +91,22 @@ def multi_head_attention(node: Node) -> tuple[Instruction, ...]:
             k, v = (joined, v) if name == "past_key" else (k, joined)
     result, scores = attended(node, q, k, v, node.optional(4), node.optional(5), behind)
     return result, k, v, scores
+
+
+def projected(
+    node: Node, given: Sequence[Instruction], bias: Instruction | None, heads: int
+) -> list[Instruction]:
+    """Queries, keys and values with the parts of their bias added, and their heads apart; those
+    that have heads already as they are.
+    """
+    parts: Sequence[Instruction | None] = (None, None, None)
+    if bias is not None:
+        width = given[0].shape.dims[-1]
+        parts = parted(node, bias, (width, width, bias.shape.dims[0] - 2 * width))
+    return [
+        x if x.shape.rank == 4 else headed(node, plus(node, x, part), heads)
+        for x, part in zip(given, parts, strict=True)
+    ]
 
 
 def unpacked(

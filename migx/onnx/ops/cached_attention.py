@@ -8,7 +8,7 @@ from migx.dim import Extent, may_equal
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._common import up_to
+from migx.onnx.ops._common import divided, up_to
 from migx.onnx.ops.attention import (
     Pair,
     column,
@@ -35,7 +35,7 @@ def decoding_attention(node: Node) -> tuple[Instruction, ...]:
     q, k, v = node.input(0), node.optional(1), node.optional(2)
     heads = node.integer("num_heads")
     if k is None or v is None:
-        q, k, v = parted(node, q, (q.shape.dims[-1] // 3,) * 3)
+        q, k, v = divided(node, q, (q.shape.dims[-1] // 3,) * 3)
     if not may_equal(q.shape.dims[1], 1):
         raise node.fail(f"{node.proto.input[0]!r} {q.shape}: one query is wanted, [batch, 1, size]")
     biases: list[Instruction] = []

@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 
 from migx import ops
-from migx.builders import arange, parted
-from migx.dim import may_equal
+from migx.builders import arange
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._common import channels_first, channels_last, delegated
+from migx.onnx.ops._common import channels_first, channels_last, delegated, divided
 from migx.onnx.ops.elementwise import binary, plus
 from migx.onnx.ops.linear import matrix_product, scaled
 from migx.onnx.ops.normalization import normalized, over_root_mean_square
@@ -76,10 +75,9 @@ def swiglu(node: Node) -> Instruction:
 
 def halves(node: Node, x: Instruction) -> list[Instruction]:
     """The two halves of the last axis."""
-    if not x.shape.rank or not may_equal(x.shape.dims[-1] % 2, 0):
+    if not x.shape.rank:
         raise node.fail(f"{x.shape} has no last axis of two halves")
-    half = x.shape.dims[-1] // 2
-    return parted(node, x, (half, half))
+    return divided(node, x, (x.shape.dims[-1] // 2,) * 2)
 
 
 @importer("BiasSplitGelu", domain=DOMAIN)

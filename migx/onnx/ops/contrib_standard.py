@@ -6,7 +6,7 @@ import math
 
 from migx import ops
 from migx.builders import arange
-from migx.dim import bounds
+from migx.dim import bounds, maximum
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
@@ -113,27 +113,23 @@ def unfold(node: Node) -> Instruction:
 
 @importer("NGramRepeatBlock", domain=DOMAIN)
 def block_repeated(node: Node) -> Instruction:
-    """Scores with -inf for tokens that would repeat an earlier n-gram.
-
-    Rows are prefixed by n invalid tokens, so that there are n-grams at any length.
-    """
+    """Scores with -inf for tokens that would repeat an earlier n-gram."""
     tokens, scores, size = node.input(0), node.input(1), node.integer("ngram_size")
     if size < 1:
         raise node.fail(f"ngram_size {size}; it is 1 or more")
-    batch, length = node.dims_of(0, 2)
+    _, length = node.dims_of(0, 2)
     if bounds(length)[1] < size:
         return scores
-    none = node.broadcast_to(node.literal(-1, I64), (batch, size))
-    rows = node.add(ops.Concat(1), none, tokens)
-    count = length + 1
-    runs = [node.add(ops.Slice((1,), (i,), (i + count,)), rows) for i in range(size)]
-    again = binary(node, ops.GreaterOrEqual(), runs[-1], node.literal(0, I64))
-    for i, run in enumerate(runs[:-1]):
-        last = node.add(ops.Slice((1,), (length + 1 + i,), (length + 2 + i,)), rows)
-        again = node.add(ops.LogicalAnd(), again, binary(node, ops.Equal(), run, last))
+    runs = maximum(length - (size - 1), 0)
+    before = length - runs
+    starts = node.add(ops.Unsqueeze((1,)), arange(node, runs))
+    begun = node.add(ops.Gather(1), tokens, binary(node, ops.Add(), starts, arange(node, before)))
+    last, ends = (node.add(ops.Slice((1,), (i,), (length,)), tokens) for i in (runs, before))
+    same = binary(node, ops.Equal(), begun, node.add(ops.Unsqueeze((1,)), last))
+    again = node.add(ops.Squeeze((2,)), node.add(ops.ReduceAll((2,)), same))
     low, high = (node.literal(v, scores.shape.dtype) for v in (-math.inf, math.inf))
     least = node.add(ops.Where(), *node.broadcast(again, low, high))
-    return node.add(ops.ScatterMin(1), scores, runs[-1], least)
+    return node.add(ops.ScatterMin(1), scores, ends, least)
 
 
 @importer("ComplexMul", "ComplexMulConj", domain=DOMAIN)

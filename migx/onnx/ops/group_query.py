@@ -8,12 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from migx import dim, ops
-from migx.builders import arange, parted
+from migx.builders import arange
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._common import up_to
+from migx.onnx.ops._common import divided, up_to
 from migx.onnx.ops.attention import column, headed, kept, merged, rotated, to_scale
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary, plus
@@ -132,7 +132,7 @@ def separate(node: Node, heads: int, groups: int) -> list[Instruction]:
     if key is None or value is None:
         size = whole.shape.dims[-1] // (heads + 2 * groups)
         sizes = (heads * size, groups * size, groups * size)
-        whole, key, value = parted(node, whole, sizes)
+        whole, key, value = divided(node, whole, sizes)
     counts = (heads, groups, groups)
     return [headed(node, x, n) for x, n in zip((whole, key, value), counts, strict=True)]
 

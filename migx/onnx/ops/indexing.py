@@ -9,7 +9,7 @@ from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops import runtime
-from migx.shape import I64
+from migx.shape import I64, U64
 
 
 @importer("Gather")
@@ -73,6 +73,9 @@ def scatter_nd(node: Node) -> Instruction:
 @importer("OneHot")
 def one_hot(node: Node) -> Instruction:
     indices, depth, values = (node.input(i) for i in range(3))
+    if indices.shape.dtype is U64:  # what i64 does not hold is no place: so it stays
+        most = node.broadcast_to(node.literal(2**63 - 1, U64), indices.shape.dims)
+        indices = node.add(ops.Min(), indices, most)
     count = node.convert(depth, I64)
     known = node.extents(count)
     axis = node.axis(node.integer("axis", -1), indices.shape.rank + 1)

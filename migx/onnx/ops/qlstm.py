@@ -4,6 +4,7 @@ step, are quantised by their own range at run time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,11 +12,10 @@ import onnx
 
 from migx import ops
 from migx.builders import arange, concatenate
-from migx.dim import Extent
 from migx.ir import Instruction, Module
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._common import delegated
+from migx.onnx.ops._common import delegated, divided
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import matrix_product, scaled
@@ -179,8 +179,8 @@ def cell(
 
 
 def clipped(node: Node, x: Instruction, limit: float) -> Instruction:
-    """A value clipped to a limit on either side; unchanged if the limit is 0."""
-    if limit <= 0:
+    """A value clipped to a limit on either side; unchanged if there is none."""
+    if limit == math.inf:
         return x
     return node.add(ops.Clip(), x, node.scalar(-limit, x), node.scalar(limit, x))
 
@@ -203,8 +203,4 @@ def activated(node: Node, by: Activation, x: Instruction) -> Instruction:
 
 def cut(node: Node, value: Instruction, count: int) -> list[Instruction]:
     """A value split into equal parts along its last axis."""
-    axis = value.shape.rank - 1
-    each: Extent = value.shape.dims[axis] // count
-    return [
-        node.add(ops.Slice((axis,), (k * each,), (k * each + each,)), value) for k in range(count)
-    ]
+    return divided(node, value, (value.shape.dims[-1] // count,) * count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from migx import ops
@@ -38,7 +39,9 @@ def recurrent(node: Node) -> tuple[Instruction, ...]:
 
 def operation(node: Node, kind: str) -> Any:
     """The operation of a kind, with the node's attributes."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"clip": node.number("clip", math.inf)}
+    if not options["clip"] >= 0:
+        raise node.fail(f"clip is {options['clip']}; it is 0 or more")
     if kind == "GRU":
         options["linear_before_reset"] = bool(node.integer("linear_before_reset", 0))
     if kind == "LSTM":
@@ -49,6 +52,5 @@ def operation(node: Node, kind: str) -> Any:
         activations=node.strings("activations", ()),
         activation_alpha=node.numbers("activation_alpha", ()),
         activation_beta=node.numbers("activation_beta", ()),
-        clip=node.number("clip", 0.0),
         **options,
     )

@@ -38,7 +38,7 @@ def group_router(node: Node) -> tuple[Instruction, ...]:
     allowed = in_best_groups(node, chosen_by, experts)
     low = node.literal(-math.inf, F32)
     within = node.add(ops.Where(), *node.broadcast(allowed, chosen_by, low))
-    chosen = best(node, within, node.integer("top_k"))
+    chosen = node.add(ops.LogicalAnd(), best(node, within, node.integer("top_k")), allowed)
     least = node.add(ops.Max(), scores, node.scalar(LEAST, scores))
     other = node.literal(node.number("router_sentinel", -10000.0), F32)
     made = node.add(ops.Where(), *node.broadcast(chosen, node.add(ops.Log(), least), other))

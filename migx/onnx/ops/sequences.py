@@ -136,7 +136,7 @@ def optional(node: Node) -> Instruction:
     given = node.optional(0)
     if given is not None:
         return node.add(ops.MakeOptional(), given)
-    return node.add(ops.MakeOptional(node.held_type("type")))
+    return node.add(ops.MakeOptional(Shape.opaque(OPTIONAL, *node.held_type("type"))))
 
 
 @importer("OptionalHasElement", since=15)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from migx import dim, ops
-from migx.builders import arange, parted
+from migx.builders import arange
 from migx.dim import Dim, Extent
 from migx.errors import DimError
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops import runtime
+from migx.onnx.ops._common import divided
 from migx.shape import I64, Shape
 
 FAR = 2**31 - 1
@@ -38,9 +39,7 @@ def split(node: Node) -> tuple[Instruction, ...]:
         sizes = [part] * (count - 1) + [whole - part * (count - 1)]
     if len(sizes) != count:
         raise node.fail(f"it has {count} outputs and {len(sizes)} sizes")
-    if not dim.may_equal(total := sum(sizes), whole):
-        raise node.fail(f"its parts {tuple(sizes)} add up to {total}, the axis has {whole}")
-    return tuple(parted(node, x, sizes, axis))
+    return tuple(divided(node, x, sizes, axis))
 
 
 def split_at_run_time(

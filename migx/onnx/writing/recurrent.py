@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from migx.onnx.exporters import exporter
@@ -12,7 +13,8 @@ from migx.onnx.site import Site
 def recurrent(site: Site) -> tuple[str, ...]:
     op = site.op
     found: dict[str, Any] = {"hidden_size": op.hidden_size, "direction": op.direction}
-    for name in ("activations", "activation_alpha", "activation_beta", "clip"):
+    found["clip"] = None if op.clip == math.inf else op.clip
+    for name in ("activations", "activation_alpha", "activation_beta"):
         found[name] = getattr(op, name) or None
     for name in ("linear_before_reset", "input_forget"):
         found[name] = int(getattr(op, name, False)) or None

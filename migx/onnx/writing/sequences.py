@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import onnx
-
 from migx.onnx import tensors
 from migx.onnx.exporters import exporter
-from migx.onnx.held import element
+from migx.onnx.held import declared, element
 from migx.onnx.site import Site
 
 PLAIN = {
@@ -51,5 +49,5 @@ def split(site: Site) -> str:
 def optional(site: Site) -> str:
     if site.at.inputs:
         return site.node("Optional", site.input(0))
-    held: onnx.TypeProto = tensors.type_of(site.op.element[0])
+    held = declared("", site.at).type.optional_type.elem_type
     return site.node("Optional", type=held)

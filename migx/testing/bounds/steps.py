@@ -76,6 +76,8 @@ PLACES: dict[str, tuple[int, ...]] = {
     ),
     **dict.fromkeys(("scatter_none", "scatternd_none"), (0, 2)),
 }
+WHOLE_OF_WHOLE = named("add convert mul sub")
+"""What gives integers for integers."""
 WAVES = named("cos sin tan")
 """Periodic functions: the ends of an input say little about values between them."""
 
@@ -83,7 +85,8 @@ WAVES = named("cos sin tan")
 @dataclass
 class Step:
     """One operation on values that have errors. With ``sure``, numbers at the end of their range
-    count as any other.
+    count as any other; with ``counts``, arithmetic on exact integers is exact, but for the sign of
+    zero.
     """
 
     op: Operation
@@ -91,6 +94,7 @@ class Step:
     errors: list[Error]
     result: Argument
     sure: bool = False
+    counts: bool = False
 
     def error(self) -> Error:
         """The bound of the result."""
@@ -197,7 +201,17 @@ class Step:
             sums = np.full_like(size, largest(self.values[0].array))
         # Sums and differences are exact below the normal numbers.
         least = 0.0 if self.op.name in ("add", "sub") else _smallest(dtype)
-        return _ulps(count, dtype) * sums + dtype.roundoff * size + least
+        own = _ulps(count, dtype) * sums + dtype.roundoff * size + least
+        counts = self.counts and self.op.name in WHOLE_OF_WHOLE
+        return np.where(self._is_whole(size), 0.0, own) if counts else own
+
+    def _is_whole(self, size: Doubles) -> NDArray[np.bool_]:
+        """Where the inputs are exact integers, and the type of the result holds it exactly."""
+        found = size <= 2.0**self.result.shape.dtype.digits
+        for value, error in zip(self.values, self.errors, strict=True):
+            x = doubles(value)
+            found &= (np.rint(x) == x) & (filled(error, value) == 0)
+        return found
 
     def _packed(self) -> Error:
         """A packed value may be anything for inexact inputs; an unpacked one keeps its error."""

@@ -14,7 +14,8 @@ All of this is relative to the largest magnitude of a tensor, and keeps its rela
 instruction to the next, as in sums and products; a logarithm multiplies it by its mean slope. If a
 function flattens its input, the bound is relative to the effect of a difference in the input.
 Functions with values up to 1 are approximated with an error relative to 1, however small the
-result.
+result. Around logarithms and roundings to integers, errors are ``followed`` element by element. The
+bound of a concatenation is that of the part with the largest error.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 
 from migx import op as operations
 from migx.argument import Argument
+from migx.binding import sizes_told
 from migx.ir import Instruction, Module
 from migx.op import Operation
 from migx.ops.builtin import Literal, Param
@@ -37,6 +39,7 @@ from migx.pipeline import Approximation
 from migx.program import Program
 from migx.shape import F32, DType, Shape
 from migx.testing.bounds.choices import CHOOSING, nearest
+from migx.testing.bounds.followed import Followed
 from migx.testing.bounds.ranges import TINY, largest
 from migx.testing.bounds.recurrent import RECURRENT, growth
 from migx.testing.bounds.roundings import DISCRETE, LAMBDA, UP_TO_ONE, WHOLE, roundings
@@ -118,15 +121,23 @@ class TensorBounds:
         self._known: dict[tuple[Instruction, str], float] = {}
         self._held: dict[Instruction, Argument] = {}
         """The values read by recurrent layers and by operations that choose by order."""
-        for name, parameter in program.main.parameters.items():
+        self._joins: dict[Instruction, float] = {}
+        """The tolerances of the parts of concatenations."""
+        main = program.main
+        sizes = sizes_told(main, [arguments[name] for name in main.parameters])
+        self._followed = Followed(program, sizes, self._tolerance)
+        for name, parameter in main.parameters.items():
             self._budgets[parameter] = Budget()
             self._shapes[parameter] = arguments[name].shape
             self._held[parameter] = arguments[name]
+            self._followed.keep(parameter, arguments[name])
 
     def __call__(self, at: Instruction, result: Argument) -> None:
         self._shapes[at] = result.shape
         read = [self.of(v) for v in (*at.inputs, *(o for m in at.modules for o in m.outputs))]
         worst = replace(_worst(read), scale=0.0, absolute=0.0)
+        if at.name == "concat" and worst.variance:
+            worst = replace(worst, variance=min(worst.variance, self._joined(at, result)))
         made = _after(at, worst, [self._shape(v) for v in at.inputs], result)
         if at.name in RECURRENT and all(v in self._held for v in at.inputs):
             grown = growth(at.op, [self._held[v] for v in at.inputs], result)
@@ -140,15 +151,44 @@ class TensorBounds:
         elif operations.traits(at.op).view is not None and at.inputs:
             given = self.of(at.inputs[0])
             made = replace(made, scale=given.scale, absolute=given.absolute)
-        for more in self._approximations.get(at.name, ()):
-            made = replace(made, variance=made.variance + _on_purpose(more, at, result) ** 2)
+        self._followed.keep(at, result)
+        made = self._sharper(at, result, made)
+        if more := sum(
+            _on_purpose(a, at, result) ** 2 for a in self._approximations.get(at.name, ())
+        ):
+            self._followed.forget(at)
+            made = replace(made, variance=made.variance + more)
         hangs = next((b.hangs for b in read if b.hangs), "") or self._hangs(at, result)
         self._budgets[at] = replace(made, hangs=hangs)
         if any(user.name in RECURRENT or user.name in CHOOSING for user in at.users):
             self._held[at] = result
+        if made.variance and any(user.name == "concat" for user in at.users):
+            self._joins[at] = made.tolerance(result.shape.dtype, largest(result.array))
         if made.variance and result.shape.dtype.is_float:
             for name in {user.name for user in at.users} & STEEPEST.keys():
                 self._known[at, name] = STEEPEST[name](result.array)
+
+    def _joined(self, at: Instruction, result: Argument) -> float:
+        """The variance of parts side by side, of which one may be much smaller than the others."""
+        most = max(self._joins.get(v, math.inf if self.of(v).variance else 0.0) for v in at.inputs)
+        return (most / (LAMBDA * max(largest(result.array), TINY))) ** 2
+
+    def _sharper(self, at: Instruction, result: Argument, made: Budget) -> Budget:
+        """The budget, or a smaller one that follows from the elements."""
+        off, dtype = self._followed.difference(at, result), result.shape.dtype
+        if off is None or not made.variance:
+            return made
+        if not off or not dtype.is_float:
+            return made if off else Budget()
+        magnitude = largest(result.array)
+        if not off < made.tolerance(dtype, magnitude):
+            return made
+        variance = (off / (LAMBDA * max(magnitude, TINY))) ** 2
+        return replace(made, variance=variance, scale=0.0, absolute=0.0)
+
+    def _tolerance(self, at: Instruction, value: Argument) -> float:
+        budget = self.of(at)
+        return budget.tolerance(value.shape.dtype, largest(value.array)) if budget.variance else 0.0
 
     def _hangs(self, at: Instruction, result: Argument) -> str:
         """Which elements are so close that rounding may change the choice; "" if none are."""

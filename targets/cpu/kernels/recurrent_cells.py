@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ class Cells:
         return ACTIVATIONS[name](self.f, self._clipped(x))
 
     def _clipped(self, x: Value) -> Value:
-        if self.op.clip <= 0:
+        if self.op.clip == math.inf:
             return x
         return self.f.maximum(self.f.minimum(x, self.op.clip), -self.op.clip)
 

@@ -12,6 +12,7 @@ product of the reset states.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -300,7 +301,7 @@ class _Writer:
 
     def _clipped(self, x: Expr) -> Expr:
         """The clipped input of an activation."""
-        if self.op.clip <= 0:
+        if self.op.clip == math.inf:
             return x
         low, high = (elements.number_of(s * self.op.clip, self.wide) for s in (-1, 1))
         bounded = elements.combined(np.maximum, x.text, low, self.wide)

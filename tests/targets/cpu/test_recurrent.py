@@ -78,6 +78,7 @@ def test_cells_and_directions(op: str, direction: str) -> None:
     [
         ("gru", 33, ", linear_before_reset=true"),
         ("gru", 64, ", clip=0.5"),
+        ("lstm", 3, ", clip=0.0"),
         ("gru", 100, ""),
         ("lstm", 48, ", input_forget=true"),
         ("lstm", 3, ', activations=("Sigmoid", "Relu", "Tanh")'),

@@ -1,0 +1,150 @@
+"""Quantisation to any number of bits as QONNX says it: Brevitas writes it, FINN and hls4ml read it.
+
+What is quantised stays floats: whole numbers of so many bits, scaled back. By the word of the
+reference execution of the package ``qonnx``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from migx import ops
+from migx.ir import Instruction
+from migx.onnx.importers import Importer, importer
+from migx.onnx.node import Node
+from migx.onnx.ops.elementwise import binary, clipped
+from migx.op import Operation
+
+DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
+"""The domain of these operators, and those it had before."""
+
+NEAREST = {"ROUND": ops.Nearbyint, "HALF_EVEN": ops.Nearbyint, "CEIL": ops.Ceil, "FLOOR": ops.Floor}
+"""The rounding modes that are operations."""
+
+BY_SIZE = {
+    "UP": (ops.Ceil, 0.0),
+    "DOWN": (ops.Floor, 0.0),
+    "HALF_UP": (ops.Floor, 0.5),
+    "HALF_DOWN": (ops.Ceil, -0.5),
+}
+"""The rounding modes of a magnitude: how it is rounded, and what is added to it before."""
+
+
+def quantizer(*operators: str) -> Callable[[Importer], Importer]:
+    """Marks a function as the importer of operators of QONNX."""
+
+    def marking(function: Importer) -> Importer:
+        for domain in DOMAINS:
+            importer(*operators, domain=domain)(function)
+        return function
+
+    return marking
+
+
+@quantizer("Quant", "IntQuant")
+def quant(node: Node) -> Instruction:
+    """The operand in steps of a scale from a zero point, as many as so many bits tell apart; one
+    signed bit is the sign.
+    """
+    x, scale, zero = operands(node)
+    bits, signed = width(node, 3), node.integer("signed", 1)
+    levels = binary(node, ops.Add(), binary(node, ops.Div(), x, scale), zero)
+    if signed and (bits == 1).any():
+        if not (bits == 1).all():
+            raise node.fail(f"input 3, the number of bits, is 1 for some only: {bits.tolist()}")
+        levels = sign(node, levels)
+    else:
+        levels = rounded(node, within(node, levels, bits), "ROUND")
+    return binary(node, ops.Mul(), binary(node, ops.Sub(), levels, zero), scale)
+
+
+@quantizer("BipolarQuant")
+def bipolar_quant(node: Node) -> Instruction:
+    """The scale with the sign of the operand; 0 counts as positive."""
+    x = node.input(0)
+    return binary(node, ops.Mul(), sign(node, x), node.convert(node.input(1), x.shape.dtype))
+
+
+@quantizer("Trunc")
+def trunc(node: Node) -> Instruction:
+    """What is quantised, in fewer bits, of either version: files do not always say which, but the
+    second has an operand more.
+    """
+    return without_last_bits(node) if node.optional(5) is None else to_scale(node)
+
+
+def without_last_bits(node: Node) -> Instruction:
+    """The last bits are dropped, as the rounding mode says, and the rest is not shifted back."""
+    x, scale, zero = operands(node)
+    step = 2.0 ** (width(node, 3) - width(node, 4))
+    levels = rounded(node, steps_of(node, x, scale, zero, step), "FLOOR")
+    return binary(node, ops.Mul(), binary(node, ops.Sub(), levels, zero), scale)
+
+
+def to_scale(node: Node) -> Instruction:
+    """In steps of another scale, which is a power of two times the one before."""
+    x, scale, zero = operands(node)
+    wanted = node.needed(node.input(4), "the output scale").astype(np.float64)
+    step = 2.0 ** np.round(np.log2(wanted / node.needed(node.input(1), "the scale")))
+    levels = within(node, steps_of(node, x, scale, zero, step), width(node, 5))
+    levels = rounded(node, levels, "FLOOR")
+    zero = binary(node, ops.Div(), zero, node.literal(step, x.shape.dtype))
+    moved = binary(node, ops.Sub(), levels, zero)
+    return binary(node, ops.Mul(), moved, node.literal(wanted, x.shape.dtype))
+
+
+def operands(node: Node) -> tuple[Instruction, Instruction, Instruction]:
+    """What is quantised, the scale and the zero point, in one type."""
+    x = node.input(0)
+    scale, zero = (node.convert(node.input(i), x.shape.dtype) for i in (1, 2))
+    return x, scale, zero
+
+
+def width(node: Node, index: int) -> Any:
+    """A number of bits, or one for each channel."""
+    found = node.needed(node.input(index), f"input {index}, the number of bits,")
+    if not (found >= 1).all() or not (found == np.round(found)).all():
+        raise node.fail(f"input {index} is {found.tolist()}: a number of bits is 1 or more")
+    return found.astype(np.float64)
+
+
+def steps_of(
+    node: Node, x: Instruction, scale: Instruction, zero: Instruction, step: Any
+) -> Instruction:
+    """The whole numbers that something was quantised to, in larger steps."""
+    levels = binary(node, ops.Add(), binary(node, ops.Div(), x, scale), zero)
+    levels = node.add(ops.Nearbyint(), levels)
+    return binary(node, ops.Div(), levels, node.literal(step, x.shape.dtype))
+
+
+def within(node: Node, levels: Instruction, bits: Any) -> Instruction:
+    """Levels no further than so many bits reach; with ``narrow`` one less."""
+    signed, narrow = (bool(node.integer(n, d)) for n, d in (("signed", 1), ("narrow", 0)))
+    low = narrow - 2.0 ** (bits - 1) if signed else 0.0 * bits
+    high = 2.0 ** (bits - 1) - 1 if signed else 2.0**bits - 1 - narrow
+    bounds = (node.literal(bound, levels.shape.dtype) for bound in (low, high))
+    return clipped(node, levels, *bounds)
+
+
+def sign(node: Node, x: Instruction) -> Instruction:
+    """1 for what is 0 or more, else -1."""
+    positive = node.add(ops.GreaterOrEqual(), x, node.scalar(0, x))
+    return node.add(ops.Where(), positive, node.scalar(1, x), node.scalar(-1, x))
+
+
+def rounded(node: Node, x: Instruction, default: str) -> Instruction:
+    """Whole numbers, by the node's rounding mode."""
+    mode = node.string("rounding_mode", default).upper()
+    if mode in NEAREST:
+        return node.add(NEAREST[mode](), x)
+    if mode not in BY_SIZE:
+        known = ", ".join([*NEAREST, *BY_SIZE])
+        raise node.fail(f"no rounding_mode {mode!r}; there are {known}")
+    whole, more = BY_SIZE[mode]
+    size = node.add(ops.Abs(), x)
+    size = node.add(ops.Add(), size, node.scalar(more, x)) if more else size
+    made: Operation = whole()
+    return node.add(ops.Mul(), node.add(ops.Sign(), x), node.add(made, size))
