@@ -47,7 +47,9 @@ OPERATIONS = 5
 BLOCKS = (8, 16, 32, 64, 128)
 """Blocks of such weights that a program takes at a time, one per thread."""
 AHEAD = 16
-"""Words of such weights that a thread loads before it uses the first."""
+"""How many words of such weights, or numbers of an image, a thread reads before it needs the
+first.
+"""
 HELD = 64
 """Elements of an operand that a thread loads at a time, if each is needed once."""
 SHORT = 128
@@ -203,6 +205,24 @@ def row(columns: Extent, depth: Extent, items: Extent, bits: int) -> Tile:
             residents = max(1, gpu.threads // (warps * gpu.warp * 2))
             tile = Tile(1, c, k, warps, 1)
             found += _in_parts(gpu, tile, deep, cuts, count, residents, 0.0, read)
+    return _picked(found)
+
+
+def taps(outputs: int, pixels: Extent, depth: Extent, items: Extent, bits: int) -> Tile:
+    """The tile of convolutions whose taps are multiplied one by one, for few output channels: these
+    by pixels, one or two for each thread, and as many taps as are read before the first is needed.
+    """
+    gpu = _around.get().gpu
+    wide, deep, cuts = many(pixels), many(depth), _cuts(depth, pixels, items)
+    height = min(16, power_of_two(outputs))
+    ahead = min(deep, max(4, AHEAD // height))
+    found: list[tuple[float, Tile]] = []
+    for c in (128, 256):
+        tile, count = Tile(height, c, ahead), -(-outputs // height) * -(-wide // c) * many(items)
+        work = 2 * height * c * ahead / (gpu.plain / gpu.units)
+        read = c * ahead * bits / 8 / (IN_L2 * gpu.bandwidth / gpu.units)
+        residents = gpu.threads // (tile.warps * gpu.warp)
+        found += _in_parts(gpu, tile, deep, cuts, count, residents, work, read)
     return _picked(found)
 
 

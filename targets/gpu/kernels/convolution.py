@@ -20,7 +20,7 @@ from migx.targets.gpu.emit.text import Kernel
 from migx.targets.gpu.kernels.tiled import Tiled
 from migx.targets.gpu.parts.split_k import Corner
 from migx.targets.gpu.parts.sums import Sums
-from migx.targets.gpu.tiles import Tile, power_of_two
+from migx.targets.gpu.tiles import Tile
 
 TAGS = ("conv_epilogue", "conv_quantized", "int4_gemm")
 FEW = 8
@@ -50,14 +50,13 @@ class _Writer(Tiled):
         fit = self.kinds[0] in (F16, BF16, F32) or all(k.bits == 8 for k in self.kinds)
         self.units = fit and self.outputs > FEW
         self.tile = self._tile(self.kinds[0])
-        self.size, self.step = (self.tile.rows, self.tile.columns), self.tile.depth
+        self.size = self.tile.rows, self.tile.columns
+        self.step = self.tile.depth if self.units else 1
 
     def _tile(self, kind: DType) -> Tile:
         """Output channels by pixels of a tile."""
-        if not self.units:
-            height = power_of_two(self.outputs)
-            return Tile(height if self.outputs <= FEW else 16, 256, 1, 4, 3)
-        return choose.product(self.outputs, self.columns, self.depth, self.items, kind.bits)
+        find = choose.product if self.units else choose.taps
+        return find(self.outputs, self.columns, self.depth, self.items, kind.bits)
 
     def begin(self, number: Expr) -> None:
         w, groups = self.writer, self.writer.extent(self.op.group)
@@ -72,7 +71,7 @@ class _Writer(Tiled):
     def sums(self, row: Expr, corner: Corner) -> Expr:
         w = self.writer
         sums = Sums(w, self.size, self.kinds[::-1], self.dtype, units=self.units)
-        with self.parts.loop() as begin:
+        with self.parts.loop(one_by_one=not self.units) as begin:
             left = w.numbers(1, 2, self.step, begin) if self.units else begin
             right = w.numbers(0, 2, self.step, begin) if self.units else begin
             sums.add(self._filters(left), self._windows(right))

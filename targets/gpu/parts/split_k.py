@@ -68,16 +68,19 @@ class Parts:
             self.cell = writer.let(writer.program % many)
             self._number = writer.let(writer.program // many)
 
-    def loop(self) -> AbstractContextManager[Expr]:
-        """A loop along this program's part, a step of the tile at a time."""
-        w, depth, step = self.writer, self.depth, self.tile.depth
+    def loop(self, *, one_by_one: bool = False) -> AbstractContextManager[Expr]:
+        """A loop along the part of this program, a step of the tile at a time; or place by place,
+        of which a step is read ahead.
+        """
+        w, depth, size = self.writer, self.depth, self.tile.depth
+        step, ahead = (1, size) if one_by_one else (size, 1)
         if self._count == 1 or not isinstance(depth, int):
-            return w.loop(depth, step)
-        steps = -(-depth // step)
-        length = -(-steps // self._count) * step
+            return w.loop(depth, step, ahead=ahead)
+        steps = -(-depth // size)
+        length = -(-steps // self._count) * size
         begin = w.let(self._number * length)
         end = w.let(Expr(f"tl.minimum({(begin + length).text}, {depth})"))
-        return w.loop(end, step, begin)
+        return w.loop(end, step, begin, ahead=ahead)
 
     def write(self, product: Product, item: Expr, cell: Expr) -> None:
         """Writes one of the cells of an item: at once or in two turns, first partial sums and then

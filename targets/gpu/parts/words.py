@@ -73,7 +73,7 @@ class Words:
         granules = [self._granule(reader, block, column) for column in columns]
         tops = [self._top(reader, granule, n) for n, granule in enumerate(granules)]
         sums = [w.variable(f"tl.zeros_like({total.text})", BOTH) for total in totals]
-        with w.unrolled(self.block, AHEAD) as place:
+        with w.loop(self.block, 1, ahead=AHEAD) as place:
             deep = w.let(w.let(block * self.block) + place)
             x = row(deep)
             where = w.let(w.let(deep * w.distance(self.columns // PER)) + word)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import migx
+from migx.targets.gpu import tiles
 from migx.targets.gpu.kernels import kernel_for
 from tests.targets.gpu.on_interpreter import holds
 
@@ -45,6 +46,20 @@ def test_bias_residual_and_activation_are_in_the_kernel() -> None:
         }""",
         {"n": 2},
     )
+
+
+def test_taps_one_by_one_are_read_ahead_by_enough_programs() -> None:
+    text = """module main(x: f32[1, 32, 20, 20], w: f32[1, 32, 7, 3]) {
+      %0 = convolution(x, w) {padding=(3, 1, 3, 1)}
+      return %0
+    }"""
+    (made,) = (at for at in migx.parse(text).main if at.op.name == "convolution")
+    kernel = kernel_for(made)
+    assert kernel is not None
+    assert f"loop_unroll_factor={tiles.AHEAD}" in kernel.source
+    assert kernel.turns == 2
+    assert kernel.grid >= 16
+    holds(text)
 
 
 def test_levels_are_multiplied_without_being_written_out() -> None:
