@@ -45,7 +45,9 @@ TURN = 2.5e-6
 OPERATIONS = 5
 """Operations to unpack a four-bit weight and multiply it."""
 BLOCKS = (8, 16, 32, 64, 128)
-"""Blocks of such weights that a program takes at a time, one per thread."""
+"""How many blocks of such weights a program takes at a time, each thread one of them."""
+QUARTERS = 4
+"""Into how many parts a unit is divided, each of which takes instructions of other warps."""
 AHEAD = 16
 """How many words of such weights, or numbers of an image, a thread reads before it needs the
 first.
@@ -226,26 +228,31 @@ def taps(outputs: int, pixels: Extent, depth: Extent, items: Extent, bits: int) 
     return _picked(found)
 
 
-def words(columns: Extent, depth: Extent, items: Extent, block: int) -> Tile:
-    """The tile of products with one row, by four-bit weights that are read in words along the
-    columns, with a scale for each block of the depth.
+def words(
+    columns: Extent, depth: Extent, items: Extent, block: int, *, along_depth: bool = False
+) -> Tile:
+    """The tile of products with a row, of weights of four bits that are read in words along the
+    columns or the depth, a scale for each block of that.
 
-    A thread has adjacent words of four columns, and one block at a time, whose arithmetic takes as
-    long as reading: so there are enough programs for several on each unit.
+    A thread has four neighbouring words at a time: of one block after another place, or of the
+    depth for eight columns. That takes arithmetic as long as reading: so there are programs enough
+    for several on each unit.
     """
     gpu = _around.get().gpu
     wide, deep, cuts = many(columns), many(depth), _cuts(depth, columns, items)
     found: list[tuple[float, Tile]] = []
-    for c in (32, 64, 128, 256):
+    for c in (8, 16, 32, 64, 128, 256):
         for blocks in BLOCKS:
-            threads, k = c // 32 * blocks, blocks * block
-            if c > max(32, power_of_two(wide)) or deep % k or threads > 8 * gpu.warp:
+            k = blocks * block
+            threads = c * k // 256 if along_depth else max(1, c // 32) * blocks
+            if c > max(8, power_of_two(wide)) or deep % k or threads > 8 * gpu.warp:
                 continue
             warps, count = max(1, threads // gpu.warp), -(-wide // c) * many(items)
-            step = Tile(1, c, blocks * min(block, AHEAD), warps, 1)
+            step = Tile(1, c, k if along_depth else blocks * min(block, AHEAD), warps, 1)
             size = c * step.depth
-            work = OPERATIONS * size * max(1.0, gpu.warp / threads) / (gpu.plain / 2 / gpu.units)
-            share = min(1.0, c / 2 / SECTOR)  # adjacent programs find the rest in L2
+            work = OPERATIONS * size * max(1.0, QUARTERS * gpu.warp / threads)
+            work /= gpu.plain / 2 / gpu.units
+            share = 1.0 if along_depth else min(1.0, c / 2 / SECTOR)  # neighbours find the rest
             read = size / 2 / min(1.0, IN_L2 * share) / (gpu.bandwidth / gpu.units)
             most = gpu.registers // (REGISTERS * warps * gpu.warp)
             residents = max(1, min(most, gpu.threads // (warps * gpu.warp)))
