@@ -43,7 +43,9 @@ PARTS = range(1, 17)
 TURN = 2.5e-6
 """Seconds of one more launch, with waiting for it."""
 OPERATIONS = 5
-"""Operations to unpack a four-bit weight and multiply it."""
+"""What it takes to unpack a weight of four bits and multiply it."""
+SIMPLE = 16
+"""What it takes to read an element, compute with it and fold it."""
 BLOCKS = (8, 16, 32, 64, 128)
 """How many blocks of such weights a program takes at a time, each thread one of them."""
 QUARTERS = 4
@@ -352,9 +354,12 @@ def line(count: Extent, bits: int) -> Tile:
     return _picked(found) if found else least
 
 
-def fold(rows: Extent, length: Extent, longest: int, *, along_rows: bool) -> Tile:
-    """Rows by columns of a reduction over columns; rows up to the ``longest`` are taken at once,
-    others part by part. ``along_rows`` says that adjacent elements are in different rows.
+def fold(
+    rows: Extent, length: Extent, longest: int, bits: int, stages: int, *, along_rows: bool
+) -> Tile:
+    """Rows by columns of a reduction in so many stages, where columns are added up, for each of
+    which so many bits are read; rows up to the ``longest`` are taken at once, others part by part.
+    ``along_rows`` says that neighbours in memory are in different rows.
 
     Threads cover columns first and then warps do, so a row is reduced within a warp if the program
     has only one, or if rows are so short that each warp has its own. With rows enough for all units
@@ -380,10 +385,33 @@ def fold(rows: Extent, length: Extent, longest: int, *, along_rows: bool) -> Til
     found = []
     for tall, width in dict.fromkeys(shapes):
         height = min(tall, power_of_two(high))
+        shared, about = 1, why
+        if isinstance(length, int) and length > longest:
+            steps, size, count = -(-length // width), height * width, -(-high // height)
+            shared = _sharing(gpu, count, steps, size, bits, stages)
+            about += f" by {shared} programs, in turns" if shared > 1 else ""
         warps = max(1, min(16, height * width // (gpu.warp * each)))
         warps = max(least, warps) if height * width >= 1024 else warps
-        found.append(Tile(height, width, 1, _down(warps), why=f"{height} x {width}: {why}"))
+        said = f"{height} x {width}: {about}"
+        found.append(Tile(height, width, 1, _down(warps), parts=shared, why=said))
     return _ranked(list(dict.fromkeys(found)))
+
+
+def _sharing(gpu: Architecture, count: int, steps: int, size: int, bits: int, stages: int) -> int:
+    """How many programs share each of ``count`` tiles of rows, of so many steps of a size that are
+    read and computed one after another, and over again for each stage: as many as make up for the
+    turns that they take.
+    """
+    each = LATENCY + SIMPLE * size / (gpu.plain / 2 / gpu.units)
+    all_of_them = count * steps * size * bits / 8 / gpu.bandwidth
+    found = []
+    for parts in (1 << n for n in range(10)):
+        if parts > 1 and (2 * parts > steps or count * parts > 4 * gpu.units):
+            break
+        rounds = max(1.0, count * parts / gpu.units)
+        seconds = stages * max(rounds * -(-steps // parts) * each, all_of_them)
+        found.append((seconds + (parts > 1) * stages * TURN, parts))
+    return min(found)[1]
 
 
 # The model.
