@@ -18,7 +18,7 @@ the GPU, and can ask for the second best, the third, ... instead: the candidates
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -68,6 +68,8 @@ WRITTEN = 1024
 """The most products per thread in an iteration over keys without matrix units: all are unrolled,
 and for many more the assembler runs out of registers.
 """
+STEPS = (32, 64, 128)
+"""How much of a depth a program takes at a time."""
 PRODUCTS = tuple((r, c) for r in (16, 32, 64, 128) for c in (16, 32, 64, 128, 256))
 REGISTERS = 128
 """The most sums of a product per thread; half as many without matrix units, as it also keeps
@@ -155,10 +157,16 @@ def precision(dtype: DType) -> str:
 
 
 def product(
-    rows: Extent, columns: Extent, depth: Extent, items: Extent, bits: int, step: int = 0
+    rows: Extent,
+    columns: Extent,
+    depth: Extent,
+    items: Extent,
+    bits: int,
+    steps: Sequence[int] = STEPS,
 ) -> Tile:
-    """The tile of matrix products, of operands of so many bits; matrix units multiply those of 8
-    and 16, and f32 as tf32. ``step`` is the part of the depth taken at a time, if it is fixed.
+    """The tile of products of matrices, of operands of so many bits; those of 8 and 16, and f32 as
+    tf32, are multiplied by matrix units. One of the ``steps`` is how much of the depth is taken at
+    a time.
 
     Tiles are no larger than what they cover, and as large as registers allow if there are enough of
     them for all units.
@@ -171,10 +179,10 @@ def product(
     for r, c in PRODUCTS:
         if r > max(16, power_of_two(high)) or c > max(16, power_of_two(wide)):
             continue
-        for k in (step,) if step else (32, 64, 128):
+        for k in steps:
             warps = 8 if r * c >= 128 * 128 else 4
             stages, residents = _fitting(gpu, (r + c) * k * bits // 8, r * c, warps)
-            too_deep = not step and k > 32 and (k > power_of_two(deep) or k * bits > 1024)
+            too_deep = k > steps[0] and k > 32 and (k > power_of_two(deep) or k * bits > 1024)
             kept = r * c * max(32, bits) // 32 * (1 if units else 2)
             if kept > REGISTERS * warps * gpu.warp or not stages or too_deep:
                 continue

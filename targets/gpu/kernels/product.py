@@ -72,9 +72,10 @@ class _Writer(Tiled):
             return choose.words(self.columns, self.depth, self.rows, block, along_depth=along_depth)
         if bounds(self.rows)[1] <= FEW:
             return choose.row(self.columns, self.depth, self.items * self.rows, stored)
-        step = block if block in BLOCKS and whole(self.depth, block) else 0
-        bits, step = self.kinds[0].bits, step if self.units else 1
-        return choose.product(self.rows, self.columns, self.depth, self.items, bits, step)
+        fixed = block in BLOCKS and whole(self.depth, block)
+        steps = ((block,) if fixed else choose.STEPS) if self.units else (1,)
+        bits = self.kinds[0].bits
+        return choose.product(self.rows, self.columns, self.depth, self.items, bits, steps)
 
     def _words(self, right: Instruction) -> Words | None:
         """How the right operand is stored in words, if it is read so."""
