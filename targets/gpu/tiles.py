@@ -205,14 +205,15 @@ def row(columns: Extent, depth: Extent, items: Extent, bits: int) -> Tile:
     gpu = _around.get().gpu
     wide, deep, cuts = many(columns), many(depth), _cuts(depth, columns, items)
     found: list[tuple[float, Tile]] = []
-    for c in (16, 32, 64, 128):
-        for k in (128, 256, 512, 1024):
+    narrow = wide < 16
+    for c in (power_of_two(wide),) if narrow else (16, 32, 64, 128):
+        for k in (128, 256, 512, 1024, *((2048, 4096) if narrow else ())):
             warps = max(1, min(16, c * k // (HELD * gpu.warp)))
-            uneven = isinstance(depth, int) and depth % k and k > 128
-            if c > max(16, power_of_two(wide)) or c * k > HELD * warps * gpu.warp or uneven:
+            uneven = isinstance(depth, int) and depth % k and k > 128 and not narrow
+            if c > power_of_two(wide) or c * k > HELD * warps * gpu.warp or uneven:
                 continue
             count = -(-wide // c) * many(items)
-            share = min(1.0, c * bits / 8 / SECTOR)  # adjacent programs find the rest in L2
+            share = 1.0 if narrow else min(1.0, c * bits / 8 / SECTOR)  # the rest is in L2
             read = c * k * bits / 8 / min(1.0, IN_L2 * share) / (gpu.bandwidth / gpu.units)
             residents = max(1, gpu.threads // (warps * gpu.warp * 2))
             tile = Tile(1, c, k, warps, 1)
@@ -520,7 +521,7 @@ def _in_parts(
     kept = size * 4 * count / (IN_L2 * gpu.bandwidth)
     for parts in cuts:
         programs = count * parts
-        if parts > 1 and (steps < 2 * parts or size < 4 * parts or programs > 4 * gpu.units):
+        if parts > 1 and (steps < 2 * parts or programs > 4 * gpu.units):
             break
         cut, each = replace(tile, parts=parts), -(-steps // parts)
         if -(-steps // each) < parts:  # some parts would be empty

@@ -18,6 +18,8 @@ from migx.targets.gpu.emit.expressions import Expr, expr
 from migx.targets.gpu.emit.text import Kernel, Writer
 from migx.targets.gpu.tiles import Tile, tiles
 
+PIECE = 4
+"""The fewest sums that a program adds up in the second turn."""
 Corner = tuple[Expr, Expr]
 """The row and the column at which a tile begins."""
 
@@ -58,7 +60,8 @@ class Parts:
         self._down = tiles(rows, tile.rows)
         self.cells = self._down * tiles(columns, tile.columns)
         self._grid = self.cells * items
-        self._pieces = 1 << (self._count.bit_length() - 1)
+        most = max(1, tile.rows * tile.columns // PIECE)
+        self._pieces = min(1 << (self._count.bit_length() - 1), most)
         down = min(self._pieces, tile.rows)
         self._across = self._pieces // down
         self.piece = tile.rows // down, tile.columns // self._across

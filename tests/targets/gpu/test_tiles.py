@@ -77,6 +77,13 @@ def test_a_row_is_cut_so_that_all_units_read_wide() -> None:
         assert tiles.row(4096, 1536, 1, 16).depth <= 512  # divides 1536
 
 
+def test_one_column_is_read_once_by_many_programs() -> None:
+    with around("sm_90"):
+        tile = tiles.row(1, 1_000_000, 1, 32)
+    assert (tile.columns, tile.parts) == (1, 16)
+    assert tile.depth >= 2048
+
+
 def test_short_rows_share_a_program_where_there_are_many() -> None:
     with around("sm_90"):
         assert tiles.fold(100_000, 10, 16384, 32, 1, along_rows=False).rows == 64
