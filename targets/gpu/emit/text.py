@@ -126,6 +126,7 @@ class Writer:
         """
         index = Expr(f"v{self._count}")
         self._count += 1
+        ahead = min(ahead, max(1, end)) if isinstance(end, int) else ahead
         stop = end if isinstance(end, Expr) else self.extent(end)
         said = f"range({expr(begin).text}, {stop.text}, {expr(step).text}"
         said = f"tl.{said}, loop_unroll_factor={ahead})" if ahead > 1 else f"{said})"

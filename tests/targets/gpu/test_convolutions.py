@@ -125,6 +125,16 @@ def test_pooling(dtype: str, mode: str, more: str) -> None:
     )
 
 
+def test_large_windows_are_read_ahead() -> None:
+    text = 'module main(x: f32[n, 2, 9, 8]) {\n %0 = pooling(x) {mode="average", lengths=(7, 5), '
+    text += "stride=(1, 1), padding=(0, 0, 0, 0)}\n return %0\n}"
+    (made,) = (at for at in migx.parse(text).main if at.op.name == "pooling")
+    kernel = kernel_for(made)
+    assert kernel is not None
+    assert f"loop_unroll_factor={tiles.AHEAD}" in kernel.source
+    holds(text, {"n": 2})
+
+
 def test_the_sum_of_magnitudes_of_windows() -> None:
     window = "lengths=(3,), padding=(1, 1), stride=(2,), dilation=(1,)"
     how = f'{{mode="lpnorm", lp_order=1, {window}}}'
