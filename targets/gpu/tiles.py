@@ -415,7 +415,7 @@ def _sharing(gpu: Architecture, count: int, steps: int, size: int, bits: int, st
     all_of_them = count * steps * size * bits / 8 / gpu.bandwidth
     found = []
     for parts in (1 << n for n in range(10)):
-        if parts > 1 and (2 * parts > steps or count * parts > 4 * gpu.units):
+        if parts > 1 and (parts > steps or count * parts > 4 * gpu.units):
             break
         rounds = max(1.0, count * parts / gpu.units)
         seconds = stages * max(rounds * -(-steps // parts) * each, all_of_them)
