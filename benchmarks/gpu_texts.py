@@ -25,19 +25,29 @@ def _chain(
     return f"module main(x: f16[{dims}]{head}) {{\n{body}\n  return {value}\n}}"
 
 
+def _apart(rows: int, columns: int, step: Callable[[str, int], tuple[list[str], str]]) -> str:
+    """A program of kernels, each of an input of its own: a chain of these would be one kernel."""
+    lines, results = list[str](), list[str]()
+    for number in range(CHAIN):
+        more, value = step(f"x{number}", len(lines))
+        lines += [f"  {line}" for line in more]
+        results.append(value)
+    inputs = ", ".join(f"x{number}: f16[{rows}, {columns}]" for number in range(CHAIN))
+    return "\n".join([f"module main({inputs}) {{", *lines, f"  return {', '.join(results)}\n}}"])
+
+
 def pointwise(rows: int, columns: int) -> str:
-    """``x * sigmoid(x)``, each of an input of its own: of a chain all would be one kernel."""
-    inputs = ", ".join(f"x{i}: f16[{rows}, {columns}]" for i in range(CHAIN))
-    lines = [
-        f"  %{2 * i} = sigmoid(x{i})\n  %{2 * i + 1} = mul(x{i}, %{2 * i})" for i in range(CHAIN)
-    ]
-    results = ", ".join(f"%{2 * i + 1}" for i in range(CHAIN))
-    return "\n".join([f"module main({inputs}) {{", *lines, f"  return {results}\n}}"])
+    """``x * sigmoid(x)``."""
+    return _apart(
+        rows,
+        columns,
+        lambda x, n: ([f"%{n} = sigmoid({x})", f"%{n + 1} = mul({x}, %{n})"], f"%{n + 1}"),
+    )
 
 
 def softmax(rows: int, columns: int) -> str:
     """Softmax of each row."""
-    return _chain(f"{rows}, {columns}", lambda x, n: ([f"%{n} = softmax({x}) {{axis=1}}"], f"%{n}"))
+    return _apart(rows, columns, lambda x, n: ([f"%{n} = softmax({x}) {{axis=1}}"], f"%{n}"))
 
 
 def norm(rows: int, columns: int) -> str:
@@ -56,7 +66,7 @@ def norm(rows: int, columns: int) -> str:
             f"%{n + 7} = mul(%{n + 2}, %{n + 6})",
         ], f"%{n + 7}"
 
-    return _chain(f"{rows}, {columns}", step)
+    return _apart(rows, columns, step)
 
 
 def gemm(side: int) -> str:

@@ -42,6 +42,7 @@ OPTIMISATION = (
 """Folds and simplifies arithmetic, and finds patterns before fusion hides them."""
 FUSION = (
     "hoist_weights",
+    "layout_weights",
     "fuse_quantized",
     "fuse_pointwise_reduce",
     "fuse_epilogue",

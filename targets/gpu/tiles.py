@@ -18,7 +18,7 @@ the GPU, and can ask for the second best, the third, ... instead: the candidates
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -43,11 +43,17 @@ PARTS = range(1, 17)
 TURN = 2.5e-6
 """Seconds of one more launch, with waiting for it."""
 OPERATIONS = 5
-"""Operations to unpack a four-bit weight and multiply it."""
+"""What it takes to unpack a weight of four bits and multiply it."""
+SIMPLE = 16
+"""What it takes to read an element, compute with it and fold it."""
 BLOCKS = (8, 16, 32, 64, 128)
-"""Blocks of such weights that a program takes at a time, one per thread."""
+"""How many blocks of such weights a program takes at a time, each thread one of them."""
+QUARTERS = 4
+"""Into how many parts a unit is divided, each of which takes instructions of other warps."""
 AHEAD = 16
-"""Words of such weights that a thread loads before it uses the first."""
+"""How many words of such weights, or numbers of an image, a thread reads before it needs the
+first.
+"""
 HELD = 64
 """Elements of an operand that a thread loads at a time, if each is needed once."""
 SHORT = 128
@@ -62,6 +68,8 @@ WRITTEN = 1024
 """The most products per thread in an iteration over keys without matrix units: all are unrolled,
 and for many more the assembler runs out of registers.
 """
+STEPS = (32, 64, 128)
+"""How much of a depth a program takes at a time."""
 PRODUCTS = tuple((r, c) for r in (16, 32, 64, 128) for c in (16, 32, 64, 128, 256))
 REGISTERS = 128
 """The most sums of a product per thread; half as many without matrix units, as it also keeps
@@ -149,10 +157,16 @@ def precision(dtype: DType) -> str:
 
 
 def product(
-    rows: Extent, columns: Extent, depth: Extent, items: Extent, bits: int, step: int = 0
+    rows: Extent,
+    columns: Extent,
+    depth: Extent,
+    items: Extent,
+    bits: int,
+    steps: Sequence[int] = STEPS,
 ) -> Tile:
-    """The tile of matrix products, of operands of so many bits; matrix units multiply those of 8
-    and 16, and f32 as tf32. ``step`` is the part of the depth taken at a time, if it is fixed.
+    """The tile of products of matrices, of operands of so many bits; those of 8 and 16, and f32 as
+    tf32, are multiplied by matrix units. One of the ``steps`` is how much of the depth is taken at
+    a time.
 
     Tiles are no larger than what they cover, and as large as registers allow if there are enough of
     them for all units.
@@ -165,10 +179,10 @@ def product(
     for r, c in PRODUCTS:
         if r > max(16, power_of_two(high)) or c > max(16, power_of_two(wide)):
             continue
-        for k in (step,) if step else (32, 64, 128):
+        for k in steps:
             warps = 8 if r * c >= 128 * 128 else 4
             stages, residents = _fitting(gpu, (r + c) * k * bits // 8, r * c, warps)
-            too_deep = not step and k > 32 and (k > power_of_two(deep) or k * bits > 1024)
+            too_deep = k > steps[0] and k > 32 and (k > power_of_two(deep) or k * bits > 1024)
             kept = r * c * max(32, bits) // 32 * (1 if units else 2)
             if kept > REGISTERS * warps * gpu.warp or not stages or too_deep:
                 continue
@@ -191,14 +205,15 @@ def row(columns: Extent, depth: Extent, items: Extent, bits: int) -> Tile:
     gpu = _around.get().gpu
     wide, deep, cuts = many(columns), many(depth), _cuts(depth, columns, items)
     found: list[tuple[float, Tile]] = []
-    for c in (16, 32, 64, 128):
-        for k in (128, 256, 512, 1024):
+    narrow = wide < 16
+    for c in (power_of_two(wide),) if narrow else (16, 32, 64, 128):
+        for k in (128, 256, 512, 1024, *((2048, 4096) if narrow else ())):
             warps = max(1, min(16, c * k // (HELD * gpu.warp)))
-            uneven = isinstance(depth, int) and depth % k and k > 128
-            if c > max(16, power_of_two(wide)) or c * k > HELD * warps * gpu.warp or uneven:
+            uneven = isinstance(depth, int) and depth % k and k > 128 and not narrow
+            if c > power_of_two(wide) or c * k > HELD * warps * gpu.warp or uneven:
                 continue
             count = -(-wide // c) * many(items)
-            share = min(1.0, c * bits / 8 / SECTOR)  # adjacent programs find the rest in L2
+            share = 1.0 if narrow else min(1.0, c * bits / 8 / SECTOR)  # the rest is in L2
             read = c * k * bits / 8 / min(1.0, IN_L2 * share) / (gpu.bandwidth / gpu.units)
             residents = max(1, gpu.threads // (warps * gpu.warp * 2))
             tile = Tile(1, c, k, warps, 1)
@@ -206,26 +221,49 @@ def row(columns: Extent, depth: Extent, items: Extent, bits: int) -> Tile:
     return _picked(found)
 
 
-def words(columns: Extent, depth: Extent, items: Extent, block: int) -> Tile:
-    """The tile of products with one row, by four-bit weights that are read in words along the
-    columns, with a scale for each block of the depth.
+def taps(outputs: int, pixels: Extent, depth: Extent, items: Extent, bits: int) -> Tile:
+    """The tile of convolutions whose taps are multiplied one by one, for few output channels: these
+    by pixels, one or two for each thread, and as many taps as are read before the first is needed.
+    """
+    gpu = _around.get().gpu
+    wide, deep, cuts = many(pixels), many(depth), _cuts(depth, pixels, items)
+    height = min(16, power_of_two(outputs))
+    ahead = min(deep, max(4, AHEAD // height))
+    found: list[tuple[float, Tile]] = []
+    for c in (128, 256):
+        tile, count = Tile(height, c, ahead), -(-outputs // height) * -(-wide // c) * many(items)
+        work = 2 * height * c * ahead / (gpu.plain / gpu.units)
+        read = c * ahead * bits / 8 / (IN_L2 * gpu.bandwidth / gpu.units)
+        residents = gpu.threads // (tile.warps * gpu.warp)
+        found += _in_parts(gpu, tile, deep, cuts, count, residents, work, read)
+    return _picked(found)
 
-    A thread has adjacent words of four columns, and one block at a time, whose arithmetic takes as
-    long as reading: so there are enough programs for several on each unit.
+
+def words(
+    columns: Extent, depth: Extent, items: Extent, block: int, *, along_depth: bool = False
+) -> Tile:
+    """The tile of products with a row, of weights of four bits that are read in words along the
+    columns or the depth, a scale for each block of that.
+
+    A thread has four neighbouring words at a time: of one block after another place, or of the
+    depth for eight columns. That takes arithmetic as long as reading: so there are programs enough
+    for several on each unit.
     """
     gpu = _around.get().gpu
     wide, deep, cuts = many(columns), many(depth), _cuts(depth, columns, items)
     found: list[tuple[float, Tile]] = []
-    for c in (32, 64, 128, 256):
+    for c in (8, 16, 32, 64, 128, 256):
         for blocks in BLOCKS:
-            threads, k = c // 32 * blocks, blocks * block
-            if c > max(32, power_of_two(wide)) or deep % k or threads > 8 * gpu.warp:
+            k = blocks * block
+            threads = c * k // 256 if along_depth else max(1, c // 32) * blocks
+            if c > max(8, power_of_two(wide)) or deep % k or threads > 8 * gpu.warp:
                 continue
             warps, count = max(1, threads // gpu.warp), -(-wide // c) * many(items)
-            step = Tile(1, c, blocks * min(block, AHEAD), warps, 1)
+            step = Tile(1, c, k if along_depth else blocks * min(block, AHEAD), warps, 1)
             size = c * step.depth
-            work = OPERATIONS * size * max(1.0, gpu.warp / threads) / (gpu.plain / 2 / gpu.units)
-            share = min(1.0, c / 2 / SECTOR)  # adjacent programs find the rest in L2
+            work = OPERATIONS * size * max(1.0, QUARTERS * gpu.warp / threads)
+            work /= gpu.plain / 2 / gpu.units
+            share = 1.0 if along_depth else min(1.0, c / 2 / SECTOR)  # neighbours find the rest
             read = size / 2 / min(1.0, IN_L2 * share) / (gpu.bandwidth / gpu.units)
             most = gpu.registers // (REGISTERS * warps * gpu.warp)
             residents = max(1, min(most, gpu.threads // (warps * gpu.warp)))
@@ -325,9 +363,12 @@ def line(count: Extent, bits: int) -> Tile:
     return _picked(found) if found else least
 
 
-def fold(rows: Extent, length: Extent, longest: int, *, along_rows: bool) -> Tile:
-    """Rows by columns of a reduction over columns; rows up to the ``longest`` are taken at once,
-    others part by part. ``along_rows`` says that adjacent elements are in different rows.
+def fold(
+    rows: Extent, length: Extent, longest: int, bits: int, stages: int, *, along_rows: bool
+) -> Tile:
+    """Rows by columns of a reduction in so many stages, where columns are added up, for each of
+    which so many bits are read; rows up to the ``longest`` are taken at once, others part by part.
+    ``along_rows`` says that neighbours in memory are in different rows.
 
     Threads cover columns first and then warps do, so a row is reduced within a warp if the program
     has only one, or if rows are so short that each warp has its own. With rows enough for all units
@@ -353,10 +394,33 @@ def fold(rows: Extent, length: Extent, longest: int, *, along_rows: bool) -> Til
     found = []
     for tall, width in dict.fromkeys(shapes):
         height = min(tall, power_of_two(high))
+        shared, about = 1, why
+        if isinstance(length, int) and length > longest:
+            steps, size, count = -(-length // width), height * width, -(-high // height)
+            shared = _sharing(gpu, count, steps, size, bits, stages)
+            about += f" by {shared} programs, in turns" if shared > 1 else ""
         warps = max(1, min(16, height * width // (gpu.warp * each)))
         warps = max(least, warps) if height * width >= 1024 else warps
-        found.append(Tile(height, width, 1, _down(warps), why=f"{height} x {width}: {why}"))
+        said = f"{height} x {width}: {about}"
+        found.append(Tile(height, width, 1, _down(warps), parts=shared, why=said))
     return _ranked(list(dict.fromkeys(found)))
+
+
+def _sharing(gpu: Architecture, count: int, steps: int, size: int, bits: int, stages: int) -> int:
+    """How many programs share each of ``count`` tiles of rows, of so many steps of a size that are
+    read and computed one after another, and over again for each stage: as many as make up for the
+    turns that they take.
+    """
+    each = LATENCY + SIMPLE * size / (gpu.plain / 2 / gpu.units)
+    all_of_them = count * steps * size * bits / 8 / gpu.bandwidth
+    found = []
+    for parts in (1 << n for n in range(10)):
+        if parts > 1 and (parts > steps or count * parts > 4 * gpu.units):
+            break
+        rounds = max(1.0, count * parts / gpu.units)
+        seconds = stages * max(rounds * -(-steps // parts) * each, all_of_them)
+        found.append((seconds + (parts > 1) * stages * TURN, parts))
+    return min(found)[1]
 
 
 # The model.
@@ -457,7 +521,7 @@ def _in_parts(
     kept = size * 4 * count / (IN_L2 * gpu.bandwidth)
     for parts in cuts:
         programs = count * parts
-        if parts > 1 and (steps < 2 * parts or size < 4 * parts or programs > 4 * gpu.units):
+        if parts > 1 and (steps < 2 * parts or programs > 4 * gpu.units):
             break
         cut, each = replace(tile, parts=parts), -(-steps // parts)
         if -(-steps // each) < parts:  # some parts would be empty

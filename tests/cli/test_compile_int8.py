@@ -95,4 +95,7 @@ def test_scales_are_chosen_and_threads_counted_as_asked(
     assert mse.compiled.context.options.num_threads is None
     assert plain != mse
     result = migx("compile", model, "--threads", 0)
-    assert (result.code, "num_threads is 0; it must be a number of 1" in result.err) == (2, True)
+    assert (result.code, "num_threads is 0; it must be a whole number from 1" in result.err) == (
+        2,
+        True,
+    )

@@ -121,21 +121,19 @@ class Writer:
             self._depth -= 1
 
     @contextmanager
-    def loop(self, end: Extent | Expr, step: Expr | int, begin: Expr | int = 0) -> Iterator[Expr]:
-        """A loop; gives the start of each iteration."""
+    def loop(
+        self, end: Extent | Expr, step: Expr | int, begin: Expr | int = 0, *, ahead: int = 1
+    ) -> Iterator[Expr]:
+        """A loop, and where each turn of it begins. So many turns are written out, all of which
+        read ``ahead`` of what the first does.
+        """
         index = Expr(f"v{self._count}")
         self._count += 1
+        ahead = min(ahead, max(1, end)) if isinstance(end, int) else ahead
         stop = end if isinstance(end, Expr) else self.extent(end)
-        said = f"{expr(begin).text}, {stop.text}, {expr(step).text}"
-        with self.block(f"for {index.text} in range({said}):"):
-            yield index
-
-    @contextmanager
-    def unrolled(self, end: int, times: int) -> Iterator[Expr]:
-        """A loop from 0, unrolled by ``times``; gives the index."""
-        index = Expr(f"v{self._count}")
-        self._count += 1
-        with self.block(f"for {index.text} in tl.range({end}, loop_unroll_factor={times}):"):
+        said = f"range({expr(begin).text}, {stop.text}, {expr(step).text}"
+        said = f"tl.{said}, loop_unroll_factor={ahead})" if ahead > 1 else f"{said})"
+        with self.block(f"for {index.text} in {said}:"):
             yield index
 
     def function(self, name: str, parameters: str, result: str) -> str:

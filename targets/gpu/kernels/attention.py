@@ -103,12 +103,14 @@ class _Writer:
         """The offset of elements of the item in an operand."""
         return self.writer.offset([self.item, *last], access.strides)
 
-    def read(self, access: Access, key: Expr, feature: Expr, sizes: tuple[int, int]) -> Expr:
-        """Keys or values at some indices, 0 where there are none; ``sizes`` are the features that
-        exist, and those of a tile.
+    def read(
+        self, access: Access, key: Expr, feature: Expr, sizes: tuple[int, int], block: int = 0
+    ) -> Expr:
+        """Keys or values at some places, in blocks of so many or those of a tile, 0 where there are
+        none; ``sizes`` are how many features there are, and in a tile.
         """
         w, there = self.writer, None
-        extents = (feature, *sizes), (key, self.keys, self.tile.columns)
+        extents = (feature, *sizes), (key, self.keys, block or self.tile.columns)
         for index, extent, size in extents:
             if (inside := w.there(index, extent, size)) is not None:
                 there = w.let(both(there, inside))
@@ -250,13 +252,16 @@ class _InBlocks(_Writer):
         return self.finished(turns=2)
 
     def _turn(self, number: Expr) -> None:
-        """Transposes a program's share of an item's keys into scratch."""
-        w, a, size = self.writer, self.attention, self.tile.rows
+        """Leaves keys of an item in scratch, those that are the share of a program, and zeros in
+        the rest of its last block.
+        """
+        w, a, size, room = self.writer, self.attention, self.tile.rows, self.turned_keys.dims[-1]
         step = w.let(w.extent(tiles(self.queries, size)) * size)
-        with w.loop(self.keys, step, w.let(number * size)) as begin:
+        with w.loop(room, step, w.let(number * size)) as begin:
             key, feature = w.numbers(0, 2, size, begin), w.numbers(1, 2, self.depth)
-            keys = self.read(a.keys, key, feature, (int(a.depth), self.depth))
-            w.masks = {0: w.let(key.below(w.extent(self.keys)))}
+            keys = self.read(a.keys, key, feature, (int(a.depth), self.depth), size)
+            w.masks = {0: w.there(key, room, size)}
+            keys = w.spread(keys, (size, self.depth))
             w.store(*self._of_turned(key, feature), keys, self.dtype)
 
     def _of_turned(self, key: Expr, feature: Expr) -> tuple[int, Expr]:

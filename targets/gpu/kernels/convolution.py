@@ -1,9 +1,11 @@
 """Kernels of convolutions, with their epilogues and the arithmetic on their operands.
 
-A convolution is a product of matrices that are never made: rows are output channels, columns are
-pixels of one item, and the depth runs over input channels and the taps of a window. A tile of
-windows is read from the image in place, with 0 for padding. If a group has few output channels, as
-in depthwise convolutions, taps are multiplied one by one instead.
+It is a product of matrices that are never made: rows are output channels, columns are pixels of one
+item, and the depth counts input channels and the taps of a window. A tile of windows is read where
+the image lies, 0 beside it. Where filters lie with their channels side by side (``layout_weights``
+sees to that), the depth is the taps first: a step then has some channels of one tap, so that where
+each pixel is, and whether it is there, is reckoned once. Where a group has few output channels, as
+when each channel has a filter of its own, taps are multiplied one by one instead.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from migx.targets.gpu.emit.text import Kernel
 from migx.targets.gpu.kernels.tiled import Tiled
 from migx.targets.gpu.parts.split_k import Corner
 from migx.targets.gpu.parts.sums import Sums
-from migx.targets.gpu.tiles import Tile, power_of_two
+from migx.targets.gpu.tiles import Tile
 
 TAGS = ("conv_epilogue", "conv_quantized", "int4_gemm")
 FEW = 8
@@ -49,15 +51,28 @@ class _Writer(Tiled):
         self.items = self.op.group * inner.shape.dims[0]
         fit = self.kinds[0] in (F16, BF16, F32) or all(k.bits == 8 for k in self.kinds)
         self.units = fit and self.outputs > FEW
+        self.by_tap = self._steps_of_taps() if self.units else ()
         self.tile = self._tile(self.kinds[0])
-        self.size, self.step = (self.tile.rows, self.tile.columns), self.tile.depth
+        self.size = self.tile.rows, self.tile.columns
+        self.step = self.tile.depth if self.units else 1
 
     def _tile(self, kind: DType) -> Tile:
         """Output channels by pixels of a tile."""
-        if not self.units:
-            height = power_of_two(self.outputs)
-            return Tile(height if self.outputs <= FEW else 16, 256, 1, 4, 3)
-        return choose.product(self.outputs, self.columns, self.depth, self.items, kind.bits)
+        sizes = self.outputs, self.columns, self.depth, self.items, kind.bits
+        return (
+            choose.product(*sizes, self.by_tap or choose.STEPS)
+            if self.units
+            else choose.taps(*sizes)
+        )
+
+    def _steps_of_taps(self) -> tuple[int, ...]:
+        """How many channels may be taken at a time, where the depth is taken tap by tap."""
+        channels, *taps = self.window
+        beside = self.reader.shape(self.weights).true_strides[1] == 1
+        if self.weights not in self.reader.operands or not beside or product(taps) == 1:
+            return ()
+        least = 256 // max(self.kinds[0].bits, 8)
+        return tuple(k for k in (16, *choose.STEPS) if channels % k == 0 and k >= least)
 
     def begin(self, number: Expr) -> None:
         w, groups = self.writer, self.writer.extent(self.op.group)
@@ -72,10 +87,8 @@ class _Writer(Tiled):
     def sums(self, row: Expr, corner: Corner) -> Expr:
         w = self.writer
         sums = Sums(w, self.size, self.kinds[::-1], self.dtype, units=self.units)
-        with self.parts.loop() as begin:
-            left = w.numbers(1, 2, self.step, begin) if self.units else begin
-            right = w.numbers(0, 2, self.step, begin) if self.units else begin
-            sums.add(self._filters(left), self._windows(right))
+        with self.parts.loop(one_by_one=not self.units) as begin:
+            sums.add(self._filters(begin), self._windows(begin))
         return sums.total()
 
     def finish(self, total: Expr, row: Expr, column: Expr) -> None:
@@ -83,21 +96,35 @@ class _Writer(Tiled):
         counted = w.let(self.item * w.extent(self.outputs * self.op.group) + self.output)
         self.write(total, counted, column)
 
-    def _filters(self, deep: Expr) -> Expr:
+    def _deep(self, axis: int, begin: Expr) -> tuple[list[Part], Expr | None]:
+        """What of channels and taps a step takes, along an axis of a tile, and what is there of it;
+        None where all is.
+        """
+        w, channels = self.writer, self.window[:1]
+        if not self.units:
+            return [Part(begin, self.window)], None
+        if not self.by_tap:
+            deep = w.numbers(axis, 2, self.step, begin)
+            return [Part(deep, self.window)], w.there(deep, self.depth, self.step)
+        channel = w.numbers(axis, 2, self.step, w.let(begin % channels[0]))
+        return [Part(channel, channels), Part(w.let(begin // channels[0]), self.window[1:])], None
+
+    def _filters(self, begin: Expr) -> Expr:
         """A tile of filters: output channels by depth."""
         w, dims = self.writer, self.weights.shape.dims
-        inside = w.there(deep, self.depth, self.step)
+        deep, inside = self._deep(1, begin)
         with w.masked({0: w.masks[0], 1: inside}):
-            parts = [Part(self.output, dims[:1]), Part(deep, dims[1:])]
+            parts = [Part(self.output, dims[:1]), *deep]
             tile = (self.size[0], self.step) if self.units else None
             return self.operand(self.weights, parts, 1, tile)
 
-    def _windows(self, deep: Expr) -> Expr:
-        """A tile of windows: depth by pixels, 0 where a window extends beyond the image."""
+    def _windows(self, begin: Expr) -> Expr:
+        """A tile of windows: depth by pixels, 0 where a window reaches beyond the image."""
         w, dims = self.writer, self.image.shape.dims
-        channel, *taps = w.split(Part(deep, self.window))
+        deep, inside = self._deep(0, begin)
+        channel, *taps = (place for part in deep for place in w.split(part))
         there = w.masks[1]
-        if (inside := w.there(deep, self.depth, self.step)) is not None:
+        if inside is not None:
             there = w.let(both(there, inside))
         geometry = zip(self.pixel, taps, self.op.stride, self.op.dilation, strict=True)
         seen = (pixel * stride + tap * dilation for pixel, tap, stride, dilation in geometry)

@@ -1,13 +1,16 @@
 """Kernels of elementwise arithmetic, of reductions, of both fused, and of copies between layouts.
 
-A tile is some rows by some columns: columns run over the folded axes, rows over the others. A row
-that fits a tile is read once and stays in registers for all stages; longer rows are read again for
-each stage, in a loop. If nothing is folded, a tile is a line of elements.
+A tile is some rows by some columns: columns are the places of the folded axes, rows those of the
+others. Where a row fits a tile, it is read once and stays in registers for all stages; longer rows
+are read again for each stage, in a loop. A few long rows are shared by programs, which take a turn
+for each stage: what each folds of its part of the columns it leaves in scratch, and in the next
+turn all fold that. Where nothing is folded, a tile is a line of elements.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from migx.argument import Argument
 from migx.dim import Extent, product
@@ -15,11 +18,11 @@ from migx.fusion.kernels import Access, FusedKernel, Node, described, name_of
 from migx.fusion.stages import Stage, below, is_folded, stages_of
 from migx.ir import Instruction
 from migx.ops.reduce import ReduceMean
-from migx.shape import BOOL, F8E8M0, F16, F32, DType
+from migx.shape import BOOL, F8E8M0, F16, F32, I32, I64, U32, U64, DType, Shape
 from migx.targets.gpu import tiles as choose
-from migx.targets.gpu.emit.expressions import BOTH, ROWS, Expr, Part, over_any
+from migx.targets.gpu.emit.expressions import BOTH, ROWS, Expr, Part, expr, over_any
 from migx.targets.gpu.emit.text import Kernel, Writer
-from migx.targets.gpu.emit.types import COMPUTING, storable
+from migx.targets.gpu.emit.types import COMPUTING, storable, summed
 from migx.targets.gpu.parts import elements
 from migx.targets.gpu.tiles import tiles
 
@@ -151,9 +154,15 @@ class _Rows:
         self.rows, self.length = product(self.row_dims), product(self.column_dims)
         self.at_once = isinstance(self.length, int) and self.length <= LONGEST
         along = self._lies_along_rows()
-        self.tile = choose.fold(self.rows, self.length, LONGEST, along_rows=along)
+        self.stages, _ = stages_of(fused)
+        self.lasting = [o for n, o in enumerate(fused.outputs) if is_folded(fused, n)]
+        bits = sum(a.dtype.bits for a in fused.accesses if any(s != 0 for s in self._steps(a)[1]))
+        self.tile = choose.fold(
+            self.rows, self.length, LONGEST, bits, len(self.stages), along_rows=along
+        )
         self.height, self.width = self.tile.rows, self.tile.columns
         self.writer = Writer(at)
+        self.cells, self.part = tiles(self.rows, self.height), expr(0)
 
     def _lies_along_rows(self) -> bool:
         """Whether adjacent elements in memory are in different rows."""
@@ -161,21 +170,62 @@ class _Rows:
         return not any(s and s[-1] == 1 for s in steps)
 
     def kernel(self) -> Kernel:
-        """The kernel."""
-        writer, fused = self.writer, self.fused
-        row = writer.numbers(0, 2, self.height, writer.let(writer.program * self.height))
+        """The whole of it."""
+        writer, fused, cell = self.writer, self.fused, self.writer.program
+        if self.tile.parts > 1:
+            many = writer.extent(self.cells)
+            cell, self.part = writer.let(cell % many), writer.let(cell // many)
+        row = writer.numbers(0, 2, self.height, writer.let(cell * self.height))
         writer.masks = {0: writer.there(row, self.rows, self.height)}
         self.row = Part(row, self.row_dims)
         self.base = {a: writer.offset([self.row], self._steps(a)[0]) for a in fused.accesses}
         self.found: dict[int, Expr] = {}
         if self.at_once:
             self._columns(writer.numbers(1, 2, self.width))
-        stages, _ = stages_of(fused)
-        for stage in stages:
-            self._stage(stage)
-        self._last()
-        grid = tiles(self.rows, self.height)
-        return writer.finished(name_of(self.at), grid, warps=self.tile.warps, flops=fused.flops)
+        turns = self._in_turns() if self.tile.parts > 1 else 0
+        if turns == 0:
+            for stage in self.stages:
+                self._stage(stage)
+            self._last()
+        grid, name = self.cells * self.tile.parts, name_of(self.at)
+        return writer.finished(name, grid, warps=self.tile.warps, flops=fused.flops, turns=turns)
+
+    def _in_turns(self) -> int:
+        """A turn for each stage, and one for what has one value for all columns, unless no stage is
+        left that folds; how many these are.
+        """
+        writer, begun, more = self.writer, self.found, self.stages[-1].folds
+        stages = [*self.stages, Stage()] if more else self.stages
+        for turn, stage in enumerate(stages):
+            with writer.block(f"if turn == {turn}:"):
+                self.found = dict(begun)
+                for number in (n for before in stages[:turn] for n in before.folds):
+                    self.found[number] = self._of_parts(number)
+                if stage.folds or stage.outputs:
+                    self._stage(stage)
+                if turn == len(stages) - 1 and self.lasting:
+                    with writer.block(f"if {self.part.text} == 0:"):
+                        self._last()
+        return len(stages)
+
+    def _keep(self, number: int, value: Expr) -> None:
+        """Leaves what a program has folded of its part."""
+        operand, where = self._of_scratch(number, self.part, 1)
+        self.writer.store(operand, where, self._fold(number, value), self._summing(number))
+
+    def _of_parts(self, number: int) -> Expr:
+        """The result of a reduction, of what all programs have folded."""
+        many = self.tile.parts
+        operand, where = self._of_scratch(number, self.writer.numbers(1, 2, many), many)
+        return self._folded(number, self.writer.load(operand, where, self._summing(number)))
+
+    def _of_scratch(self, number: int, part: Expr, width: int) -> tuple[int, Expr]:
+        """The operand that has what is folded of the parts, and where in it that of some is."""
+        writer, dtype = self.writer, self._summing(number)
+        alike = [n for s in self.stages for n in s.folds if self._summing(n) is dtype]
+        operand = writer.operand_of_scratch(Shape(dtype, (len(alike), self.rows, self.tile.parts)))
+        where = writer.place(operand, (expr(alike.index(number)), self.row.index, part))
+        return operand, replace(writer.spread(where, (self.height, width)), over=ROWS)
 
     def _steps(self, access: Access) -> tuple[list[Extent], list[Extent]]:
         pairs = list(zip(access.strides, self.fused.folded, strict=True))
@@ -218,13 +268,25 @@ class _Rows:
                 combined = self._combined(number, total.text, self._summand(number, values).text)
                 self.writer.line(f"{total.text} = {combined}")
         for number, total in zip(stage.folds, totals, strict=True):
-            self.found[number] = self._folded(number, total)
+            if self.tile.parts > 1:
+                self._keep(number, total)
+            else:
+                self.found[number] = self._folded(number, total)
 
     def _parts(self) -> Iterator[None]:
-        """The columns part by part: in a loop of full parts, then the rest if the length is known;
-        so only partial parts are masked.
+        """The columns part by part: in a loop, and after it, where the length is known and is not
+        filled by full parts, the rest; so only what is there in part is masked. Programs that share
+        a row go over their own.
         """
         writer = self.writer
+        if (many := self.tile.parts) > 1 and isinstance(self.length, int):
+            share = -(-self.length // (many * self.width)) * self.width
+            first = writer.let(self.part * share)
+            end = writer.let(f"tl.minimum({(first + share).text}, {self.length})")
+            with writer.loop(end, self.width, first) as begin:
+                self._columns(writer.numbers(1, 2, self.width, begin))
+                yield
+            return
         known = isinstance(self.length, int)
         rest = self.length % self.width if known else 0
         with writer.loop(self.length - rest, self.width) as begin:
@@ -242,11 +304,10 @@ class _Rows:
     def _last(self) -> None:
         """Writes the results that have one value for all columns."""
         writer = self.writer
-        for output, (number, access) in enumerate(self.fused.outputs):
-            if is_folded(self.fused, output):
-                wanted = below(self.nodes, [number], self.found)
-                evaluated(writer, self.nodes, wanted, self.found, self.base)
-                self._store(access, self.found[number], self.base[access])
+        for number, access in self.lasting:
+            wanted = below(self.nodes, [number], self.found)
+            evaluated(writer, self.nodes, wanted, self.found, self.base)
+            self._store(access, self.found[number], self.base[access])
 
     def _store(self, access: Access, value: Expr, where: Expr, width: int | None = None) -> None:
         """Stores a value, broadcast to a tile of ``width`` columns, or of one column if it is the
@@ -264,14 +325,18 @@ class _Rows:
 
     # Reductions.
 
-    def _computing(self, number: int) -> str:
-        """The type in which a reduction accumulates."""
+    def _summing(self, number: int) -> DType:
+        """What a reduction adds up in."""
         node = self.nodes[number]
         if node.dtype.is_float:
-            return COMPUTING[node.dtype.name]
+            return summed(node.dtype)
         if isinstance(node.of, ReduceMean) or node.dtype.bits == 64:
-            return "tl.uint64" if node.dtype.kind == "uint" else "tl.int64"
-        return "tl.uint32" if node.dtype.kind == "uint" and node.dtype.bits == 32 else "tl.int32"
+            return U64 if node.dtype.kind == "uint" else I64
+        return U32 if node.dtype.kind == "uint" and node.dtype.bits == 32 else I32
+
+    def _computing(self, number: int) -> str:
+        """Its name in texts."""
+        return COMPUTING[self._summing(number).name]
 
     def _identity(self, number: int) -> str:
         node = self.nodes[number]
@@ -298,17 +363,21 @@ class _Rows:
         node = self.nodes[number]
         return elements.combined(node.reduction.ufunc, total, value, node.dtype)
 
-    def _folded(self, number: int, value: Expr) -> Expr:
-        """The result of a reduction over a tile."""
+    def _fold(self, number: int, value: Expr) -> Expr:
+        """What the columns of a tile come to."""
         node, writer = self.nodes[number], self.writer
         if (combined := self._combined(number, "a", "b")) == "a + b":
-            total = f"tl.sum({value.text}, axis=1, keep_dims=True)"
-        else:  # tl.max and tl.min ignore NaN
-            assert not isinstance(node.of, (Access, Argument))
-            function = writer.function(f"{node.of.name}_{node.dtype.name}", "a, b", combined)
-            total = f"tl.reduce({value.text}, 1, {function}, keep_dims=True)"
+            return Expr(f"tl.sum({value.text}, axis=1, keep_dims=True)", ROWS)
+        assert not isinstance(node.of, (Access, Argument))  # tl.max and tl.min pass NaN over
+        function = writer.function(f"{node.of.name}_{node.dtype.name}", "a, b", combined)
+        return Expr(f"tl.reduce({value.text}, 1, {function}, keep_dims=True)", ROWS)
+
+    def _folded(self, number: int, value: Expr) -> Expr:
+        """The result of a reduction, of a tile of what it takes."""
+        node, writer, found = self.nodes[number], self.writer, self._fold(number, value)
+        total = found.text
         if isinstance(node.of, ReduceMean):
-            total = self._mean(writer.let(total, ROWS), node.dtype, number)
+            total = self._mean(writer.let(found), node.dtype, number)
         text = f"{total}.to({COMPUTING[node.dtype.name]})"
         if node.dtype is BOOL:
             text = f"({total} != 0)"

@@ -14,7 +14,7 @@ from migx.targets.gpu.emit.text import Kernel
 from migx.targets.gpu.emit.types import COMPUTING, storable
 from migx.targets.gpu.parts import elements
 from migx.targets.gpu.parts.line import WHOLE, Line
-from migx.targets.gpu.tiles import Tile
+from migx.targets.gpu.tiles import AHEAD, Tile
 
 LINE = Tile(1, 256)
 """Windows of a program."""
@@ -39,7 +39,7 @@ def _pooled(line: Line, op: Pooling) -> Expr:
     kind = COMPUTING[dtype.name]
     total = w.variable(f"tl.full([{line.size}], {start}, {kind})", WHOLE)
     seen = w.variable(f"tl.zeros([{line.size}], {kind})", WHOLE)
-    with w.loop(product(op.lengths), 1) as tap:
+    with w.loop(product(op.lengths), 1, ahead=AHEAD) as tap:
         _take(line, op, tap, total, seen)
     text = total.text
     if op.mode == "average":

@@ -58,22 +58,24 @@ class _Writer(Tiled):
         self.units = kinds[0] in (F16, BF16, F32) or all(k.bits == 8 for k in kinds)
         pairs = self._pairs(right) if self.units else None
         block = self.reader.block_of(right) if pairs else 0
-        self.words = self._words(right) if pairs == "columns" else None
+        self.words = self._words(right) if pairs else None
         self.tile = self._tile(4 if pairs else kinds[1].bits, block)
         self.step = self.tile.depth
-        self.pairs = pairs if self.tile.columns >= 32 else None
+        self.pairs = pairs if self.tile.columns >= 32 or pairs == "depth" else None
         fits = self.pairs and block in BLOCKS and whole(self.depth, max(block, self.step))
         self.block = block if fits else 0
 
     def _tile(self, stored: int, block: int) -> Tile:
         """The tile; elements of the right operand are stored in so many bits."""
         if self.words is not None:
-            return choose.words(self.columns, self.depth, self.rows, block)
+            along_depth = self.words.along_depth
+            return choose.words(self.columns, self.depth, self.rows, block, along_depth=along_depth)
         if bounds(self.rows)[1] <= FEW:
             return choose.row(self.columns, self.depth, self.items * self.rows, stored)
-        step = block if block in BLOCKS and whole(self.depth, block) else 0
-        bits, step = self.kinds[0].bits, step if self.units else 1
-        return choose.product(self.rows, self.columns, self.depth, self.items, bits, step)
+        fixed = block in BLOCKS and whole(self.depth, block)
+        steps = ((block,) if fixed else choose.STEPS) if self.units else (1,)
+        bits = self.kinds[0].bits
+        return choose.product(self.rows, self.columns, self.depth, self.items, bits, steps)
 
     def _words(self, right: Instruction) -> Words | None:
         """How the right operand is stored in words, if it is read so."""
@@ -163,19 +165,28 @@ class _Writer(Tiled):
         return joined(w, [w.let(row) for row in rows])
 
     def _row_of_words(self, words: Words, row: Expr, across: Expr) -> Expr:
-        """The sums of one row, with weights that are read eight at a time."""
-        w, left, many = self.writer, self.inner.inputs[0], self.tile.columns // PER
+        """The sums of one row, of weights that are read eight at a time."""
+        w, left, many = self.writer, self.inner.inputs[0], self.tile.columns
         w.kinds[words.operand] = "u32"
-        word = w.numbers(0, 2, many, w.let(across // PER))
-        zeros = f"tl.zeros([{many}, {self.step // words.block}], tl.float32)"
-        totals = [w.variable(zeros, BOTH) for _ in range(PER)]
+        count = self.step // words.block
 
         def element(deep: Expr) -> Expr:
             return self.reader.value(left, self._operand(0, row, deep))
 
-        there = w.there(word, words.columns // PER, many)
+        if words.along_depth:
+            column = w.numbers(0, 3, many, across)
+            total = w.variable(f"tl.zeros([{many}, {count}, 1], tl.float32)", BOTH)
+            there = w.there(column, self.columns, many)
+            with w.masked({0: there}), self.parts.loop() as at:
+                words.sums_along_depth(self.reader, (at, count), column, element, total)
+            text = f"tl.sum(tl.sum({total.text}, axis=2), axis=1)"
+            return w.let(f"tl.reshape({text}, [1, {many}])", BOTH)
+        many = many // PER
+        word = w.numbers(0, 2, many, w.let(across // PER))
+        totals = [w.variable(f"tl.zeros([{many}, {count}], tl.float32)", BOTH) for _ in range(PER)]
+        there = w.there(word, self.columns // PER, many)
         with w.masked({0: there}), self.parts.loop() as at:
-            words.sums(self.reader, (at, self.step // words.block), word, element, totals)
+            words.sums(self.reader, (at, count), word, element, totals)
         sums = [w.let(f"tl.sum({t.text}, axis=1)", BOTH) for t in totals]
         text = f"tl.reshape({joined(w, sums).text}, [1, {self.tile.columns}])"
         return w.let(text, BOTH)

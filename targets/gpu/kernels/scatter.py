@@ -16,6 +16,7 @@ from migx.targets.gpu.emit.text import Kernel
 from migx.targets.gpu.emit.types import COMPUTING, STORED, storable
 from migx.targets.gpu.parts import elements
 from migx.targets.gpu.parts.line import WHOLE, Line
+from migx.targets.gpu.tiles import AHEAD
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
@@ -41,7 +42,7 @@ def _along_axis(line: Line, op: ScatterElements) -> Expr:
     if there is not None:
         there = w.spread(w.let(there), [line.size])
     total = _start(line, op)
-    with w.loop(dims[op.axis], 1) as turn:
+    with w.loop(dims[op.axis], 1, ahead=AHEAD) as turn:
         at = [turn if axis == op.axis else place for axis, place in enumerate(line.places)]
         found = line.read(1, at, there)
         index = line.writer.within(found, line.at.shape.dims[op.axis])
@@ -55,7 +56,7 @@ def _by_tuples(line: Line, op: Scatter) -> Expr:
     w, data, indices = line.writer, line.at.shape, line.at.inputs[1].shape
     counted, width = indices.dims[:-1], int(indices.dims[-1])
     total = _start(line, op)
-    with w.loop(product(counted), 1) as turn:
+    with w.loop(product(counted), 1, ahead=AHEAD) as turn:
         lead = w.split(Part(turn, counted))
         hit: Expr | None = None
         for axis in range(width):

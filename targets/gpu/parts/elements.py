@@ -205,18 +205,6 @@ def _through_double(text: str) -> Emit:
     return emitted
 
 
-NEAR = 2.0**-10
-"""Closer to 0 than this, two terms of a series are more accurate than a formula that cancels."""
-
-
-def _odd(cubic: float, text: str) -> Emit:
-    """A formula in 64 bits that loses digits near 0, where x plus ``cubic`` x^3 replaces it:
-    narrower floats lose no digit.
-    """
-    near = f"{{x}} * (1 + {cubic} * {{x}} * {{x}})"
-    return _through_double(f"tl.where(tl.abs({{x}}) < {NEAR}, {near}, {text})")
-
-
 TANH = (
     *(1, -1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925, 21844 / 6081075),
     *(-929569 / 638512875, 6404582 / 10854718875, -443861162 / 1856156927625),
@@ -364,12 +352,8 @@ TABLE: dict[str, Emit] = {
     "abs": lambda op, v, t, r: v[0] if r.kind == "uint" else f"tl.abs({v[0]})",
     "acosh": _through_double("tl.log({x} + tl.sqrt({x} * {x} - 1))"),
     "add": _binary("+"),
-    "asinh": _odd(
-        -1 / 6,
-        "tl.where({x} < 0, -tl.log(tl.abs({x}) + tl.sqrt({x} * {x} + 1)), "
-        "tl.log(tl.abs({x}) + tl.sqrt({x} * {x} + 1)))",
-    ),
-    "atanh": _odd(1 / 3, "(0.5 * tl.log((1 + {x}) / (1 - {x})))"),
+    "asinh": _through_double("area_sine({x})"),
+    "atanh": _through_double("area_tangent({x})"),
     "bit_cast": _bit_cast,
     "bitwise_and": _binary("&"),
     "bitwise_not": _opposite,
@@ -421,7 +405,7 @@ TABLE: dict[str, Emit] = {
     "sigmoid": _sigmoid,
     "sign": _sign,
     "sin": _call("sin"),
-    "sinh": _odd(1 / 6, "((tl.exp({x}) - tl.exp(-{x})) * 0.5)"),
+    "sinh": _through_double("hyperbolic_sine({x})"),
     "sqdiff": lambda op, v, t, r: f"(({v[0]} - {v[1]}) * ({v[0]} - {v[1]}))",
     "sqrt": lambda op, v, t, r: square_root(v[0], r),
     "sub": _binary("-"),

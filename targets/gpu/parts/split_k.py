@@ -18,6 +18,8 @@ from migx.targets.gpu.emit.expressions import Expr, expr
 from migx.targets.gpu.emit.text import Kernel, Writer
 from migx.targets.gpu.tiles import Tile, tiles
 
+PIECE = 4
+"""The fewest sums that a program adds up in the second turn."""
 Corner = tuple[Expr, Expr]
 """The row and the column at which a tile begins."""
 
@@ -58,7 +60,8 @@ class Parts:
         self._down = tiles(rows, tile.rows)
         self.cells = self._down * tiles(columns, tile.columns)
         self._grid = self.cells * items
-        self._pieces = 1 << (self._count.bit_length() - 1)
+        most = max(1, tile.rows * tile.columns // PIECE)
+        self._pieces = min(1 << (self._count.bit_length() - 1), most)
         down = min(self._pieces, tile.rows)
         self._across = self._pieces // down
         self.piece = tile.rows // down, tile.columns // self._across
@@ -68,16 +71,19 @@ class Parts:
             self.cell = writer.let(writer.program % many)
             self._number = writer.let(writer.program // many)
 
-    def loop(self) -> AbstractContextManager[Expr]:
-        """A loop along this program's part, a step of the tile at a time."""
-        w, depth, step = self.writer, self.depth, self.tile.depth
+    def loop(self, *, one_by_one: bool = False) -> AbstractContextManager[Expr]:
+        """A loop along the part of this program, a step of the tile at a time; or place by place,
+        of which a step is read ahead.
+        """
+        w, depth, size = self.writer, self.depth, self.tile.depth
+        step, ahead = (1, size) if one_by_one else (size, 1)
         if self._count == 1 or not isinstance(depth, int):
-            return w.loop(depth, step)
-        steps = -(-depth // step)
-        length = -(-steps // self._count) * step
+            return w.loop(depth, step, ahead=ahead)
+        steps = -(-depth // size)
+        length = -(-steps // self._count) * size
         begin = w.let(self._number * length)
         end = w.let(f"tl.minimum({(begin + length).text}, {depth})")
-        return w.loop(end, step, begin)
+        return w.loop(end, step, begin, ahead=ahead)
 
     def write(self, product: Product, item: Expr, cell: Expr) -> None:
         """Writes one of the cells of an item: at once or in two turns, first partial sums and then

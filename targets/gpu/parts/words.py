@@ -1,12 +1,12 @@
-"""Four-bit weights read eight at a time: for products with one row, of a matrix that is packed
-along its columns and scaled by blocks of the depth.
+"""Weights of four bits, read eight at a time: for products with a row, of a matrix that is packed
+along its columns or its depth, and scaled by blocks of the depth.
 
-Such a product would be limited by arithmetic, not memory, if each weight were unpacked, scaled and
-multiplied by itself: a GPU has a dozen operations per byte that it reads. So a word of eight
-weights is loaded at once, and each takes three operations: a word with all but four bits masked,
-combined with the exponent of 2**23, is a float: 2**23 plus the weight times a power of 16 that
-depends on its position. Less 2**23 and the zero point, it is multiplied by the row's element; the
-scale of a block is multiplied by the block's sum.
+Such a product waits for arithmetic before it waits for memory, if each weight is unpacked, scaled
+and multiplied by itself: a GPU has a dozen operations for each byte that it reads. So a word of
+eight weights is read at once, and each takes three operations on it: what is left of a word where
+all but four bits are masked, over an exponent by which the least of these counts 1, is a float,
+that of the weight, greater by a power of two. Less this and the zero point it is multiplied by the
+row's element; the scale of a block is multiplied by the block's sum.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from migx.ir import Instruction
-from migx.ops.layout import Multibroadcast, Squeeze, Unsqueeze
+from migx.ops.layout import Multibroadcast, Squeeze, Transpose, Unsqueeze
 from migx.ops.packing import FLAT, Unpack
 from migx.ops.quantization import DequantizeLinear
 from migx.shape import U32
@@ -26,22 +26,27 @@ from migx.targets.gpu.runs.places import is_aligned
 from migx.targets.gpu.tiles import AHEAD, whole
 
 PER = 8
-"""The weights in a word."""
-EXPONENT = "(tl.program_id(1) + 0x4B000000).to(tl.uint32)"
-"""The bits of 2**23, as an expression that the compiler does not see to be constant: so it is in a
-register, and one instruction of NVIDIA's, which has room for one constant, masks and combines.
+"""How many weights a word has."""
+TOPS = [1 << 23 - 4 * n for n in range(4)]
+"""By how much the floats of the four lowest numbers of a word are greater: so four bits of them
+lie where those numbers do.
 """
+FIRST = 0x4B000000
+"""The bits of the first of these as a float; those of the next are less by 4 in the exponent."""
 
 
 @dataclass(frozen=True)
 class Words:
-    """A matrix stored in words: the ``operand`` that holds them, whether its numbers are
-    ``signed``, and the instruction that scales them, by blocks of the depth.
+    """How a matrix lies in words: the ``operand`` that holds them, ``along_depth`` or else along
+    columns, whether its numbers are ``signed``, and the instruction that scales them, by blocks of
+    so many places; the columns of what that gives may be ``first``.
     """
 
     operand: int
+    along_depth: bool
     signed: bool
     scaled: Instruction
+    first: bool
 
     @property
     def block(self) -> int:
@@ -49,9 +54,10 @@ class Words:
         return self.scaled.op_as(DequantizeLinear).block
 
     @property
-    def columns(self) -> int:
-        """The number of columns of the matrix."""
-        return int(self.scaled.shape.dims[-1])
+    def size(self) -> tuple[int, int]:
+        """How deep the matrix is, and how many columns it has."""
+        depth, columns = (int(d) for d in self.scaled.shape.dims)
+        return (columns, depth) if self.first else (depth, columns)
 
     def sums(
         self,
@@ -68,58 +74,98 @@ class Words:
         w, (begin, count) = reader.writer, loop
         line = w.let(f"tl.arange(0, {count})[None, :]", frozenset({1}))
         block = w.let(w.let(begin // self.block) + line)
-        exponent = w.let(EXPONENT)
+        exponents = _exponents(w)
         columns = [Expr(f"({word.text} * {PER} + {n})", word.over) for n in range(PER)]
         granules = [self._granule(reader, block, column) for column in columns]
         tops = [self._top(reader, granule, n) for n, granule in enumerate(granules)]
         sums = [w.variable(f"tl.zeros_like({total.text})", BOTH) for total in totals]
-        with w.unrolled(self.block, AHEAD) as place:
+        with w.loop(self.block, 1, ahead=AHEAD) as place:
             deep = w.let(w.let(block * self.block) + place)
             x = row(deep)
-            where = w.let(w.let(deep * w.distance(self.columns // PER)) + word)
-            found = w.load(self.operand, where, U32, raw=True)
-            if self.signed:
-                found = w.let(f"({found.text} ^ 0x88888888)", BOTH)
-            halves = found, w.let(f"({found.text} >> 16)", BOTH)
+            words = self._read(w, w.let(w.let(deep * w.distance(self.size[1] // PER)) + word))
             for n, (total, top) in enumerate(zip(sums, tops, strict=True)):
-                bits = f"({halves[n // 4].text} & {15 << 4 * (n % 4)}) | {exponent.text}"
-                w.line(
-                    f"{total.text} += {x.text} * (({bits}).to(tl.float32, bitcast=True) - {top})"
-                )
-        for n, (total, part, granule) in enumerate(zip(totals, sums, granules, strict=True)):
+                w.line(f"{total.text} += {x.text} * {_number(words, n, exponents, top)}")
+        for total, part, granule in zip(totals, sums, granules, strict=True):
             scale = reader.value(self.scaled.inputs[1], granule[0])
-            text = f"{scale.text}.to(tl.float32) * {16.0 ** -(n % 4)}"
-            w.line(f"{total.text} += {part.text} * ({text})")
+            w.line(f"{total.text} += {part.text} * {scale.text}.to(tl.float32)")
+
+    def sums_along_depth(
+        self,
+        reader: Reader,
+        loop: tuple[Expr, int],
+        column: Expr,
+        row: Callable[[Expr], Expr],
+        total: Expr,
+    ) -> None:
+        """Likewise of words along the depth, to the total of each column and block. What of the row
+        is multiplied by the first numbers of words, the second, and so on, is read at once and
+        taken apart.
+        """
+        w, (begin, count) = reader.writer, loop
+        per = self.block // PER
+        line = w.let(f"tl.arange(0, {count})[None, :, None]", frozenset({1}))
+        block = w.let(w.let(begin // self.block) + line)
+        place = w.let(f"tl.arange(0, {per})[None, None, :]", frozenset({2}))
+        granule = self._granule(reader, block, column)
+        exponents, size = _exponents(w), count * self.block
+        with w.masked({}):
+            x = w.spread(row(w.numbers(0, 1, size, begin)), [size])
+        x = w.let(f"tl.reshape({x.text}, [1, {count}, {per}, 2, 2, 2])", frozenset({1, 2}))
+        word = w.let(w.let(block * per) + place)
+        words = self._read(w, w.let(w.let(column * w.distance(self.size[0] // PER)) + word))
+        sums = w.variable(f"tl.zeros_like({words[0].text}).to(tl.float32)", words[0].over)
+        for n, each in enumerate(apart(w, x, PER)):
+            number = _number(words, n, exponents, self._top(reader, granule, n))
+            w.line(f"{sums.text} += {each.text} * {number}")
+        scale = reader.value(self.scaled.inputs[1], granule[0])
+        of_blocks = f"tl.sum({sums.text}, axis=2, keep_dims=True)"
+        w.line(f"{total.text} += {of_blocks} * {scale.text}.to(tl.float32)")
+
+    def _read(self, w: Writer, where: Expr) -> tuple[Expr, Expr]:
+        """Some words, and their upper halves; signed numbers are 8 more than they are."""
+        found = w.load(self.operand, where, U32, raw=True)
+        if self.signed:
+            found = w.let(f"({found.text} ^ 0x88888888)", found.over)
+        return found, w.let(f"({found.text} >> 16)", found.over)
 
     def _granule(self, reader: Reader, block: Expr, column: Expr) -> list[list[Part]]:
         """The indices of the scale and the zero point of blocks and columns."""
         deep = replace(block, outer=(block, self.block))
         op, parameters = self.scaled.op_as(DequantizeLinear), self.scaled.inputs[1:]
-        return [reader.granular(self.scaled, op, p, [deep, column]) for p in parameters]
+        places = [column, deep] if self.first else [deep, column]
+        return [reader.granular(self.scaled, op, p, places) for p in parameters]
 
     def _top(self, reader: Reader, granule: list[list[Part]], number: int) -> str:
-        """The offset to subtract from the float of some bits, at one of the eight columns."""
-        w, lift = reader.writer, 16 ** (number % 4)
-        usual = 8388608.0 + 8 * lift * self.signed
+        """What the float of some bits is too great by, at one of the eight places of words."""
+        w, usual = reader.writer, TOPS[number % 4] + 8.0 * self.signed
         if len(self.scaled.inputs) < 3:
             return f"{usual}"
         zero = reader.value(self.scaled.inputs[2], granule[1])
-        text = f"({zero.text}.to(tl.float32) * {float(lift)} + {usual})"
-        return w.let(text, zero.over).text
+        return w.let(f"({zero.text}.to(tl.float32) + {usual})", zero.over).text
+
+
+def _exponents(w: Writer) -> list[Expr]:
+    """The bits of what floats are greater by, as numbers that no compiler knows, though they are
+    always these: so they are in registers, and one instruction of NVIDIA's, which has room for one
+    constant, masks and adds.
+    """
+    bits = [FIRST - (4 << 23) * n for n in range(len(TOPS))]
+    return [w.let(f"({each} - tl.program_id(1)).to(tl.uint32)") for each in bits]
+
+
+def _number(words: tuple[Expr, Expr], n: int, exponents: Sequence[Expr], top: str) -> str:
+    """One of the eight numbers of words, given with their upper halves."""
+    bits = f"({words[n // 4].text} & {15 << 4 * (n % 4)}) | {exponents[n % 4].text}"
+    return f"(({bits}).to(tl.float32, bitcast=True) - {top})"
 
 
 def words_of(reader: Reader, right: Instruction) -> Words | None:
-    """How a right operand is stored in words, if it is."""
-    value = right
-    while isinstance(value.op, (Multibroadcast, Squeeze, Unsqueeze)):
-        (source,) = value.inputs
-        if source.shape.dims[-2:] != value.shape.dims[-2:]:
-            return None
-        value = source
+    """How a right operand lies in words, if it does."""
+    value, first = _matrix(right)
     op, shape = value.op, value.shape
-    if not isinstance(op, DequantizeLinear) or shape.rank != 2 or op.axis % 2 or not op.block:
+    if not isinstance(op, DequantizeLinear) or shape.rank != 2 or not op.block:
         return None
-    level = value.inputs[0]
+    level, turned = _matrix(value.inputs[0])
     if not isinstance(level.op, Unpack) or level.op.axis not in (FLAT, 1, -1):
         return None
     packed, stored = level.inputs[0], level.op.stored(level.inputs[0].shape.dtype)
@@ -128,7 +174,36 @@ def words_of(reader: Reader, right: Instruction) -> Words | None:
     number = reader.operands[packed]
     if not is_aligned(reader.at.inputs[number]) or not reader.shape(packed).standard:
         return None
-    return Words(number, stored.kind == "int", value) if whole(shape.dims[-1], PER) else None
+    fits = op.axis % 2 == first and level.shape.rank == 2 and whole(level.shape.dims[-1], PER)
+    along_depth = first != turned
+    if along_depth and (op.block % PER or op.block & (op.block - 1)):
+        return None
+    return Words(number, along_depth, stored.kind == "int", value, first) if fits else None
+
+
+def _matrix(value: Instruction) -> tuple[Instruction, bool]:
+    """What a matrix, or each of equal ones, is a view of; whether its axes are the other way."""
+    turned = False
+    while isinstance(value.op, (Multibroadcast, Squeeze, Transpose, Unsqueeze)):
+        (source,) = value.inputs
+        rank = value.shape.rank
+        if isinstance(value.op, Transpose):
+            if value.op.permutation != (*range(rank - 2), rank - 1, rank - 2):
+                break
+            turned = not turned
+        elif source.shape.dims[-2:] != value.shape.dims[-2:]:
+            break
+        value = source
+    return value, turned
+
+
+def apart(writer: Writer, value: Expr, many: int) -> list[Expr]:
+    """The numbers at each of so many places, which are axes of two behind those of a value."""
+    if many == 1:
+        return [value]
+    pair = writer.let(f"tl.split({value.text})", value.over)
+    halves = [apart(writer, replace(pair, text=f"{pair.text}[{n}]"), many // 2) for n in (0, 1)]
+    return [each for both in zip(*halves, strict=True) for each in both]
 
 
 def joined(writer: Writer, totals: Sequence[Expr]) -> Expr:

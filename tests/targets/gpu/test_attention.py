@@ -18,6 +18,7 @@ from migx.target import CompileOptions
 from migx.targets.gpu import Gpu
 from migx.targets.gpu.code.compiling import Request, binaries
 from migx.targets.gpu.code.resources import spilled
+from migx.targets.gpu.kernels import kernel_for
 from migx.targets.gpu.operations import CodeObject
 from migx.testing.oracles import Trial
 from tests.onnx.build import read
@@ -398,6 +399,27 @@ def test_many_keys_are_turned_where_no_matrix_unit_multiplies() -> None:
     assert (turned.turns, turned.scratch) == (2, 1)
     for other in (lowered("200", "128"), lowered("200", "200", "f16"), lowered("1", "200")):
         assert (other.turns, other.scratch) == (0, 0)
+
+
+@pytest.mark.parametrize("keys", [160, 173])
+def test_turned_keys_are_those_there_are_and_zeros(keys: int) -> None:
+    text = f"""module main(q: f32[96, 64, 32], k: f32[96, {keys}, 32], v: f32[96, {keys}, 32]) {{
+      %0 = transpose(k) {{permutation=(0, 2, 1)}}
+      %1 = dot(q, %0)
+      %2 = softmax(%1) {{axis=2}}
+      %3 = dot(%2, v)
+      return %3
+    }}"""
+    program = migx.parse(text)
+    migx.run_passes(program, "fuse_attention")
+    (at,) = program.main.outputs
+    kernel = kernel_for(at)
+    assert kernel is not None
+    turn = kernel.source.partition("else:")[0]
+    (scratch,) = kernel.scratch
+    assert re.search(r"tl.load\(p1 \+ \w+, mask=", turn), "no key is read that is not there"
+    assert re.search(rf"in range\(\w+, {scratch.dims[-1]}, ", turn), "what is read is written"
+    holds(text)
 
 
 def test_a_turn_of_the_loop_is_no_longer_than_registers_allow() -> None:

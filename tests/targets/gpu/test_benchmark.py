@@ -189,6 +189,22 @@ def test_each_step_goes_by_cupy(step: str, name: str, monkeypatch: pytest.Monkey
     assert ("launch" in world.noted) == (step in ("model", "kernel"))
 
 
+def test_each_program_has_as_many_kernels_as_its_time_is_divided_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench, times = Bench(DEVICE, quick=True), 1024.0
+    monkeypatch.setattr(bench, "by_events", lambda run, ahead: times)
+    launched: list[Any] = []
+    monkeypatch.setattr(DEVICE, "launch", lambda *given: launched.append(given))
+    prepared = bench.prepared
+    monkeypatch.setattr(bench, "prepared", lambda program: prepared(program)())
+    for name in KERNELS:
+        line = Line(name)
+        launched.clear()
+        bench.kernel(line)
+        assert line.seconds == times / len(launched), name
+
+
 def test_of_a_table_only_the_rows_that_are_picked_count() -> None:
     text = "module main(x: f32[1000, 8], i: i64[3]) {\n %0 = gather(x, i) {axis=0}\n return %0\n}"
     program = migx.parse(text).compile(Gpu(device=DEVICE))

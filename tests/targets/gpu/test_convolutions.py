@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 import migx
+from migx.target import CompileOptions
+from migx.targets.gpu import tiles
 from migx.targets.gpu.kernels import kernel_for
-from tests.targets.gpu.on_interpreter import holds
+from migx.targets.gpu.operations import CodeObject
+from tests.targets.gpu.on_interpreter import gpu, holds
 
 CASES = {
     "3x3": ("5, 13, 11", "20, 5, 3, 3", (1, 1, 1, 1), (1, 1), (1, 1), 1),
@@ -47,6 +52,48 @@ def test_bias_residual_and_activation_are_in_the_kernel() -> None:
     )
 
 
+BY_TAP = """module main(x: {kind}[n, 64, 9, 7]) {{
+  %0 = @literal() {{value=bytes("", 0, {size}), label="w", replaceable={replaceable}}}
+    : {of}[40, {channels}, 3, 2]
+  %1 = {name}(x, %0) {{padding=(1, 0, 1, 1), stride=(2, 1), dilation=(1, 2), group={group}}}
+  return %1
+}}"""
+
+
+@pytest.mark.parametrize("replaceable", ["true", "false"])
+@pytest.mark.parametrize(
+    ("kind", "of", "group"), [("f16", "f16", 1), ("f32", "f32", 2), ("u8", "i8", 1)]
+)
+def test_channels_of_a_tap_are_read_together(
+    kind: str, of: str, group: int, replaceable: str
+) -> None:
+    channels, name = 64 // group, "quant_convolution" if of == "i8" else "convolution"
+    size = 40 * channels * 6 * {"f16": 2, "f32": 4, "i8": 1}[of]
+    text = BY_TAP.format(**locals())
+    assert holds(text, {"n": 2}) == 1
+    program = migx.parse(text, draw_missing=1)
+    passes = gpu().get_passes(gpu().get_context(), CompileOptions())
+    migx.run_passes(program, passes)
+    (op,) = (at.op for at in program.main if isinstance(at.op, CodeObject))
+    (loop,) = re.findall(r"    for (.*\n(?:        .*\n)*)", op.source)
+    assert "[:, None] % " not in loop
+    assert loop.count(" // ") == 2, "what is divided is the same for all of a step"
+
+
+def test_taps_one_by_one_are_read_ahead_by_enough_programs() -> None:
+    text = """module main(x: f32[1, 32, 20, 20], w: f32[1, 32, 7, 3]) {
+      %0 = convolution(x, w) {padding=(3, 1, 3, 1)}
+      return %0
+    }"""
+    (made,) = (at for at in migx.parse(text).main if at.op.name == "convolution")
+    kernel = kernel_for(made)
+    assert kernel is not None
+    assert f"loop_unroll_factor={tiles.AHEAD}" in kernel.source
+    assert kernel.turns == 2
+    assert kernel.grid >= 16
+    holds(text)
+
+
 def test_levels_are_multiplied_without_being_written_out() -> None:
     holds(
         """module main(x: u8[n, 5, 9, 9], w: i8[20, 5, 3, 3]) {
@@ -76,6 +123,16 @@ def test_pooling(dtype: str, mode: str, more: str) -> None:
         " return %0\n}",
         {"n": 2},
     )
+
+
+def test_large_windows_are_read_ahead() -> None:
+    text = 'module main(x: f32[n, 2, 9, 8]) {\n %0 = pooling(x) {mode="average", lengths=(7, 5), '
+    text += "stride=(1, 1), padding=(0, 0, 0, 0)}\n return %0\n}"
+    (made,) = (at for at in migx.parse(text).main if at.op.name == "pooling")
+    kernel = kernel_for(made)
+    assert kernel is not None
+    assert f"loop_unroll_factor={tiles.AHEAD}" in kernel.source
+    holds(text, {"n": 2})
 
 
 def test_the_sum_of_magnitudes_of_windows() -> None:

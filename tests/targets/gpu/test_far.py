@@ -55,10 +55,16 @@ class Far:
         kernel = kernel_for(at)
         assert kernel is not None
         given = [self.rows(v.shape) if v.shape.strides else numbers(v.shape) for v in at.inputs]
-        made = np.empty([int(d) for d in at.shape.dims], at.shape.dtype.numpy)
+        made, *scratch = (
+            np.empty([int(d) for d in shape.dims], shape.dtype.numpy)
+            for shape in (at.shape, *kernel.scratch)
+        )
         function = DEVICE.function(Request.of(kernel, (), ""), None)
         assert isinstance(kernel.grid, int)
-        DEVICE.launch(function, kernel.grid, [a.ctypes.data for a in (*given, made)])
+        assert isinstance(kernel.turns, int)
+        addresses = [a.ctypes.data for a in (*given, made, *scratch)]
+        for turn in [[n] for n in range(kernel.turns)] or [[]]:
+            DEVICE.launch(function, kernel.grid, [*addresses, *turn])
         return given[0], given[-1], made
 
 

@@ -31,22 +31,31 @@ def convolution(dims: str, weights: str, dtype: str, result: str, group: int = 1
 }}"""
 
 
-INT4 = """module main(x: f16[1, 8192], w: u4[8192, 48], s: f16[256, 48]) {
+INT4 = """module main(x: f16[1, 32768], w: u4[32768, 48], s: f16[1024, 48]) {
   %0 = unpack_int4(w)
   %1 = dequantizelinear(%0, s) {axis=0, block=32}
   %2 = dot(x, %1)
   return %2
 }"""
+ALONG_DEPTH = """module main(x: f16[1, 32768], w: u4[40, 32768], s: f16[40, 1024]) {
+  %0 = unpack_int4(w)
+  %1 = dequantizelinear(%0, s) {axis=1, block=32}
+  %2 = transpose(%1) {permutation=(1, 0)}
+  %3 = dot(x, %2)
+  return %3
+}"""
 CASES = {
     "tiles": dot("17, 1024", "1024, 24", "f16", "17, 24"),
     "one row": dot("1, 4096", "4096, 40", "f16", "1, 40"),
     "a few rows, a depth that nothing divides": dot("3, 2050", "2050, 33", "bf16", "3, 33"),
+    "a column": dot("1, 20001", "20001, 1", "f32", "1, 1"),
     "items": dot("2, 5, 1000", "2, 1000, 9", "f32", "2, 5, 9"),
     "wide": dot("5, 500", "500, 9", "f64", "5, 9"),
     "integers": dot("5, 500", "500, 9", "i32", "5, 9"),
     "pixels": convolution("1, 100, 3, 5", "19, 100, 3, 3", "f32", "1, 19, 3, 5"),
     "groups": convolution("1, 256, 3, 3", "32, 128, 3, 3", "f16", "1, 32, 3, 3", 2),
     "int4": INT4,
+    "int4 along the depth": ALONG_DEPTH,
 }
 
 

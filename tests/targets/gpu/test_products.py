@@ -107,6 +107,53 @@ def test_rows_by_four_bits_read_in_words(
     holds(text)
 
 
+ALONG_DEPTH = {
+    "scaled, turned": """
+      %2 = dequantizelinear(%0, s{zero}) {{axis=1, block={block}}}
+      %3 = transpose(%2) {{permutation=(1, 0)}}""",
+    "turned, scaled": """
+      %2 = transpose(%0) {{permutation=(1, 0)}}
+      %3 = dequantizelinear(%2, s{zero}) {{axis=0, block={block}}}""",
+}
+
+
+@pytest.mark.parametrize("order", ALONG_DEPTH)
+@pytest.mark.parametrize(
+    ("dtype", "rows", "block", "weight", "zero"),
+    [
+        ("f16", 1, 32, "i4", ""),
+        ("f32", 3, 64, "u4", ", %1"),
+        ("f32", 1, 8, "u4", ""),
+        ("bf16", 1, 16, "i4", ", %1"),
+    ],
+)
+def test_words_along_the_depth_are_read_once(
+    dtype: str, rows: int, block: int, weight: str, zero: str, order: str
+) -> None:
+    blocks = 512 // block
+    parts = f"40, {blocks}" if order.startswith("scaled") else f"{blocks}, 40"
+    text = f"""module main(x: {dtype}[{rows}, 512], w: {weight}[40, 512], s: {dtype}[{parts}],
+                           z: {weight}[{parts}]) {{
+      %0 = unpack_int4(w)
+      %1 = unpack_int4(z){ALONG_DEPTH[order].format(zero=zero, block=block)}
+      %4 = multibroadcast(%3) {{out_lens=(1, 512, 40)}}
+      %5 = unsqueeze(x) {{axes=(0,)}}
+      %6 = dot(%5, %4)
+      return %6
+    }}"""
+    kernel = kernel_of(text)
+    assert "u32" in kernel.pointers
+    assert kernel.source.count(f"tl.load(p{kernel.pointers.index('u32')} ") == 1
+    holds(text)
+
+
+def test_few_columns_are_shared_by_many_programs() -> None:
+    kernel = kernel_of(
+        WORDS.format(dtype="f32", rows=1, block=32, columns=256, weight="i4", blocks=16, zero="")
+    )
+    assert kernel.grid >= 32
+
+
 def test_columns_that_end_within_a_word_are_read_in_bytes() -> None:
     how = {"dtype": "f16", "rows": 1, "block": 32, "columns": 36, "weight": "u4"}
     assert "u32" not in kernel_of(WORDS.format(**how, blocks=16, zero="")).pointers

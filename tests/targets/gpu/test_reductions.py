@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import migx
+from migx.targets.gpu.operations import CodeObject
+from migx.targets.gpu.runs.executable import GpuExecutable
 from tests.targets.gpu.on_interpreter import gpu, holds
 
 NORM = """module main(x: {t}[n, {d}], g: {t}[{d}]) {{
@@ -97,3 +99,35 @@ def test_nan_and_infinities_go_through_maxima_and_softmax() -> None:
     text = "module main(x: f32[4, 40]) {\n %0 = reduce_max(x) {axes=(1,)}\n"
     text += " %1 = softmax(x) {axis=1}\n %2 = reduce_min(x) {axes=(1,)}\n return %0, %1, %2\n}"
     holds(text, x=x)
+
+
+LONG = {
+    "sum": ("f32[1, 300000]", "%0 = reduce_sum(x) {axes=(1,)}", "%0", 2),
+    "mean of columns": ("f16[200000, 3]", "%0 = reduce_mean(x) {axes=(0,)}", "%0", 2),
+    "integers": ("i32[2, 400001]", "%0 = reduce_max(x) {axes=(1,)}", "%0", 2),
+    "any": ("bool[1, 300000]", "%0 = reduce_any(x) {axes=(1,)}", "%0", 2),
+    "softmax": ("f32[3, 300000]", "%0 = softmax(x) {axis=1}", "%0", 3),
+    "two of them, and what they give": (
+        "f32[2, 200000]",
+        """%0 = reduce_mean(x) {axes=(1,)}
+           %1 = multibroadcast(%0) {out_lens=(2, 200000)}
+           %2 = sub(x, %1)
+           %3 = mul(%2, %2)
+           %4 = reduce_mean(%3) {axes=(1,)}
+           %5 = sqrt(%4)""",
+        "%2, %4, %5",
+        3,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LONG)
+def test_few_long_rows_are_shared_by_programs(case: str) -> None:
+    shape, lines, results, turns = LONG[case]
+    text = f"module main(x: {shape}) {{\n {lines}\n return {results}\n}}"
+    assert holds(text) == 1
+    executable = migx.parse(text).compile(gpu()).compiled.executable
+    assert isinstance(executable, GpuExecutable)
+    (op,) = (at.op for m in executable.pieces for at in m if isinstance(at.op, CodeObject))
+    assert op.turns == turns
+    assert op.grid >= 12

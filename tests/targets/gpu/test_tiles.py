@@ -50,7 +50,7 @@ def test_a_tile_fits_the_gpu_it_is_for(gpu: Architecture, rank: int) -> None:
         tile = tiles.words(4096, 4096, 1, 32)
         assert tile.columns // 32 * tile.depth // 32 <= tile.warps * gpu.warp <= 512
         assert 4096 % tile.depth == 0
-        for tile in (tiles.line(10, 8), tiles.fold(5, 7, 16384, along_rows=False)):
+        for tile in (tiles.line(10, 8), tiles.fold(5, 7, 16384, 32, 1, along_rows=False)):
             assert _power(tile.columns)
 
 
@@ -77,13 +77,23 @@ def test_a_row_is_cut_so_that_all_units_read_wide() -> None:
         assert tiles.row(4096, 1536, 1, 16).depth <= 512  # divides 1536
 
 
+def test_one_column_is_read_once_by_many_programs() -> None:
+    with around("sm_90"):
+        tile = tiles.row(1, 1_000_000, 1, 32)
+    assert (tile.columns, tile.parts) == (1, 16)
+    assert tile.depth >= 2048
+
+
 def test_short_rows_share_a_program_where_there_are_many() -> None:
     with around("sm_90"):
-        assert tiles.fold(100_000, 10, 16384, along_rows=False).rows == 64
-        assert tiles.fold(200, 10, 16384, along_rows=False).rows < 64
-        assert tiles.fold(100, 4096, 16384, along_rows=False) == Tile(1, 4096, 1, 16)
-        assert tiles.fold(1000, 4096, 16384, along_rows=False) == Tile(1, 4096, 1, 4)
-        assert tiles.fold(100, 1 << 20, 16384, along_rows=True).rows == 128
+        assert tiles.fold(100_000, 10, 16384, 32, 1, along_rows=False).rows == 64
+        assert tiles.fold(200, 10, 16384, 32, 1, along_rows=False).rows < 64
+        assert tiles.fold(100, 4096, 16384, 32, 1, along_rows=False) == Tile(1, 4096, 1, 16)
+        assert tiles.fold(1000, 4096, 16384, 32, 1, along_rows=False) == Tile(1, 4096, 1, 4)
+        assert tiles.fold(100, 1 << 20, 16384, 32, 1, along_rows=True).rows == 128
+        assert tiles.fold(1, 10**7, 16384, 32, 1, along_rows=False).parts >= 128
+        assert tiles.fold(1, 20_000, 16384, 32, 1, along_rows=False).parts == 1
+        assert tiles.fold(1000, 10**7, 16384, 32, 1, along_rows=False).parts == 1
 
 
 def test_sizes_that_are_not_known_count_as_many_but_no_more_than_they_may_be() -> None:

@@ -1,0 +1,50 @@
+"""Chooses how the weights of convolutions lie."""
+
+from __future__ import annotations
+
+from migx.dim import product
+from migx.ir import Instruction
+from migx.manager import Pass, PassManager
+from migx.match import on, var
+from migx.ops.channels_last import to_first, to_last
+from migx.ops.layout import Contiguous, Transpose
+from migx.ops.linear import Convolution, QuantConvolution
+from migx.program import Program
+from migx.rewrite import Cursor, Declined, RuleSet, rule
+from migx.weights import is_constant
+from migx.weights.constants import is_unpacked
+from migx.weights.hoisting import hoist
+
+TOGETHER = 16
+"""So many channels, or a multiple of them, are read together."""
+
+
+@rule(on((Convolution, QuantConvolution), var("x"), var("w"), name="root"))
+def channels_last(
+    at: Cursor, x: Instruction, w: Instruction, root: Instruction
+) -> Instruction | Declined:
+    """convolution(x, w) is that of w as it is, but with its channels side by side."""
+    _, channels, *window = w.shape.dims
+    if not is_constant(w) or is_unpacked(w) or type(w.op) is Transpose:
+        return Declined("the weights are not constant, are packed, or lie as they are wanted")
+    if product(window) == 1 or channels == 1 or channels % TOGETHER != 0:
+        return Declined("channels lie side by side, or are not enough to be read together")
+    rank = w.shape.rank
+    there = at(Contiguous(), at(Transpose(to_last(rank)), w))
+    return at(root.op, x, at(Transpose(to_first(rank)), there))
+
+
+class LayoutWeights(Pass):
+    """Has the weights of convolutions lie with their channels last, seen through a transpose, where
+    a kernel takes the taps of a window one after another: all channels of a tap are then at places
+    that one step leads from each to the next. They are moved once, like all that is computed from
+    weights. It runs after the passes that would fold the transpose away.
+    """
+
+    rules = RuleSet(channels_last)
+
+    def apply_program(self, program: Program, manager: PassManager) -> bool:
+        copies = [at for at in program.instructions() if type(at.op) is Contiguous]
+        known = [at for at in copies if at.module is not program.weights and is_constant(at)]
+        hoist(program, known)
+        return bool(known)
