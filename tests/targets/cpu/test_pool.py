@@ -217,6 +217,6 @@ def test_how_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
             wanted_threads(None)
     for asked in (0, 10**9, "two", 1.0):
         with pytest.raises(
-            TargetError, match=f"num_threads is {asked!r}; it must be a number of 1"
+            TargetError, match=f"num_threads is {asked!r}; it must be a whole number from 1"
         ):
             migx.Program().compile("cpu", num_threads=asked)  # type: ignore[arg-type]
