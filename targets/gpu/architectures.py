@@ -15,7 +15,7 @@ class Architecture:
     """A kind of GPU. ``warp`` is the threads that run together, ``shared`` the bytes of shared
     memory that one program may have.
 
-    The rest are inputs of the model in ``tiles.py``, for the GPU named first in ``example``: the
+    The rest are inputs of the cost model, for the GPU named first in ``example``: the
     number of ``units``; operations per second on f16 by ``matrix`` units and on f32 without; bytes
     per second of memory; and the ``threads`` of a unit.
     """

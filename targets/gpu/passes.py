@@ -17,9 +17,9 @@ from migx.pipeline import Approximation
 from migx.planning import is_alias, is_memory, pieces, results
 from migx.program import Program
 from migx.sizes import symbols_of
-from migx.targets.gpu import tiles
 from migx.targets.gpu.agreement import agreements
 from migx.targets.gpu.code.tuning import Tuner
+from migx.targets.gpu.cost_model import around
 from migx.targets.gpu.emit.text import Kernel, operands
 from migx.targets.gpu.kernels import kernel_for
 from migx.targets.gpu.operations import Allocate, CodeObject, CopyFrom, CopyTo, DeviceLiteral, Sync
@@ -63,7 +63,7 @@ class Lower(Pass):
         if any(type(at.op) is CodeObject for m in program.modules.values() for at in m):
             return False
         find = _tuner(self.fast_math).kernel if self.tune else kernel_for
-        with tiles.around(*self.arch, fast_math=self.fast_math):
+        with around(*self.arch, fast_math=self.fast_math):
             return _Lowering(program, self.offload_copy, find).run()
 
 

@@ -1,59 +1,44 @@
-"""Which tiles kernels are cut into: a cost model of a GPU, in one place.
-
-A kernel asks here for its tile and gets the one that the model estimates to be fastest. The model
-knows the work (extents, element types) and the GPU (``architectures.py``), and estimates seconds:
-
-* Programs are distributed over the units of the GPU; as many are resident on a unit as its
-  registers, threads and shared memory hold. So time goes in *rounds*, and one program too many
-  costs a round.
-* In each step along the depth a program does arithmetic, reads its operands (from L2, as other
-  programs read them too), and waits for memory. The longest of these counts; resident programs
-  share arithmetic and bandwidth, and hide each other's latency, as do loads that run ahead
-  (*stages*).
-
-So large tiles read less, small ones keep all units busy, and the model weighs that. ``around`` sets
-the GPU, and can ask for the second best, the third, ... instead: the candidates to measure.
+"""The tile that each family of kernels is cut into: of some candidates, the one that the cost model
+(``cost_model.py``) estimates to be fastest. Large tiles read less, small ones keep all units busy,
+and the model weighs that.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product as combinations
 
 from migx.dim import Extent, bounds
 from migx.shape import F32, DType
-from migx.targets.gpu.architectures import ARCHITECTURES, Architecture
+from migx.targets.gpu.cost_model import (
+    IN_L2,
+    Tile,
+    chosen,
+    divisions,
+    efficiency,
+    estimated,
+    fitting,
+    in_parts,
+    on_units,
+    picked,
+    ranked,
+    sharing,
+    speed,
+)
 
 MANY = 4096
 """The stand-in for an unknown extent, unless its bounds are lower."""
-LATENCY = 0.7e-6
-"""Seconds of memory latency, and about those of starting a program."""
-IN_L2 = 3.0
-"""The bandwidth of L2 relative to that of memory, about, on all of these GPUs."""
-HIDDEN = 0.2
-"""The part of a step's shorter costs that is not hidden behind the longest."""
 SECTOR = 32
 """Bytes of a memory transaction."""
-PARTS = range(1, 17)
-"""The numbers of parts that a depth may be cut into."""
-TURN = 2.5e-6
-"""Seconds of one more launch, with waiting for it."""
 OPERATIONS = 5
-"""What it takes to unpack a weight of four bits and multiply it."""
-SIMPLE = 16
-"""What it takes to read an element, compute with it and fold it."""
+"""Operations to unpack a four-bit weight and multiply it."""
 BLOCKS = (8, 16, 32, 64, 128)
-"""How many blocks of such weights a program takes at a time, each thread one of them."""
+"""Blocks of such weights that a program takes at a time, one per thread."""
 QUARTERS = 4
-"""Into how many parts a unit is divided, each of which takes instructions of other warps."""
+"""Partitions of a unit, each of which issues instructions of its own warps."""
 AHEAD = 16
-"""How many words of such weights, or numbers of an image, a thread reads before it needs the
-first.
-"""
+"""Words of such weights, or elements of an image, that a thread loads before it uses the first."""
 HELD = 64
 """Elements of an operand that a thread loads at a time, if each is needed once."""
 SHORT = 128
@@ -69,59 +54,12 @@ WRITTEN = 1024
 and for many more the assembler runs out of registers.
 """
 STEPS = (32, 64, 128)
-"""How much of a depth a program takes at a time."""
+"""The parts of the depth that a program may take at a time."""
 PRODUCTS = tuple((r, c) for r in (16, 32, 64, 128) for c in (16, 32, 64, 128, 256))
 REGISTERS = 128
 """The most sums of a product per thread; half as many without matrix units, as it also keeps
 operands then.
 """
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Rows by columns of results, by a part of the depth at a time; the warps, and the loads that
-    run ahead. Several programs share a tile whose depth is cut into ``parts``. ``why`` is the
-    model's estimate in a sentence.
-    """
-
-    rows: int
-    columns: int
-    depth: int = 1
-    warps: int = 4
-    stages: int = 2
-    parts: int = 1
-    why: str = field(default="", compare=False)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The GPU that tiles are for, the number of better tiles to skip, and whether products of f32
-    are rounded to tf32.
-    """
-
-    gpu: Architecture = ARCHITECTURES["sm_90"]
-    rank: int = 0
-    rounds: bool = False
-
-
-_USUAL = Choice()
-_around: ContextVar[Choice] = ContextVar("_around", default=_USUAL)
-
-
-@contextmanager
-def around(*archs: str, rank: int = 0, fast_math: bool = False) -> Iterator[None]:
-    """Chooses tiles, within the context, for the first of some architectures (by default a common
-    one) among those that fit all of them; ``rank`` counts from the best. With ``fast_math`` f32 is
-    multiplied as tf32, if all of them support it.
-    """
-    gpus = [ARCHITECTURES[arch] for arch in archs if arch in ARCHITECTURES] or [_USUAL.gpu]
-    gpu = replace(gpus[0], shared=min(each.shared for each in gpus))
-    rounds = fast_math and all("tf32" in each.products for each in gpus)
-    token = _around.set(Choice(gpu, rank, rounds))
-    try:
-        yield
-    finally:
-        _around.reset(token)
 
 
 def power_of_two(least: int) -> int:
@@ -149,7 +87,7 @@ def many(extent: Extent) -> int:
 
 def precision(dtype: DType) -> str:
     """The argument of ``tl.dot`` for operands of a type: for f32, the precision."""
-    name = "tf32" if _around.get().rounds else "ieee"
+    name = "tf32" if chosen().rounds else "ieee"
     return f', input_precision="{name}"' if dtype is F32 else ""
 
 
@@ -164,34 +102,33 @@ def product(
     bits: int,
     steps: Sequence[int] = STEPS,
 ) -> Tile:
-    """The tile of products of matrices, of operands of so many bits; those of 8 and 16, and f32 as
-    tf32, are multiplied by matrix units. One of the ``steps`` is how much of the depth is taken at
-    a time.
+    """The tile of matrix products, of operands of so many bits; matrix units multiply those of 8
+    and 16, and f32 as tf32. The part of the depth taken at a time is one of the ``steps``.
 
     Tiles are no larger than what they cover, and as large as registers allow if there are enough of
     them for all units.
     """
-    gpu = _around.get().gpu
+    gpu = chosen().gpu
     high, wide, deep = many(rows), many(columns), many(depth)
-    cuts, units = _cuts(depth, rows, columns, items), _on_units(bits)
-    rate = _rate(gpu, bits)
+    cuts, units = divisions(depth, rows, columns, items), on_units(bits)
+    rate = speed(gpu, bits)
     found: list[tuple[float, Tile]] = []
     for r, c in PRODUCTS:
         if r > max(16, power_of_two(high)) or c > max(16, power_of_two(wide)):
             continue
         for k in steps:
             warps = 8 if r * c >= 128 * 128 else 4
-            stages, residents = _fitting(gpu, (r + c) * k * bits // 8, r * c, warps)
+            stages, residents = fitting(gpu, (r + c) * k * bits // 8, r * c, warps)
             too_deep = k > steps[0] and k > 32 and (k > power_of_two(deep) or k * bits > 1024)
             kept = r * c * max(32, bits) // 32 * (1 if units else 2)
             if kept > REGISTERS * warps * gpu.warp or not stages or too_deep:
                 continue
             count = -(-high // r) * -(-wide // c) * many(items)
-            work = 2 * r * c * k / rate / _used(r, c, warps * gpu.warp, bits)
+            work = 2 * r * c * k / rate / efficiency(r, c, warps * gpu.warp, bits)
             read = (r + c) * k * bits / 8 / (IN_L2 * gpu.bandwidth / gpu.units)
             tile = Tile(r, c, k, warps, stages)
-            found += _in_parts(gpu, tile, deep, cuts, count, residents, work, read)
-    return _picked(found)
+            found += in_parts(gpu, tile, deep, cuts, count, residents, work, read)
+    return picked(found)
 
 
 def row(columns: Extent, depth: Extent, items: Extent, bits: int) -> Tile:
@@ -202,8 +139,8 @@ def row(columns: Extent, depth: Extent, items: Extent, bits: int) -> Tile:
     waits, rows of a tile are at least a memory transaction long, and there are enough warps to
     saturate the bandwidth.
     """
-    gpu = _around.get().gpu
-    wide, deep, cuts = many(columns), many(depth), _cuts(depth, columns, items)
+    gpu = chosen().gpu
+    wide, deep, cuts = many(columns), many(depth), divisions(depth, columns, items)
     found: list[tuple[float, Tile]] = []
     narrow = wide < 16
     for c in (power_of_two(wide),) if narrow else (16, 32, 64, 128):
@@ -217,16 +154,16 @@ def row(columns: Extent, depth: Extent, items: Extent, bits: int) -> Tile:
             read = c * k * bits / 8 / min(1.0, IN_L2 * share) / (gpu.bandwidth / gpu.units)
             residents = max(1, gpu.threads // (warps * gpu.warp * 2))
             tile = Tile(1, c, k, warps, 1)
-            found += _in_parts(gpu, tile, deep, cuts, count, residents, 0.0, read)
-    return _picked(found)
+            found += in_parts(gpu, tile, deep, cuts, count, residents, 0.0, read)
+    return picked(found)
 
 
 def taps(outputs: int, pixels: Extent, depth: Extent, items: Extent, bits: int) -> Tile:
     """The tile of convolutions whose taps are multiplied one by one, for few output channels: these
-    by pixels, one or two for each thread, and as many taps as are read before the first is needed.
+    by pixels, one or two per thread; its depth is the number of taps that are loaded ahead.
     """
-    gpu = _around.get().gpu
-    wide, deep, cuts = many(pixels), many(depth), _cuts(depth, pixels, items)
+    gpu = chosen().gpu
+    wide, deep, cuts = many(pixels), many(depth), divisions(depth, pixels, items)
     height = min(16, power_of_two(outputs))
     ahead = min(deep, max(4, AHEAD // height))
     found: list[tuple[float, Tile]] = []
@@ -235,22 +172,22 @@ def taps(outputs: int, pixels: Extent, depth: Extent, items: Extent, bits: int) 
         work = 2 * height * c * ahead / (gpu.plain / gpu.units)
         read = c * ahead * bits / 8 / (IN_L2 * gpu.bandwidth / gpu.units)
         residents = gpu.threads // (tile.warps * gpu.warp)
-        found += _in_parts(gpu, tile, deep, cuts, count, residents, work, read)
-    return _picked(found)
+        found += in_parts(gpu, tile, deep, cuts, count, residents, work, read)
+    return picked(found)
 
 
 def words(
     columns: Extent, depth: Extent, items: Extent, block: int, *, along_depth: bool = False
 ) -> Tile:
-    """The tile of products with a row, of weights of four bits that are read in words along the
-    columns or the depth, a scale for each block of that.
+    """The tile of products with one row, by four-bit weights that are read in words along the
+    columns or the depth, with a scale for each block of the depth.
 
-    A thread has four neighbouring words at a time: of one block after another place, or of the
-    depth for eight columns. That takes arithmetic as long as reading: so there are programs enough
+    A thread has four adjacent words at a time: along the columns at one place of its block, or
+    along the depth. Their arithmetic takes as long as reading them: so there are enough programs
     for several on each unit.
     """
-    gpu = _around.get().gpu
-    wide, deep, cuts = many(columns), many(depth), _cuts(depth, columns, items)
+    gpu = chosen().gpu
+    wide, deep, cuts = many(columns), many(depth), divisions(depth, columns, items)
     found: list[tuple[float, Tile]] = []
     for c in (8, 16, 32, 64, 128, 256):
         for blocks in BLOCKS:
@@ -267,10 +204,10 @@ def words(
             read = size / 2 / min(1.0, IN_L2 * share) / (gpu.bandwidth / gpu.units)
             most = gpu.registers // (REGISTERS * warps * gpu.warp)
             residents = max(1, min(most, gpu.threads // (warps * gpu.warp)))
-            for seconds, tile in _in_parts(gpu, step, deep, cuts, count, residents, work, read):
+            for seconds, tile in in_parts(gpu, step, deep, cuts, count, residents, work, read):
                 if tile.parts * k <= deep:
                     found.append((seconds, replace(tile, depth=k)))
-    return _picked(found)
+    return picked(found)
 
 
 def attention(
@@ -289,14 +226,14 @@ def attention(
     Each block of keys is read once for all queries of a program: more queries mean less reading,
     until scores and sums exceed the registers.
     """
-    gpu = _around.get().gpu
+    gpu = chosen().gpu
     high, deep = many(queries), many(keys)
     tallest, widest = max(16, power_of_two(high)), max(32, power_of_two(deep))
-    rate, units = _rate(gpu, bits), _on_units(bits)
+    rate, units = speed(gpu, bits), on_units(bits)
     found = []
     for r, k in combinations((16, 32, 64, 128), (32, 64, 128)):
         warps = 8 if r * max(k, width) >= 128 * 128 else 4
-        stages, residents = _fitting(
+        stages, residents = fitting(
             gpu, k * (depth + width) * bits // 8, r * (k + width), warps, r * depth * bits // 8
         )
         kept = r * (k + width) * (1 if units else 2) > REGISTERS * warps * gpu.warp
@@ -308,27 +245,27 @@ def attention(
         count, steps = -(-high // r) * many(heads), -(-deep // k)
         work = 2 * terms / rate
         if not units:
-            used = [_used(r, columns, warps * gpu.warp, bits) for columns in (k, width)]
+            used = [efficiency(r, columns, warps * gpu.warp, bits) for columns in (k, width)]
             crossed = CROSSED * k * depth * warps if apart else 0
             work = (2 * r * k * (depth / used[0] + width / used[1]) + crossed) / rate
         read = k * (depth + width) * bits / 8 / (IN_L2 * gpu.bandwidth / gpu.units)
         tile = Tile(r, k, depth, warps, min(stages, 2))
-        found.append(_estimated(gpu, tile, count, residents, steps, work, read))
-    return _picked(found)
+        found.append(estimated(gpu, tile, count, residents, steps, work, read))
+    return picked(found)
 
 
 def turned(keys: Extent, bits: int) -> bool:
     """Whether keys whose features are contiguous are better transposed, which takes another
     launch.
     """
-    return not _on_units(bits) and many(keys) > SHORT
+    return not on_units(bits) and many(keys) > SHORT
 
 
 def query(keys: Extent, queries: Extent, depth: int, width: int, bits: int) -> Tile:
     """The keys of attention that a program takes at a time for one query: as many as registers
     hold. With few queries, few units share the memory bandwidth.
     """
-    gpu = _around.get().gpu
+    gpu = chosen().gpu
     count, deep, most = many(queries), many(keys), max(depth, width)
     shared = gpu.bandwidth / gpu.units * max(1.0, min(IN_L2, gpu.units / count))
     found = []
@@ -338,8 +275,8 @@ def query(keys: Extent, queries: Extent, depth: int, width: int, bits: int) -> T
             read = min(k, deep) * (depth + width) * bits / 8 / shared
             residents = max(1, gpu.registers // (2 * REGISTERS * warps * gpu.warp))
             tile = Tile(1, k, depth, warps, 1)
-            found.append(_estimated(gpu, tile, count, residents, -(-deep // k), 0.0, read))
-    return _picked(found)
+            found.append(estimated(gpu, tile, count, residents, -(-deep // k), 0.0, read))
+    return picked(found)
 
 
 def line(count: Extent, bits: int) -> Tile:
@@ -349,7 +286,7 @@ def line(count: Extent, bits: int) -> Tile:
     narrower operands are still read in pieces of 32 bits, which suffice for a warp. With too few
     elements for all units, lines are shorter.
     """
-    gpu = _around.get().gpu
+    gpu = chosen().gpu
     each = max(4, min(8, 128 // max(bits, 8)))
     found = []
     for times in (1, 2):
@@ -358,23 +295,23 @@ def line(count: Extent, bits: int) -> Tile:
             read = size * bits / 8 / (gpu.bandwidth / gpu.units)
             programs, residents = -(-many(count) // size), gpu.threads // (4 * gpu.warp)
             tile = Tile(1, size, 1, 4)
-            found.append(_estimated(gpu, tile, programs, residents, 1, 0.0, read))
+            found.append(estimated(gpu, tile, programs, residents, 1, 0.0, read))
     least = Tile(1, max(1, min(128, power_of_two(many(count)))), 1, 1, why="all there is")
-    return _picked(found) if found else least
+    return picked(found) if found else least
 
 
 def fold(
     rows: Extent, length: Extent, longest: int, bits: int, stages: int, *, along_rows: bool
 ) -> Tile:
-    """Rows by columns of a reduction in so many stages, where columns are added up, for each of
-    which so many bits are read; rows up to the ``longest`` are taken at once, others part by part.
-    ``along_rows`` says that neighbours in memory are in different rows.
+    """Rows by columns of a reduction over columns, in so many stages, each of which reads so many
+    bits per element; rows up to the ``longest`` are taken at once, others part by part.
+    ``along_rows`` says that adjacent elements are in different rows.
 
     Threads cover columns first and then warps do, so a row is reduced within a warp if the program
-    has only one, or if rows are so short that each warp has its own. With rows enough for all units
+    has only one, or if rows are so short that each warp has its own. With enough rows for all units
     a thread has 32 elements, with fewer 8, so that more threads work.
     """
-    gpu = _around.get().gpu
+    gpu = chosen().gpu
     high = many(rows)
     each, least = 32 if high >= gpu.units else 8, 1
     if along_rows or not isinstance(length, int) or length > longest:
@@ -397,150 +334,13 @@ def fold(
         shared, about = 1, why
         if isinstance(length, int) and length > longest:
             steps, size, count = -(-length // width), height * width, -(-high // height)
-            shared = _sharing(gpu, count, steps, size, bits, stages)
+            shared = sharing(gpu, count, steps, size, bits, stages)
             about += f" by {shared} programs, in turns" if shared > 1 else ""
         warps = max(1, min(16, height * width // (gpu.warp * each)))
         warps = max(least, warps) if height * width >= 1024 else warps
         said = f"{height} x {width}: {about}"
         found.append(Tile(height, width, 1, _down(warps), parts=shared, why=said))
-    return _ranked(list(dict.fromkeys(found)))
-
-
-def _sharing(gpu: Architecture, count: int, steps: int, size: int, bits: int, stages: int) -> int:
-    """How many programs share each of ``count`` tiles of rows, of so many steps of a size that are
-    read and computed one after another, and over again for each stage: as many as make up for the
-    turns that they take.
-    """
-    each = LATENCY + SIMPLE * size / (gpu.plain / 2 / gpu.units)
-    all_of_them = count * steps * size * bits / 8 / gpu.bandwidth
-    found = []
-    for parts in (1 << n for n in range(10)):
-        if parts > 1 and (parts > steps or count * parts > 4 * gpu.units):
-            break
-        rounds = max(1.0, count * parts / gpu.units)
-        seconds = stages * max(rounds * -(-steps // parts) * each, all_of_them)
-        found.append((seconds + (parts > 1) * stages * TURN, parts))
-    return min(found)[1]
-
-
-# The model.
-
-
-def _fitting(
-    gpu: Architecture, nbytes: int, sums: int, warps: int, always: int = 0
-) -> tuple[int, int]:
-    """The loads that run ahead, each of so many bytes of shared memory, and the programs resident
-    on a unit; 0 if not one fits. The sums, f32, are exchanged in shared memory before they are
-    written.
-    """
-    room = (gpu.shared - always) // max(1, nbytes)
-    if room < 1 or 4 * sums > gpu.shared:
-        return 0, 0
-    stages = min(4, room) if gpu.backend == "cuda" else 2  # on AMD, in registers
-    nbytes *= stages if gpu.backend == "cuda" else 1
-    threads = warps * gpu.warp
-    registers = threads * min(255, 40 + sums // threads)
-    residents = min(
-        gpu.shared // (nbytes + always), gpu.threads // threads, gpu.registers // registers
-    )
-    return stages, max(1, residents)
-
-
-def _on_units(bits: int) -> bool:
-    """Whether matrix units multiply elements of so many bits."""
-    return bits <= 16 or (bits == 32 and _around.get().rounds)
-
-
-def _rate(gpu: Architecture, bits: int) -> float:
-    """Operations per second of one unit on elements of so many bits; on tf32 half of those on
-    f16.
-    """
-    rate = gpu.matrix * min(1.0, 16 / bits) if _on_units(bits) else gpu.plain
-    return rate / gpu.units
-
-
-def _used(rows: int, columns: int, threads: int, bits: int) -> float:
-    """The fraction of its peak that a unit reaches with a tile: less if operands in shared memory
-    are read for few products each.
-
-    Without matrix units a thread has a square of sums, and reads its sides four elements at a time.
-    Shared memory gives a warp 32 elements at once, and one side of its part of the tile is the same
-    for all threads; warps lie along columns first if there are more of these than a warp has.
-    """
-    if _on_units(bits):
-        return min(1.0, rows * columns / (rows + columns) / 32)
-    warps = max(1, threads // 32)
-    across = min(warps, max(1, columns // 128))
-    reading = 4 * (warps // across) / rows + 32 * across / columns
-    counted = 1 + 0.5 / math.sqrt(rows * columns / threads)
-    return 1 / (max(counted, reading) + HIDDEN * min(counted, reading))
-
-
-def _estimated(
-    gpu: Architecture, tile: Tile, count: int, residents: int, steps: int, work: float, read: float
-) -> tuple[float, Tile]:
-    """The seconds of so many programs, whose steps take ``work`` and ``read`` seconds on a unit of
-    their own; and the tile, annotated with its limit.
-    """
-    on_one = -(-count // gpu.units)
-    together = min(residents, on_one)
-    rounds = math.ceil(on_one / together)
-    waiting = rounds * LATENCY / max(1, tile.stages - 1)
-    limits = {"arithmetic": on_one * work, "reading": on_one * read, "waiting": waiting}
-    limit = max(limits, key=lambda name: limits[name])
-    less = sum(limits.values()) - limits[limit]
-    seconds = rounds * LATENCY + steps * (limits[limit] + less * HIDDEN)
-    shape = f"{tile.rows} x {tile.columns} by {tile.depth}"
-    why = f"{shape}: {count} programs, {together} at a time on each of {gpu.units} units"
-    said = f"{why}, in {rounds} round{'s' * (rounds > 1)}; limited by {limit}"
-    return seconds, replace(tile, why=said)
-
-
-def _cuts(depth: Extent, *others: Extent) -> Iterable[int]:
-    """The numbers of parts a depth may be cut into: one, unless the depth and a bound on the memory
-    of the sums are known.
-    """
-    known = isinstance(depth, int) and all(bounds(e)[1] < math.inf for e in others)
-    return PARTS if known else PARTS[:1]
-
-
-def _in_parts(
-    gpu: Architecture,
-    tile: Tile,
-    depth: int,
-    cuts: Iterable[int],
-    count: int,
-    residents: int,
-    work: float,
-    read: float,
-) -> Iterator[tuple[float, Tile]]:
-    """A tile with its depth whole, and if there are few of them, cut into parts: then there are
-    more programs with fewer steps each, and another launch that reads and adds up the partial sums.
-    """
-    steps, size = -(-depth // tile.depth), tile.rows * tile.columns
-    kept = size * 4 * count / (IN_L2 * gpu.bandwidth)
-    for parts in cuts:
-        programs = count * parts
-        if parts > 1 and (steps < 2 * parts or programs > 4 * gpu.units):
-            break
-        cut, each = replace(tile, parts=parts), -(-steps // parts)
-        if -(-steps // each) < parts:  # some parts would be empty
-            continue
-        seconds, cut = _estimated(gpu, cut, programs, residents, each, work, read)
-        if parts > 1:
-            seconds += TURN + 2 * parts * kept
-            cut = replace(cut, why=f"{cut.why}, after which {parts} parts are added up")
-        yield seconds, cut
-
-
-def _picked(found: Iterable[tuple[float, Tile]]) -> Tile:
-    """The best tile, or the one after as many as are skipped; of equals the larger."""
-    order = sorted(found, key=lambda e: (e[0], -e[1].rows * e[1].columns, -e[1].depth))
-    return _ranked([tile for _, tile in order])
-
-
-def _ranked(tiles: list[Tile]) -> Tile:
-    return tiles[min(_around.get().rank, len(tiles) - 1)]
+    return ranked(list(dict.fromkeys(found)))
 
 
 def _down(number: int) -> int:

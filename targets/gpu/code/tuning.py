@@ -1,4 +1,4 @@
-"""Measures the tiles that the model of ``tiles.py`` ranks best, and keeps the fastest.
+"""Measures the tiles that the cost model ranks best, and keeps the fastest.
 
 A measurement depends only on texts, launches and the device, and is cached under their hash beside
 the binaries: so no kernel is measured twice, in this process or a later one. Unknown sizes are
@@ -17,8 +17,8 @@ from migx.dims.symbol import Symbol
 from migx.errors import TargetError
 from migx.ir import Instruction
 from migx.planning import results
-from migx.targets.gpu import tiles
 from migx.targets.gpu.code.compiling import Request, binaries
+from migx.targets.gpu.cost_model import around
 from migx.targets.gpu.devices.device import ENQUEUING, Buffer, Device
 from migx.targets.gpu.emit.text import Kernel, operands
 from migx.targets.gpu.kernels import kernel_for
@@ -99,7 +99,7 @@ def candidates(at: Instruction, arch: str, *, fast_math: bool = False) -> list[K
     """The kernels of an instruction with different tiles, the most promising first."""
     found: dict[Kernel, None] = {}
     for rank in range(CANDIDATES):
-        with tiles.around(arch, rank=rank, fast_math=fast_math):
+        with around(arch, rank=rank, fast_math=fast_math):
             kernel = kernel_for(at)
         if kernel is None:
             return []

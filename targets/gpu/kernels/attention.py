@@ -25,12 +25,13 @@ from migx.fusion.stages import below
 from migx.ir import Instruction
 from migx.shape import BF16, F16, F32, Shape
 from migx.targets.gpu import tiles as choose
+from migx.targets.gpu.cost_model import Tile
 from migx.targets.gpu.emit.expressions import BOTH, ROWS, Expr, Part, both, expr
 from migx.targets.gpu.emit.text import Kernel, Writer
 from migx.targets.gpu.kernels.fused import computable, evaluated
 from migx.targets.gpu.kernels.product import FEW
 from migx.targets.gpu.parts import elements
-from migx.targets.gpu.tiles import Tile, power_of_two, tiles
+from migx.targets.gpu.tiles import power_of_two, tiles
 
 WIDEST = 256
 """The most features of a head."""

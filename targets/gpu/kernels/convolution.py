@@ -17,12 +17,12 @@ from migx.ops._windows import split
 from migx.ops.linear import Convolution
 from migx.shape import BF16, F16, F32, DType
 from migx.targets.gpu import tiles as choose
+from migx.targets.gpu.cost_model import Tile
 from migx.targets.gpu.emit.expressions import Expr, Part, both, by_axis
 from migx.targets.gpu.emit.text import Kernel
 from migx.targets.gpu.kernels.tiled import Tiled
 from migx.targets.gpu.parts.split_k import Corner
 from migx.targets.gpu.parts.sums import Sums
-from migx.targets.gpu.tiles import Tile
 
 TAGS = ("conv_epilogue", "conv_quantized", "int4_gemm")
 FEW = 8

@@ -9,12 +9,13 @@ from migx.ir import Instruction
 from migx.ops._numeric import lowest
 from migx.ops._windows import split
 from migx.ops.pooling import Pooling
+from migx.targets.gpu.cost_model import Tile
 from migx.targets.gpu.emit.expressions import Expr, Part, both
 from migx.targets.gpu.emit.text import Kernel
 from migx.targets.gpu.emit.types import COMPUTING, storable
 from migx.targets.gpu.parts import elements
 from migx.targets.gpu.parts.line import WHOLE, Line
-from migx.targets.gpu.tiles import AHEAD, Tile
+from migx.targets.gpu.tiles import AHEAD
 
 LINE = Tile(1, 256)
 """Windows of a program."""

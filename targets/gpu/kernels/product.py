@@ -21,6 +21,7 @@ from migx.fusion.kernels import DOTS, FusedKernel, core_of
 from migx.ir import Instruction
 from migx.shape import BF16, F16, F32
 from migx.targets.gpu import tiles as choose
+from migx.targets.gpu.cost_model import Tile
 from migx.targets.gpu.emit.expressions import BOTH, Expr, Part, by_axis, expr
 from migx.targets.gpu.emit.text import Kernel
 from migx.targets.gpu.emit.types import COMPUTING
@@ -28,7 +29,7 @@ from migx.targets.gpu.kernels.tiled import Tiled
 from migx.targets.gpu.parts.split_k import Corner
 from migx.targets.gpu.parts.sums import Sums
 from migx.targets.gpu.parts.words import PER, Words, joined, words_of
-from migx.targets.gpu.tiles import Tile, whole
+from migx.targets.gpu.tiles import whole
 
 TAGS = ("gemm_epilogue", "gemm_quantized", "int4_gemm")
 BLOCKS = (32, 64, 128)

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from migx.dim import Extent, product
 from migx.fusion.kernels import PRODUCT, Access, FusedKernel, epilogue, name_of, row_and_column_axes
 from migx.ir import Instruction
+from migx.targets.gpu.cost_model import Tile
 from migx.targets.gpu.emit.expressions import BOTH, Expr, Part, expr
 from migx.targets.gpu.emit.text import Kernel, Writer
 from migx.targets.gpu.emit.types import COMPUTING, storable, summed
 from migx.targets.gpu.kernels.fused import computable, evaluated
 from migx.targets.gpu.parts.reader import Reader
 from migx.targets.gpu.parts.split_k import Corner, Parts, Product
-from migx.targets.gpu.tiles import Tile
 
 
 class Tiled(Product):

@@ -10,10 +10,11 @@ from migx.fusion.kernels import name_of
 from migx.ir import Instruction
 from migx.shape import U8
 from migx.targets.gpu import tiles as choose
+from migx.targets.gpu.cost_model import Tile
 from migx.targets.gpu.emit.expressions import Expr, Part
 from migx.targets.gpu.emit.narrow import is_narrow
 from migx.targets.gpu.emit.text import Kernel, Writer
-from migx.targets.gpu.tiles import Tile, tiles
+from migx.targets.gpu.tiles import tiles
 
 WHOLE = frozenset({0})
 """The axes over which elementwise values vary."""

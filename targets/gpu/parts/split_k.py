@@ -14,9 +14,10 @@ from typing import Protocol
 
 from migx.dim import Extent
 from migx.shape import DType, Shape
+from migx.targets.gpu.cost_model import Tile
 from migx.targets.gpu.emit.expressions import Expr, expr
 from migx.targets.gpu.emit.text import Kernel, Writer
-from migx.targets.gpu.tiles import Tile, tiles
+from migx.targets.gpu.tiles import tiles
 
 PIECE = 4
 """The fewest sums that a program adds up in the second turn."""

@@ -12,9 +12,10 @@ from migx.argument import Argument
 from migx.errors import TargetError
 from migx.target import CompileOptions, passes_for
 from migx.targets.gpu import Gpu
+from migx.targets.gpu.cost_model import around
 from migx.targets.gpu.operations import CodeObject
 from migx.targets.gpu.rounding import RoundedToTf32
-from migx.targets.gpu.tiles import around, product
+from migx.targets.gpu.tiles import product
 from migx.testing.oracles import Trial
 from tests.targets.gpu.on_interpreter import Array, gpu, inputs_for
 from tests.targets.gpu.test_recurrent import layer

@@ -7,9 +7,9 @@ import pytest
 
 import migx
 from migx.targets.gpu import tiles
+from migx.targets.gpu.cost_model import Tile
 from migx.targets.gpu.emit.text import Kernel
 from migx.targets.gpu.kernels import kernel_for
-from migx.targets.gpu.tiles import Tile
 from tests.targets.gpu.on_interpreter import gpu, holds
 
 

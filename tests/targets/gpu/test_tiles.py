@@ -15,10 +15,10 @@ from migx.errors import TargetError
 from migx.targets.gpu import Gpu, tiles
 from migx.targets.gpu.architectures import ARCHITECTURES, Architecture
 from migx.targets.gpu.code.tuning import CANDIDATES, Tuner, candidates
+from migx.targets.gpu.cost_model import LATENCY, Tile, around
 from migx.targets.gpu.devices import cupy_device
 from migx.targets.gpu.devices.interpreter import InterpreterDevice
 from migx.targets.gpu.operations import CodeObject
-from migx.targets.gpu.tiles import Tile, around
 from tests.targets.gpu.on_interpreter import DEVICE, inputs_for
 
 DOT = "module main(x: f32[n, 96], y: f32[96, 80]) {\n %0 = dot(x, y)\n return %0\n}"
@@ -72,7 +72,7 @@ def test_a_row_is_cut_so_that_all_units_read_wide() -> None:
         tile = tiles.row(4096, 4096, 1, 4)
         programs = 4096 // tile.columns
         at_once = programs * tile.columns * tile.depth / 2  # bytes that are asked for together
-        assert at_once >= 0.5 * tiles.LATENCY * ARCHITECTURES["sm_90"].bandwidth
+        assert at_once >= 0.5 * LATENCY * ARCHITECTURES["sm_90"].bandwidth
         assert 1000 % tiles.row(4096, 1000, 1, 16).depth != 0  # nothing divides it: least is lost
         assert tiles.row(4096, 1536, 1, 16).depth <= 512  # divides 1536
 

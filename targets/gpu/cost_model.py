@@ -1,0 +1,226 @@
+"""A cost model of a GPU: the seconds that programs of a tile take, and the tile chosen by them.
+
+The model knows the work (extents, element types) and the GPU (``architectures.py``), and estimates
+seconds:
+
+* Programs are distributed over the units of the GPU; as many are resident on a unit as its
+  registers, threads and shared memory hold. So time goes in *rounds*, and one program too many
+  costs a round.
+* In each step along the depth a program does arithmetic, reads its operands (from L2, as other
+  programs read them too), and waits for memory. The longest of these counts; resident programs
+  share arithmetic and bandwidth, and hide each other's latency, as do loads that run ahead
+  (*stages*).
+
+``around`` sets the GPU, and can ask for the second best tile, the third, ... instead: the
+candidates to measure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+
+from migx.dim import Extent, bounds
+from migx.targets.gpu.architectures import ARCHITECTURES, Architecture
+
+LATENCY = 0.7e-6
+"""Seconds of memory latency, and about those of starting a program."""
+IN_L2 = 3.0
+"""The bandwidth of L2 relative to that of memory, about, on all of these GPUs."""
+HIDDEN = 0.2
+"""The part of a step's shorter costs that is not hidden behind the longest."""
+PARTS = range(1, 17)
+"""The numbers of parts that a depth may be cut into."""
+TURN = 2.5e-6
+"""Seconds of one more launch, with waiting for it."""
+SIMPLE = 16
+"""Operations to read an element, compute with it and fold it."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows by columns of results, by a part of the depth at a time; the warps, and the loads that
+    run ahead. Several programs share a tile whose depth is cut into ``parts``. ``why`` is the
+    model's estimate in a sentence.
+    """
+
+    rows: int
+    columns: int
+    depth: int = 1
+    warps: int = 4
+    stages: int = 2
+    parts: int = 1
+    why: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The GPU that tiles are for, the number of better tiles to skip, and whether products of f32
+    are rounded to tf32.
+    """
+
+    gpu: Architecture = ARCHITECTURES["sm_90"]
+    rank: int = 0
+    rounds: bool = False
+
+
+_USUAL = Choice()
+_around: ContextVar[Choice] = ContextVar("_around", default=_USUAL)
+
+
+def chosen() -> Choice:
+    """What tiles are chosen for in this context."""
+    return _around.get()
+
+
+@contextmanager
+def around(*archs: str, rank: int = 0, fast_math: bool = False) -> Iterator[None]:
+    """Chooses tiles, within the context, for the first of some architectures (by default a common
+    one) among those that fit all of them; ``rank`` counts from the best. With ``fast_math`` f32 is
+    multiplied as tf32, if all of them support it.
+    """
+    gpus = [ARCHITECTURES[arch] for arch in archs if arch in ARCHITECTURES] or [_USUAL.gpu]
+    gpu = replace(gpus[0], shared=min(each.shared for each in gpus))
+    rounds = fast_math and all("tf32" in each.products for each in gpus)
+    token = _around.set(Choice(gpu, rank, rounds))
+    try:
+        yield
+    finally:
+        _around.reset(token)
+
+
+def sharing(gpu: Architecture, count: int, steps: int, size: int, bits: int, stages: int) -> int:
+    """The number of programs that share each of ``count`` tiles of rows, whose steps, of ``size``
+    elements, run one after another in each stage: as many as gain more than their turns cost.
+    """
+    each = LATENCY + SIMPLE * size / (gpu.plain / 2 / gpu.units)
+    all_of_them = count * steps * size * bits / 8 / gpu.bandwidth
+    found = []
+    for parts in (1 << n for n in range(10)):
+        if parts > 1 and (parts > steps or count * parts > 4 * gpu.units):
+            break
+        rounds = max(1.0, count * parts / gpu.units)
+        seconds = stages * max(rounds * -(-steps // parts) * each, all_of_them)
+        found.append((seconds + (parts > 1) * stages * TURN, parts))
+    return min(found)[1]
+
+
+def fitting(
+    gpu: Architecture, nbytes: int, sums: int, warps: int, always: int = 0
+) -> tuple[int, int]:
+    """The loads that run ahead, each of so many bytes of shared memory, and the programs resident
+    on a unit; 0 if not one fits. The sums, f32, are exchanged in shared memory before they are
+    written.
+    """
+    room = (gpu.shared - always) // max(1, nbytes)
+    if room < 1 or 4 * sums > gpu.shared:
+        return 0, 0
+    stages = min(4, room) if gpu.backend == "cuda" else 2  # on AMD, in registers
+    nbytes *= stages if gpu.backend == "cuda" else 1
+    threads = warps * gpu.warp
+    registers = threads * min(255, 40 + sums // threads)
+    residents = min(
+        gpu.shared // (nbytes + always), gpu.threads // threads, gpu.registers // registers
+    )
+    return stages, max(1, residents)
+
+
+def on_units(bits: int) -> bool:
+    """Whether matrix units multiply elements of so many bits."""
+    return bits <= 16 or (bits == 32 and chosen().rounds)
+
+
+def speed(gpu: Architecture, bits: int) -> float:
+    """Operations per second of one unit on elements of so many bits; on tf32 half of those on
+    f16.
+    """
+    rate = gpu.matrix * min(1.0, 16 / bits) if on_units(bits) else gpu.plain
+    return rate / gpu.units
+
+
+def efficiency(rows: int, columns: int, threads: int, bits: int) -> float:
+    """The fraction of its peak that a unit reaches with a tile: less if operands in shared memory
+    are read for few products each.
+
+    Without matrix units a thread has a square of sums, and reads its sides four elements at a time.
+    Shared memory gives a warp 32 elements at once, and one side of its part of the tile is the same
+    for all threads; warps lie along columns first if there are more of these than a warp has.
+    """
+    if on_units(bits):
+        return min(1.0, rows * columns / (rows + columns) / 32)
+    warps = max(1, threads // 32)
+    across = min(warps, max(1, columns // 128))
+    reading = 4 * (warps // across) / rows + 32 * across / columns
+    counted = 1 + 0.5 / math.sqrt(rows * columns / threads)
+    return 1 / (max(counted, reading) + HIDDEN * min(counted, reading))
+
+
+def estimated(
+    gpu: Architecture, tile: Tile, count: int, residents: int, steps: int, work: float, read: float
+) -> tuple[float, Tile]:
+    """The seconds of so many programs, whose steps take ``work`` and ``read`` seconds on a unit of
+    their own; and the tile, annotated with its limit.
+    """
+    on_one = -(-count // gpu.units)
+    together = min(residents, on_one)
+    rounds = math.ceil(on_one / together)
+    waiting = rounds * LATENCY / max(1, tile.stages - 1)
+    limits = {"arithmetic": on_one * work, "reading": on_one * read, "waiting": waiting}
+    limit = max(limits, key=lambda name: limits[name])
+    less = sum(limits.values()) - limits[limit]
+    seconds = rounds * LATENCY + steps * (limits[limit] + less * HIDDEN)
+    shape = f"{tile.rows} x {tile.columns} by {tile.depth}"
+    why = f"{shape}: {count} programs, {together} at a time on each of {gpu.units} units"
+    said = f"{why}, in {rounds} round{'s' * (rounds > 1)}; limited by {limit}"
+    return seconds, replace(tile, why=said)
+
+
+def divisions(depth: Extent, *others: Extent) -> Iterable[int]:
+    """The numbers of parts a depth may be cut into: one, unless the depth and a bound on the memory
+    of the sums are known.
+    """
+    known = isinstance(depth, int) and all(bounds(e)[1] < math.inf for e in others)
+    return PARTS if known else PARTS[:1]
+
+
+def in_parts(
+    gpu: Architecture,
+    tile: Tile,
+    depth: int,
+    cuts: Iterable[int],
+    count: int,
+    residents: int,
+    work: float,
+    read: float,
+) -> Iterator[tuple[float, Tile]]:
+    """A tile with its depth whole, and if there are few of them, cut into parts: then there are
+    more programs with fewer steps each, and another launch that reads and adds up the partial sums.
+    """
+    steps, size = -(-depth // tile.depth), tile.rows * tile.columns
+    kept = size * 4 * count / (IN_L2 * gpu.bandwidth)
+    for parts in cuts:
+        programs = count * parts
+        if parts > 1 and (steps < 2 * parts or programs > 4 * gpu.units):
+            break
+        cut, each = replace(tile, parts=parts), -(-steps // parts)
+        if -(-steps // each) < parts:  # some parts would be empty
+            continue
+        seconds, cut = estimated(gpu, cut, programs, residents, each, work, read)
+        if parts > 1:
+            seconds += TURN + 2 * parts * kept
+            cut = replace(cut, why=f"{cut.why}, after which {parts} parts are added up")
+        yield seconds, cut
+
+
+def picked(found: Iterable[tuple[float, Tile]]) -> Tile:
+    """The best tile, or the one after as many as are skipped; of equals the larger."""
+    order = sorted(found, key=lambda e: (e[0], -e[1].rows * e[1].columns, -e[1].depth))
+    return ranked([tile for _, tile in order])
+
+
+def ranked(tiles: list[Tile]) -> Tile:
+    """The tile of the rank asked for, or the last."""
+    return tiles[min(chosen().rank, len(tiles) - 1)]
