@@ -26,7 +26,7 @@ def _chain(
 
 
 def _apart(rows: int, columns: int, step: Callable[[str, int], tuple[list[str], str]]) -> str:
-    """A program of kernels, each of an input of its own: a chain of these would be one kernel."""
+    """A program of kernels, each with its own input: a chain would be fused into one kernel."""
     lines, results = list[str](), list[str]()
     for number in range(CHAIN):
         more, value = step(f"x{number}", len(lines))

@@ -1,4 +1,4 @@
-"""Chooses how the weights of convolutions lie."""
+"""Chooses the memory layout of convolution weights."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from migx.weights.constants import is_unpacked
 from migx.weights.hoisting import hoist
 
 TOGETHER = 16
-"""So many channels, or a multiple of them, are read together."""
+"""Channels are read together in multiples of this."""
 
 
 @rule(on((Convolution, QuantConvolution), var("x"), var("w"), name="root"))
 def channels_last(
     at: Cursor, x: Instruction, w: Instruction, root: Instruction
 ) -> Instruction | Declined:
-    """convolution(x, w) is that of w as it is, but with its channels side by side."""
+    """convolution(x, w) is the same with the channels of w contiguous in memory."""
     _, channels, *window = w.shape.dims
     if not is_constant(w) or is_unpacked(w) or type(w.op) is Transpose:
-        return Declined("the weights are not constant, are packed, or lie as they are wanted")
+        return Declined("the weights are not constant, are packed, or are transposed already")
     if product(window) == 1 or channels == 1 or channels % TOGETHER != 0:
-        return Declined("channels lie side by side, or are not enough to be read together")
+        return Declined(f"channels are contiguous, or no multiple of {TOGETHER}")
     rank = w.shape.rank
     there = at(Contiguous(), at(Transpose(to_last(rank)), w))
     return at(root.op, x, at(Transpose(to_first(rank)), there))
 
 
 class LayoutWeights(Pass):
-    """Has the weights of convolutions lie with their channels last, seen through a transpose, where
-    a kernel takes the taps of a window one after another: all channels of a tap are then at places
-    that one step leads from each to the next. They are moved once, like all that is computed from
-    weights. It runs after the passes that would fold the transpose away.
+    """Stores convolution weights with their channels last, seen through a transpose, for kernels
+    that take a window tap by tap: the channels of a tap are then contiguous. They are moved once,
+    like all that is computed from weights. It runs after the passes that would fold the transpose
+    away.
     """
 
     rules = RuleSet(channels_last)

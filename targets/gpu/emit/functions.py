@@ -36,7 +36,7 @@ def quantized_{kind}(q, zero, low, high):
 
 
 ODD = "tl.where(x < 0, found * -1.0, tl.where(x > 0, found, x))"
-"""What is found for the size of x, with its sign; x itself where that is 0 or NaN."""
+"""The value found for the magnitude of x, with the sign of x; x itself if it is 0 or NaN."""
 LOGARITHM = """
 
 @triton.jit
@@ -44,8 +44,8 @@ def logarithm(x):
     near = 1.0 + x
     lost = (near == 1.0) | (x == float("inf"))
     return tl.where(lost, x, tl.log(near) * (x / tl.where(lost, 1.0, near - 1.0)))"""
-"""That of 1 + x: a sum that is rounded has the quotient of its logarithm and itself less 1 all the
-same (W. Kahan, in the manual of the HP-15C, 1982).
+"""The logarithm of 1 + x: if u is 1 + x rounded, log(u) / (u - 1) hardly differs from the same
+quotient of the exact sum (W. Kahan, in the manual of the HP-15C, 1982).
 """
 FUNCTIONS = {
     "area_sine": f"""{LOGARITHM}
@@ -75,8 +75,9 @@ def hyperbolic_sine(x):
     less = tl.where(lost, size, (power - 1.0) * (size / tl.log(tl.where(lost, 2.0, power))))
     found = tl.where(size > 1.0, power - tl.exp(size * -1.0), less + less / power) * 0.5
     return {ODD}""",
-    # What is multiplied by log2(e) is rounded, and the last digit of a great exponent is many of
-    # the power's. A fused product finds what is left over, for which the power is mended.
+    # x log2(e) is rounded, and an error in the last digit of a large exponent is many units in the
+    # last place of the power. A fused multiply-add finds the rounding error, by which the power is
+    # corrected.
     "exp_f32": f"""
 
 @triton.jit

@@ -124,8 +124,8 @@ class Writer:
     def loop(
         self, end: Extent | Expr, step: Expr | int, begin: Expr | int = 0, *, ahead: int = 1
     ) -> Iterator[Expr]:
-        """A loop, and where each turn of it begins. So many turns are written out, all of which
-        read ``ahead`` of what the first does.
+        """A loop; gives the start of each iteration. It is unrolled ``ahead`` times, so that so
+        many iterations load before the first computes.
         """
         index = Expr(f"v{self._count}")
         self._count += 1

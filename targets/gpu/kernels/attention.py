@@ -107,8 +107,8 @@ class _Writer:
     def read(
         self, access: Access, key: Expr, feature: Expr, sizes: tuple[int, int], block: int = 0
     ) -> Expr:
-        """Keys or values at some places, in blocks of so many or those of a tile, 0 where there are
-        none; ``sizes`` are how many features there are, and in a tile.
+        """Keys or values at some indices, 0 where there are none; ``sizes`` are the features that
+        exist, and those of a tile; ``block`` is how many keys are read, by default a tile's.
         """
         w, there = self.writer, None
         extents = (feature, *sizes), (key, self.keys, block or self.tile.columns)
@@ -253,8 +253,8 @@ class _InBlocks(_Writer):
         return self.finished(turns=2)
 
     def _turn(self, number: Expr) -> None:
-        """Leaves keys of an item in scratch, those that are the share of a program, and zeros in
-        the rest of its last block.
+        """Transposes a program's share of an item's keys into scratch, with zeros in the rest of
+        the last block.
         """
         w, a, size, room = self.writer, self.attention, self.tile.rows, self.turned_keys.dims[-1]
         step = w.let(w.extent(tiles(self.queries, size)) * size)

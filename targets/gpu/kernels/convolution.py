@@ -1,11 +1,11 @@
 """Kernels of convolutions, with their epilogues and the arithmetic on their operands.
 
-It is a product of matrices that are never made: rows are output channels, columns are pixels of one
-item, and the depth counts input channels and the taps of a window. A tile of windows is read where
-the image lies, 0 beside it. Where filters lie with their channels side by side (``layout_weights``
-sees to that), the depth is the taps first: a step then has some channels of one tap, so that where
-each pixel is, and whether it is there, is reckoned once. Where a group has few output channels, as
-when each channel has a filter of its own, taps are multiplied one by one instead.
+A convolution is a product of matrices that are never made: rows are output channels, columns are
+pixels of one item, and the depth runs over input channels and the taps of a window. A tile of
+windows is read from the image in place, with 0 for padding. If filters have their channels last
+(by ``layout_weights``), the depth runs tap by tap: a step takes some channels of one tap, so the
+address of each pixel, and whether it is in the image, are computed once. If a group has few output
+channels, as in depthwise convolutions, taps are multiplied one by one instead.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Writer(Tiled):
         )
 
     def _steps_of_taps(self) -> tuple[int, ...]:
-        """How many channels may be taken at a time, where the depth is taken tap by tap."""
+        """How many channels a step may take if the depth runs tap by tap; empty if it does not."""
         channels, *taps = self.window
         beside = self.reader.shape(self.weights).true_strides[1] == 1
         if self.weights not in self.reader.operands or not beside or product(taps) == 1:
@@ -97,8 +97,8 @@ class _Writer(Tiled):
         self.write(total, counted, column)
 
     def _deep(self, axis: int, begin: Expr) -> tuple[list[Part], Expr | None]:
-        """What of channels and taps a step takes, along an axis of a tile, and what is there of it;
-        None where all is.
+        """The channels and taps of a step, along an axis of a tile, and which of them exist; None
+        if all do.
         """
         w, channels = self.writer, self.window[:1]
         if not self.units:
@@ -119,7 +119,7 @@ class _Writer(Tiled):
             return self.operand(self.weights, parts, 1, tile)
 
     def _windows(self, begin: Expr) -> Expr:
-        """A tile of windows: depth by pixels, 0 where a window reaches beyond the image."""
+        """A tile of windows: depth by pixels, 0 where a window extends beyond the image."""
         w, dims = self.writer, self.image.shape.dims
         deep, inside = self._deep(0, begin)
         channel, *taps = (place for part in deep for place in w.split(part))

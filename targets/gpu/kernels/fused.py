@@ -1,10 +1,10 @@
 """Kernels of elementwise arithmetic, of reductions, of both fused, and of copies between layouts.
 
-A tile is some rows by some columns: columns are the places of the folded axes, rows those of the
-others. Where a row fits a tile, it is read once and stays in registers for all stages; longer rows
-are read again for each stage, in a loop. A few long rows are shared by programs, which take a turn
-for each stage: what each folds of its part of the columns it leaves in scratch, and in the next
-turn all fold that. Where nothing is folded, a tile is a line of elements.
+A tile is some rows by some columns: columns run over the folded axes, rows over the others. A row
+that fits a tile is read once and stays in registers for all stages; longer rows are read again for
+each stage, in a loop. A few long rows are shared by programs, which take a turn for each stage:
+each folds its part of the columns into scratch, and in the next turn all of them fold these parts.
+If nothing is folded, a tile is a line of elements.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class _Rows:
         return not any(s and s[-1] == 1 for s in steps)
 
     def kernel(self) -> Kernel:
-        """The whole of it."""
+        """The kernel."""
         writer, fused, cell = self.writer, self.fused, self.writer.program
         if self.tile.parts > 1:
             many = writer.extent(self.cells)
@@ -191,8 +191,8 @@ class _Rows:
         return writer.finished(name, grid, warps=self.tile.warps, flops=fused.flops, turns=turns)
 
     def _in_turns(self) -> int:
-        """A turn for each stage, and one for what has one value for all columns, unless no stage is
-        left that folds; how many these are.
+        """Writes a turn for each stage and, if the last one folds, one for the results with one
+        value for all columns; gives their number.
         """
         writer, begun, more = self.writer, self.found, self.stages[-1].folds
         stages = [*self.stages, Stage()] if more else self.stages
@@ -209,18 +209,18 @@ class _Rows:
         return len(stages)
 
     def _keep(self, number: int, value: Expr) -> None:
-        """Leaves what a program has folded of its part."""
+        """Stores in scratch what a program has folded of its part."""
         operand, where = self._of_scratch(number, self.part, 1)
         self.writer.store(operand, where, self._fold(number, value), self._summing(number))
 
     def _of_parts(self, number: int) -> Expr:
-        """The result of a reduction, of what all programs have folded."""
+        """The result of a reduction, from the parts of all programs."""
         many = self.tile.parts
         operand, where = self._of_scratch(number, self.writer.numbers(1, 2, many), many)
         return self._folded(number, self.writer.load(operand, where, self._summing(number)))
 
     def _of_scratch(self, number: int, part: Expr, width: int) -> tuple[int, Expr]:
-        """The operand that has what is folded of the parts, and where in it that of some is."""
+        """The scratch operand with the folded parts, and the offset of some of them."""
         writer, dtype = self.writer, self._summing(number)
         alike = [n for s in self.stages for n in s.folds if self._summing(n) is dtype]
         operand = writer.operand_of_scratch(Shape(dtype, (len(alike), self.rows, self.tile.parts)))
@@ -274,9 +274,8 @@ class _Rows:
                 self.found[number] = self._folded(number, total)
 
     def _parts(self) -> Iterator[None]:
-        """The columns part by part: in a loop, and after it, where the length is known and is not
-        filled by full parts, the rest; so only what is there in part is masked. Programs that share
-        a row go over their own.
+        """The columns part by part: in a loop of full parts, then the rest if the length is known;
+        so only partial parts are masked. Programs that share a row take a part each.
         """
         writer = self.writer
         if (many := self.tile.parts) > 1 and isinstance(self.length, int):
@@ -326,7 +325,7 @@ class _Rows:
     # Reductions.
 
     def _summing(self, number: int) -> DType:
-        """What a reduction adds up in."""
+        """The type in which a reduction accumulates."""
         node = self.nodes[number]
         if node.dtype.is_float:
             return summed(node.dtype)
@@ -335,7 +334,7 @@ class _Rows:
         return U32 if node.dtype.kind == "uint" and node.dtype.bits == 32 else I32
 
     def _computing(self, number: int) -> str:
-        """Its name in texts."""
+        """The name of that type in Triton."""
         return COMPUTING[self._summing(number).name]
 
     def _identity(self, number: int) -> str:
@@ -364,16 +363,16 @@ class _Rows:
         return elements.combined(node.reduction.ufunc, total, value, node.dtype)
 
     def _fold(self, number: int, value: Expr) -> Expr:
-        """What the columns of a tile come to."""
+        """The columns of a tile, folded into one."""
         node, writer = self.nodes[number], self.writer
         if (combined := self._combined(number, "a", "b")) == "a + b":
             return Expr(f"tl.sum({value.text}, axis=1, keep_dims=True)", ROWS)
-        assert not isinstance(node.of, (Access, Argument))  # tl.max and tl.min pass NaN over
+        assert not isinstance(node.of, (Access, Argument))  # tl.max and tl.min ignore NaN
         function = writer.function(f"{node.of.name}_{node.dtype.name}", "a, b", combined)
         return Expr(f"tl.reduce({value.text}, 1, {function}, keep_dims=True)", ROWS)
 
     def _folded(self, number: int, value: Expr) -> Expr:
-        """The result of a reduction, of a tile of what it takes."""
+        """The result of a reduction over a tile."""
         node, writer, found = self.nodes[number], self.writer, self._fold(number, value)
         total = found.text
         if isinstance(node.of, ReduceMean):

@@ -166,7 +166,7 @@ class _Writer(Tiled):
         return joined(w, [w.let(row) for row in rows])
 
     def _row_of_words(self, words: Words, row: Expr, across: Expr) -> Expr:
-        """The sums of one row, of weights that are read eight at a time."""
+        """The sums of one row, with weights that are read eight at a time."""
         w, left, many = self.writer, self.inner.inputs[0], self.tile.columns
         w.kinds[words.operand] = "u32"
         count = self.step // words.block

@@ -145,11 +145,11 @@ FOLDS: dict[np.ufunc, str] = {
     np.logical_and: "minimum",
     np.logical_or: "maximum",
 }
-"""What Triton calls a ufunc that can fold."""
+"""Triton's operator or function for each ufunc that can reduce."""
 
 
 def combined(ufunc: np.ufunc, x: str, y: str, dtype: DType) -> str:
-    """Two elements of a type combined by a ufunc that can fold; also of bools, as integers."""
+    """Two elements of a type combined by a ufunc that can reduce; also of bools, as integers."""
     name = FOLDS[ufunc]
     if name in ("+", "*"):
         return f"{x} {name} {y}"

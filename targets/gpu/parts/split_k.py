@@ -73,8 +73,8 @@ class Parts:
             self._number = writer.let(writer.program // many)
 
     def loop(self, *, one_by_one: bool = False) -> AbstractContextManager[Expr]:
-        """A loop along the part of this program, a step of the tile at a time; or place by place,
-        of which a step is read ahead.
+        """A loop along this program's part, a step of the tile at a time; or one by one, unrolled
+        by a step.
         """
         w, depth, size = self.writer, self.depth, self.tile.depth
         step, ahead = (1, size) if one_by_one else (size, 1)

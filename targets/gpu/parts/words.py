@@ -1,12 +1,12 @@
-"""Weights of four bits, read eight at a time: for products with a row, of a matrix that is packed
+"""Four-bit weights read eight at a time: for products with one row, of a matrix that is packed
 along its columns or its depth, and scaled by blocks of the depth.
 
-Such a product waits for arithmetic before it waits for memory, if each weight is unpacked, scaled
-and multiplied by itself: a GPU has a dozen operations for each byte that it reads. So a word of
-eight weights is read at once, and each takes three operations on it: what is left of a word where
-all but four bits are masked, over an exponent by which the least of these counts 1, is a float,
-that of the weight, greater by a power of two. Less this and the zero point it is multiplied by the
-row's element; the scale of a block is multiplied by the block's sum.
+Such a product would be limited by arithmetic, not memory, if each weight were unpacked, scaled and
+multiplied by itself: a GPU has a dozen operations per byte that it reads. So a word of eight
+weights is loaded at once, and each takes three operations: a word with all but four bits masked,
+combined with an exponent that makes the lowest of these count 1, is a float: the weight plus a
+power of two. Less this and the zero point, it is multiplied by the row's element; the scale of a
+block is multiplied by the block's sum.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from migx.targets.gpu.runs.places import is_aligned
 from migx.targets.gpu.tiles import AHEAD, whole
 
 PER = 8
-"""How many weights a word has."""
+"""The weights in a word."""
 TOPS = [1 << 23 - 4 * n for n in range(4)]
-"""By how much the floats of the four lowest numbers of a word are greater: so four bits of them
-lie where those numbers do.
+"""The offsets of the floats of the four lowest weights of a word: powers of two whose floats have
+the bits that count 1 to 8 where the word has the weight.
 """
 FIRST = 0x4B000000
-"""The bits of the first of these as a float; those of the next are less by 4 in the exponent."""
+"""The bits of the first of these as a float; the exponent of each next one is 4 less."""
 
 
 @dataclass(frozen=True)
 class Words:
-    """How a matrix lies in words: the ``operand`` that holds them, ``along_depth`` or else along
+    """A matrix stored in words: the ``operand`` that holds them, ``along_depth`` or else along
     columns, whether its numbers are ``signed``, and the instruction that scales them, by blocks of
-    so many places; the columns of what that gives may be ``first``.
+    the depth; in its result the columns may be the ``first`` axis.
     """
 
     operand: int
@@ -55,7 +55,7 @@ class Words:
 
     @property
     def size(self) -> tuple[int, int]:
-        """How deep the matrix is, and how many columns it has."""
+        """The depth and the number of columns of the matrix."""
         depth, columns = (int(d) for d in self.scaled.shape.dims)
         return (columns, depth) if self.first else (depth, columns)
 
@@ -97,9 +97,9 @@ class Words:
         row: Callable[[Expr], Expr],
         total: Expr,
     ) -> None:
-        """Likewise of words along the depth, to the total of each column and block. What of the row
-        is multiplied by the first numbers of words, the second, and so on, is read at once and
-        taken apart.
+        """The same for words along the depth, to the total of each column and block. The row's
+        elements are loaded at once, then split by the position in words of the weights they are
+        multiplied by.
         """
         w, (begin, count) = reader.writer, loop
         per = self.block // PER
@@ -122,7 +122,7 @@ class Words:
         w.line(f"{total.text} += {of_blocks} * {scale.text}.to(tl.float32)")
 
     def _read(self, w: Writer, where: Expr) -> tuple[Expr, Expr]:
-        """Some words, and their upper halves; signed numbers are 8 more than they are."""
+        """Some words, and their upper halves; signed numbers are biased by 8."""
         found = w.load(self.operand, where, U32, raw=True)
         if self.signed:
             found = w.let(f"({found.text} ^ 0x88888888)", found.over)
@@ -136,7 +136,7 @@ class Words:
         return [reader.granular(self.scaled, op, p, places) for p in parameters]
 
     def _top(self, reader: Reader, granule: list[list[Part]], number: int) -> str:
-        """What the float of some bits is too great by, at one of the eight places of words."""
+        """The offset to subtract from the float of some bits, at one of the eight positions."""
         w, usual = reader.writer, TOPS[number % 4] + 8.0 * self.signed
         if len(self.scaled.inputs) < 3:
             return f"{usual}"
@@ -145,22 +145,22 @@ class Words:
 
 
 def _exponents(w: Writer) -> list[Expr]:
-    """The bits of what floats are greater by, as numbers that no compiler knows, though they are
-    always these: so they are in registers, and one instruction of NVIDIA's, which has room for one
-    constant, masks and adds.
+    """The bits of the offsets, as expressions that the compiler does not see to be constant: so
+    they are in registers, and one instruction of NVIDIA's, which has room for one constant, masks
+    and combines.
     """
     bits = [FIRST - (4 << 23) * n for n in range(len(TOPS))]
     return [w.let(f"({each} - tl.program_id(1)).to(tl.uint32)") for each in bits]
 
 
 def _number(words: tuple[Expr, Expr], n: int, exponents: Sequence[Expr], top: str) -> str:
-    """One of the eight numbers of words, given with their upper halves."""
+    """One of the eight weights of words, given with their upper halves, as a float."""
     bits = f"({words[n // 4].text} & {15 << 4 * (n % 4)}) | {exponents[n % 4].text}"
     return f"(({bits}).to(tl.float32, bitcast=True) - {top})"
 
 
 def words_of(reader: Reader, right: Instruction) -> Words | None:
-    """How a right operand lies in words, if it does."""
+    """How a right operand is stored in words, if it is."""
     value, first = _matrix(right)
     op, shape = value.op, value.shape
     if not isinstance(op, DequantizeLinear) or shape.rank != 2 or not op.block:
@@ -182,7 +182,7 @@ def words_of(reader: Reader, right: Instruction) -> Words | None:
 
 
 def _matrix(value: Instruction) -> tuple[Instruction, bool]:
-    """What a matrix, or each of equal ones, is a view of; whether its axes are the other way."""
+    """The value that a matrix, also a broadcast one, views, and whether it is transposed."""
     turned = False
     while isinstance(value.op, (Multibroadcast, Squeeze, Transpose, Unsqueeze)):
         (source,) = value.inputs
@@ -198,7 +198,7 @@ def _matrix(value: Instruction) -> tuple[Instruction, bool]:
 
 
 def apart(writer: Writer, value: Expr, many: int) -> list[Expr]:
-    """The numbers at each of so many places, which are axes of two behind those of a value."""
+    """A value split along its last axes, of extent 2, into ``many`` values in row-major order."""
     if many == 1:
         return [value]
     pair = writer.let(f"tl.split({value.text})", value.over)

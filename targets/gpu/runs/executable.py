@@ -66,7 +66,7 @@ class Piece:
 
     @cached_property
     def _form(self) -> Form:
-        """What all plans share, made when the first is."""
+        """The form that all plans share, made with the first."""
         return Form(self.instructions, self.places, self.kept)
 
     def roomy(self, nbytes: int) -> int:

@@ -112,7 +112,7 @@ def test_what_was_compiled_before_a_failure_is_kept(
 
 @pytest.mark.parametrize("text", [ADD, DOT])
 def test_a_binary_takes_pointers_then_words_then_pointers_to_scratch(text: str) -> None:
-    """What the driver reads at a launch, whatever Triton's version says of scratch memory."""
+    """As the driver reads them at a launch, however Triton's version passes scratch memory."""
     for arch in ("sm_90", "gfx942"):
         request = request_for(text, arch)
         binary = binaries([request])[request.key]
