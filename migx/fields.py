@@ -106,9 +106,7 @@ def declared(cls: type) -> dict[str, str]:
 
 
 def text_of(kind: Any) -> str:
-    """An annotation as it is written, be it a text or what it stands for, without the modules of
-    its names.
-    """
+    """The text of an annotation, given as text or as a type, without the modules of its names."""
     said = kind.__name__ if type(kind) is type else str(kind)
     return re.sub(r"\b(?:\w+\.)+(?=\w)", "", said.replace(str(Extent), "Extent"))
 

@@ -177,7 +177,7 @@ def operation(name: str) -> type[Any]:
 
 
 def _missing(kind: str, name: str) -> str:
-    """What to say of a name that nothing of a kind has; of ``target::name``, that target's."""
+    """The error message for an unknown name of a kind, also for ``target::name``."""
     what = "pass" if kind == "passes" else kind.removesuffix("s")
     target, mark, _ = name.partition("::")
     if not mark or kind == "targets":

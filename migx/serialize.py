@@ -158,7 +158,7 @@ def _target_text(target: Target) -> str:
 
 
 def _means(text: str, target: Target) -> bool:
-    """Whether a text stands for a target with these options."""
+    """Whether a text names a target with these options."""
     try:
         return with_options(target.name, get_target(text)) == text
     except MigxError:

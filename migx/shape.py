@@ -22,7 +22,7 @@ Parts: TypeAlias = "tuple[Shape, ...]"
 Symbols: TypeAlias = tuple[Symbol, ...]
 EXTENTS = frozenset({int, Dim})
 MOST_AXES = 64
-"""As many as an array of numpy has."""
+"""The most axes of a numpy array."""
 
 
 class DType:

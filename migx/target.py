@@ -301,7 +301,7 @@ def get_target(given: Target | str | Any) -> Target:
 
 
 def context_for(target: Target) -> Context:
-    """A new context of a target. ``TargetError`` where it gives something else."""
+    """A new context of a target; ``TargetError`` if the target returns something else."""
     made: object = target.get_context()
     if not isinstance(made, Context):
         raise TargetError(f"target {target.name}: get_context returns a Context, not {made!r}")

@@ -80,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """Replaces streams that were closed before the start, which are None, by the null device. A
-    name that the others cannot encode is written with escapes.
+    """Replaces streams that were closed before the start, which are None, by the null device; the
+    others write with escapes what they cannot encode.
     """
     for name in ("stdout", "stderr"):
         if (stream := getattr(sys, name)) is None:
@@ -107,7 +107,7 @@ def _shown(message: Warning | str, *_: object, **__: object) -> None:
 
 
 class _Paragraphs(argparse.HelpFormatter):
-    """Wraps each paragraph of a description by itself."""
+    """Wraps each paragraph of a description separately."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         fill = super()._fill_text

@@ -124,7 +124,7 @@ def checked(
 def _judged(
     names: Sequence[str], got: Sequence[Any], expected: Sequence[Any], budgets: Sequence[Budget]
 ) -> dict[str, Any]:
-    """Each output beside what is expected, and whether all are as they should be."""
+    """The comparison of each output with the expected one, and whether all pass."""
     compared = [
         compare(name, _inputs.array_of(x), _inputs.array_of(y), budget)
         for name, x, y, budget in zip(names, got, expected, budgets, strict=True)

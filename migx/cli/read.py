@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from migx.program import Program
 
 MOST_TERMS = 3
-"""How many terms are shown of a count of operations or bytes."""
+"""The most terms shown of a count of operations or bytes."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -112,9 +112,7 @@ def statistics(program: Program) -> dict[str, Any]:
 
 
 def shortened(extent: Extent) -> str:
-    """A count as text: of a symbolic one the terms with the largest factors, and how many it has
-    besides.
-    """
+    """A count as text; a symbolic one as its largest terms by factor, and how many others."""
     if isinstance(extent, int):
         return f"{extent:,}"
     largest = dict(sorted(extent.terms, key=lambda term: -abs(term[1]))[:MOST_TERMS])

@@ -89,7 +89,7 @@ class BySizes(Recent[Key, Found]):
         self._names, self._ask = tuple(names), ask
 
     def at(self, sizes: Mapping[str, int]) -> Found:
-        """What it comes to."""
+        """The value for these sizes."""
         key = tuple(map(sizes.get, self._names))
         found = self.get(key)
         if found is None:

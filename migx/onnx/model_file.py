@@ -27,8 +27,8 @@ class ModelFile:
 
     Where the rank of a result depends on the run, symbols are assumed to be ``not_one``, and the
     first branch of a node is taken; in the ``other`` reading, for files that declare other ranks,
-    such symbols have the size 1, and the second branch is taken. Nodes are ``misled`` if a branch
-    of theirs in which such a choice was made was refused.
+    such symbols have the size 1, and the second branch is taken. ``misled`` are the nodes with a
+    refused branch in which such a choice was made.
     """
 
     folder: Path

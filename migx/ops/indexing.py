@@ -388,9 +388,7 @@ def data_and_indices(op: Operation, shapes: Shapes, count: int = 2) -> tuple[Sha
 
 
 def expect_in_i64(op: Operation, indices: Shape) -> None:
-    """Raises ``ShapeError`` for a type of indices some of which i64 does not hold: they would come
-    out negative.
-    """
+    """Raises ``ShapeError`` for an index type with values beyond i64, which would turn negative."""
     if indices.dtype is U64:
         raise ShapeError(f"{op.name} needs indices that i64 holds, got {indices.text}")
 

@@ -120,7 +120,7 @@ class ReduceAny(Reduce):
 
 
 REDUCTIONS = (ReduceAll, ReduceAny, ReduceMax, ReduceMean, ReduceMin, ReduceProd, ReduceSum)
-"""Those that rules know, and that kernels fold by their ufunc; another ``Reduce`` has no kernel."""
+"""Those that rules know and kernels compute by their ufunc; any other ``Reduce`` has no kernel."""
 
 
 class Argmax(Op):

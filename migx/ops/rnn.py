@@ -55,7 +55,7 @@ class Recurrent(Op, abstract=True):
     """A layer of ``hidden_size`` units; what its cell does is left to the subclass.
 
     ``activations`` are those of each direction in turn; none means the default. Each that has an
-    alpha or beta takes the next one given. What the gates' activations get is clipped to
+    alpha or beta takes the next one given. Inputs of the gates' activations are clipped to
     [-``clip``, ``clip``]. Narrow floats are computed in f32 and rounded at the end. Beyond the
     length of a sequence its states stay as they are and its results are 0.
     """
@@ -194,7 +194,7 @@ class Recurrent(Op, abstract=True):
         raise NotImplementedError(self.name)
 
     def clipped(self, x: Array) -> Array:
-        """What the gates' activations get."""
+        """The inputs of the gates' activations, clipped."""
         return x if self.clip == math.inf else np.clip(x, -self.clip, self.clip)
 
 

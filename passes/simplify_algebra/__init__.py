@@ -45,7 +45,7 @@ class Opposites(Approximation):
     def of_elements(
         self, at: Instruction, inputs: Sequence[Argument], result: Argument
     ) -> Array | None:
-        """Infinite where NaN is made of numbers alone."""
+        """Infinite where a NaN comes from inputs that are not NaN."""
         if result.shape.dtype.kind != "float" or any(operations.symbols(at.op)):
             return None
         made = np.isnan(result.array)
@@ -55,7 +55,7 @@ class Opposites(Approximation):
 
 
 def _reached(op: Operation, marks: Sequence[Array]) -> Array:
-    """Which elements of a sum, or of sums of products, are made of elements that are marked."""
+    """Which elements of a sum, or of sums of products, depend on marked elements."""
     a, b = marks
     if not isinstance(op, Dot | Convolution):
         return a | b

@@ -330,7 +330,7 @@ class Frame:
 
 
 class KernelWriter(ABC):
-    """Writes the kernel of one instruction ``at``: in a ``frame``, whose function is ``f``."""
+    """Writes the kernel of one instruction ``at``, in the function ``f`` of its ``frame``."""
 
     def __init__(self, at: Instruction, machine: Machine, *, shares: bool = False) -> None:
         self.at, self.machine = at, machine
@@ -339,7 +339,7 @@ class KernelWriter(ABC):
 
     @abstractmethod
     def kernel(self) -> Kernel:
-        """The kernel, when all of it is written."""
+        """Writes and returns the kernel."""
 
 
 def input_number(at: Instruction, inside: Instruction, value: Instruction) -> int | None:

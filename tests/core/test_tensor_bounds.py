@@ -265,7 +265,7 @@ def test_a_wrong_answer_behind_boxes_of_scores_far_apart_is_wrong() -> None:
 
 
 def test_a_part_near_zero_says_nothing_of_the_others() -> None:
-    """The logarithm of what is nearly 1 is nearly 0, and off by as much as what it is of."""
+    """The logarithm of a value near 1 is near 0, with the same absolute error."""
     text = """module main(x: f32[n], y: f32[n]) {
   %0 = sigmoid(x) : f32[n]
   %1 = log(%0) : f32[n]
@@ -281,7 +281,7 @@ def test_a_part_near_zero_says_nothing_of_the_others() -> None:
 
 
 def test_a_logarithm_undoes_what_a_sigmoid_has_flattened() -> None:
-    """As in the decoders of detectors, which move places behind a sigmoid again and again."""
+    """As in decoders of detectors, which refine boxes through a sigmoid again and again."""
     again = """  %a = sub(%one, %p) : f32[64]
   %b = div(%p, %a) : f32[64]
   %c = log(%b) : f32[64]
@@ -326,7 +326,7 @@ TABLE = """module main(x: f32[9, 2], n: i64[9]) {
 
 @pytest.mark.parametrize(("less", "sure"), [("less_or_equal", True), ("less", False)])
 def test_a_place_in_a_table_is_exact_unless_rounding_decides_it(less: str, sure: bool) -> None:
-    """The logarithm of 4 / 4 may be a bit above 0, which counts only where it is taken."""
+    """The logarithm of 4 / 4 may be slightly above 0, which matters only if it is selected."""
     table, n = TABLE.replace("LESS", less), np.arange(9)
     _, budget = run(table, x=drawn(9, 2), n=n)
     assert (budget.variance == 0) is sure

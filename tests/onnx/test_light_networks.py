@@ -13,7 +13,7 @@ from migx.testing import conformance, suite
 
 EQUAL = "test_squeezenet"
 """Its logits are equal and near 1e10, so the last bit of each decides its probability, and BLAS may
-round equal rows differently by where they lie.
+round equal rows differently, depending on their position.
 """
 
 
@@ -31,5 +31,5 @@ def test_a_network_of_equal_logits() -> None:
     assert of.inputs == (logits,)
     program.main.add_return(logits, names=["logits"])
     (found,) = program.compile("ref").eval(dict(zip(program.main.parameters, given, strict=True)))
-    terms = 512 + 13 * 13  # of the last convolution, and of the mean over what it makes
+    terms = 512 + 13 * 13  # of the last convolution, and of the mean over its result
     np.testing.assert_allclose(found, found[0, 0], rtol=2 * terms * float(np.finfo(np.float32).eps))

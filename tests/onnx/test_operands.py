@@ -391,7 +391,7 @@ def test_an_assumption_is_checked_by_each_run(tmp_path: Path) -> None:
 
 
 def test_places_that_a_signed_number_does_not_hold(tmp_path: Path) -> None:
-    """The last place is not asked for by an index that is the last one but for 2**64."""
+    """As i64, 2**64 - 1 would be -1 and select the last position; it is out of range."""
     graph = """main (uint64[a] x, float[2] v) => (float[a, 4] y) <int64[1] depth = {4}> {
       y = OneHot(x, depth, v)
     }"""

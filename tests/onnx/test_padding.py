@@ -1,4 +1,4 @@
-"""Attention to tokens without padding: as onnxruntime's to the same ones with it."""
+"""Attention on packed tokens gives what onnxruntime's gives on padded ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a shape rule takes, the meaning computes: of operations drawn, then changed a little."""
+"""What shape rules accept can be computed: on operations drawn at random and then changed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from migx.shape import Shape
 from migx.testing.draws import Dice, any_shape, draft, drawable
 
 BY_VALUES = ("compress", "concat_from_sequence", "dim_literal", "multibroadcast", "onehot")
-"""Those of which values decide the dims, as of all that are ``dynamic``."""
+"""Operations whose dims depend on values, besides those named ``dynamic``."""
 OURS = [n for n in drawable() if plugins.operation(n).__module__.startswith("migx.ops.")]
 DTYPES = ("f32", "i64", "bool", "f16", "u8", "i32")
 
 
 def changed_shapes(dice: Dice, shapes: list[Shape]) -> list[Shape]:
-    """The shapes, one of them missing, twice there, or of other dims or another type."""
+    """The shapes, one of them removed, repeated, or with other dims or another type."""
     if not shapes or any(s.parts or s.dtype.is_packed for s in shapes):
         return [*shapes, *shapes[:1]]
     at = dice.randrange(len(shapes))
@@ -41,7 +41,7 @@ def changed_shapes(dice: Dice, shapes: list[Shape]) -> list[Shape]:
 
 
 def changed_attribute(dice: Dice, op: Operation) -> Operation:
-    """The operation with another number in one of its attributes, or another count of numbers."""
+    """The operation with one of its attributes changed in a number or in length."""
     assert dataclasses.is_dataclass(op)
     held = {f.name: getattr(op, f.name) for f in dataclasses.fields(op)}
     numbers = [n for n, v in held.items() if type(v) is int or (v and type(v) is tuple)]
@@ -63,7 +63,7 @@ def zeros(shape: Shape) -> Argument:
 
 
 def problem(op: Operation, shapes: list[Shape]) -> str:
-    """What is wrong where an operation is neither refused nor computed; empty if nothing is."""
+    """The error of an operation that is neither refused nor computed; empty if there is none."""
     program = migx.Program()
     given = [program.main.add_parameter(f"x{i}", s) for i, s in enumerate(shapes)]
     try:

@@ -1,4 +1,4 @@
-"""An operation of somebody else's runs on the host; what is around it keeps its kernels."""
+"""An operation of another package runs on the host; those around it keep their kernels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Doubled(Op):
 
 
 class ReduceSquares(Reduce):
-    """The sum of the squares: no fold by its ufunc alone, which kernels would take it for."""
+    """The sum of the squares: its ufunc alone, which kernels would use, gives another result."""
 
     ufunc = np.add
 
@@ -41,7 +41,7 @@ EACH = pytest.mark.parametrize("op", [Doubled(), ReduceSquares((1,))], ids=lambd
 
 
 def between_others(op: Op) -> Program:
-    """The operation after arithmetic that it could be fused with, and before some."""
+    """The operation between arithmetic that it could be fused with."""
     program = migx.Program()
     main = program.main
     x = main.add_parameter("x", Shape("f32", (migx.Dim("n"), 4)))
@@ -63,7 +63,7 @@ def test_it_takes_no_neighbour_to_the_host(op: Op, target: str) -> None:
 
 
 class ScatterHypot(ScatterElements):
-    """The hypotenuse of each update and what is there."""
+    """The hypotenuse of each update and the element there."""
 
     combine = np.hypot
 

@@ -435,7 +435,7 @@ def recurrent(
     clip: float = 0.0,
     **flags: bool,
 ) -> Instruction:
-    """The hidden states of all steps; a clip of 0 is none."""
+    """The hidden states of all steps; a clip of 0 means none."""
     if actv_func:
         _refuse(at, "actv_func", "parse_onnx reads activations; here they are the defaults")
     way = _named(direction, ("forward", "reverse", "bidirectional"))

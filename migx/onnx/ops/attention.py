@@ -96,8 +96,8 @@ def multi_head_attention(node: Node) -> tuple[Instruction, ...]:
 def projected(
     node: Node, given: Sequence[Instruction], bias: Instruction | None, heads: int
 ) -> list[Instruction]:
-    """Queries, keys and values with the parts of their bias added, and their heads apart; those
-    that have heads already as they are.
+    """Queries, keys and values with their parts of the bias added, split into heads; those already
+    split are unchanged.
     """
     parts: Sequence[Instruction | None] = (None, None, None)
     if bias is not None:

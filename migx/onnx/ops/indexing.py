@@ -73,7 +73,7 @@ def scatter_nd(node: Node) -> Instruction:
 @importer("OneHot")
 def one_hot(node: Node) -> Instruction:
     indices, depth, values = (node.input(i) for i in range(3))
-    if indices.shape.dtype is U64:  # what i64 does not hold is no place: so it stays
+    if indices.shape.dtype is U64:  # what i64 does not hold is out of range, and stays so
         most = node.broadcast_to(node.literal(2**63 - 1, U64), indices.shape.dims)
         indices = node.add(ops.Min(), indices, most)
     count = node.convert(depth, I64)

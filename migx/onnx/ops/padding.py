@@ -1,6 +1,5 @@
-"""Tokens of sequences of different lengths without the padding between them, as operators of
-``com.microsoft`` pack them: [tokens, size], with the places [batch, length] that they come from,
-those of padding last.
+"""Sequences of different lengths packed without padding, as operators of ``com.microsoft`` have
+them: tokens [tokens, size], and their positions in [batch, length], those of padding last.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from migx.shape import I32, I64
 
 @importer("RemovePadding", domain=DOMAIN)
 def remove_padding(node: Node) -> tuple[Instruction, ...]:
-    """The tokens, their places, how many there are before each sequence, and the most of any."""
+    """The tokens, their positions, the cumulative lengths from 0 on, and the largest length."""
     x, counts = node.input(0), node.convert(node.input(1), I64)
     batch, length, size = node.dims_of(0, 3)
     node.expect_dims(1, (batch,))
@@ -36,14 +35,14 @@ def remove_padding(node: Node) -> tuple[Instruction, ...]:
 
 @importer("RestorePadding", domain=DOMAIN)
 def restore_padding(node: Node) -> Instruction:
-    """The tokens at their places, and 0 between."""
+    """The tokens at their positions, with 0 as padding."""
     node.dims_of(0, 2)
     return padded(node, node.input(0), 1)
 
 
 @importer("PackedAttention", domain=DOMAIN)
 def packed_attention(node: Node) -> Instruction:
-    """Attention within each sequence; queries, keys and values are one product of the tokens."""
+    """Attention within each sequence; one product of tokens gives queries, keys and values."""
     node.dims_of(0, 2)
     whole = padded(node, matrix_product(node, ops.Dot(), node.input(0), node.input(1)), 3)
     mask = lengths(node, 4)
@@ -53,8 +52,8 @@ def packed_attention(node: Node) -> Instruction:
 
 @importer("PackedMultiHeadAttention", domain=DOMAIN)
 def packed_multi_head_attention(node: Node) -> Instruction:
-    """Attention within each sequence; queries may have keys and values beside them, [tokens, heads,
-    3, size].
+    """Attention within each sequence; queries may be packed with keys and values, as [tokens,
+    heads, 3, size].
     """
     given = (node.input(0), node.optional(1), node.optional(2))
     q, k, v = (x if x is None else padded(node, x, 4) for x in given)
@@ -66,8 +65,8 @@ def packed_multi_head_attention(node: Node) -> Instruction:
 
 
 def padded(node: Node, x: Instruction, places: int) -> Instruction:
-    """Tokens [tokens, ...] at their places, as [batch, length, ...] with 0 between; the places are
-    the operand of that number.
+    """Tokens [tokens, ...] at their positions, as [batch, length, ...] with 0 as padding;
+    ``places`` is the number of the operand with the positions.
     """
     (batch, length), (_, *rest) = node.dims_of(places, 2), x.shape.dims
     nothing = node.broadcast_to(node.literal(0, x.shape.dtype), (batch * length, *rest))
@@ -76,22 +75,22 @@ def padded(node: Node, x: Instruction, places: int) -> Instruction:
 
 
 def without_padding(node: Node, x: Instruction, places: int) -> Instruction:
-    """The tokens of [batch, length, size]."""
+    """The tokens of [batch, length, size], without padding."""
     batch, length, size = x.shape.dims
     flat = node.reshape(x, (batch * length, size))
     return node.add(ops.Gather(0), flat, of_tokens(node, places))
 
 
 def of_tokens(node: Node, places: int) -> Instruction:
-    """The places of the tokens, without those of padding."""
+    """The positions of the tokens, without those of padding."""
     batch, length = node.dims_of(places, 2)
     flat = node.reshape(node.convert(node.input(places), I64), (batch * length,))
     return node.add(ops.Slice((0,), (0,), (node.input(0).shape.dims[0],)), flat)
 
 
 def lengths(node: Node, index: int) -> Instruction:
-    """The lengths of the sequences, of how many tokens there are before each and in all, which
-    stands behind the places.
+    """The lengths of the sequences, from the operand with their cumulative lengths, which follows
+    that with the positions.
     """
     batch, _ = node.dims_of(index - 1, 2)
     (before,) = node.dims_of(index, 1)

@@ -1,7 +1,7 @@
-"""Quantisation to any number of bits as QONNX says it: Brevitas writes it, FINN and hls4ml read it.
+"""Quantisation to any number of bits, by QONNX: Brevitas writes it, FINN and hls4ml read it.
 
-What is quantised stays floats: whole numbers of so many bits, scaled back. By the word of the
-reference execution of the package ``qonnx``.
+Quantised values stay floats: integers of so many bits, scaled back. The semantics are those of the
+reference execution in the package ``qonnx``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from migx.onnx.ops.elementwise import binary, clipped
 from migx.op import Operation
 
 DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
-"""The domain of these operators, and those it had before."""
+"""The domain of these operators, and its former names."""
 
 NEAREST = {"ROUND": ops.Nearbyint, "HALF_EVEN": ops.Nearbyint, "CEIL": ops.Ceil, "FLOOR": ops.Floor}
 """The rounding modes that are operations."""
@@ -30,11 +30,11 @@ BY_SIZE = {
     "HALF_UP": (ops.Floor, 0.5),
     "HALF_DOWN": (ops.Ceil, -0.5),
 }
-"""The rounding modes of a magnitude: how it is rounded, and what is added to it before."""
+"""The rounding modes of magnitudes: the operation, and what is added to the magnitude before."""
 
 
 def quantizer(*operators: str) -> Callable[[Importer], Importer]:
-    """Marks a function as the importer of operators of QONNX."""
+    """Marks a function as the importer of QONNX operators."""
 
     def marking(function: Importer) -> Importer:
         for domain in DOMAINS:
@@ -46,8 +46,8 @@ def quantizer(*operators: str) -> Callable[[Importer], Importer]:
 
 @quantizer("Quant", "IntQuant")
 def quant(node: Node) -> Instruction:
-    """The operand in steps of a scale from a zero point, as many as so many bits tell apart; one
-    signed bit is the sign.
+    """The operand rounded to the levels of a scale, a zero point and a number of bits; one signed
+    bit is the sign.
     """
     x, scale, zero = operands(node)
     bits, signed = width(node, 3), node.integer("signed", 1)
@@ -70,14 +70,14 @@ def bipolar_quant(node: Node) -> Instruction:
 
 @quantizer("Trunc")
 def trunc(node: Node) -> Instruction:
-    """What is quantised, in fewer bits, of either version: files do not always say which, but the
-    second has an operand more.
+    """A quantised value in fewer bits, by either version: files do not always say which, but the
+    second has one more operand.
     """
     return without_last_bits(node) if node.optional(5) is None else to_scale(node)
 
 
 def without_last_bits(node: Node) -> Instruction:
-    """The last bits are dropped, as the rounding mode says, and the rest is not shifted back."""
+    """Drops the last bits, by the rounding mode, and does not shift the rest back."""
     x, scale, zero = operands(node)
     step = 2.0 ** (width(node, 3) - width(node, 4))
     levels = rounded(node, steps_of(node, x, scale, zero, step), "FLOOR")
@@ -85,7 +85,7 @@ def without_last_bits(node: Node) -> Instruction:
 
 
 def to_scale(node: Node) -> Instruction:
-    """In steps of another scale, which is a power of two times the one before."""
+    """Requantises to the output scale, which is a power of two times the input's."""
     x, scale, zero = operands(node)
     wanted = node.needed(node.input(4), "the output scale").astype(np.float64)
     step = 2.0 ** np.round(np.log2(wanted / node.needed(node.input(1), "the scale")))
@@ -97,7 +97,7 @@ def to_scale(node: Node) -> Instruction:
 
 
 def operands(node: Node) -> tuple[Instruction, Instruction, Instruction]:
-    """What is quantised, the scale and the zero point, in one type."""
+    """The value, the scale and the zero point, in the type of the value."""
     x = node.input(0)
     scale, zero = (node.convert(node.input(i), x.shape.dtype) for i in (1, 2))
     return x, scale, zero
@@ -114,14 +114,14 @@ def width(node: Node, index: int) -> Any:
 def steps_of(
     node: Node, x: Instruction, scale: Instruction, zero: Instruction, step: Any
 ) -> Instruction:
-    """The whole numbers that something was quantised to, in larger steps."""
+    """The levels that a value was quantised to, in units of a larger step."""
     levels = binary(node, ops.Add(), binary(node, ops.Div(), x, scale), zero)
     levels = node.add(ops.Nearbyint(), levels)
     return binary(node, ops.Div(), levels, node.literal(step, x.shape.dtype))
 
 
 def within(node: Node, levels: Instruction, bits: Any) -> Instruction:
-    """Levels no further than so many bits reach; with ``narrow`` one less."""
+    """Levels clipped to the range of so many bits; with ``narrow``, one level less."""
     signed, narrow = (bool(node.integer(n, d)) for n, d in (("signed", 1), ("narrow", 0)))
     low = narrow - 2.0 ** (bits - 1) if signed else 0.0 * bits
     high = 2.0 ** (bits - 1) - 1 if signed else 2.0**bits - 1 - narrow
@@ -130,13 +130,13 @@ def within(node: Node, levels: Instruction, bits: Any) -> Instruction:
 
 
 def sign(node: Node, x: Instruction) -> Instruction:
-    """1 for what is 0 or more, else -1."""
+    """1 where x is 0 or more, else -1."""
     positive = node.add(ops.GreaterOrEqual(), x, node.scalar(0, x))
     return node.add(ops.Where(), positive, node.scalar(1, x), node.scalar(-1, x))
 
 
 def rounded(node: Node, x: Instruction, default: str) -> Instruction:
-    """Whole numbers, by the node's rounding mode."""
+    """The value rounded to integers by the node's rounding mode."""
     mode = node.string("rounding_mode", default).upper()
     if mode in NEAREST:
         return node.add(NEAREST[mode](), x)

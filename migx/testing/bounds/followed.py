@@ -23,14 +23,14 @@ from migx.testing.bounds.roundings import WHOLE
 from migx.testing.bounds.steps import PICKS, Step
 
 MOST = 2**18
-"""How many elements are followed one by one, at most."""
+"""The most elements of a value that is followed."""
 
 
 class Followed:
-    """The errors of the elements that are followed, each half of what two sides may differ by.
+    """The errors of followed elements, each half the allowed difference of two sides.
 
-    ``sizes`` are those of symbols; ``tolerance`` tells what two sides may differ by in any element
-    of another value.
+    ``sizes`` are those of symbols; ``tolerance`` gives the allowed difference in any element of
+    another value.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Followed:
             self._values[at], self._left[at] = value, self._reads[at]
 
     def difference(self, at: Instruction, result: Argument) -> float | None:
-        """What two sides may differ by in any element of a result; None of one not followed."""
+        """The largest allowed difference in an element of a result; None if it is not followed."""
         known = {symbol.name for symbol in operations.symbols(at.op)} <= self._sizes.keys()
         if at not in self._members or not known or any(v not in self._values for v in at.inputs):
             return None
@@ -72,7 +72,7 @@ class Followed:
         return 0.0 if found is None else 2 * float(np.max(found, initial=0.0))
 
     def forget(self, at: Instruction) -> None:
-        """Lets the tolerance of a value count, which is off by more than follows from these."""
+        """Uses the tolerance of a value, whose error is larger than follows from its inputs'."""
         self._errors.pop(at, None)
 
     def _error(self, at: Instruction, value: Argument) -> Doubles | None:
@@ -97,7 +97,7 @@ def _around(program: Program) -> frozenset[Instruction]:
 
 
 def _is_steep(at: Instruction) -> bool:
-    """Whether the error of a result says little of that of the value it is made of."""
+    """Whether an instruction is a logarithm or a rounding to integers."""
     if at.name == "convert":
         return at.shape.dtype.is_integer and at.inputs[0].shape.dtype.is_float
     return at.name == "log" or at.name in WHOLE

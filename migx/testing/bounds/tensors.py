@@ -169,12 +169,12 @@ class TensorBounds:
                 self._known[at, name] = STEEPEST[name](result.array)
 
     def _joined(self, at: Instruction, result: Argument) -> float:
-        """The variance of parts side by side, of which one may be much smaller than the others."""
+        """The variance of a concatenation, a part of which may be much smaller than others."""
         most = max(self._joins.get(v, math.inf if self.of(v).variance else 0.0) for v in at.inputs)
         return (most / (LAMBDA * max(largest(result.array), TINY))) ** 2
 
     def _sharper(self, at: Instruction, result: Argument, made: Budget) -> Budget:
-        """The budget, or a smaller one that follows from the elements."""
+        """The budget, or a smaller one that follows from the errors of elements."""
         off, dtype = self._followed.difference(at, result), result.shape.dtype
         if off is None or not made.variance:
             return made

@@ -48,7 +48,7 @@ class _Row(NamedTuple):
 
     @property
     def strides(self) -> tuple[Extent, Extent]:
-        """Those in data and result."""
+        """The strides in data and result."""
         return self.data, self.result
 
 

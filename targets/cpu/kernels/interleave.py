@@ -36,7 +36,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
 
 
 def _written(frame: Frame, copy: FusedKernel, ways: int) -> Kernel:
-    """The kernel for so many ``ways``."""
+    """The kernel that interleaves so many ``ways``."""
     f, read, width = frame.function, copy.accesses[0], copy.dims[-2]
     memory = memory_of(read.dtype)
     lanes = frame.machine.lanes(memory)

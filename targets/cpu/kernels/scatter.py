@@ -27,7 +27,7 @@ ELEMENTS = 1 << 13
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     """The kernel of one of these, for elements and indices of whole bytes; scatters with a
-    reduction only for types that are computed as they are stored, and by a ufunc that folds.
+    reduction only for types that are computed as they are stored, and by a ufunc that can reduce.
     """
     if not isinstance(at.op, GatherElements | Scatter) or at.shape.rank == 0:
         return None

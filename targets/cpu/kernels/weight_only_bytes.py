@@ -66,7 +66,7 @@ def widths(machine: Machine) -> list[int]:
 
 @dataclass(frozen=True)
 class _Strip:
-    """A few rows, from one on, with some vectors of a panel, by their numbers."""
+    """Some rows, from ``row`` on, by some vectors of a panel, given by their indices."""
 
     panel: Value
     row: Value
@@ -75,7 +75,7 @@ class _Strip:
 
     @property
     def rows(self) -> Iterator[Value]:
-        """The numbers of the rows."""
+        """The indices of the rows."""
         return (self.row + i for i in range(self.height))
 
 
@@ -262,7 +262,7 @@ class Writer(KernelWriter):
     # Products.
 
     def _write_strip(self, strip: _Strip) -> None:
-        """Sums over all of the depth."""
+        """Writes the sums over the whole depth."""
         f, problem, many = self.f, self.problem, len(strip.vectors)
         zeros = [f.const(self.vector, 0)] * (strip.height * many)
         with f.loop(0, self.blocks, carry=zeros) as block:

@@ -362,7 +362,7 @@ def _costs(
 
 
 def _spreading(work: Work, strip: Strip, tile: _Tile) -> float:
-    """The turns that bringing what a pixel sees to where it is multiplied takes."""
+    """The cycles it takes to copy the window of a pixel to where it is multiplied."""
     width, across, down = work.axes[2], int(tile.across), int(tile.down)
     copy = COPY if width.stride <= 2 and width.step == 1 else GATHER
     row = -(-across // strip.lanes) / across

@@ -1,4 +1,4 @@
-"""Indices that a kernel reads: one that is outside its axis ends the run."""
+"""Indices read by a kernel: one that is out of range ends the run."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Matrix:
         dtype: DType,
         offset: Value | None = None,
     ) -> Matrix:
-        """An operand of a kernel, from an offset on, with the steps between rows and columns."""
+        """An operand of a kernel, from an offset on, with the strides of rows and columns."""
         first = frame.operands[number]
         if offset is not None:
             first = frame.function.element(first, offset, memory_of(dtype))
@@ -41,13 +41,13 @@ class Matrix:
 
     @classmethod
     def dense(cls, first: Value, width: Value | int, dtype: DType) -> Matrix:
-        """Rows of so many elements, one right behind the other."""
+        """Contiguous rows of so many elements."""
         f = first.into
         return cls(first, f.as_index(width), f.as_index(1), dtype)
 
     @property
     def into(self) -> Function:
-        """The function that its places are values of."""
+        """The function that its addresses are values of."""
         return self.first.into
 
     def at(self, row: Value | int, column: Value | int) -> Value:

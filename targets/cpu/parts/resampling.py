@@ -1,4 +1,4 @@
-"""What kernels that resample images share: the input coordinates of elements of the result, and the
+"""Shared by kernels that resample images: the input coordinates of elements of the result, and the
 weights of their neighbours.
 """
 
@@ -51,7 +51,7 @@ def coordinate(frame: Frame, axis: int, index: Value) -> Value:
 
 
 def cubic(distance: Value, a: float = -0.75) -> Value:
-    """The weight of an element at a distance, by Keys' convolution."""
+    """The weight of an element at a distance, by Keys' cubic convolution."""
     f, d = distance.into, distance
     near = (d * (a + 2) - (a + 3)) * d * d + 1.0
     far = ((d * a - 5 * a) * d + 8 * a) * d - 4 * a

@@ -155,7 +155,7 @@ class Form:
         return [(self.address(r), self.layout(r.shape)) for r in own]
 
     def address(self, reference: Reference) -> Address:
-        """Where what is referred to lies."""
+        """The address of the referenced value."""
         offset, bits = self.place(reference.offset), reference.shape.dtype.bits
         return Address(reference.cell.root, offset, bits)
 

@@ -88,7 +88,7 @@ def test_what_decides_a_kernel_tells_them_apart(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_all_that_kernels_are_written_by_decides_them() -> None:
-    """But for what knows no programs: ``migx.base``."""
+    """Except ``migx.base``, which does not depend on programs."""
     deciding = recalled.deciding()
     for path in deciding:
         if not {"emit", "fusion", "kernels", "parts"}.isdisjoint(path.parts):
