@@ -82,20 +82,28 @@ class ElementBounds:
             try:
                 inputs = [self._known(v) for v in at.inputs]
                 error = self._after(at, result, inputs)
-                self._errors[at] = self._approximated(at, result, [v for v, _ in inputs], error)
+                self._errors[at] = self._approximated(at, result, inputs, error)
             except Inside:
                 self._errors[at] = unknown(result)
 
     def _approximated(
-        self, at: Instruction, result: Argument, inputs: Sequence[Argument], error: Error
+        self,
+        at: Instruction,
+        result: Argument,
+        inputs: Sequence[tuple[Argument, Error]],
+        error: Error,
     ) -> Error:
-        """The bound plus the intended error of the result."""
+        """The bound plus the intended error of the result. An infinity in an input may reach more
+        elements of an approximated result than of an exact one.
+        """
         for more in self._approximations.get(at.op.name, ()):
             if isinstance(more, Approximation):
-                added = more.of_elements(at, inputs, result)
+                added = more.of_elements(at, [value for value, _ in inputs], result)
             else:
                 added = np.asarray(more) if more else None
             if added is not None and result.shape.dtype.is_float:
+                if any(isinstance(e, np.ndarray) and np.isinf(e).any() for _, e in inputs):
+                    return unknown(result)
                 error = added + filled(error, result)
         return error
 

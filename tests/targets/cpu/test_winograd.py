@@ -181,6 +181,26 @@ def test_it_keeps_within_what_the_pass_states(size: float) -> None:
     Trial(program, {n: Argument.of(v) for n, v in x.items()}).target("cpu", fast_math=True)
 
 
+def test_what_may_overflow_may_reach_all_of_a_tile() -> None:
+    """The first convolution is off by so much at [3, 3] that the product may overflow there."""
+    text = """module main(x: f32[1, 1, 4, 4], y: f32[1, 1, 4, 4], w: f32[1, 1, 3, 3]) {
+  %0 = convolution(x, w) {padding=(1, 1, 1, 1)}
+  %1 = mul(%0, y)
+  %2 = convolution(%1, w) {padding=(1, 1, 1, 1)}
+  return %2
+}"""
+    x, y = np.ones((2, 1, 1, 4, 4), np.float32)
+    x[0, 0, 0, 0] = y[0, 0, 3, 3] = 1e30
+    given = {"x": x, "y": y, "w": np.ones((1, 1, 3, 3), np.float32)}
+    trial = Trial(migx.parse(text), {n: Argument.of(v) for n, v in given.items()})
+    ((_, plain),) = trial.outputs(Pipeline.parse(""))
+    ((_, approximated),) = trial.outputs(Pipeline.parse("rewrite_winograd{always=true}"))
+    assert isinstance(plain, np.ndarray)
+    assert isinstance(approximated, np.ndarray)
+    assert np.isfinite(plain).all()
+    assert np.isinf(approximated).all()
+
+
 def test_what_the_pass_states_is_little() -> None:
     """A transform whose numbers are off by 1 % is found."""
     program = migx.parse(convolved((1, 40, 16, 16), 40), draw_missing=1)
