@@ -1,4 +1,4 @@
-"""Makes less of what loops carry from one iteration to the next."""
+"""Simplifies and removes the values that loops carry between iterations."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ class SimplifyLoops(Pass):
 
 
 def _sized(at: Instruction) -> bool:
-    """Says in the whole program what dims a loop carries, where that is known."""
+    """Replaces the symbols of a loop's carried dims, where they are known, in the whole program."""
     if not (extents := told_sizes(at)):
         return False
     try:
         substitute_symbols(at.owner.program, extents)
-    except (DimError, ShapeError):  # refused, as every run will be, which says more of it
+    except (DimError, ShapeError):  # every run will fail, with a better message
         return False
     return True
 
 
 def told_sizes(at: Instruction) -> dict[str, Extent]:
-    """What symbols of a loop's body, and of its results, are by other extents."""
+    """The symbols of a loop's body and results that equal other extents, by name."""
     dims = list(_open_dims(at))
     stays: dict[str, Extent] = {name: start for name, start, _, _ in dims}
     while changing := [
@@ -84,8 +84,8 @@ def told_sizes(at: Instruction) -> dict[str, Extent]:
 
 
 def _open_dims(at: Instruction) -> Iterator[tuple[str, Extent, Extent, str | None]]:
-    """The dims of what a loop carries that are symbols of its body, by their names; what they are
-    at first and in the iteration after, and the symbols that they are in the results, if any.
+    """The dims of carried values that are symbols of the body: the name, the initial extent, that
+    in the next iteration, and the symbol of the result's dim, if there is one.
     """
     loop = Carrying(at)
     known = loop.known
@@ -99,7 +99,7 @@ def _open_dims(at: Instruction) -> Iterator[tuple[str, Extent, Extent, str | Non
 
 
 def is_own(at: Instruction) -> bool:
-    """Whether the body is the loop's to change, and its results are read one by one."""
+    """Whether the loop owns its body, and only ``get_tuple_elem`` reads its results."""
     return at.modules[0].parent is at and all(isinstance(u.op, GetTupleElem) for u in at.users)
 
 
@@ -132,7 +132,7 @@ def simplified(at: Instruction) -> bool:
 
 
 def goes_on(at: Instruction) -> bool:
-    """Whether only its trip count ends a loop that has begun."""
+    """Whether a loop, once begun, ends by its trip count alone."""
     (body,) = at.modules
     ends = body.outputs[0]
     while isinstance(ends.op, Identity):
@@ -141,13 +141,13 @@ def goes_on(at: Instruction) -> bool:
 
 
 def trip_count(at: Instruction) -> Extent | None:
-    """How often a loop runs, where that is known and nothing ends it before."""
+    """The iterations of a loop, if known and the condition does not end it earlier."""
     return Carrying(at).trips()
 
 
 def filled(at: Instruction) -> bool:
-    """Lets what is carried but never read begin with zeros of the dims that it has from the first
-    iteration on, if there surely is one.
+    """Initialises carried values that no iteration reads to zeros of the dims they have after the
+    first iteration, if there always is one.
     """
     loop = Carrying(at)
     unread = [i for i in range(loop.count) if loop.runs() and loop.is_unread(i)]
@@ -160,8 +160,8 @@ def filled(at: Instruction) -> bool:
 
 
 def say_length(at: Instruction) -> None:
-    """Says in the whole program what the length of a value that has grown is. An operation that
-    refuses it would refuse every run: then it is left to the runs to say so.
+    """Replaces the length of a grown value in the whole program. An operation that refuses it would
+    refuse every run: that error is left to the run.
     """
     (joined,) = at.inputs
     pairs = zip(at.shape.dims, joined.shape.dims, strict=True)
@@ -176,13 +176,13 @@ def say_length(at: Instruction) -> None:
 
 
 def known_before(at: Instruction) -> frozenset[str]:
-    """The symbols of what a program is given, and of what its module has before an instruction."""
+    """The symbols of the program's inputs, and of values before an instruction in its module."""
     before = takewhile(lambda value: value is not at, at.owner)
     return given_symbols(at.owner.program) | symbols_in(*(value.shape for value in before))
 
 
 class Carrying:
-    """A loop, its body, and what it carries."""
+    """A loop, its body, and the values it carries."""
 
     def __init__(self, at: Instruction) -> None:
         self.at, self.module, self.body = at, at.owner, at.modules[0]
@@ -199,7 +199,7 @@ class Carrying:
         return known_before(self.at) | known_symbols(self.module)
 
     def length(self) -> Extent:
-        """How many iterations there are."""
+        """The number of iterations; a new symbol if it is unknown."""
         stacks = self.at.shape.parts[self.count :]
         if stacks:
             return stacks[0].dims[0]
@@ -207,18 +207,18 @@ class Carrying:
         return fresh(self.module.program, f"{self.body.name}.trips") if known is None else known
 
     def trips(self) -> Extent | None:
-        """The trip count, where it is known and nothing ends the loop before."""
+        """The iterations, if known and the condition does not end the loop earlier."""
         told = self._told_trips() if goes_on(self.at) and self._begins() else None
         return None if told is None else maximum(told, 0)
 
     def runs(self) -> bool:
-        """Whether there is an iteration, whatever a run is given."""
+        """Whether every run has at least one iteration."""
         told = self._told_trips()
         endless = self.at.inputs[0].shape.dtype is OPTIONAL
         return self._begins() and (endless if told is None else bounds(told)[0] > 0)
 
     def _told_trips(self) -> Extent | None:
-        """What it is given as its trip count, where that is known."""
+        """The trip count operand, if it is known."""
         match self.at.inputs[0].op:
             case DimLiteral(values=[extent]):
                 return extent
@@ -227,12 +227,12 @@ class Carrying:
         return None
 
     def _begins(self) -> bool:
-        """Whether nothing keeps it from a first iteration but its trip count."""
+        """Whether only the trip count can prevent a first iteration."""
         starts = self.at.inputs[1]
         return starts.shape.dtype is OPTIONAL or is_true(starts)
 
     def is_unread(self, i: int) -> bool:
-        """Whether no iteration reads a number or tensor of them, which has other dims at first."""
+        """Whether no iteration reads a numeric value whose initial dims differ from later ones."""
         shape = self.returned[1 + i].shape
         numbers = shape.dtype.is_float or shape.dtype.is_integer or shape.dtype is BOOL
         return (
@@ -243,13 +243,13 @@ class Carrying:
         )
 
     def is_passed_on(self, i: int) -> bool:
-        """Whether a value stays what it was at first."""
+        """Whether the body returns a value unchanged."""
         shape = self.parameters[i].shape
         same = shape.same_type(self.firsts[i].shape) and shape.same_type(self.at.shape.parts[i])
         return same and self.returned[1 + i] is self.parameters[i]
 
     def from_outside(self, i: int) -> Instruction:
-        """Lets the body read the first value instead of the parameter, and gives it."""
+        """Makes the body read the initial value instead of the parameter; returns it."""
         first = self.firsts[i]
         if first.shape != self.parameters[i].shape:
             first = self.add(Contiguous(), first)
@@ -260,9 +260,7 @@ class Carrying:
         return self.returned[1 + i].op_as(Concat).axis
 
     def grows(self, i: int) -> bool:
-        """Whether all that the body does to a value is to add a piece of the same dims each time
-        behind it.
-        """
+        """Whether the body only appends a piece of the same dims to a value in each iteration."""
         value, parameter = self.returned[1 + i], self.parameters[i]
         if not isinstance(value.op, Concat) or len(value.inputs) != 2:
             return False
@@ -276,19 +274,19 @@ class Carrying:
         )
 
     def _is_longer(self, i: int, piece: Shape) -> bool:
-        """Whether only the length along the axis is another after the loop."""
+        """Whether a loop changes only the length along the axis, to a free symbol."""
         dims = [s.dims for s in (self.firsts[i].shape, piece, self.at.shape.parts[i])]
         first, *others = [(*d[: self.axis(i)], *d[self.axis(i) + 1 :]) for d in dims]
         return all(other == first for other in others) and self._is_open(i)
 
     def _is_open(self, i: int) -> bool:
-        """Whether the length after the loop has a name that nothing else is called by."""
+        """Whether the length after the loop is a symbol of its own."""
         given = symbols_in(*(v.shape for v in self.firsts)) | given_symbols(self.module.program)
         return _is_free(self.at.shape.parts[i].dims[self.axis(i)], given)
 
     def collects(self, i: int) -> bool:
-        """Whether a value is a sequence that is empty at first, to which all that the body does is
-        to add a member of the same dims each time, and that is read as one tensor.
+        """Whether a value is an initially empty sequence to which the body only appends a member of
+        the same dims in each iteration, and that is read as one tensor.
         """
         value, parameter = self.returned[1 + i], self.parameters[i]
         if not isinstance(value.op, SequenceInsert) or len(value.inputs) != 2:
@@ -305,13 +303,13 @@ class Carrying:
         )
 
     def readers(self, i: int) -> list[Instruction]:
-        """Who reads a value after the loop."""
+        """The users of a value after the loop."""
         elements = [u for u in self.at.users if u.op == GetTupleElem(i)]
         return [reader for element in elements for reader in element.users]
 
     def joins(self, read: Instruction, member: Shape) -> bool:
-        """Whether an instruction makes a tensor of members of a shape, of dims that are so or that
-        nothing before is called by.
+        """Whether an instruction concatenates members of a shape to a tensor whose dims are theirs
+        or new symbols.
         """
         op = read.op
         if not isinstance(op, ConcatFromSequence) or read.module is not self.module:
@@ -326,12 +324,12 @@ class Carrying:
         return all(mine == theirs or _is_free(mine, known) for mine, theirs in pairs)
 
     def grown(self, rows: Instruction, i: int) -> Instruction:
-        """What a value has grown to, of the dims that it is known by."""
+        """The grown value, with the dims of the loop's result."""
         joined = self.joined(rows, self.axis(i), self.firsts[i])
         return self.add(Reshape(self.at.shape.parts[i].dims), joined)
 
     def concatenated(self, rows: Instruction, read: Instruction) -> Instruction:
-        """What makes the tensor of the members now, in place of what did."""
+        """Replaces a ``concat_from_sequence`` by views of the scan output; returns the result."""
         op = read.op_as(ConcatFromSequence)
         axis = op.axis % op.output.rank
         joined = self.turned(rows, axis) if op.new_axis else self.joined(rows, axis)
@@ -341,7 +339,7 @@ class Carrying:
         return made
 
     def replaced(self, kept: list[int], rows: list[Instruction]) -> Instruction:
-        """A loop whose body hands on fewer values, and some as rows of scan outputs."""
+        """The loop with only the ``kept`` values, and ``rows`` as new scan outputs."""
         parts, names = self.at.shape.parts, self.body.output_names
         stacks = [Shape(v.shape.dtype, (self.length(), *v.shape.dims)) for v in rows]
         outputs = [self.body.outputs[0], *(self.body.outputs[1 + i] for i in kept), *rows]
@@ -353,7 +351,7 @@ class Carrying:
         return self.add(op, *self.at.inputs[:2], *carried, modules=[self.body])
 
     def _drop(self, kept: list[int]) -> None:
-        """Takes the parameters out of the body that are not kept, and what grew them."""
+        """Removes the parameters that are not kept from the body, and their users."""
         for i, parameter in enumerate(self.parameters):
             if i in kept:
                 continue
@@ -362,12 +360,12 @@ class Carrying:
             self.body.remove_instruction(parameter)
 
     def turned(self, rows: Instruction, axis: int) -> Instruction:
-        """Rows of scan outputs with the axis of the iterations elsewhere."""
+        """A scan output with the axis of iterations moved to ``axis``."""
         order = (*range(1, axis + 1), 0, *range(axis + 1, rows.shape.rank))
         return self.add(Transpose(order), rows) if axis else rows
 
     def joined(self, rows: Instruction, axis: int, *before: Instruction) -> Instruction:
-        """The pieces of all iterations one behind the other, after what there was before."""
+        """The pieces of all iterations concatenated, after the value ``before``, if given."""
         dims = rows.shape.dims
         whole = (*dims[1 : axis + 1], dims[0] * dims[axis + 1], *dims[axis + 2 :])
         pieces = self.add(Reshape(whole), self.turned(rows, axis))
@@ -375,13 +373,13 @@ class Carrying:
 
 
 def _free(extent: Extent, known: Collection[str]) -> str | None:
-    """The name of the symbol that a dim is, if it is one and none of some names."""
+    """The name of a dim that is a symbol not ``known``; else None."""
     symbol = extent.symbol if isinstance(extent, Dim) else None
     return None if symbol is None or symbol.name in known else symbol.name
 
 
 def _is_free(extent: Extent, known: Collection[str]) -> bool:
-    """Whether a dim is a symbol that is none of some names."""
+    """Whether a dim is a symbol that is not ``known``."""
     return _free(extent, known) is not None
 
 

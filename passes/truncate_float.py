@@ -41,7 +41,7 @@ class TruncateFloat(Retyping):
 
     @property
     def approximations(self) -> Mapping[str, float]:
-        """Other results are as far off as the converts say."""
+        """Errors of other results follow from the converts."""
         return dict.fromkeys(STEEP, math.inf)
 
     def replaced(self, dtype: DType) -> bool:

@@ -38,8 +38,8 @@ from migx.pipeline import Approximation
 
 
 class Opposites(Approximation):
-    """Nothing is said of the sum of infinities of either sign: terms that have a factor in common
-    may have been added without it.
+    """Allows any sum of infinities of opposite sign: terms with a common factor may have been added
+    without it.
     """
 
     def of_elements(
@@ -65,8 +65,8 @@ def _reached(op: Operation, marks: Sequence[Array]) -> Array:
 
 
 class Beyond(Approximation):
-    """Nothing is said of what follows from a product or quotient that overflows: a factor may have
-    been applied elsewhere.
+    """Allows any result of a product or quotient that overflows: a factor may have been applied
+    elsewhere.
     """
 
     def of_elements(
@@ -100,6 +100,6 @@ class SimplifyAlgebra(Pass):
 
     @property
     def approximations(self) -> Mapping[str, Approximation]:
-        """Of numbers in range, none."""
+        """None for numbers in range."""
         sums = dict.fromkeys(("add", "sub", "dot", "convolution"), Opposites())
         return sums | dict.fromkeys(("mul", "div"), Beyond())

@@ -1,4 +1,4 @@
-"""Work on broadcasts is done before they repeat it."""
+"""Operations on broadcasts move before them, onto fewer elements."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def inner_broadcast(at: Cursor, root: Instruction) -> Instruction | None:
 
 
 def common_dims(wholes: Sequence[Repeated], dims: Dims) -> Dims:
-    """The dims with 1 wherever none of some broadcasts varies."""
+    """The dims, with 1 on each axis along which no broadcast varies."""
     kept = {axis for w in wholes for axis in w.axes}
     return tuple(extent if i in kept else 1 for i, extent in enumerate(dims))
 
 
 def widened(at: Cursor, whole: Repeated, dims: Dims) -> Instruction:
-    """The source of a broadcast at the dims that are left of the value's, counted from the end."""
+    """The source of a broadcast, repeated to dims that replace those of the value's last axes."""
     before = whole.first - (whole.rank - len(dims))
     return broadcast_to(at, trailing(at, whole.source, len(dims) - before), dims)
 
 
 def trailing(at: Cursor, x: Instruction, rank: int) -> Instruction:
-    """A value with axes of one element added at the end up to a rank."""
+    """A value with axes of extent 1 appended up to a rank."""
     more = tuple(range(x.shape.rank, rank))
     return at(Unsqueeze(more), x) if more else x
 

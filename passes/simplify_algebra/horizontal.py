@@ -1,4 +1,4 @@
-"""Equal work side by side is done at once: on one product, one whole, one concatenation."""
+"""Horizontal fusion: sibling products, operations on slices, and inputs of a concat join."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from migx.shape import Dims
 from migx.weights import is_constant
 
 MANY = 64
-"""Readers of one value up to which its siblings are looked for."""
+"""The most users of a value among which siblings are looked for."""
 
 
 @rule(on((Dot, Convolution), varying("x"), constant("w", is_light), name="root"))
@@ -53,7 +53,7 @@ def conv_dot_horiz_fusion(
 
 
 def is_sibling(other: Instruction, root: Instruction, axis: int) -> bool:
-    """Whether another product has the same left side and weights to be joined along an axis."""
+    """Whether another product has the same left side, and weights to concatenate along an axis."""
     if other.op != root.op or other.inputs[0] is not root.inputs[0] or is_summed(other):
         return False
     if other is root:
@@ -73,8 +73,8 @@ def is_sibling(other: Instruction, root: Instruction, axis: int) -> bool:
 
 
 def is_summed(at: Instruction) -> bool:
-    """Whether a product is read by one sum alone, with another of its left side: they are added
-    before they are multiplied then.
+    """Whether the only user of a product adds it to another of the same left side: then
+    ``add_convs`` adds their weights instead.
     """
     return len(at.users) == 1 and all(
         isinstance(reader.op, Add)
@@ -84,7 +84,7 @@ def is_summed(at: Instruction) -> bool:
 
 
 def one_axis(axes: tuple[int, ...]) -> bool:
-    """Whether something is done along one axis alone."""
+    """Whether there is exactly one axis."""
     return len(axes) == 1
 
 
@@ -96,8 +96,8 @@ def one_axis(axes: tuple[int, ...]) -> bool:
 def splits(
     at: Cursor, root: Instruction, cut: Instruction, axes: tuple[int]
 ) -> dict[Instruction, Instruction] | None:
-    """op(slice(x)) for all of the slices that partition x are slices of op(x). For constants, the
-    operation on one slice may be repeated for that of another.
+    """op(slice(x)) for all of the slices that partition x are slices of op(x). Constant operands
+    are concatenated likewise.
     """
     if len(cut.inputs[0].users) > MANY:
         return None
@@ -130,8 +130,8 @@ def cut_along(at: Instruction) -> tuple[int, ...]:
 
 
 def tiles(cut: Instruction) -> list[Instruction]:
-    """The slices along one axis, this one among them, that its source falls into; none where some
-    part is missing.
+    """The slices along one axis, this one among them, that partition its source, in order; none if
+    a part is missing.
     """
     (source,), (axis,) = cut.inputs, cut_along(cut)
     like = [u for u in source.users if cut_along(u) == (axis,) and u.module is cut.module]
@@ -153,14 +153,14 @@ def _span(cut: Instruction) -> tuple[Extent, Extent]:
 
 
 def twin(root: Instruction, cut: Instruction, part: Instruction) -> Instruction | None:
-    """The instruction that does with one part what ``root`` does with another."""
+    """The instruction that does to ``part`` what ``root`` does to ``cut``."""
     others = (u for u in part.users if u is not root)
     return next((u for u in others if is_twin(root, cut, u, part)), None)
 
 
 def is_twin(root: Instruction, cut: Instruction, other: Instruction, part: Instruction) -> bool:
-    """Whether two instructions are the same operation, one on the parts at ``cut``, the other on
-    those at ``part``, and on constants.
+    """Whether two instructions are the same operation, ``root`` on slices like ``cut``, ``other``
+    on slices like ``part``, each also on constants.
     """
     if other.module is not root.module or operations.key(other.op) != operations.key(root.op):
         return False
@@ -174,7 +174,7 @@ def is_twin(root: Instruction, cut: Instruction, other: Instruction, part: Instr
 def joined_constants(
     at: Cursor, parts: Sequence[Instruction], axis: int, dims: Dims
 ) -> Instruction | None:
-    """Constants that meet the parts of a value along an axis as one that meets the whole."""
+    """The constant operands of slices along an axis as one operand of the whole value."""
     wholes = [repeated(p) for p in parts]
     first = wholes[0]
     same = all(w.source is first.source and w.first == first.first for w in wholes)
@@ -207,7 +207,7 @@ def concat_op(at: Cursor, root: Instruction) -> Instruction | None:
 
 
 def works(at: Instruction) -> bool:
-    """Whether a value is computed by what may be fused with the pointwise work on it."""
+    """Whether the operation that computes a value may be fused with pointwise users."""
     traits = operations.traits(at.op)
     return traits.pointwise or traits.reduction or isinstance(at.op, (Dot, Convolution))
 

@@ -1,9 +1,9 @@
 """Factors and terms around products of matrices and convolutions move into the weights.
 
-A factor along the channels that go in or come out scales the weights once and for all. A term
-before the product is a term after it, and is moved only where another waits there to take it in;
-for a convolution, only where nothing is padded, so that it adds the same at every position.
-MIGraphX moves it regardless, and constant folding then runs whole convolutions.
+A factor along input or output channels scales the weights once and for all. A term before the
+product is a term after it, and is moved only to merge with another there; for a convolution, only
+without padding, so that it adds the same at every position. MIGraphX moves it regardless, and
+constant folding then runs whole convolutions.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ CONVOLUTIONS = (Convolution, ConvolutionBackwards)
 def scaled(
     at: Cursor, w: Instruction, axis: int, a: Instruction, *along: int
 ) -> Instruction | None:
-    """Weights times a factor, along one of their axes; None where it varies along another axis than
-    those told, they must stay as they are, or would leave their range; or where it is not finite,
-    and so is what it makes of padding.
+    """Weights times a factor, along one of their axes. None if the factor varies along axes other
+    than ``along``, the weights may not change or would leave their range, or the factor is not
+    finite, which would make padding NaN.
     """
     if not varies_along(a, *along) or not rounds_well(w) or not is_movable(w):
         return None
@@ -126,7 +126,7 @@ def mul_slice(
 
 
 def span_along(at: Instruction, axis: int) -> tuple[Extent, Extent] | None:
-    """Where a slice along one axis alone begins and ends; None where it is none."""
+    """The start and end of a slice along this axis alone; None for anything else."""
     op = at.op
     return (op.starts[0], op.ends[0]) if isinstance(op, Slice) and op.axes == (axis,) else None
 
@@ -175,8 +175,8 @@ def conv_add(
 
 
 def term_fits(w: Instruction, b: Instruction) -> bool:
-    """Whether a term that went through weights may be added to another constant: an infinite one
-    may have met its opposite before.
+    """Whether a term times weights may be added to another constant: not where weights are
+    infinite, as infinities of opposite sign may then meet elsewhere.
     """
     return rounds_well(w) and not is_unpacked(w) and is_kept_small(b) and seems_finite(w)
 

@@ -1,4 +1,4 @@
-"""Conditions, and operations that say the same twice."""
+"""Conditions, and repeated operations without further effect."""
 
 from __future__ import annotations
 

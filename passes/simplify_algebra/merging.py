@@ -1,6 +1,6 @@
-"""Constants meet: two in a row become one, and differences and quotients become sums and products.
+"""Constants merge: two in a row become one, and differences and quotients sums and products.
 
-A merged constant is rounded once, where the value between the two was rounded before.
+A merged constant is rounded once, instead of the value between the two.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def double_add_lit_broadcast(
 
 @rule(on(Mul, on(Add, HEAVY | SCALED, a).once(), b))
 def mul_add(at: Cursor, f: Instruction, a: Instruction, b: Instruction) -> Instruction | None:
-    """(f + a) * b is f * b + a * b, where f can take the factor into its own constant; not of an
-    infinity, whose products may have either sign.
+    """(f + a) * b is f * b + a * b, where f can take the factor into its own constant; not for an
+    infinite b, whose products may differ in sign.
     """
     fits = rounds_well(f) and seems_finite(b) and may_merge(Mul(), a, b, added=True)
     if not fits:
@@ -95,7 +95,7 @@ def neg_mul(at: Cursor, x: Instruction, a: Instruction) -> Instruction | None:
 
 @rule(on(Neg, HEAVY))
 def neg_product(at: Cursor, x: Instruction, w: Instruction, f: Instruction) -> Instruction | None:
-    """-dot(x, w) is dot(x, -w), and so with convolutions, unless there is nothing to add up."""
+    """-dot(x, w) is dot(x, -w), and so with convolutions, unless the sum may be empty."""
     some = dim.bounds(w.shape.elements)[0] > 0
     return at(f.op, x, at(Neg(), w)) if some and is_movable(w) else None
 

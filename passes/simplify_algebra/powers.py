@@ -36,7 +36,7 @@ def one_over(at: Cursor, x: Instruction) -> Instruction:
 
 @rule(on(Recip, on(Sqrt, x).once()))
 def rsqrt(at: Cursor, x: Instruction) -> Instruction:
-    """1 / sqrt(x), spelled out, is one operation."""
+    """1 / sqrt(x) is one operation, rsqrt."""
     return at(Rsqrt(), x)
 
 

@@ -1,4 +1,4 @@
-"""Reductions of reductions, and what softmax does by itself."""
+"""Reductions of reductions, and a subtraction that softmax makes redundant."""
 
 from __future__ import annotations
 

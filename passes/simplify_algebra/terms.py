@@ -1,4 +1,4 @@
-"""What the families of rules share: wrappers, and what may be done with a constant."""
+"""Shared by the families of rules: patterns, broadcasts, and what may be done with constants."""
 
 from __future__ import annotations
 
@@ -32,33 +32,33 @@ from migx.weights.constants import is_unpacked, tree
 
 BROADCASTS = (Broadcast, Multibroadcast)
 VIEWED = Transpose | Reshape | Squeeze | Unsqueeze | Slice | Concat
-"""What moves elements about, of which constants are looked through."""
+"""Operations that only move elements; the values of constants are read through them."""
 
 LARGE = 1 << 20
-"""Elements of weights from which on a product of matrices takes so long, and a copy of them so much
-memory, that what a rewrite around it saves is not worth making one.
+"""The most elements of weights that are copied for a small gain: with more, a product takes so
+long, and a copy so much memory, that a rewrite around it does not pay.
 """
 
 LITTLE = 1024
-"""Elements up to which a constant may be kept beside what is made of it."""
+"""The most elements of a constant that may be kept beside one derived from it."""
 
 MILD = 16.0
-"""How many times a factor may make numbers larger or smaller and be no matter of their range."""
+"""The largest factor, or divisor, that does not count as keeping numbers in range."""
 
 STEPS = 8
-"""How many operations back the values of constants are looked at."""
+"""How many operations back the values of constants are followed."""
 
 
 def throughout(number: float) -> Pattern:
-    """A literal, or a broadcast of one, with one number in every element; no weight that may be
-    replaced, of which that is not likely to stay true.
+    """Matches a literal, or a broadcast of one, with this number in every element; not a
+    replaceable weight, for which that is not likely to stay true.
     """
     return broadcast_of(value(number, fixed=True))
 
 
 @dataclass(frozen=True)
 class Repeated:
-    """A value as a smaller one repeated: axis i of the source is its axis ``first + i``."""
+    """A value as a broadcast: axis i of the source is its axis ``first + i``."""
 
     source: Instruction
     first: int
@@ -77,7 +77,7 @@ class Repeated:
 
 
 def repeated(at: Instruction) -> Repeated:
-    """What a value is a broadcast of, through any number of them; itself if it is none."""
+    """A value as a broadcast of the source of its broadcasts; of itself if there are none."""
     rank, first = at.shape.rank, 0
     while type(at.op) in BROADCASTS and len(at.inputs) == 1:
         (source,) = at.inputs
@@ -88,12 +88,12 @@ def repeated(at: Instruction) -> Repeated:
 
 
 def varies_along(at: Instruction, *axes: int) -> bool:
-    """Whether a value is the same along all axes but these, as its broadcasts show."""
+    """Whether a value varies along these axes alone, as its broadcasts show."""
     return set(repeated(at).axes) <= set(axes)
 
 
 def laid_along(at: Cursor, vector: Instruction, axis: int, dims: Dims) -> Instruction:
-    """A value that varies along one axis at most, repeated to dims so as to vary along ``axis``."""
+    """A value that varies along one axis at most, broadcast to dims to vary along ``axis``."""
     source = repeated(vector).source
     own = [i for i, extent in enumerate(source.shape.dims) if extent != 1]
     if source.shape.dims == dims and own in ([], [axis]):
@@ -105,17 +105,16 @@ def laid_along(at: Cursor, vector: Instruction, axis: int, dims: Dims) -> Instru
 
 
 def rounds_well(at: Instruction) -> bool:
-    """Whether constants may be merged that meet a value, which moves a rounding: f8 has too little
-    range and precision for it.
+    """Whether constants combined with a value may be merged, which moves a rounding: f8 has too
+    little range and precision for it.
     """
     dtype = at.shape.dtype
     return dtype.is_integer or (dtype.is_float and dtype.bits >= 16)
 
 
 def may_merge(op: Operation, a: Instruction, b: Instruction, *, added: bool = False) -> bool:
-    """Whether what an operation makes of two constants, element by element, is no larger than what
-    is freed by it, and as good a number as they are; where it is ``added`` to what is rounded as it
-    is, as good a term.
+    """Whether merging two constants by a pointwise operation takes no more memory than it frees,
+    and keeps their range; an ``added`` result, a term of a sum, may be subnormal.
     """
     every = {*repeated(a).axes, *repeated(b).axes}
     whole = [v for v in (a, b) if every == {*repeated(v).axes}]
@@ -124,10 +123,9 @@ def may_merge(op: Operation, a: Instruction, b: Instruction, *, added: bool = Fa
 
 
 def keeps_range(op: Operation, a: Instruction, b: Instruction, small: bool) -> bool:
-    """Whether what an operation makes of two constants is finite where both are, and unless it may
-    be ``small``, has all its digits where both have theirs. Only few and fixed elements are looked
-    at; others are taken to do. A sum that small is exact, and a term that small is as exact as the
-    sum it is a term of.
+    """Whether an operation on two constants is finite where both are and, unless it may be
+    ``small``, normal where both are. Only few and fixed elements are checked; others are assumed to
+    fit. A subnormal sum is exact, and a subnormal term as exact as its sum.
     """
     x, y = few_elements(a), few_elements(b)
     if x is None or y is None or not (isinstance(op, Binary) and a.shape.dtype.is_float):
@@ -141,9 +139,9 @@ def keeps_range(op: Operation, a: Instruction, b: Instruction, small: bool) -> b
 
 
 def is_mild(factor: Instruction) -> bool:
-    """Whether a constant changes the size of what it multiplies by little, so that it is not there
-    to keep that in range; any integer does. Only few and fixed elements are looked at; others are
-    taken to do, so that weights that are known and those that are not yet are treated alike.
+    """Whether a constant changes the magnitude of its multiplicand little, and so is not there to
+    keep it in range; any integer does. Only few and fixed elements are checked; others are assumed
+    to, so that weights are treated alike whether or not they are known yet.
     """
     known = few_elements(factor) if factor.shape.dtype.is_float else None
     if known is None:
@@ -153,17 +151,14 @@ def is_mild(factor: Instruction) -> bool:
 
 
 def seems_finite(factor: Instruction) -> bool:
-    """Whether no element of a constant is infinite or NaN; only few and fixed ones are looked
-    at.
-    """
+    """Whether no element of a constant is infinite or NaN; only few and fixed ones are checked."""
     known = few_elements(factor)
     return known is None or bool(np.all(np.isfinite(known.astype(np.float64))))
 
 
 def few_elements(constant: Instruction, steps: int = STEPS) -> Array | None:
-    """The value of a fixed literal of few elements, or of what a few steps, elementwise or views,
-    make of such, with an axis of one element wherever it is but a broadcast; None of other
-    constants.
+    """The value of a fixed literal of few elements, or of one computed from such by a few pointwise
+    operations and views, with extent 1 along broadcast axes; None for other constants.
     """
     whole = repeated(constant)
     source, op = whole.source, whole.source.op
@@ -182,7 +177,7 @@ def few_elements(constant: Instruction, steps: int = STEPS) -> Array | None:
 
 
 def _every_element(constant: Instruction, steps: int) -> Array | None:
-    """``few_elements`` with all dims as they are."""
+    """``few_elements``, broadcast to the constant's dims."""
     shape = constant.shape
     if not shape.static or int(shape.elements) > LITTLE:
         return None
@@ -191,15 +186,15 @@ def _every_element(constant: Instruction, steps: int) -> Array | None:
 
 
 def is_kept_small(constant: Instruction) -> bool:
-    """Whether another constant of the size of this one takes no memory that matters: it frees this
-    one, or is little.
+    """Whether another constant of this size takes no memory that matters: it frees this one, or is
+    little.
     """
     return is_movable(constant) or (is_little(constant) and not is_unpacked(constant))
 
 
 def is_movable(weight: Instruction) -> bool:
     """Whether a constant may be replaced by another of its size: it is not packed or quantised, and
-    all of it that counts goes when its one reader does.
+    all large constants it is computed from are freed with its only user.
     """
     if is_unpacked(weight):
         return False
@@ -209,8 +204,8 @@ def is_movable(weight: Instruction) -> bool:
 
 
 def is_read_once(constant: Instruction) -> bool:
-    """Whether no run reads a constant more than once; what is computed from constants alone is
-    folded, or computed with the weights.
+    """Whether no run reads a constant more than once; constant users do not count, as they are
+    folded or computed with the weights.
     """
     if constant.use_count == 1:
         return True
@@ -219,7 +214,7 @@ def is_read_once(constant: Instruction) -> bool:
 
 
 def is_light(weight: Instruction) -> bool:
-    """Whether weights may be copied for a small gain."""
+    """Whether weights are few enough to be copied for a small gain."""
     return dim.bounds(repeated(weight).source.shape.elements)[1] <= LARGE
 
 

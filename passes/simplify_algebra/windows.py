@@ -1,4 +1,4 @@
-"""Windows lose the elements that see padding alone.
+"""Windows lose the elements that read only padding.
 
 A 3 x 3 filter whose rate is near the size of the image degenerates to 1 x 1 (DeepLabv3, Chen et al.
 2017, section 3.3), and so does any on an image of one pixel. Where the image has no known size, its
@@ -24,7 +24,7 @@ from migx.weights import is_constant, may_be_finite
 
 Window: TypeAlias = Convolution | Pooling
 Span: TypeAlias = tuple[int, Extent]
-"""Elements of a window along one axis: from one to before another."""
+"""A half-open range of a window's elements along one axis."""
 
 
 def pads(padding: Dims) -> bool:
@@ -48,7 +48,7 @@ def conv_padding(
     if is_constant(w) and not is_movable(w):
         return Declined("other users read the whole constant")
     if not may_be_finite(w):
-        return Declined("a weight is infinite or NaN, and so is what padding makes of it")
+        return Declined("a weight is infinite or NaN, and makes NaN of padding")
     return at(narrowed(op, lengths, spans), x, sliced(at, w, cut))
 
 
@@ -66,7 +66,7 @@ def pool_padding(at: Cursor, x: Instruction, root: Instruction) -> Instruction |
 
 
 def seen(op: Window, root: Instruction, lengths: Dims) -> list[Span]:
-    """The elements of a window that may see the image, axis by axis; at least one."""
+    """The elements of a window that may read the image, by axis; at least one."""
     image, made = root.inputs[0].shape.dims[2:], root.shape.dims[2:]
     return [
         (0, length) if not isinstance(length, int) else _seen(length, *axis)
@@ -85,7 +85,9 @@ def _seen(
     begin: Extent,
     end: Extent,
 ) -> Span:
-    """The elements seen along one axis, and those without which padding would be negative."""
+    """The elements that may read the image along one axis, and those whose removal would make the
+    padding negative.
+    """
 
     def before(i: int) -> bool:
         last = i * dilation - begin + (made - 1) * stride
@@ -104,7 +106,7 @@ def _seen(
 
 
 def narrowed(op: Window, lengths: Dims, spans: list[Span]) -> Operation:
-    """The operation of windows of which these elements are left; of one, there is no dilation."""
+    """The operation with its windows cut to these elements; a single one has no dilation."""
     axes = list(zip(spans, lengths, op.dilation, *split(op.padding), strict=True))
     begins = (begin - first * d for (first, _), _, d, begin, _ in axes)
     ends = (end - (n - last) * d for (_, last), n, d, _, end in axes)

@@ -1,4 +1,4 @@
-"""Says how long slices and ranges are whose ends are counted by loops."""
+"""Finds the lengths of slices and ranges whose ends are counted by loops."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from migx.sizes import given_symbols
 from migx.specialise import substitute_symbols
 
 MOST = 1024
-"""The length up to which a slice is picked by a list of places."""
-BEHIND = "a slice is to be of one row, but begins at -1 and ends at 0"
+"""The largest length of a slice that becomes a gather."""
+BEHIND = "a slice must be of one row, but begins at -1 and ends at 0"
 
 
 class Cut(NamedTuple):
-    """Where a slice begins along an axis, and how long it is. Where it is ``counted`` it begins
-    where its start says, else at an extent that a program has; what is ``asked`` is whether that
-    is -1, from where one element ends before the first.
+    """The begin and length of a slice along an axis. If ``counted``, it begins at the value of its
+    start operand, else at an extent of the program. If ``asked``, the run checks that this start is
+    not -1, where a slice of one element would end at 0.
     """
 
     begin: Extent
@@ -59,7 +59,7 @@ def counted_slice(
     if x.shape.dtype.is_packed and any(cut.counted for cut in found):
         return Declined("its elements are not whole bytes")
     if tuple(cut.length for cut in found) != op.out_lens:
-        return Declined("its result has dims of its own")
+        return Declined("the dims of its result are not these lengths")
     for number, (axis, cut) in enumerate(zip(op.axes, found, strict=True)):
         if cut.counted:
             one = len(op.axes) == 1
@@ -71,7 +71,7 @@ def counted_slice(
 
 
 def places(at: Cursor, start: Instruction, cut: Cut) -> Instruction:
-    """The places of a slice along an axis, as i64, from where it starts."""
+    """The indices of a slice along an axis, as i64, from its start on."""
     start = start if start.shape.dtype is I64 else at(ops.Convert(I64), start)
     if cut.asked:
         behind = at(ops.Equal(), start, at.literal(np.array([-1])))
@@ -105,9 +105,7 @@ class SimplifyCounting(Pass):
 
 
 def sizes_of(at: Instruction, counters: Counters) -> Iterator[tuple[Extent, Extent]]:
-    """The dims of a result, each with what it is known to be, if that is so outside of the module
-    as well.
-    """
+    """The dims of a result with their known extents, if these hold outside its module as well."""
     given, is_main = given_symbols(at.owner.program), at.owner.parent is None
     for mine, known in lengths(at, counters):
         if is_main or given.issuperset(symbol.name for symbol in dim.symbols(known)):
@@ -115,7 +113,7 @@ def sizes_of(at: Instruction, counters: Counters) -> Iterator[tuple[Extent, Exte
 
 
 def lengths(at: Instruction, counters: Counters) -> Iterator[tuple[Extent, Extent]]:
-    """The dims of a result that counters say, each with what it is."""
+    """The dims of a result that follow from counters, with their extents."""
     if isinstance(at.op, ops.DynamicSlice):
         found = cuts(at, counters)
         if found is not None:
@@ -134,8 +132,8 @@ def lengths(at: Instruction, counters: Counters) -> Iterator[tuple[Extent, Exten
 
 
 def cuts(at: Instruction, counters: Counters) -> list[Cut] | None:
-    """Where a ``dynamic_slice`` begins along each axis and how long it is; None where that is not
-    known, or not the same wherever it is run.
+    """The cut of a ``dynamic_slice`` along each axis; None if one is unknown, or differs between
+    iterations.
     """
     op = at.op_as(ops.DynamicSlice)
     starts, ends, steps = (counters.of(v) for v in at.inputs[1:])
@@ -150,15 +148,15 @@ def cuts(at: Instruction, counters: Counters) -> list[Cut] | None:
 
 
 def _is_taken_alone(at: Instruction, axis: int) -> bool:
-    """Whether all who read a slice drop an axis, which must be of one element then."""
+    """Whether all users of a slice squeeze an axis, which must have extent 1 then."""
     users = [*at.users]
     alone = all(isinstance(u.op, ops.Squeeze) and axis in u.op.axes for u in users)
     return alone and bool(users) and all(u.module is at.module for u in users)
 
 
 def _cut(start: Extent, end: Extent, extent: Extent, by: Replaced, *, alone: bool) -> Cut | None:
-    """A slice along an axis of some extent: as sizes say, or as long each time wherever a loop has
-    come to, by what symbols are there. One that is taken ``alone`` is of one element, or the run
+    """The cut of an axis of some extent: as sizes give it, or of one length in all iterations, with
+    the symbols replaced ``by`` their extents there. One taken ``alone`` has one element, or the run
     fails.
     """
     for counted, known in ((False, []), (True, by)):

@@ -1,4 +1,4 @@
-"""What whole numbers a run computes, as extents over how often loops have run by then."""
+"""The integers that a run computes, as extents over the iteration numbers of loops."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ from migx.shape import BOOL, I32, I64, DType, Shape
 from migx.sizes import known_symbols
 
 Pair: TypeAlias = tuple[Extent, Extent]
-"""The first of which is less than the second."""
+"""Two extents, the first less than the second."""
 LIMIT, STEPS = 64, 64
-"""Values of more elements, and what takes more steps to compute, are data."""
+"""The most elements of values that may be counters, and the most steps to compute them."""
 SOON = 1 << 20
-"""No loop is thought to have run so often, till it is known how it counts."""
+"""The bound of a counter while its increment is being found."""
 HIDDEN, SIGNS = "@", "+-"
-"""How the names begin of symbols that are no sizes of a program, and how those end of two whose
-difference is a number that a run tells.
+"""The prefix of symbols that are not sizes of a program, and the suffixes of two whose difference
+is an integer known only at run time.
 """
 EXACT = {"f16": 1 << 11, "bf16": 1 << 8, "f32": 1 << 24, "f64": 1 << 53}
-"""The whole numbers up to which floats have all."""
+"""The bounds up to which floats represent all integers."""
 ON_FLOATS = {"abs", "add", "max", "min", "mul", "neg", "relu", "sub", "where"}
-"""Operations that make whole numbers of whole numbers, in floats as in integers."""
+"""Operations that give integers for integers, in floats as well."""
 ALONE = {"identity", "multibroadcast", "reshape", "squeeze", "unsqueeze"}
-"""Operations that leave the one element that a condition has."""
+"""Operations that keep the single element of a condition."""
 COMPARED = {"less", "less_or_equal", "greater", "greater_or_equal"}
 ROUNDING = {"ceil", "floor", "identity", "round", "trunc"}
-"""Operations that leave whole numbers as they are."""
+"""Operations that leave integers unchanged."""
 VIEWS = {"broadcast", "concat", "contiguous", "multibroadcast", "reshape", "slice", "squeeze"}
 VIEWS |= {"gather", "step", "transpose", "unsqueeze"}
 
 
 class Counters:
-    """The whole numbers in a program, each where a run has come to it: ``iteration`` is a symbol,
-    a number that only a run tells the difference of two. ``assumed`` is what some values are, and
-    then nothing is asked about others that loops carry.
+    """The integers that values hold whenever a run computes them: the ``iteration`` of a loop is a
+    symbol, an integer known only at run time the difference of two. ``assumed`` has the elements of
+    some values; other values that loops carry are then unknown.
     """
 
     def __init__(self, assumed: Mapping[Instruction, Array] | None = None) -> None:
@@ -92,14 +92,14 @@ class Counters:
         return made if made is not None and _is_exact(at.shape.dtype, made) else None
 
     def _within(self, at: Instruction, given: list[Array]) -> Array | None:
-        """What the module of a fused instruction makes of what it is given."""
+        """The result of a fused instruction's module for these inputs."""
         (body,) = at.modules
         inside = Counters(dict(zip(body.parameters.values(), given, strict=True)))
         found = inside.of(body.outputs[0])
         return None if found is None or inside._born else found
 
     def _anything(self, at: Instruction) -> Array | None:
-        """Integers of which nothing is known: each the difference of two symbols."""
+        """Unknown integers, each the difference of two new symbols."""
         if at.shape.dtype not in (I64, I32) or not _is_small(at.shape):
             return None
         held = np.empty(int(at.shape.elements), object)
@@ -124,7 +124,7 @@ class Counters:
         return self._carried(loop, number, at) if self._explores else None
 
     def iteration(self, loop: Instruction) -> Dim:
-        """How often a loop has run."""
+        """The number of a loop's current iteration, as a symbol."""
         most = None
         match loop.inputs[0].op:
             case Literal(value=value, replaceable=False):
@@ -132,8 +132,8 @@ class Counters:
         return Dim(f"{HIDDEN}{loop.modules[0].name}", 0, most)
 
     def _carried(self, loop: Instruction, number: int, at: Instruction) -> Array | None:
-        """A carried value that becomes as much more each time. By how much is found for a number
-        of any size, and then it is asked whether that is so from each iteration to the next.
+        """A carried value that grows by the same amount in each iteration. The amount is found for
+        a supposed value, then verified from each iteration to the next.
         """
         self._known[at] = None  # where it depends on itself by way of others
         first, count = self.of(loop.inputs[number]), self.iteration(loop)
@@ -149,10 +149,10 @@ class Counters:
         then = _one(Counters({at: here}).of(again))
         return here if then == start + more * (count + 1) else None
 
-    # What is so wherever an iteration runs.
+    # Facts that hold in every iteration.
 
     def replaced(self, module: Module | None) -> Replaced:
-        """What symbols are where a module is run."""
+        """The symbols with known extents or bounds while a module runs, for ``replaced``."""
         found: Replaced = []
         if module is None or module.parent is None:
             return found
@@ -166,7 +166,7 @@ class Counters:
         return self._replaced[module]
 
     def _facts(self, loop: Instruction) -> Iterator[Extent]:
-        """Extents that are not negative in any iteration that is run."""
+        """Extents that are not negative in any iteration."""
         count = self.iteration(loop)
         trips = None if _is_undefined(loop.inputs[0]) else self.one(loop.inputs[0])
         if trips is not None:
@@ -176,7 +176,7 @@ class Counters:
         for less, most in self._holds(body.outputs[0]):
             if not (more := self._rate(less, most, loop)):
                 continue
-            before = less - more  # what has been asked for this iteration, if it is not the first
+            before = less - more  # what was compared for this iteration, unless it is the first
             start = dim.substitute(before, {count.symbol.name: 0} if count.symbol else {})
             if dim.bounds(most - start)[0] > 0 or any(
                 end == most and dim.at_most(start, low) for low, end in begins
@@ -184,8 +184,8 @@ class Counters:
                 yield most - before - 1
 
     def trips(self, loop: Instruction) -> Extent | None:
-        """How often a loop is run that ends as soon as what it counts is some number, whatever its
-        trip count; None where it does not, or that is not known.
+        """The iterations of a loop that its condition ends when a counter reaches a bound, without
+        regard to its trip count; None if it has no such condition, or they are unknown.
         """
         (body,), given, count = loop.modules, loop.inputs[1], self.iteration(loop)
         _, condition, *_ = body.parameters.values()
@@ -201,8 +201,8 @@ class Counters:
         return _steps(start, most, more) if self._asked(given) == (start, most) else None
 
     def _asked(self, asked: Instruction, holds: Instruction | None = None) -> Pair | None:
-        """What is less than what, if and only if a condition holds; ``holds`` is another that
-        does.
+        """The pair whose order is equivalent to a condition; ``holds`` is a condition known to be
+        true.
         """
         while asked.name in ALONE and len(asked.inputs) == 1:
             (asked,) = asked.inputs
@@ -214,7 +214,7 @@ class Counters:
         return self._pair(asked, asked.inputs)
 
     def _pair(self, asked: Instruction, sides: Sequence[Instruction]) -> Pair | None:
-        """What is less than what by a comparison of two sides."""
+        """The pair that a comparison of two sides orders."""
         one, other = map(self.one, sides)
         if one is None or other is None:
             return None
@@ -222,7 +222,7 @@ class Counters:
         return low, high + (1 if asked.name.endswith("equal") else 0)
 
     def whose(self, number: Extent) -> Instruction | None:
-        """The value of which a number is the only element, if only a run tells it."""
+        """The value whose only element is this number, if it is known only at run time."""
         for symbol in dim.symbols(number):
             at, _, _ = self.source(symbol)
             if at is not None and self.one(at) == number:
@@ -230,15 +230,15 @@ class Counters:
         return None
 
     def source(self, symbol: Symbol) -> tuple[Instruction | None, int, int]:
-        """Of what value and which of its elements a symbol is the part that is positive, or for a
-        sign of -1, what is to be subtracted of it; None for a symbol that is no such part.
+        """The value, the index of its element, and the sign with which a symbol is part of that
+        element; None for the value if the symbol is no such part.
         """
         at, number = self._born.get(symbol.name, (None, 0))
         return at, number, 1 if symbol.name.endswith(SIGNS[0]) else -1
 
     def _rate(self, less: Extent, most: Extent, loop: Instruction) -> int:
-        """How much more a number is from each iteration of a loop to the next, where it is compared
-        with what is always the same; else 0.
+        """How much ``less`` grows in each iteration of a loop, where the bound ``most`` is
+        loop-invariant; else 0.
         """
         count = self.iteration(loop)
         more = _after(less, count) - less
@@ -248,7 +248,7 @@ class Counters:
         return 0 if any(changes) else more
 
     def _changes(self, symbol: Symbol, count: Dim, loop: Instruction) -> bool:
-        """Whether a symbol other than the counter may be another number in each iteration."""
+        """Whether a symbol other than the counter may change between iterations."""
         if symbol == count.symbol:
             return False
         if symbol.name.startswith(HIDDEN):
@@ -258,7 +258,7 @@ class Counters:
         return symbol.name not in known_before(loop) | known_symbols(loop.owner)
 
     def _holds(self, condition: Instruction) -> Iterator[Pair]:
-        """What is less than what, where a condition holds."""
+        """The pairs that are ordered where a condition holds."""
         name, inputs = condition.name, condition.inputs
         if name == "logical_and":
             yield from (pair for each in inputs for pair in self._holds(each))
@@ -271,8 +271,8 @@ class Counters:
 
 
 def _steps(start: Extent, most: Extent, more: int) -> Extent:
-    """How often so much more is added till a number is no longer less than another; of a number
-    that a run tells nothing is subtracted that might leave the integers.
+    """The number of increments until ``start`` is no longer less than ``most``; nothing that might
+    overflow is subtracted from a number known only at run time.
     """
     sized = is_told(most) and is_told(start)
     left = dim.maximum(most - start, 0) if sized else dim.maximum(most, start) - start
@@ -280,12 +280,12 @@ def _steps(start: Extent, most: Extent, more: int) -> Extent:
 
 
 def is_told(extent: Extent) -> bool:
-    """Whether an extent is one of the sizes of a program alone."""
+    """Whether an extent is made of sizes of the program alone."""
     return not any(symbol.name.startswith(HIDDEN) for symbol in dim.symbols(extent))
 
 
 def _computed(at: Instruction, arrays: list[Array]) -> Array | None:
-    """What an operation makes of whole numbers."""
+    """The result of an operation on integers; None if it is unknown."""
     op, name, (dtype, given) = at.op, at.name, (at.shape.dtype, at.inputs[0].shape.dtype)
     if name in ROUNDING:
         return arrays[0]
@@ -304,14 +304,14 @@ def _computed(at: Instruction, arrays: list[Array]) -> Array | None:
 
 
 def _is_small(shape: Shape) -> bool:
-    """Whether values of a shape may be counters and what is made of them."""
+    """Whether values of a shape may be counters, or computed from them."""
     dtype = shape.dtype
     kind = dtype in (I64, I32, BOOL) or dtype.name in EXACT
     return kind and shape.static and int(shape.elements) <= LIMIT
 
 
 def _whole(held: Array) -> Array | None:
-    """The elements of a literal, if they are whole numbers."""
+    """The elements of a literal, if they are integers."""
     if held.dtype.kind in "iub":
         return held.astype(object)
     with np.errstate(all="ignore"):
@@ -320,7 +320,7 @@ def _whole(held: Array) -> Array | None:
 
 
 def _is_exact(dtype: DType, held: Array) -> bool:
-    """Whether a type has each of some whole numbers."""
+    """Whether a type represents these integers exactly."""
     most = EXACT.get(dtype.name)
     if most is None:
         return True
@@ -329,7 +329,9 @@ def _is_exact(dtype: DType, held: Array) -> bool:
 
 
 def _unrounded(sides: Sequence[Instruction]) -> Sequence[Instruction]:
-    """Integers, where two are compared as the floats next to them: which is less is less itself."""
+    """The integers themselves, where two are compared as floats: a lesser float comes from a lesser
+    integer.
+    """
     rounded = all(v.name == "convert" and v.shape.dtype.is_float for v in sides)
     whole = rounded and all(v.inputs[0].shape.dtype.is_integer for v in sides)
     return [v.inputs[0] for v in sides] if whole else sides
@@ -340,7 +342,7 @@ def _one(held: Array | None) -> Extent | None:
 
 
 def _after(extent: Extent, count: Dim) -> Extent:
-    """An extent in the iteration after."""
+    """An extent in the next iteration."""
     assert count.symbol is not None
     return dim.substitute(extent, {count.symbol.name: count + 1})
 

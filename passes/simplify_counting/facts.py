@@ -1,4 +1,4 @@
-"""What symbols are, where an extent over them is known not to be negative."""
+"""What is known of symbols, where an extent over them is not negative."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from migx.dim import Call, Dim, Extent
 from migx.dims.symbol import Symbol
 
 Replaced: TypeAlias = list[tuple[str, Extent]]
-"""Symbols by their names, and what each is: to be put in one after another."""
+"""Symbols by name with their extents, to be substituted one after another."""
 
 
 def replaced(extent: Extent, by: Iterable[tuple[str, Extent]]) -> Extent:
-    """An extent with what is known of its symbols put in."""
+    """An extent with its symbols substituted."""
     for name, known in by:
         extent = dim.substitute(extent, {name: known})
     return extent
 
 
 def told_by(least: Extent, counter: str) -> Replaced:
-    """What symbols are where an extent is not negative: the ``counter`` has a highest number, or
-    another is a number that may be 0, more than what it is at least.
+    """The substitutions that follow where an extent is not negative: the ``counter`` gets an upper
+    bound, or another symbol becomes its lower bound plus a non-negative symbol.
     """
     if not isinstance(least, Dim):
         return []
@@ -42,7 +42,7 @@ def told_by(least: Extent, counter: str) -> Replaced:
 
 
 def _highest(least: Dim, counter: str) -> int | None:
-    """The highest number that a counter has, where an extent of it alone is not negative."""
+    """The upper bound of a counter, where an extent over it alone is not negative."""
     numbered = [(m, c) for m, c in least.terms if m]
     match numbered:
         case [((Symbol(name=name) as symbol,), coefficient)] if name == counter and coefficient < 0:
@@ -53,7 +53,9 @@ def _highest(least: Dim, counter: str) -> int | None:
 
 
 def _within(least: Dim, call: Call) -> Iterator[Extent]:
-    """What is not negative of the arguments of a call that is a term of what is not."""
+    """Extents over a call's arguments that are not negative because ``least``, of which the call is
+    a term, is not.
+    """
     rest = least - dim.of_atom(call)
     match call.function, call.args:
         case "floordiv", (above, int(below)) if below > 0:

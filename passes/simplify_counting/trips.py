@@ -1,4 +1,4 @@
-"""How often a loop runs that ends when it has counted to a number."""
+"""Trip counts for loops that end when a counter reaches a bound."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from migx.passes.simplify_loops import goes_on
 from migx.shape import I64
 
 ENDLESS = 1 << 62
-"""A trip count from which on it is the condition alone that ends a loop."""
+"""The least trip count with which only the condition ends a loop."""
 CALLS: dict[str, type[Operation]] = {"min": ops.Min, "max": ops.Max, "floordiv": ops.Div}
 
 
 def count_trips(at: Instruction) -> bool:
-    """Gives a loop that is over when what it counts has come to some number the trip count that
-    says so, in place of its condition; whether it was one.
+    """Replaces the condition of a loop that ends when a counter reaches a bound by a trip count;
+    returns whether it did.
     """
     counters, (body,) = Counters(), at.modules
     if goes_on(at) or body.returned is None or (count := counters.trips(at)) is None:
@@ -33,7 +33,7 @@ def count_trips(at: Instruction) -> bool:
     if not isinstance(most, int) or most < ENDLESS:
         count = None if most is None else dim.minimum(count, dim.maximum(most, 0))
     if count is None or any(abs(c) >= ENDLESS for _, c in dim.terms(count)):
-        return False  # more than an i64 counts to, when some are added
+        return False  # sums of such terms may overflow i64
     if (trips := maker.made(count)) is None:
         return False
     at.owner.replace_input(at, 0, trips)
@@ -55,7 +55,7 @@ class _Maker:
         self.counters, self.add = counters, Builder.before(loop)
 
     def made(self, extent: Extent) -> Instruction | None:
-        """An extent as i64[], if what it is made of is there."""
+        """An extent as i64[]; None if it needs symbols that have no value before the loop."""
         if not self._is_there(extent):
             return None
         return self._sum(extent)
@@ -74,7 +74,7 @@ class _Maker:
                 if atom.function not in CALLS or not all(map(self._is_there, atom.args)):
                     return False
                 if atom.function == "floordiv" and dim.bounds(atom.args[0])[0] < 0:
-                    return False  # which div rounds up
+                    return False  # div rounds up there
             elif self.counters.source(atom)[0] is None or (
                 found.get((self._other(atom),)) != -coefficient
             ):
@@ -82,11 +82,11 @@ class _Maker:
         return True
 
     def _other(self, symbol: Symbol) -> Symbol:
-        """The other part of the number that a symbol is one of."""
+        """The other symbol of the difference that a symbol is part of."""
         return Symbol(symbol.name[:-1] + SIGNS[symbol.name.endswith(SIGNS[0])])
 
     def _sum(self, extent: Extent) -> Instruction:
-        """An extent of numbers that a program has."""
+        """The value of an extent, as i64[]."""
         if is_told(extent):
             return number(self.add, extent)
         told: dict[Monomial, int] = {}
@@ -101,7 +101,7 @@ class _Maker:
             else:
                 at, place, sign = self.counters.source(atom)
                 if at is None or sign < 0:
-                    continue  # the other part has been the difference
+                    continue  # the positive part stands for the difference
                 value = self._element(at, place)
             if coefficient != 1:
                 value = self.add(ops.Mul(), value, number(self.add, coefficient))
@@ -111,7 +111,7 @@ class _Maker:
         return self._all(ops.Add(), values)
 
     def _all(self, op: Operation, values: list[Instruction]) -> Instruction:
-        """An operation on the first two, on that and the next, and so on."""
+        """The left fold of values by an operation."""
         return reduce(lambda a, b: self.add(op, a, b), values)
 
     def _element(self, value: Instruction, place: int) -> Instruction:

@@ -27,7 +27,7 @@ def known_sizes(at: Cursor, root: Instruction) -> Instruction | Declined | None:
         return None
     chain, shape = found
     if not shape.same_type(root.shape):
-        return Declined("its result has dims of its own")
+        return Declined("the dims of its result are not the known ones")
     rely_on(root, SimplifyDynOps.name)
     inputs = kept(root)
     for op in chain:
@@ -67,8 +67,8 @@ class SimplifyDynOps(Pass):
 def equations(
     program: Program, sizes_of: Callable[[Instruction], Iterable[tuple[Extent, Extent]]]
 ) -> dict[str, tuple[Extent, Instruction]]:
-    """Symbols that turn out to be something known, and that no caller gives; and what says so.
-    ``sizes_of`` gives dims of the result of an instruction, each with what it is known to be.
+    """Symbols that no caller gives, by name, with their known extents and the instructions that
+    determine them. ``sizes_of`` gives dims of an instruction's result with their known extents.
     """
     found: dict[str, tuple[Extent, Instruction]] = {}
     given = {*given_symbols(program)}
@@ -77,7 +77,7 @@ def equations(
         symbol = mine.symbol if isinstance(mine, Dim) else None
         if symbol is None or symbol.name in given or not within(known, symbol):
             continue
-        # One that says something of another waits for the next round.
+        # One that depends on another waits for the next round.
         if not found.keys() & {s.name for s in (symbol, *dim.symbols(known))}:
             found[symbol.name] = known, at
             given |= {s.name for s in dim.symbols(known)}
@@ -85,13 +85,13 @@ def equations(
 
 
 def within(known: Extent, symbol: Symbol) -> bool:
-    """Whether an extent may stand for a symbol: it has its bounds, and is not made of it."""
+    """Whether an extent may replace a symbol: it is within its bounds, and does not contain it."""
     (low, high), (least, most) = dim.bounds(known), symbol.bounds
     return least <= low and high <= most and symbol not in dim.symbols(known)
 
 
 def sizes_of(at: Instruction) -> Iterator[tuple[Extent, Extent]]:
-    """The dims of a result, each with what it is known to be."""
+    """The dims of a result with their known extents."""
     if isinstance(at.op, ops.DynamicRange) and isinstance(at.op.count, Dim):
         known = [looked_at(v, relied_on_by=SimplifyDynOps.name) for v in at.inputs]
         try:

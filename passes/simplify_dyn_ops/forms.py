@@ -1,4 +1,4 @@
-"""What an operation is that takes sizes as inputs, once these are known."""
+"""Static forms of operations that take sizes as inputs, once these are known."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from migx.shape import F64, Shape
 from migx.weights import looked_at, value_of
 
 Known = Sequence[Any]
-"""What the inputs hold that say sizes: extents, and floats where they are that."""
+"""The elements of the inputs that give sizes: extents, or floats."""
 Form = Callable[[Instruction, Known], list[Operation]]
-"""What is left of an operation when what it is told is known."""
+"""From an instruction and its known sizes to the operations that replace it."""
 FAR = 2**31 - 1
 """Bounds from here on mean the end of the axis, whatever its size."""
 
@@ -43,7 +43,7 @@ def static_slice(at: Instruction, known: Known) -> list[Operation]:
 
 
 def bounds_of(start: Extent, end: Extent, step: Extent, extent: Extent) -> tuple[Extent, Extent]:
-    """The lowest place ONNX Slice takes of an axis, and the one after the highest."""
+    """The lowest index that ONNX Slice selects along an axis, and one past the highest."""
     if not isinstance(step, int) or step == 0:
         raise DimError(f"a step of {step}")
     if step > 0:
@@ -58,7 +58,7 @@ def bounds_of(start: Extent, end: Extent, step: Extent, extent: Extent) -> tuple
 
 
 def from_front(place: Extent, extent: Extent) -> Extent:
-    """A place counted from the front and clamped to the axis."""
+    """An index counted from the front and clamped to the axis."""
     if isinstance(place, int) and abs(place) >= FAR:
         return extent if place > 0 else 0
     return dim.maximum(place + extent, 0) if place < 0 else dim.minimum(place, extent)
@@ -106,7 +106,7 @@ def static_transpose(at: Instruction, known: Known) -> list[Operation]:
 
 
 def static_pad(at: Instruction, known: Known) -> list[Operation]:
-    """A pad of known numbers."""
+    """A pad by known widths."""
     return [ops.Pad(tuple(known[0]), at.op_as(ops.DynamicPad).mode)]
 
 
@@ -125,7 +125,7 @@ FORMS: dict[str, tuple[slice, Form]] = {
     "onehot": (slice(2, None), static_onehot),
     "topk": (slice(1, None), static_topk),
 }
-"""Which inputs say sizes, and what is left of the operation when these are known."""
+"""The inputs that give sizes, and the form of the operation once these are known."""
 
 
 def static_form(at: Instruction, asks: str) -> tuple[list[Operation], Shape] | None:
@@ -149,13 +149,13 @@ def static_form(at: Instruction, asks: str) -> tuple[list[Operation], Shape] | N
 
 
 def rely_on(at: Instruction, relied_on_by: str) -> None:
-    """Records that what an operation takes as sizes is as it was found to be."""
+    """Records that a pass relies on the values of an operation's sizes."""
     for value in at.inputs:
         value_of(value, relied_on_by=relied_on_by)
 
 
 def kept(at: Instruction) -> tuple[Instruction, ...]:
-    """The inputs of an operation that stay."""
+    """The inputs of an operation that give no sizes."""
     said, _ = FORMS[at.op.name]
     left = {*range(len(at.inputs))} - {*range(len(at.inputs))[said]}
     return tuple(at.inputs[i] for i in sorted(left))

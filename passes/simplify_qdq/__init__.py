@@ -1,4 +1,4 @@
-"""Products of quantised values are made on the small integers, and steps without effect go."""
+"""Products of quantised values become integer products, and no-ops are removed."""
 
 from __future__ import annotations
 

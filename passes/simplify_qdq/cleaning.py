@@ -1,4 +1,4 @@
-"""Zero points of zero, parameters that are repeated, and values quantised again as they were."""
+"""Zero points of zero, broadcast parameters, and values requantised with the same parameters."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from migx.shape import I8, I32, U8
 from migx.weights import is_readable, value_of
 
 MIDDLE = 128
-"""The zero point that makes of u8 what i8 is without one."""
+"""The zero point with which u8 has the values of i8 without one."""
 
 
 def is_sound(scale: Array) -> bool:
-    """Whether 65535 steps of each size are finite and told apart."""
+    """Whether 65535 steps of each scale are finite and distinct."""
     return bool(np.all((scale >= 1e-30) & (scale <= 1e30))) and scale.dtype.itemsize >= 4
 
 
@@ -76,7 +76,7 @@ def repeated_parameters(at: Cursor, q: Instruction) -> Instruction | Declined | 
 
 
 def along(at: Cursor, value: Instruction) -> Instruction:
-    """A value that has more than one element along one axis, with no other axes."""
+    """A value that varies along one axis, as a vector."""
     ones = tuple(i for i, extent in enumerate(value.shape.dims) if extent == 1)
     return at(Squeeze(ones), value) if ones else value
 
@@ -104,7 +104,7 @@ MOVES = (
     *(Reshape, Transpose, Squeeze, Unsqueeze, Slice, Contiguous),
     *(Multibroadcast, Broadcast, Pooling),
 )
-"""What moves and repeats elements, or takes the greatest of some."""
+"""Operations that move or repeat elements, or take the maximum of some."""
 
 
 @rule(linear(QuantizeLinear, skip(*MOVES)(dequantized), var(), name="q"))

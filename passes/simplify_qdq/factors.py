@@ -20,7 +20,7 @@ from migx.weights import is_constant, looked_at, value_of
 NAME = "simplify_qdq"
 MOVED = (Transpose, Multibroadcast, Broadcast, Reshape, Squeeze, Unsqueeze)
 SPREAD = (Multibroadcast, Broadcast, Reshape, Squeeze, Unsqueeze, Convert)
-"""What may stand between a zero point and where it is taken off."""
+"""Operations that may stand between a zero point and its subtraction."""
 
 
 def is_byte(value: Instruction) -> bool:
@@ -30,12 +30,12 @@ def is_byte(value: Instruction) -> bool:
 
 _wide = on(Convert, var(test=is_byte), to=I32)
 numbers = on(DequantizeLinear) | _wide | on(Sub, _wide, var())
-"""What makes numbers of bytes: floats by a scale, or integers, which may lose a zero point."""
+"""Bytes converted to floats by a scale, or to integers, possibly less a zero point."""
 side = skip(*MOVED)(numbers)
 
 
 def factor(value: Instruction) -> Factor | None:
-    """The side of a product that a value is; None where it is no view of numbers made of bytes."""
+    """A value as the side of a product; None if it is not a view of converted bytes."""
     views: list[Instruction] = []
     while type(value.op) in MOVED and len(value.inputs) == 1:
         views.insert(0, value)
@@ -70,9 +70,7 @@ def _widened(value: Instruction) -> Factor | None:
 
 
 def point(w: Factor) -> int | None:
-    """The zero point of widened weights, where one number is known to be all of it, and 0 where
-    there is none.
-    """
+    """The zero point of widened weights, if it is one known number; 0 if there is none."""
     if w.zero is None:
         return 0
     held = looked_at(w.zero, relied_on_by=NAME) if w.scale is None else None

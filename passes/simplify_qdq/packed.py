@@ -87,7 +87,7 @@ def transpose(at: Cursor, dq: Instruction, order: tuple[int, ...]) -> Instructio
     """A transpose of dequantizelinear(x) is dequantizelinear(transpose(x)), where x is packed."""
     op, rank = dq.op_as(DequantizeLinear), len(order)
     given = (v if v.shape.rank < rank else at(Transpose(order), v) for v in dq.inputs)
-    axis = order.index(op.axis) if op.axis in order else op.axis  # any, of one scale for all
+    axis = order.index(op.axis) if op.axis in order else op.axis  # any will do for a single scale
     return at(replace(op, axis=axis), *given)
 
 

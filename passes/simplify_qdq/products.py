@@ -1,7 +1,7 @@
-"""Products of bytes that were made numbers first, made on the bytes and scaled once.
+"""Products of dequantised or widened bytes, computed on the bytes and scaled once.
 
 The sum of (x - zx) sx (w - zw) sw is sx sw times that of (x - zx) (w - zw): so the scale is the
-product of both, and the rest is made on integers.
+product of both, and the rest is computed on integers.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def quant_dot(at: Cursor, dot: Instruction) -> Instruction | Declined:
     if reason := unfit(x, w, columns, depth):
         return Declined(reason)
     if x.zero is not None and not is_matrix(w, columns, (depth, width)):
-        return Declined("the sum of each column is not that of one matrix")
+        return Declined("the right side is not one matrix, whose columns can be summed once")
     return scaled(at, multiplied(at, x, without(at, w), columns), x, w, last, dot)
 
 
@@ -64,14 +64,14 @@ def quant_convolution(at: Cursor, convolution: Instruction) -> Instruction | Dec
 
 
 def unfit(x: Factor, w: Factor, channels: int | None, depth: Extent) -> str:
-    """Why a product cannot be made on integers; empty where it can. ``channels`` is the axis of
+    """Why a product cannot be computed on integers; empty if it can. ``channels`` is the axis of
     the weights that the result keeps. Integers may wrap around, floats may not.
     """
     if x.scale is not None and w.scale is not None:
         if bounds(depth)[1] * x.largest * w.largest >= 2**31:
             return "the sum may not fit 32 bits"
         if x.axis is not None or w.axis not in (None, channels):
-            return "scales differ along what is summed, or along rows"
+            return "scales differ along the summed axis, or along rows"
         if not (may_be_finite(x.scale) and may_be_finite(w.scale)):
             return "a scale is not finite: each product is infinite or NaN by itself"
     return beyond(x, w, channels, depth)
@@ -80,7 +80,7 @@ def unfit(x: Factor, w: Factor, channels: int | None, depth: Extent) -> str:
 def scaled(
     at: Cursor, total: Instruction, x: Factor, w: Factor, axis: int, root: Instruction
 ) -> Instruction:
-    """The integer product as the real one, of which ``axis`` is that of the weights' channels."""
+    """The integer product times the scales, if any; ``axis`` is that of the weights' channels."""
     if x.scale is None or w.scale is None:
         return total
     dtype = root.shape.dtype
@@ -89,7 +89,7 @@ def scaled(
 
 
 def spread(at: Cursor, pair: tuple[Instruction, ...], to: DType) -> list[Instruction]:
-    """A number and a number or vector, both of one type and at the dims of the second."""
+    """A number and a number or vector, both converted to a type and at the dims of the second."""
     first, second = (astype(at, v, to) for v in pair)
     dims = () if second.shape.elements == 1 else second.shape.dims
     flat = [

@@ -1,4 +1,4 @@
-"""Lookups in tables of a few bits: what is asked for is picked first, and then scaled."""
+"""Lookups in tables of a few bits: elements are gathered first, then dequantised."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from migx.weights.constants import is_unpacked
 
 
 def behind_indices(axis: int, gathered: int, indices: Instruction) -> int:
-    """Where an axis of a table is when the dims of indices have replaced another."""
+    """The position of a table's axis after the dims of indices have replaced another."""
     return axis + indices.shape.rank - 1 if axis > gathered else axis
 
 
@@ -42,7 +42,7 @@ def gather_dequantized(
     given, single = list(dq.inputs[1:]), scale.shape.elements == 1
     if any((v.shape.elements == 1) != single for v in given):
         return Declined("the scale and the zero point differ in shape")
-    single = single and not op.block  # one block is a block still
+    single = single and not op.block  # a single block is still a block
     if not single and (op.block or op.axis == axis):
         of_rows = axis == 0 and x.shape.rank == 2 and not op.block
         if op.axis == axis and not (of_rows and isinstance(x.shape.dims[1], int)):

@@ -1,4 +1,4 @@
-"""What zero points add to a product of bytes, and how it is taken off.
+"""The terms that zero points add to a product of bytes, and their subtraction.
 
 The sum of (x - zx) (w - zw) over k of them is the sum of x w, less zx times the sum of w, and less
 zw times the sum of x - zx, which is that of x less k zx. The first is one number for each column or
@@ -25,7 +25,7 @@ from migx.weights import is_constant
 LARGEST = {I8: 128, U8: 255}
 """The greatest magnitude of a byte."""
 SPAN = 255
-"""That of a byte less another."""
+"""The greatest magnitude of a difference of two bytes."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Factor:
 
     @property
     def largest(self) -> int:
-        """The greatest magnitude of what is multiplied."""
+        """The greatest magnitude of the numbers multiplied."""
         return LARGEST[self.source.shape.dtype] if self.zero is None else SPAN
 
     def moved(self, at: Cursor) -> Instruction:
@@ -54,9 +54,7 @@ class Factor:
         return value
 
     def place(self, axis: int) -> int | None:
-        """Where the views have an axis of the source; None where some of them make new axes of
-        several.
-        """
+        """The position of a source axis after the views; None if one of them is a reshape."""
         for view in self.views:
             match view.op:
                 case Reshape() | Squeeze() | Unsqueeze():
@@ -71,7 +69,7 @@ class Factor:
 
 
 def columns_of(w: Factor, rank: int) -> int | None:
-    """The axis of the source of a right factor that is that of the columns."""
+    """The axis of a right factor's source that holds the columns."""
     return next((i for i in range(w.source.shape.rank) if w.place(i) == rank - 1), None)
 
 
@@ -82,8 +80,8 @@ def is_matrix(w: Factor, columns: int | None, dims: Dims) -> bool:
 
 
 def beyond(x: Factor, w: Factor, channels: int | None, depth: Extent) -> str:
-    """Why zero points cannot be taken off a product; empty where they can. ``channels`` is the axis
-    of the weights that the result keeps.
+    """Why the terms of zero points cannot be subtracted from a product; empty if they can.
+    ``channels`` is the axis of the weights that the result keeps.
     """
     if x.zero is not None and (x.zero.shape.elements != 1 or not is_constant(w.source)):
         return "the sums of the weights are not constant"
@@ -92,11 +90,11 @@ def beyond(x: Factor, w: Factor, channels: int | None, depth: Extent) -> str:
     along = () if channels is None else w.source.shape.dims[channels : channels + 1]
     if w.zero.shape.elements != 1 and w.zero.shape.dims != along:
         return "the zero points of the weights are not one for each channel"
-    return "" if isinstance(depth, int) else "how much is summed is not known"
+    return "" if isinstance(depth, int) else "the number of terms of the sums is not known"
 
 
 def multiplied(at: Cursor, x: Factor, w: Factor, columns: int | None) -> Instruction:
-    """The product of matrices less what zero points add, in i32."""
+    """The product of matrices less the terms of zero points, in i32."""
     left, right = x.moved(at), w.moved(at)
     total = at(QuantDot(), left, right)
     rank = total.shape.rank
@@ -109,7 +107,7 @@ def multiplied(at: Cursor, x: Factor, w: Factor, columns: int | None) -> Instruc
 
 
 def convolved(at: Cursor, x: Factor, w: Factor, op: Convolution) -> Instruction:
-    """The convolution less what zero points add, in i32. Padding stands for the image's."""
+    """The convolution less the terms of zero points, in i32. Padding is the image's zero point."""
     image, padding = x.moved(at), op.padding
     if x.zero is not None and any(p != 0 for p in padding):
         image, padding = at(explicit(padding), image, x.zero), (0,) * len(padding)
@@ -128,7 +126,7 @@ def convolved(at: Cursor, x: Factor, w: Factor, op: Convolution) -> Instruction:
 def _less_columns(
     at: Cursor, total: Instruction, w: Factor, kept: int, zero: Instruction, axis: int
 ) -> Instruction:
-    """Less a zero point times the sums of weights over all axes but one."""
+    """The total less a zero point times the sums of weights over all axes but one."""
     others = tuple(i for i in range(w.source.shape.rank) if i != kept)
     each = at(ReduceSum(others), at(Convert(I32), w.source))
     flat = at(Reshape((w.source.shape.dims[kept],)), each)
@@ -144,7 +142,7 @@ def _less_rows(
     depth: Extent,
     axis: int,
 ) -> Instruction:
-    """Less the zero points of weights times the sums of what they meet, so much of it."""
+    """The total less the weights' zero points times ``sums``, each of ``depth`` factors."""
     x, w = factors
     assert w.zero is not None
     if x.zero is not None:
@@ -157,7 +155,7 @@ def _less_rows(
 
 
 def _spread(at: Cursor, zero: Instruction, dims: Dims, axis: int) -> Instruction:
-    """A zero point, or one for each place of an axis, as i32 at dims."""
+    """A zero point, or one for each index of an axis, broadcast to dims as i32."""
     wide = at(Convert(I32), zero)
     if wide.shape.elements != 1:
         return at(Broadcast(axis, dims), wide)

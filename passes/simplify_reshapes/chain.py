@@ -1,11 +1,11 @@
 """The canonical chain of views of an index map: the shortest of a few ways to write it.
 
-The ways differ in where axes are split and joined: before what is sliced is sliced, before the
-transpose, after it. The order is always
+The ways differ in where axes are split and joined: before slicing, before the transpose, or after
+it. The order is always
 
     reshape, slice, step, reshape or squeeze or unsqueeze, transpose, broadcast, reshape
 
-with what is not needed left out. The choice depends on the map alone, so equal maps give equal
+without those not needed. The choice depends on the map alone, so equal maps give equal
 chains.
 """
 
@@ -39,7 +39,7 @@ LEAST = (1, 0, 0)
 
 @dataclass(frozen=True)
 class Window:
-    """Every ``step``-th place of an axis of ``extent``, ``count`` of them from ``start`` on."""
+    """Every ``step``-th index of an axis of ``extent``, ``count`` of them from ``start`` on."""
 
     extent: Extent
     start: Extent
@@ -48,8 +48,8 @@ class Window:
 
     @property
     def end(self) -> Extent:
-        """Where a slice must end to hold them all: after the last and its step, or the axis; where
-        which is first is not known, after the last, if there is one.
+        """The end of the slice that holds them all: after the last and its step, or the end of the
+        axis; if it is not known which is first, after the last, if there is one.
         """
         after = self.start + self.count * self.step
         first = after if self.step == 1 else dim.minimum(after, self.extent)
@@ -59,12 +59,12 @@ class Window:
 
     @property
     def is_said(self) -> bool:
-        """Whether a slice up to the end, and then a step, leave ``count`` for all one can tell."""
+        """Whether a slice up to the end, and then a step, provably leave ``count``."""
         return (self.end - self.start + (self.step - 1)) // self.step == self.count
 
     @property
     def is_there(self) -> bool:
-        """Whether the axis is as long as the slice needs, even where nothing is taken."""
+        """Whether the slice provably lies within the axis, even if it is empty."""
         gaps = self.end - self.start, self.extent - self.end
         return all(dim.bounds(gap)[0] >= 0 for gap in gaps)
 
@@ -75,7 +75,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Run:
-    """Neighbouring axes, what is taken of each, and the factors that count them together."""
+    """Adjacent axes, the window of each, and the factors that enumerate them together."""
 
     windows: tuple[Window, ...]
     axis: Axis
@@ -90,8 +90,8 @@ class Run:
 
 
 def cost(ops: Iterable[Operation]) -> tuple[int, int, int]:
-    """What a chain costs: its length; of equally long ones how often it copies, where a reshape of
-    what lies in order does not; and how many reshapes it has.
+    """The cost of a chain: its length; then its copies, of which a reshape of the source is none;
+    then its reshapes.
     """
     listed = list(ops)
     copies = [i for i, op in enumerate(listed) if op.name in ("reshape", "contiguous")]
@@ -100,13 +100,13 @@ def cost(ops: Iterable[Operation]) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=8192)
 def canonical(dims: Dims, ops: tuple[Operation, ...]) -> tuple[Operation, ...] | None:
-    """The canonical chain in the place of another; None where none is known."""
+    """The canonical chain equivalent to another; None if none is known."""
     index = map_of(dims, ops)
     return None if index is None else chain_of(index)
 
 
 def chain_of(index: IndexMap) -> tuple[Operation, ...] | None:
-    """The canonical chain that makes the result of the source; None where none is known."""
+    """The canonical chain of an index map; None if none is known."""
     found: list[Chain] = []
     for chain in _ways(index):
         if cost(chain) <= LEAST:
@@ -116,8 +116,8 @@ def chain_of(index: IndexMap) -> tuple[Operation, ...] | None:
 
 
 def _ways(index: IndexMap) -> Iterator[Chain]:
-    """The ways to write a map, the empty one first where it is one of them. Where the result may be
-    of no elements, only those whose slices are sure to lie within the axes then.
+    """The chains that implement a map, the empty one first if it does. If the result may be empty,
+    only those whose slices provably lie within the axes.
     """
     full = dim.bounds(dim.product(index.dims))[0] >= 1
     for apart in (False, True):
@@ -130,7 +130,7 @@ def _ways(index: IndexMap) -> Iterator[Chain]:
 
 
 def _taken(windows: Sequence[Window], source: Dims) -> Chain:
-    """The operations that take the windows of a tensor."""
+    """The operations that select the windows of a tensor."""
     ops: Chain = []
     dims = tuple(w.extent for w in windows)
     if dims != source:
@@ -144,9 +144,9 @@ def _taken(windows: Sequence[Window], source: Dims) -> Chain:
 
 
 def _runs(index: IndexMap, apart: bool) -> list[Run] | None:
-    """The axes that are sliced and what is taken of each.
+    """The axes that are sliced, and the window of each.
 
-    With ``apart`` each factor has an axis of its own; else only where no one slice holds several.
+    With ``apart`` each factor has an axis of its own; else only if no slice can hold several.
     """
     runs: list[Run] = []
     for k, (dims, start) in enumerate(zip(index.groups, index.starts, strict=True)):
@@ -162,7 +162,7 @@ def _runs(index: IndexMap, apart: bool) -> list[Run] | None:
 
 
 def _along(dims: Dims, window: Window) -> tuple[Window, ...] | None:
-    """A window of axes counted as one, as windows of each of them; None where it crosses them."""
+    """A window of flattened axes as a window of each; None if there are no such windows."""
     windows: list[Window] = []
     for i in range(1, len(dims)):
         size = dim.product(dims[i:])
@@ -235,8 +235,8 @@ def _levels(extent: Extent, start: Extent, factors: Axis, apart: bool) -> list[R
 
 
 def _inner(extent: Extent, strides: list[Extent | None]) -> Extent | None:
-    """The extent of the inner of two axes that an axis is split into, such that the strides are
-    whole numbers of it: the largest.
+    """The largest extent of the inner of two axes that an axis is split into, such that the strides
+    are multiples of it.
     """
     if all(isinstance(s, int) for s in (extent, *strides)):
         return math.gcd(extent, *strides)  # type: ignore[arg-type]
@@ -246,7 +246,7 @@ def _inner(extent: Extent, strides: list[Extent | None]) -> Extent | None:
 
 
 def _arranged(have: list[Run], want: tuple[Axis, ...]) -> Iterator[Chain]:
-    """Ways to make the axes wanted of those there are: whole chains, in order of preference."""
+    """Chains that turn the axes at hand into those wanted, in order of preference."""
     flat = [f for axis in want for f in axis]
     if _pure(want):
         if all(len(run.windows) == 1 for run in have):
@@ -272,7 +272,7 @@ def _repeats(axis: Axis) -> bool:
 
 
 def _opened(have: list[Run], flat: list[Factor]) -> tuple[list[Axis], list[Factor]]:
-    """Axes of which each is counted by factors of its own, and what is wanted, said in these."""
+    """The axes, each with factors of its own, and the wanted factors in terms of these."""
     single: list[Axis] = []
     for run in have:
         size = len(run.axis)
@@ -290,7 +290,7 @@ def _opened(have: list[Run], flat: list[Factor]) -> tuple[list[Axis], list[Facto
 
 
 def _row_of(have: list[Axis], flat: list[Factor]) -> tuple[Axis, ...] | None:
-    """What is wanted as a row of the axes there are and of repeats; None where one is torn."""
+    """The wanted factors as a row of the axes at hand and of repeats; None if one is split."""
     first = {axis[0]: axis for axis in have if axis}
     row: list[Axis] = []
     at = 0
@@ -304,7 +304,7 @@ def _row_of(have: list[Axis], flat: list[Factor]) -> tuple[Axis, ...] | None:
 
 
 def _with_ones(row: tuple[Axis, ...], have: list[Axis]) -> tuple[Axis, ...]:
-    """The row with the axes of one element there are, each behind the axis it is behind now."""
+    """The row with the axes of extent 1 inserted, each after the axis it follows already."""
     made = list(row)
     for i, axis in reversed(list(enumerate(have))):
         if not axis:
@@ -314,7 +314,7 @@ def _with_ones(row: tuple[Axis, ...], have: list[Axis]) -> tuple[Axis, ...]:
 
 
 def _joined(row: tuple[Axis, ...], order: list[Factor]) -> tuple[Axis, ...]:
-    """Axes of one factor each, those joined that follow each other in the source as well."""
+    """Axes of one factor each, joined where they are adjacent in the source as well."""
     made: list[Axis] = []
     for axis in row:
         follows = made and not axis[0].repeats and not made[-1][-1].repeats
@@ -326,7 +326,7 @@ def _joined(row: tuple[Axis, ...], order: list[Factor]) -> tuple[Axis, ...]:
 
 
 def _moved(have: list[Axis], want: tuple[Axis, ...]) -> Iterator[Chain]:
-    """Ways without a reshape, where each axis wanted is one there is."""
+    """Chains without a reshape, if each wanted axis is at hand."""
     bare = tuple(() if _repeats(a) else a for a in want)
     if {a for a in have if a} != {a for a in bare if a}:
         return
@@ -342,7 +342,7 @@ def _moved(have: list[Axis], want: tuple[Axis, ...]) -> Iterator[Chain]:
 
 
 def _remade(have: list[Run], want: tuple[Axis, ...]) -> Iterator[Chain]:
-    """Ways that begin with a reshape, where each axis wanted lies together in the source."""
+    """Chains that begin with a reshape, if each wanted axis is contiguous in the source."""
     order = [f for run in have for f in run.axis]
     for core, spread in _spreads(want):
         if (row := _source_order(core, order)) is not None:
@@ -351,7 +351,7 @@ def _remade(have: list[Run], want: tuple[Axis, ...]) -> Iterator[Chain]:
 
 
 def _early(have: list[Run], index: IndexMap) -> Iterator[Chain]:
-    """Ways whose one reshape comes before what is sliced, each factor being an axis by then."""
+    """Chains whose one reshape comes before the slice, with an axis for each factor."""
     order = [f for run in have for f in run.axis]
     for core, spread in _spreads(index.axes) if _pure(index.axes) else ():
         row = _source_order(core, order)
@@ -360,7 +360,7 @@ def _early(have: list[Run], index: IndexMap) -> Iterator[Chain]:
 
 
 def _laid(have: list[Run], row: list[Axis]) -> list[Window] | None:
-    """The windows such that what is taken lies in a row of axes; None where others are left."""
+    """The windows whose selected elements form a row of axes; None if others are left."""
     todo = [run for run in reversed(have) if run.extent != 1]
     windows = []
     for axis in row:
@@ -379,8 +379,8 @@ def _laid(have: list[Run], row: list[Axis]) -> list[Window] | None:
 
 
 def _source_order(core: Sequence[Axis], order: list[Factor]) -> list[int] | None:
-    """The places of some axes in the order of the source, those of one element behind the axis they
-    are behind already; None where an axis does not lie together in the source.
+    """The indices of some axes in the order of the source, those of extent 1 after the axis they
+    follow already; None if an axis is not contiguous in the source.
     """
     places = [(order.index(a[0]), i) for i, a in enumerate(core) if a]
     if any(tuple(order[at : at + len(core[i])]) != core[i] for at, i in places):
@@ -399,7 +399,7 @@ def _transposed(row: list[int]) -> Chain:
 
 
 def _spreads(want: tuple[Axis, ...]) -> Iterator[tuple[tuple[Axis, ...], Chain]]:
-    """The axes that must be there to make those wanted by one broadcast, and that broadcast."""
+    """Each set of axes from which one broadcast makes those wanted, with that broadcast."""
     if not any(map(_repeats, want)):
         yield want, []
         return
@@ -415,8 +415,8 @@ def _spreads(want: tuple[Axis, ...]) -> Iterator[tuple[tuple[Axis, ...], Chain]]
 
 
 def _ones_fitted(have: list[Axis], want: Sequence[Axis]) -> Chain:
-    """Squeezes, unsqueezes and a transpose that make the axes wanted of the same ones and others
-    of one element.
+    """Squeezes, unsqueezes and a transpose from axes to those wanted, which differ only in order
+    and in axes of extent 1.
     """
     if (extra := _left_over(have, want)) is not None:
         return [Squeeze(extra)] if extra else []
@@ -437,7 +437,7 @@ def _ones_fitted(have: list[Axis], want: Sequence[Axis]) -> Chain:
 
 
 def _left_over(have: Sequence[Axis], want: Sequence[Axis]) -> tuple[int, ...] | None:
-    """The axes of one element to leave out to have those wanted; None where that is not all."""
+    """The axes of extent 1 whose removal gives those wanted; None if it does not."""
     extra = []
     rest = list(want)
     for i, axis in enumerate(have):

@@ -1,4 +1,4 @@
-"""Rules that make a gather of known places a view."""
+"""A rule that turns a gather with known indices into views."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from migx.rewrite import Cursor, Declined, RuleSet, rule
 
 
 class Digit(NamedTuple):
-    """One of the digits that places are counted by: how many values it has, and how far apart the
-    places are of one and the next.
+    """One digit of a mixed-radix enumeration of indices: the number of its values, and the stride
+    between one and the next.
     """
 
     values: int
@@ -45,7 +45,7 @@ def gather(
     first = first if known or first >= 0 else extent + first
     spans = spanned(first, [digits[i] for i in order], extent)
     if spans is None:
-        return Declined("the strides do not lie within each other, or a place may not be there")
+        return Declined("the strides do not nest, or an index may be out of range")
     for i, (start, count, stride) in enumerate(spans):
         x = cut(at, x, axis + i, start, count, stride, last=i + 1 == len(spans))
     return arranged(at, x, axis, digits, order, root)
@@ -54,12 +54,12 @@ def gather(
 rules = RuleSet((gather,))
 
 Span = tuple[Extent, int, int]
-"""Where a digit begins along its axis, and the digit."""
+"""The start of a digit along its axis, and the digit."""
 
 
 def counted(places: Array) -> list[Digit] | None:
-    """The digits that places are counted by, the slowest first; None where there are none, or one
-    counts down.
+    """The digits that enumerate indices, the slowest first; None if there are none, or one counts
+    down.
     """
     digits = list[Digit]()
     while places.size > 1:
@@ -75,8 +75,8 @@ def counted(places: Array) -> list[Digit] | None:
 
 
 def spanned(begin: Extent, digits: list[Digit], extent: Extent) -> list[Span] | None:
-    """Where each digit begins along the axis that the one before it leaves, the one of the largest
-    stride first; None where the places of one lie beyond its axis, or may.
+    """The span of each digit along the axis that the previous one leaves, the largest stride first;
+    None if an index is, or may be, out of range.
     """
     spans = list[Span]()
     for i, (count, stride) in enumerate(digits[:-1]):
@@ -96,8 +96,8 @@ def spanned(begin: Extent, digits: list[Digit], extent: Extent) -> list[Span] | 
 def cut(
     at: Cursor, x: Instruction, axis: int, start: Extent, count: int, stride: int, *, last: bool
 ) -> Instruction:
-    """The elements of one digit along an axis; where it is not the last, what lies between them is
-    an axis behind it.
+    """The elements of one digit along an axis; unless it is the last, those between them are a new
+    axis after it.
     """
     size = (count - 1) * stride + 1 if last else count * stride
     dims = x.shape.dims
@@ -111,7 +111,7 @@ def cut(
 def arranged(
     at: Cursor, x: Instruction, axis: int, digits: list[Digit], order: list[int], root: Instruction
 ) -> Instruction:
-    """Axes of digits in the order in which they count, repeated where they do not move, as one."""
+    """The axes of digits in the order of counting, repeated where the stride is 0, as one."""
     before, after = x.shape.dims[:axis], x.shape.dims[axis + max(len(order), 1) :]
     ranks = [axis + order.index(i) for i in sorted(order)]
     if ranks != sorted(ranks):

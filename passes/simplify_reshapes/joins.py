@@ -1,4 +1,4 @@
-"""Rules about concat and its inputs and readers."""
+"""Rules about concat, its inputs and its users."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def cut_axes(at: Instruction) -> Bounds:
 
 
 def within(at: Cursor, x: Instruction, bounds: Bounds) -> Instruction:
-    """A slice, left out along axes of which it takes all."""
+    """A slice, without the axes that it takes whole."""
     kept = [(a, s, e) for a, (s, e) in sorted(bounds.items()) if (s, e) != (0, x.shape.dims[a])]
     return sliced(at, x, kept)
 
@@ -149,7 +149,7 @@ def follows(first: Instruction, second: Instruction, axis: int) -> bool:
 
 
 def united(at: Cursor, run: Inputs, axis: int) -> Instruction:
-    """Slices that follow each other as one."""
+    """Adjacent slices as one."""
     first, last = cut_axes(run[0]), cut_axes(run[-1])
     return within(at, run[0].inputs[0], {**first, axis: (first[axis][0], last[axis][1])})
 

@@ -1,4 +1,4 @@
-"""Chains of views as they stand in a module, and what may take their place."""
+"""Chains of views in a module, and their replacements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VIEWS = (
     ops.Step,
 )
 PASSED = frozenset({*(v.name for v in VIEWS), "contiguous", "identity"})
-"""What a chain may go through; ``contiguous`` at its end is kept, for it fixes a layout."""
+"""Operations within a chain; a ``contiguous`` at its end is kept, for it fixes a layout."""
 
 LONGEST = 64
 """How many views back a chain is followed, so that the time for a long one stays linear."""
@@ -30,12 +30,12 @@ Path = list[Instruction]
 
 
 def is_view(at: Instruction) -> bool:
-    """Whether an instruction may stand inside a chain: a view whose attributes say it all."""
+    """Whether an instruction may stand inside a chain: a view fixed by its attributes."""
     return at.op.name in PASSED and len(at.inputs) == 1 and at.shape.dtype.is_tensor
 
 
 def views_to(last: Instruction) -> Path:
-    """The chain of views that ends here, whether it has one map or not."""
+    """The chain of views that ends here, with an index map or without."""
     path: Path = []
     at = last
     while is_view(at) and at.module is last.module and len(path) < LONGEST:
@@ -45,7 +45,7 @@ def views_to(last: Instruction) -> Path:
 
 
 def path_to(last: Instruction) -> Path:
-    """The longest chain of views that ends here and has one map."""
+    """The longest chain of views that ends here and has an index map."""
     path = views_to(last)
     if path and map_along(path) is not None:
         return path
@@ -57,17 +57,17 @@ def path_to(last: Instruction) -> Path:
 
 
 def map_along(path: Path) -> IndexMap | None:
-    """The map of a chain; None where there is none."""
+    """The index map of a chain; None if there is none."""
     return map_of(path[0].inputs[0].shape.dims, tuple(view.op for view in path))
 
 
 def chain_for(path: Path) -> tuple[Operation, ...] | None:
-    """The canonical chain in the place of another; None where none is known."""
+    """The canonical chain equivalent to another; None if none is known."""
     return canonical(path[0].inputs[0].shape.dims, tuple(view.op for view in path))
 
 
 def goes_on(path: Path) -> bool:
-    """Whether a chain goes on in its one reader, so that it is rewritten from there."""
+    """Whether a chain continues in its only user, so that it is rewritten from there."""
     user = only_reader(path[-1])
     if user is None or not is_view(user) or user.op.name == "contiguous":
         return False
@@ -75,8 +75,8 @@ def goes_on(path: Path) -> bool:
 
 
 def gains(made: tuple[Operation, ...], path: Path) -> bool:
-    """Whether a chain may take the place of a path: it is shorter than what dies, or as long and
-    another one.
+    """Whether a chain should replace a path: it is shorter than the views that die, or as long and
+    different.
     """
     shared = next((i for i in range(len(path) - 1, 0, -1) if path[i - 1].use_count > 1), 0)
     old = [v.op for v in path]
@@ -86,7 +86,7 @@ def gains(made: tuple[Operation, ...], path: Path) -> bool:
 
 
 def applied(at: Cursor, chain: tuple[Operation, ...], source: Instruction) -> Instruction:
-    """The end of a chain of views of a source."""
+    """Adds a chain of views of a source; returns the last."""
     for op in chain:
         source = at(op, source)
     return source

@@ -26,13 +26,13 @@ def nested_shape_transforms(at: Cursor, last: Instruction) -> Instruction | None
     """Views of views are the canonical chain of views of the same source."""
     path = views_to(last)
     if len(path) > 1:
-        path = path_to(last)  # of one alone, that it has no chain says that it has no map
+        path = path_to(last)  # for a single view, no chain means no map
     if not path or goes_on(path):
         return None
     made = None
     for i, first in enumerate(path):
         if made is not None and path[i - 1].use_count == 1:
-            continue  # no better place to begin than the one before it
+            continue  # not better than beginning one view earlier
         made = chain_for(path[i:])
         if made is not None and gains(made, path[i:]):
             return applied(at, made, first.inputs[0])
@@ -45,7 +45,7 @@ def unary_shape_transforms(at: Cursor, last: Instruction) -> Instruction | Decli
     views and no more elements to compute.
     """
     if not any(operations.traits(v.inputs[0].op).pointwise for v in views_to(last)):
-        return None  # at the least cost, for this is so of most
+        return None  # cheap, and the common case
     after = path_to(last)
     between = pointwise_above(after[0].inputs[0]) if after else []
     if not between:
@@ -92,9 +92,7 @@ rules = nested_shape_transforms + unary_shape_transforms + nop_reshapes + reshap
 
 
 def pointwise_above(at: Instruction) -> Path:
-    """The elementwise instructions of one input each, but for scalars, that end here and that
-    nobody else reads.
-    """
+    """The pointwise instructions that end here, with one user and one input besides scalars."""
     path: Path = []
     while (
         operations.traits(at.op).pointwise
