@@ -13,7 +13,7 @@ def __getattr__(name: str) -> Any:
     classes = _classes()
     if name not in classes:
         raise AttributeError(f"migx.ops has no operation {name!r}; {there_are(name, classes)}")
-    found = globals()[name] = classes[name]  # not asked for again
+    found = globals()[name] = classes[name]  # so this is not called again
     return found
 
 
@@ -22,7 +22,7 @@ def __dir__() -> list[str]:
 
 
 def _classes() -> dict[str, Any]:
-    """Our operations by the names of their classes."""
+    """The shipped operations by class name."""
     from migx import plugins
 
     found = plugins.operations().values()

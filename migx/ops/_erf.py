@@ -10,7 +10,7 @@ from migx.op import Array
 def erf(x: Array) -> Array:
     """2 / sqrt(pi) times the integral of exp(-t²) from 0 to x: f32 rounded once, f64 within 4 ULP.
 
-    Works in blocks that stay in the cache, for it passes over its numbers some thirty times.
+    Works in blocks that fit in the cache, as it passes over the elements some thirty times.
     """
     flat = np.ascontiguousarray(x).reshape(-1)
     result = np.empty_like(flat)

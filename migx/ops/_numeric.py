@@ -1,4 +1,4 @@
-"""What the numeric families share: kinds of element types, extreme values, exact integers."""
+"""Shared by numeric operations: kinds of element types, extreme values, exact integers."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def expect_kind(op: Operation, dtype: DType, kinds: Kinds) -> DType:
 
 
 def lowest(dtype: np.dtype[Any]) -> Any:
-    """The value no other is below: -inf for floats, which have at least 32 bits here."""
+    """The least value of a type: -inf for floats, which have at least 32 bits here."""
     if dtype.kind in "iu":
         return np.iinfo(dtype).min
     return False if dtype.kind == "b" else -np.inf
 
 
 def highest(dtype: np.dtype[Any]) -> Any:
-    """The value no other is above: +inf for floats, which have at least 32 bits here."""
+    """The greatest value of a type: +inf for floats, which have at least 32 bits here."""
     if dtype.kind in "iu":
         return np.iinfo(dtype).max
     return True if dtype.kind == "b" else np.inf
@@ -53,8 +53,8 @@ def quotient(x: Array, y: Array) -> Array:
 def exactly(multiply: Callable[[Array, Array], Array], x: Array, y: Array, terms: int) -> Array:
     """``multiply(x, y)`` of integers as i64, exact modulo 2**64; a result sums ``terms`` of them.
 
-    BLAS knows floats alone, and is many times faster than integer loops. So the product is made
-    in the narrowest float that holds every partial sum: the largest magnitudes present decide.
+    BLAS has only floats, and is many times faster than integer loops. So the product is computed in
+    the narrowest float that holds every partial sum of the largest magnitudes present.
     """
     bound = terms * _magnitude(x) * _magnitude(y)
     made_in = np.float32 if bound <= 2**24 else np.float64 if bound <= 2**53 else np.int64
@@ -68,10 +68,10 @@ def _magnitude(x: Array) -> int:
 def to_integer(x: Array, to: np.dtype[Any]) -> Array:
     """Floats truncated toward zero, as integers of a type.
 
-    A number goes through i32, or through i64 to u32 and types of 64 bits. Where it does not fit
-    there it becomes the least number of that type, as NaN does; of what it comes to the low bits
-    are taken. From 2**63 up, u64 holds what i64 does of the number less 2**63. So x86 converts one
-    number; C leaves open what does not fit, and numpy's loops over many differ.
+    A number goes through i32, or through i64 to u32 and types of 64 bits. If it does not fit there,
+    it becomes the least number of that type, as NaN does; then the low bits are taken. From 2**63
+    up, u64 converts the number less 2**63 through i64. So x86 converts one number; C leaves
+    undefined what does not fit, and numpy's loops differ.
     """
     x = wide(x)
     if to == np.uint64 and not x.max(initial=0) < 2.0**63:
@@ -83,7 +83,7 @@ def to_integer(x: Array, to: np.dtype[Any]) -> Array:
 
 
 def _signed(x: Array, to: type[np.signedinteger[Any]]) -> Array:
-    """Floats truncated; the least number of the type is what does not fit."""
+    """Floats truncated; those that do not fit become the least number of the type."""
     least = np.iinfo(to).min
     if x.min(initial=0) >= least and x.max(initial=0) < -float(least):
         return x.astype(to)

@@ -1,4 +1,4 @@
-"""What shape rules and meanings of several families share."""
+"""Shared by shape rules and meanings of several families."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from migx.shape import DType
 
 
 def expect(op: Operation, shapes: Shapes, *counts: int) -> None:
-    """Raises ``ShapeError`` unless there are as many inputs as one of ``counts`` says."""
+    """Raises ``ShapeError`` unless the number of inputs is one of ``counts``."""
     if len(shapes) not in counts:
         wanted = " or ".join(map(str, counts))
         raise ShapeError(f"{op.name} takes {wanted} inputs, got {len(shapes)}")
@@ -65,7 +65,7 @@ def expect_axis(op: Operation, axis: int, rank: int) -> int:
 
 
 def wide(array: Array) -> Array:
-    """The array in the type its sums are made in: f32 for floats under 32 bits, else its own."""
+    """The array in the type of its sums: f32 for floats under 32 bits, else its own."""
     narrow = array.dtype.itemsize < 4 and array.dtype.kind not in "biu"
     return array.astype(np.float32) if narrow else array
 

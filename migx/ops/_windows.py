@@ -23,7 +23,7 @@ def expect_spatial(
     stride: Sequence[int],
     dilation: Sequence[int],
 ) -> int:
-    """How many spatial axes there are; ``ShapeError`` when attributes do not fit them."""
+    """The number of spatial axes; ``ShapeError`` if attributes do not fit them."""
     spatial = shape.rank - 2
     if spatial < 1:
         raise ShapeError(f"{op.name} needs [N, C, spatial...], got {shape.text}")
@@ -43,8 +43,8 @@ def expect_spatial(
 
 
 def room(op: Operation, extent: Extent, length: Extent, dilation: int, over: int = 0) -> Extent:
-    """How far a window can move inside a padded extent, and ``over`` elements beyond its end;
-    ``ShapeError`` when it never fits.
+    """How far a window can move inside a padded extent and ``over`` elements beyond its end;
+    ``ShapeError`` if it never fits.
     """
     if bounds(length)[1] < 1:
         raise ShapeError(f"{op.name}: a window has 1 element or more along each axis, not {length}")
@@ -59,12 +59,12 @@ def room(op: Operation, extent: Extent, length: Extent, dilation: int, over: int
 
 
 def reach(length: Extent, dilation: int) -> Extent:
-    """The elements from the first to the last that a window sees."""
+    """The extent of a window, from its first tap to its last."""
     return (length - 1) * dilation + 1
 
 
 def padded(x: Array, padding: Sequence[int], value: Any) -> Array:
-    """The array with ``value`` around its last axes; itself where there is nothing to add."""
+    """The array with ``value`` around its last axes; itself if there is no padding."""
     if not any(padding):
         return x
     begins, ends = split(padding)
@@ -83,7 +83,7 @@ def split(padding: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
 
 
 def taps(starts: Sequence[int], counts: Sequence[int], stride: Sequence[int]) -> tuple[Any, ...]:
-    """The index, of the last axes, of what one tap of every window sees."""
+    """The numpy index, along the last axes, of the elements that one tap reads in all windows."""
     return (
         ...,
         *(
@@ -94,7 +94,7 @@ def taps(starts: Sequence[int], counts: Sequence[int], stride: Sequence[int]) ->
 
 
 def joined(pads: Dims, padding: Dims) -> Dims | None:
-    """The padding of a window after that of ``pad``, in one; None where a window has no such."""
+    """The padding of ``pad`` and then a window's as one; None if a window cannot have it."""
     rank = len(pads) // 2
     outside = (*pads[:2], *pads[rank : rank + 2])
     spatial = (*pads[2:rank], *pads[rank + 2 :])

@@ -89,7 +89,7 @@ class Slot(Op):
 
 
 READER = "the reader"
-"""Relies on tensors of one element, which it takes for numbers, while nobody has said otherwise."""
+"""Relies on tensors of one element being fixed numbers, unless told otherwise."""
 
 
 class AssumeEqual(Op):
@@ -122,7 +122,7 @@ class AssumeEqual(Op):
         return arguments[0]
 
     def _remedy(self) -> str:
-        """What to do to have another value."""
+        """The advice on how to use another value."""
         if self.relied_on_by == READER and self.value.shape.dtype.is_float:
             return (
                 f"program.make_replaceable([{self.label!r}]) before program.compile() makes a "

@@ -52,7 +52,7 @@ class Assume(Op):
 
     @property
     def fault(self) -> str:
-        """What the error says."""
+        """The message of the error."""
         made_for = f"the program was made for inputs at which this condition is {self.expected}"
         return self.otherwise or made_for
 
@@ -118,7 +118,7 @@ class Loop(Op):
     def _carried_and_returned(
         self, shapes: Shapes, body: Module
     ) -> tuple[Shapes, list[Shape], list[Shape]]:
-        """What is carried in, what the body hands on, and the stacks its scan outputs make."""
+        """The carried values, those the body returns, and the stacked scan outputs."""
         if len(shapes) < 2:
             raise ShapeError(f"loop takes a trip count and a condition, got {len(shapes)} inputs")
         (trip, given), carried = shapes[:2], shapes[2:]
@@ -215,7 +215,7 @@ class Scan(Op):
         return slices, next((n for n in lengths if isinstance(n, int)), lengths[0])
 
     def _rows(self, arguments: Sequence[Argument]) -> list[list[Argument]]:
-        """The slices of each scan input, in the order they are read."""
+        """The slices of each scan input, in reading order."""
         return [
             [
                 Argument.of(np.asarray(x))
@@ -225,18 +225,18 @@ class Scan(Op):
         ]
 
     def inputs(self, values: Sequence[T]) -> list[tuple[T, int, int]]:
-        """Each of the scan inputs with its axis and direction."""
+        """The scan inputs with their axes and directions."""
         return with_places(values, self.scan_input_axes, self.scan_input_directions)
 
     def outputs(self, values: Sequence[T]) -> list[tuple[T, int, int]]:
-        """Each of the scan outputs with its axis and direction."""
+        """The scan outputs with their axes and directions."""
         return with_places(values, self.scan_output_axes, self.scan_output_directions)
 
 
 def with_places(
     values: Sequence[T], axes: tuple[int, ...], directions: tuple[int, ...]
 ) -> list[tuple[T, int, int]]:
-    """Each scan input or output with its axis and direction: 0 where they are left out."""
+    """Scan inputs or outputs with their axes and directions: 0 if these are left out."""
     for places in (axes, directions):
         if len(places) not in (0, len(values)):
             raise ShapeError(
@@ -247,13 +247,13 @@ def with_places(
 
 
 def expect_modules(op: Operation, modules: Modules, count: int) -> None:
-    """Raises ``ShapeError`` unless there are as many modules as ``count`` says."""
+    """Raises ``ShapeError`` unless there are ``count`` modules."""
     if len(modules) != count:
         raise ShapeError(f"{op.name} takes {count} modules, got {len(modules)}")
 
 
 def expect_body(op: Operation, body: Module, given: Shapes) -> list[Shape]:
-    """What a module returns; ``ShapeError`` unless its parameters can take what is given."""
+    """The shapes a module returns; ``ShapeError`` unless its parameters accept those given."""
     taken = [parameter.shape for parameter in body.parameters.values()]
     expect_match(op, f"parameters of {body.name}", taken, given)
     return [value.shape for value in body.outputs]
@@ -266,14 +266,14 @@ def expect_scalar(op: Operation, shape: Shape, dtype: DType, what: str) -> None:
 
 
 def expect_match(op: Operation, what: str, wanted: Shapes, given: Shapes) -> None:
-    """Raises ``ShapeError`` unless there are as many values as wanted, and each can be the one."""
+    """Raises ``ShapeError`` unless the shapes are as many as wanted, and each can match."""
     if len(wanted) != len(given) or not all(map(can_be, given, wanted)):
         texts = (", ".join(s.text for s in shapes) or "none" for shapes in (wanted, given))
         raise ShapeError(f"{op.name}: {what} are {next(texts)}, but got {next(texts)}")
 
 
 def expect_same(op: Operation, first: Shapes, second: Shapes) -> list[Shape]:
-    """The standard shapes of what two modules, or two iterations, give alike in type and dims."""
+    """The standard shapes that two modules, or iterations, share; ``ShapeError`` if they differ."""
     if [s.dtype for s in first] != [s.dtype for s in second]:
         expect_match(op, "results", first, second)
     for a, b in zip(first, second, strict=True):
@@ -285,7 +285,7 @@ def expect_same(op: Operation, first: Shapes, second: Shapes) -> list[Shape]:
 
 
 def can_be(given: Shape, wanted: Shape) -> bool:
-    """Whether type and dims can agree where a symbol may mean another size on either side."""
+    """Whether type and dims can agree, with symbols of either side free."""
     if given.same_type(wanted):
         return True
     if given.dtype is not wanted.dtype or given.rank != wanted.rank:
@@ -297,7 +297,7 @@ def can_be(given: Shape, wanted: Shape) -> bool:
 
 
 def stacked(op: Operation, rows: Sequence[Argument], part: Shape, axis: int) -> Argument:
-    """The scan outputs of all iterations along a new axis; of none, an empty tensor."""
+    """The scan outputs of all iterations along a new axis; an empty tensor if there are none."""
     if not rows:
         dims = [d if isinstance(d, int) and i != axis else 0 for i, d in enumerate(part.dims)]
         return Argument.of(np.empty(dims, part.dtype.numpy))

@@ -69,7 +69,7 @@ def corners(boxes: Array, center_point_box: bool) -> Array:
 def best(boxes: Array, scores: Array, most: int, overlap: float, least: float | None) -> list[int]:
     """The boxes of one class that stay, best first.
 
-    Each one kept is compared with all that are left at once.
+    Each box kept is compared with all remaining ones at once.
     """
     order = np.argsort(-scores, kind="stable")
     if least is not None:

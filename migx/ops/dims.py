@@ -81,7 +81,7 @@ class DynamicRange(Op):
                 "needs finite limits and a step that is not 0"
             )
         count = max(math.ceil(ratio) if isinstance(step, float) else -((first - last) // step), 0)
-        if count > sys.maxsize // 16:  # for numpy.arange, which makes none at all of some
+        if count > sys.maxsize // 16:  # numpy.arange would return none for some
             raise EvaluationError(f"dynamic_range from {first} to {last} by {step} is too long")
         index = np.arange(count).astype(wide(start).dtype)
         return rounded(index * wide(delta) + wide(start), start)

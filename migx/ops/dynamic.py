@@ -96,6 +96,6 @@ class DynamicResize(Resize):
         return op.compute(x)
 
     def told(self, sizes: Any, scales: Any, roi: Any = ()) -> Resize:
-        """The static form, what the inputs hold being known."""
+        """The static form, for known values of the inputs."""
         given = {**operations.attributes(self), "sizes": sizes, "scales": scales, "roi": roi}
         return Resize(**given)

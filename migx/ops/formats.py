@@ -33,15 +33,13 @@ SPATIAL = "dhw"
 
 @dataclass(frozen=True)
 class Format:
-    """A format that has been read: the axes from the outside in, and after them the blocks, each an
-    axis and a size.
-    """
+    """A parsed format: the axes, outermost first, and then the blocks, each an axis and a size."""
 
     outer: tuple[int, ...]
     inner: tuple[tuple[int, int], ...]
 
     def block(self, axis: int) -> int:
-        """How many elements of an axis are in a block."""
+        """The number of elements of an axis in a block."""
         return math.prod(size for at, size in self.inner if at == axis)
 
     def dims(self, dims: Sequence[int]) -> tuple[int, ...]:
@@ -50,14 +48,14 @@ class Format:
         return (*outer, *(size for _, size in self.inner))
 
     def ordered(self, x: Array) -> Array:
-        """The elements in this order, a view of those of a tensor that blocks divide evenly."""
+        """The elements in this order, as a view of a tensor that blocks divide evenly."""
         whole = [-(-d // self.block(axis)) * self.block(axis) for axis, d in enumerate(x.shape)]
         if tuple(whole) != x.shape:
             x = np.pad(x, [(0, w - d) for w, d in zip(whole, x.shape, strict=True)])
         return x.reshape(self._split(whole)).transpose(self._order())
 
     def pack(self, x: Array) -> Array:
-        """The elements in this order, standard in memory."""
+        """The elements in this order, in a contiguous array."""
         return np.ascontiguousarray(self.ordered(x))
 
     def unpack(self, packed: Array, dims: Sequence[int]) -> Array:
@@ -74,7 +72,7 @@ class Format:
         return parts
 
     def _order(self) -> list[int]:
-        """Where each dim of the packed tensor stands among the split ones."""
+        """The position of each dim of the packed tensor among the split ones."""
         places: list[list[int]] = []
         count = 0
         for axis in range(len(self.outer)):
@@ -86,7 +84,7 @@ class Format:
 
 @cache
 def read(text: str, rank: int) -> Format:
-    """The format a text stands for. ``ShapeError`` where it is none for tensors of a rank."""
+    """Parses a format. ``ShapeError`` if it is not one for tensors of this rank."""
     found = re.fullmatch(r"([A-Za-z]+)((?:\d+[a-z])*)", text)
     if found is None:
         raise ShapeError(f"{text!r} is no weight format; one looks like hwio, ba or ABcd16a4b")
@@ -104,8 +102,8 @@ def read(text: str, rank: int) -> Format:
 
 
 def of_blocks(text: str, rank: int) -> str | None:
-    """The format of blocks along one more axis, which is the first, each of them in a format of
-    this rank; None for one whose axes are named otherwise than by their places.
+    """The format of blocks along an additional first axis, each in a format of this rank; None for
+    one whose axes are not named by their positions.
     """
     letters = {c.lower() for c in text if c.isalpha()}
     if not letters <= {chr(ord("a") + axis) for axis in range(rank)}:
@@ -114,7 +112,7 @@ def of_blocks(text: str, rank: int) -> str | None:
 
 
 def _axes(letters: str, rank: int) -> dict[str, int]:
-    """What each letter means: an axis by its place, or of a convolution's weights."""
+    """The axis that each letter names: by position, or of a convolution's weights."""
     placed = {chr(ord("a") + axis): axis for axis in range(rank)}
     if set(letters) <= set(placed) or rank < 2:
         return placed
@@ -184,7 +182,7 @@ def pack(value: Argument, text: str) -> Argument:
 
 
 def unpack(value: Argument, text: str, dims: Sequence[int]) -> Argument:
-    """The value of these dims that is given in a format."""
+    """The value of these dims, from one in a format."""
     return _stored(read(text, len(dims)).unpack(_elements(value), dims), value.shape.dtype)
 
 

@@ -70,7 +70,7 @@ class Group(Fused):
 
 
 def _as_standard(value: Argument) -> Argument:
-    """The value laid out as the shape of the result says."""
+    """The value in standard layout."""
     if value.shape.strides is None or not value.shape.dtype.is_tensor:
         return value
     return Argument(value.shape.as_standard(), row_major(value.array))

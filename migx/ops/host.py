@@ -45,7 +45,7 @@ class Host(Op):
             results = evaluator.run(None, given, attributes={})
         except ImportError as error:
             raise EvaluationError(f"the host lacks a package for this: {error}") from error
-        except Exception as error:  # whatever the reference and what it calls may raise
+        except Exception as error:  # the reference and its callees may raise anything
             raise EvaluationError(f"onnx.reference: {error}") from error
         pairs = zip(results, shape.parts, strict=True)
         return Argument.tuple([Argument.of(np.asarray(r), part.dtype) for r, part in pairs])
@@ -58,7 +58,7 @@ def _evaluator(text: str, version: int) -> Any:
     from onnx.reference import ReferenceEvaluator
 
     node = text_format.Parse(text, onnx.NodeProto())
-    for i, name in enumerate(node.input):  # a name of its own, for a node may read a value twice
+    for i, name in enumerate(node.input):  # distinct names, as a node may read a value twice
         node.input[i] = name and f"migx.{i}"
     inputs, outputs = ([n for n in names if n] for names in (node.input, node.output))
     opsets = [onnx.helper.make_opsetid(node.domain, version)]

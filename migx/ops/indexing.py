@@ -136,7 +136,7 @@ class Scatter(Op, abstract=True):
             result = np.array(x, order="C")
             result.reshape(-1, inner)[rows.reshape(-1)] = updates.reshape(-1, inner)
             return result
-        # ufunc.at is fast where data, places and updates are flat and of one type.
+        # ufunc.at is fast if data, indices and updates are flat and of one type.
         result = np.array(wide(x), order="C")
         places = (rows.reshape(-1, 1) * inner + np.arange(inner)).reshape(-1)
         with no_warnings():
@@ -394,7 +394,7 @@ def expect_in_i64(op: Operation, indices: Shape) -> None:
 
 
 def index_width(op: Operation, rank: int, indices: Shape) -> int:
-    """How many indices each tuple has, which must be a number in [1, rank]."""
+    """The number of indices in each tuple, which must be in [1, rank]."""
     width = indices.dims[-1] if indices.rank else 0
     if not isinstance(width, int) or not 1 <= width <= rank:
         raise ShapeError(f"{op.name}: indices end in a number from 1 to {rank}, got {indices.text}")
@@ -402,7 +402,7 @@ def index_width(op: Operation, rank: int, indices: Shape) -> int:
 
 
 def expect_within(op: Operation, data: Shape, indices: Shape, axis: int) -> None:
-    """Raises ``ShapeError`` where a dim of the indices, but along ``axis``, exceeds the data's."""
+    """Raises ``ShapeError`` if a dim of the indices other than ``axis`` exceeds the data's."""
     expect_axis(op, axis, data.rank)
     if indices.rank != data.rank or any(
         i != axis and dim.bounds(d - n)[1] < 0
@@ -423,12 +423,12 @@ def wrapped(op: Operation, indices: Array, axis: int, extent: int) -> Array:
 
 
 def ramp(count: int, axis: int, rank: int) -> Array:
-    """0, 1, ... along one axis of ``rank``, the others having one element."""
+    """0, 1, ... along one axis of ``rank``; the others have extent 1."""
     return np.arange(count).reshape(-1, *[1] * (rank - 1 - axis))
 
 
 def element_rows(op: Operation, indices: Array, axis: int, dims: Sequence[int]) -> Array:
-    """The row-major place in a tensor of ``dims`` of each index: its own but along ``axis``."""
+    """The row-major offset of each index in a tensor of ``dims``: its own but along ``axis``."""
     rows = np.zeros((), np.int64)
     for i, extent in enumerate(dims):
         own = i == axis
@@ -438,7 +438,7 @@ def element_rows(op: Operation, indices: Array, axis: int, dims: Sequence[int]) 
 
 
 def tuple_rows(op: Operation, indices: Array, dims: Sequence[int], batch: int = 0) -> Array:
-    """The row-major place of each index tuple among the leading axes of a tensor of ``dims``."""
+    """The row-major offset of each index tuple in the leading axes of a tensor of ``dims``."""
     rows = np.zeros((), np.int64)
     for i in range(batch):
         rows = rows * dims[i] + ramp(dims[i], i, indices.ndim - 1)

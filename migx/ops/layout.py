@@ -384,7 +384,7 @@ def expect_axes(
 
 
 def expect_vectors(op: Operation, shapes: Shapes, count: int | None = None) -> None:
-    """Raises ``ShapeError`` unless each shape is a list of integers, of ``count`` where given."""
+    """Raises ``ShapeError`` unless each shape is a vector of integers, ``count`` if given."""
     for shape in shapes:
         fits = shape.rank == 1 and (count is None or dim.may_equal(shape.dims[0], count))
         if not (fits and shape.dtype.is_integer):
@@ -393,7 +393,7 @@ def expect_vectors(op: Operation, shapes: Shapes, count: int | None = None) -> N
 
 
 def along(rank: int, axes: Sequence[int], spans: Iterable[slice]) -> tuple[slice, ...]:
-    """A numpy index that takes the spans along the axes, and all of the others."""
+    """The numpy index that selects the spans along the axes, and all of the others."""
     index = [slice(None)] * rank
     for axis, taken in zip(axes, spans, strict=True):
         index[axis] = taken
@@ -401,10 +401,8 @@ def along(rank: int, axes: Sequence[int], spans: Iterable[slice]) -> tuple[slice
 
 
 def span(start: int, end: int, step: int, extent: int) -> slice:
-    """The Python slice that means what ONNX Slice does on an axis of ``extent`` elements.
-
-    It differs for a negative step from before the first element: ONNX begins at the first, Python
-    takes none.
+    """The Python slice for ONNX Slice on an axis of ``extent`` elements. They differ for a negative
+    step from before the first element: ONNX begins at the first, Python selects none.
     """
     if step == 0:
         raise EvaluationError("dynamic_slice: a step is 0")
@@ -418,12 +416,12 @@ def _may_agree(extents: Sequence[Extent]) -> bool:
 
 
 def _known(extents: Sequence[Extent]) -> Extent:
-    """The one that is a number, of extents that must be equal; else the first."""
+    """The known one of extents that must be equal; else the first."""
     return next((e for e in extents if isinstance(e, int)), extents[0])
 
 
 def _surrounded(x: Array, added: Sequence[tuple[int, int]], value: Array | None) -> Array:
-    """The array within a larger one that holds ``value``, or zeros (empty strings), all around."""
+    """The array surrounded by ``value``, or zeros (empty strings)."""
     fill = ("" if x.dtype == object else 0) if value is None else value.reshape(())
     dims = [n + before + after for n, (before, after) in zip(x.shape, added, strict=True)]
     result = np.full(dims, fill, x.dtype)
@@ -432,7 +430,7 @@ def _surrounded(x: Array, added: Sequence[tuple[int, int]], value: Array | None)
 
 
 def _fill_ends(x: Array, mode: str, before: int, after: int) -> None:
-    """Fills the first and the last rows, so many, from those between as the mode says."""
+    """Fills the first and the last rows from those between, by the mode."""
     extent = len(x) - before - after
     if extent == 0 and len(x):
         raise EvaluationError(f"pad: an axis of no elements has none to {mode}")
@@ -443,7 +441,7 @@ def _fill_ends(x: Array, mode: str, before: int, after: int) -> None:
 
 
 def _source(mode: str, places: Array, extent: int) -> Array:
-    """Which of ``extent`` elements stands at places before, among or after them."""
+    """The index, of ``extent``, of the element at each place before, among or after them."""
     last = extent - 1
     if mode == "edge":
         return places.clip(0, last)

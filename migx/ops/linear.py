@@ -62,7 +62,7 @@ class QuantDot(Dot):
 
 
 def _merged(x: Array, y: Array) -> tuple[Array, Array]:
-    """One matrix on either side where all products share the right one, as of broadcast weights."""
+    """Two plain matrices if all products share the right one, as with broadcast weights."""
     lead = zip(y.shape[:-2], y.strides[:-2], strict=True)
     if y.ndim == 2 or not x.size or not y.size or any(s for d, s in lead if d > 1):
         return x, y
@@ -194,7 +194,7 @@ class ConvolutionBackwards(Op):
 
 
 def _expect_weights(op: Op, x: Shape, w: Shape, axis: int, groups: int = 1) -> None:
-    """``ShapeError`` where an axis of weights does not have the channels of a group of x."""
+    """Raises ``ShapeError`` if an axis of weights lacks the channels of a group of x."""
     if w.rank != x.rank:
         raise ShapeError(f"{op.name} needs weights of {x.rank} axes, got {w.text} for {x.text}")
     given, wanted = x.dims[1], w.dims[axis] * groups
@@ -244,7 +244,7 @@ def _correlate(
 def _depthwise(
     x: Array, w: Array, stride: Sequence[int], dilation: Sequence[int], group: int
 ) -> Array:
-    """A sum over the taps of the kernels: where channels do not mix, BLAS has nothing to gain."""
+    """A sum over the taps of the kernels: BLAS gains nothing where channels do not mix."""
     x = np.repeat(x, len(w) // group, axis=1) if len(w) > group else x
     geometry = zip(x.shape[2:], w.shape[2:], stride, dilation, strict=True)
     counts = [(extent - int(reach(k, d))) // s + 1 for extent, k, s, d in geometry]

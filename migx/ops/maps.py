@@ -29,7 +29,7 @@ def map_of(key: DType, value: DType) -> Shape:
 
 
 class Rows(Sequence[Argument]):
-    """Maps of the same keys, each with a row of values, made when one asks for them."""
+    """Maps of the same keys, each with a row of values, created on access."""
 
     def __init__(self, part: Shape, keys: Argument, values: Argument) -> None:
         self.part, self.keys, self.values = part, keys, values
@@ -44,7 +44,7 @@ class Rows(Sequence[Argument]):
         return Argument(self.part, (self.keys, Argument(self._row, self.values.array[at])))
 
     def dicts(self) -> list[dict[Any, Any]]:
-        """The maps as those of Python."""
+        """The maps as Python dicts."""
         keys = self.keys.tolist()
         return [dict(zip(keys, row, strict=True)) for row in self.values.tolist()]
 

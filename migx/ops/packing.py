@@ -103,7 +103,7 @@ class Unpack(Op, abstract=True):
     length: int = field(default=0, kw_only=True)
 
     def unpacked(self, dtype: DType) -> DType:
-        """The element type of what is unpacked from a packed type."""
+        """The element type that a packed type unpacks to."""
         return container(dtype)
 
     def stored(self, dtype: DType) -> DType:
@@ -174,12 +174,12 @@ _BLOCK = 1 << 14
 
 
 def container(dtype: DType) -> DType:
-    """The bytes that hold elements of a packed type along an axis: signed as these are."""
+    """The byte type that holds elements of a packed type along an axis: signed as they are."""
     return I8 if dtype in (I4, I2) else U8
 
 
 def _unpacked(data: Array, values: Array) -> Array:
-    """The elements in bytes of rank 1, whose values a table has."""
+    """The elements in a vector of bytes, by a table of their values."""
     rows = np.empty((data.size, values.shape[1]), values.dtype)
     for start in range(0, data.size, _BLOCK):
         block = slice(start, start + _BLOCK)

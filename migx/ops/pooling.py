@@ -51,8 +51,8 @@ class Pooling(Op):
         return Shape(x.dtype, (*x.dims[:2], *map(self.windows, range(spatial), x.dims[2:])))
 
     def windows(self, i: int, extent: Extent) -> Extent:
-        """How many windows there are along spatial axis ``i``; of one element each, as many as
-        there are elements, none included.
+        """The number of windows along spatial axis ``i``; for windows of one element, that of the
+        elements, even 0.
         """
         begin, end = (half[i] for half in split(self.padding))
         length, dilation, stride = self.lengths[i], self.dilation[i], self.stride[i]
@@ -98,7 +98,7 @@ class MaxPoolIndices(Pooling):
         around = [*(a.begin for a in axes), *(a.overhang for a in axes)]
         value = padded(data, around, lowest(data.dtype))
         place = np.broadcast_to(padded(place, around, -1), value.shape)
-        for number, axis in reversed(list(enumerate(axes, 2))):  # so that rows settle a tie
+        for number, axis in reversed(list(enumerate(axes, 2))):  # so that rows break ties
             value, place = _greatest(value, place, number, axis)
         rows = np.arange(x.shape[0] * x.shape[1]) * plane
         return np.asarray(place + rows.reshape(*x.shape[:2], *[1] * len(axes)), np.int64)
@@ -142,7 +142,7 @@ class _Axis(NamedTuple):
 
     @property
     def overhang(self) -> int:
-        """How many elements past the axis the windows see."""
+        """The number of elements that the windows read past the axis."""
         last = (self.windows - 1) * self.stride + int(reach(self.length, self.dilation))
         return max(self.end, last - self.begin - self.extent)
 
@@ -155,7 +155,7 @@ def _axes(op: Pooling, x: Array) -> list[_Axis]:
 
 
 def _combined(combine: np.ufunc, x: Array, neutral: Any, axes: list[_Axis]) -> Array:
-    """Each window combined into one element: axis by axis, so n * k steps and not k ** n."""
+    """Each window reduced to one element, axis by axis: n * k steps instead of k ** n."""
     x = padded(x, [*(a.begin for a in axes), *(a.overhang for a in axes)], neutral)
     for number, axis in enumerate(axes, 2):
         x = _fold(combine, x, number, axis)
@@ -179,7 +179,7 @@ def _fold(combine: np.ufunc, x: Array, number: int, axis: _Axis) -> Array:
 
 
 def _greatest(value: Array, place: Array, number: int, axis: _Axis) -> tuple[Array, Array]:
-    """The greatest of each window along an axis and its place, which is negative in the padding."""
+    """The maximum of each window along an axis and its index, which is negative in the padding."""
     lead, span = (slice(None),) * number, (axis.windows - 1) * axis.stride + 1
     starts = range(0, axis.length * axis.dilation, axis.dilation)
     taps = [(*lead, slice(at, at + span, axis.stride)) for at in starts]
@@ -191,7 +191,7 @@ def _greatest(value: Array, place: Array, number: int, axis: _Axis) -> tuple[Arr
 
 
 def _seen(axes: list[_Axis], count_include_pad: bool) -> Array:
-    """How many elements each window counts: dims as the windows have."""
+    """The number of elements that each window counts, with the dims of the windows."""
     result = np.ones(())
     for axis in axes:
         at = np.arange(axis.windows)[:, None] * axis.stride - axis.begin

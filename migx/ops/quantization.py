@@ -35,11 +35,11 @@ from migx.shape import (
 
 QUANTIZED = (I8, U8, I16, U16, F8E4M3FN, F8E4M3FNUZ, F8E5M2, F8E5M2FNUZ)
 TARGETS = (*QUANTIZED, F32)
-"""What quantizelinear makes: f32 is what pack_fp4 then rounds to f4."""
+"""The result types of quantizelinear; pack_fp4 then rounds f32 to f4."""
 
 
 class Linear(Op, abstract=True):
-    """What both directions share: inputs x, scale and, optionally, zero point."""
+    """Shared by both directions: inputs x, scale and, optionally, zero point."""
 
     axis: int = 1
     block: int = 0
@@ -62,7 +62,7 @@ class Linear(Op, abstract=True):
                 )
 
     def _granularities(self, x: Shape) -> list[tuple[Extent, ...]]:
-        """The dims a scale may have, those of one element first."""
+        """The dims a scale may have, those of a single element first."""
         if not self.block:
             return [(), x.dims[self.axis : self.axis + 1]]
         axis = expect_axis(self, self.axis, x.rank)
@@ -70,7 +70,7 @@ class Linear(Op, abstract=True):
         return [(), (*x.dims[:axis], blocks, *x.dims[axis + 1 :])]
 
     def folded(self, x: Array) -> Array:
-        """The input with its axis split into blocks, where they are all whole."""
+        """The input with its axis split into blocks, if all of them are whole."""
         if not self.block or x.shape[self.axis] % self.block:
             return x
         before, after = x.shape[: self.axis], x.shape[self.axis + 1 :]
@@ -90,7 +90,7 @@ class Linear(Op, abstract=True):
 
 
 def _fits(scale: tuple[Extent, ...], dims: tuple[Extent, ...]) -> bool:
-    """Whether a scale may have these dims; those of a scalar are any that may hold one element."""
+    """Whether a scale may have these dims; a scalar's are any that may hold one element."""
     if not dims:
         return all(dim.may_equal(d, 1) for d in scale)
     return len(scale) == len(dims) and all(map(dim.may_equal, scale, dims))

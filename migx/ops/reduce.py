@@ -36,7 +36,7 @@ class Reduce(Op, abstract=True):
     axes: tuple[int, ...]
 
     def start(self, dtype: np.dtype[Any]) -> Any:
-        """What folding elements of a type begins with: the result where nothing is."""
+        """The initial value of a reduction of a type: the result for no elements."""
         return self.ufunc.identity
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
@@ -145,7 +145,7 @@ class Argmax(Op):
         return np.asarray(x.shape[self.axis] - 1 - self.of(np.flip(x, self.axis)))
 
     def of(self, x: Array) -> Array:
-        """Where the first extreme is."""
+        """The index of the first extreme."""
         return np.asarray(np.argmax(x, self.axis, keepdims=True))
 
 
@@ -172,12 +172,12 @@ class Softmax(Op):
             return rounded(self.of(self.shifted(wide(x))), x)
 
     def shifted(self, x: Array) -> Array:
-        """The array less its greatest: exp cannot overflow, and no softmax changes."""
+        """The array less its maximum: exp cannot overflow, and softmax does not change."""
         shifted: Array = x - np.max(x, self.axis, keepdims=True, initial=-np.inf)
         return shifted
 
     def of(self, shifted: Array) -> Array:
-        """The meaning, on what ``shifted`` gives; it may be overwritten."""
+        """The meaning, on the result of ``shifted``, which may be overwritten."""
         np.exp(shifted, out=shifted)
         shifted /= np.sum(shifted, self.axis, keepdims=True)
         return shifted
@@ -278,6 +278,6 @@ class Topk(Op):
     def _order(self, x: Array) -> Array:
         if not self.largest:
             return np.argsort(x, self.axis, kind="stable")
-        # A stable sort of the reversed axis, read backwards, falls and keeps equals in their order.
+        # A stable sort of the reversed axis, read backwards, descends and keeps equals in order.
         rising = np.argsort(np.flip(x, self.axis), self.axis, kind="stable")
         return np.asarray(x.shape[self.axis] - 1 - np.flip(rising, self.axis))

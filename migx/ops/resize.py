@@ -75,7 +75,7 @@ class Resize(Op):
         return Shape(x.dtype, self.sizes)
 
     def changes(self, axis: int, length: Extent) -> bool:
-        """Whether an axis of a length may become another: one that may not is as it is."""
+        """Whether an axis of this length may change."""
         if self.coordinate_transformation_mode in ("tf_half_pixel_for_nn", "tf_crop_and_resize"):
             return True
         return length != self.sizes[axis] or (bool(self.scales) and self.scales[axis] != 1)
@@ -94,7 +94,7 @@ class Resize(Op):
 
 
 def _resampled(op: Resize, axis: int, x: Array) -> Array:
-    """One axis at its new size."""
+    """The array with one axis resampled."""
     length, size = x.shape[axis], int(op.sizes[axis])
     if length == 0:
         return x
@@ -113,7 +113,7 @@ def _resampled(op: Resize, axis: int, x: Array) -> Array:
 
 
 def nearest_places(op: Resize, axis: int, length: int) -> Array:
-    """Which of the ``length`` elements of an axis each element of a nearest result is."""
+    """The index, of ``length``, that each element of a nearest result reads."""
     size = op.sizes[axis]
     assert isinstance(size, int)
     scale = op.scales[axis] if op.scales else size / length
@@ -121,8 +121,8 @@ def nearest_places(op: Resize, axis: int, length: int) -> Array:
 
 
 def is_rounded(op: Resize, axis: int) -> bool:
-    """Whether the scale or the region of an axis is a rounded number, so that places are known to
-    no more than f32: 6 / 1.2 is 5 then, though the f32 next to 1.2 is a little more.
+    """Whether the scale or the region of an axis is rounded, so that coordinates are accurate to
+    f32 only: 6 / 1.2 is 5 then, though the f32 nearest 1.2 is slightly more.
     """
     if op.coordinate_transformation_mode == "tf_crop_and_resize":
         return True
@@ -135,9 +135,8 @@ def _nearest(op: Resize, axis: int, at: Array, length: int) -> Array:
 
 
 def _coordinates(op: Resize, axis: int, length: int, size: int, scale: float) -> Array:
-    """Where each element of the result lies on the axis of x, in elements of x.
-
-    The axis is scaled to ``width``, which need not be whole, and cut to ``size``.
+    """The coordinate of each element of the result on the axis of x. The axis is scaled to
+    ``width``, which need not be an integer, and cut to ``size``.
     """
     index, width = np.arange(size, dtype=np.float64), scale * length
     match op.coordinate_transformation_mode:
@@ -161,7 +160,8 @@ def _coordinates(op: Resize, axis: int, length: int, size: int, scale: float) ->
 
 
 def _interpolated(op: Resize, axis: int, x: Array, at: Array, shrink: float) -> Array:
-    """A sum over the taps of the kernel, each gathered from the axis; beyond it the edge counts.
+    """A sum over the taps of the kernel, each gathered from the axis, extended by its edge
+    elements.
 
     ``shrink``, at most 1, widens the kernel.
     """
@@ -191,7 +191,7 @@ def _cubic(d: Array, a: float) -> Array:
 
 
 def _along(axis: int, values: Array, x: Array) -> Array:
-    """One value for each element of an axis, to be broadcast over x."""
+    """One value for each element of an axis, shaped to broadcast over x."""
     return values.reshape(-1, *[1] * (x.ndim - 1 - axis))
 
 
@@ -200,7 +200,7 @@ def _as_float(x: Array) -> Array:
 
 
 def _truncated(result: Array, like: Array) -> Array:
-    """Rounded for floats; integers truncate, but a rounding error costs no whole unit."""
+    """Rounded for floats, truncated for integers, without losing a unit to a rounding error."""
     if like.dtype.kind in "iu" and result.dtype.kind == "f":
         result = np.round(result, 6).clip(lowest(like.dtype), highest(like.dtype))
     return rounded(result, like)

@@ -25,7 +25,7 @@ from migx.shape import I32, OPTIONAL, Shape
 Activation: TypeAlias = Callable[[Array], Array]
 States: TypeAlias = tuple[Array, ...]
 Cell: TypeAlias = Callable[[Array, States], States]
-"""The states after a step, hidden first, of its projected input and the states before."""
+"""A step: from its projected input and the previous states to the new ones, hidden first."""
 
 BACKWARD = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 """Whether each direction of a layer walks backward in time."""
@@ -127,7 +127,7 @@ class Recurrent(Op, abstract=True):
         return [made[i * each : (i + 1) * each] for i in range(directions)]
 
     def _functions(self) -> list[list[Activation]]:
-        """The activations of each direction, their parameters filled in."""
+        """The activations of each direction, as functions with their parameters bound."""
         return [
             [lambda x, f=ACTIVATIONS[name][0], v=values: f(x, *v) for name, values in direction]  # type: ignore[misc]
             for direction in self.named_activations()

@@ -14,11 +14,11 @@ from migx.ops._rules import expect, expect_axis, no_warnings, wide
 from migx.shape import F16, I2, I4, I8, U2, U4, U8, DType, Shape, integers
 
 SHARES = tuple(n / 16 for n in range(16, 7, -1))
-"""The parts of a block's range that "mse" tries."""
+"""The shares of a block's range that "mse" tries."""
 CLIPS = ("minmax", "mse")
-"""How far the levels of a block may reach."""
+"""The ways to choose a block's range."""
 HELD = (I8, I4, U4, I2, U2)
-"""The types that levels are held in."""
+"""The types that hold levels."""
 
 
 class ChooseScales(Op):
@@ -68,7 +68,7 @@ class ChooseScales(Op):
 
 
 def blocks_of(x: Array, axis: int, block: int) -> Array:
-    """The blocks along an axis, which go last: (..., blocks, block), the last filled with zeros."""
+    """The blocks along an axis as last axes: (..., blocks, block), zero-padded at the end."""
     lines = wide(np.moveaxis(x, axis, -1))
     count = -(-lines.shape[-1] // block)
     short = count * block - lines.shape[-1]
@@ -77,7 +77,7 @@ def blocks_of(x: Array, axis: int, block: int) -> Array:
 
 
 def _chosen(blocks: Array, to: DType, narrow: Any, clip: str) -> tuple[Array, Array]:
-    """Scales, as the type ``narrow`` holds them, and zero points of blocks."""
+    """The scales, rounded to the type ``narrow``, and zero points of blocks."""
     best = _fitted(blocks, to, narrow, 1.0)
     if clip == "minmax":
         return best
@@ -92,7 +92,7 @@ def _chosen(blocks: Array, to: DType, narrow: Any, clip: str) -> tuple[Array, Ar
 
 
 def _fitted(blocks: Array, to: DType, narrow: Any, share: float) -> tuple[Array, Array]:
-    """The scales and zero points with which the levels reach over a share of each block."""
+    """The scales and zero points whose levels cover a share of each block's range."""
     low, high = integers(to)
     least, most = (np.minimum(blocks.min(-1), 0) * share, np.maximum(blocks.max(-1), 0) * share)
     scale = np.maximum(least / low, most / high) if low else (most - least) / high
@@ -103,7 +103,7 @@ def _fitted(blocks: Array, to: DType, narrow: Any, share: float) -> tuple[Array,
 
 
 def _error(blocks: Array, to: DType, scale: Array, zero: Array) -> Array:
-    """The sum of the squares of what rounding each block to its levels changes."""
+    """The sum of squared errors of rounding each block to its levels."""
     scale, zero = scale[..., None], zero[..., None]
     levels = np.clip(np.rint(blocks / scale) + zero, *integers(to))
     error: Array = np.square((levels - zero) * scale - blocks).sum(-1)

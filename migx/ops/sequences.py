@@ -22,7 +22,7 @@ from migx.shape import BOOL, I32, I64, OPTIONAL, SEQUENCE, DType, Shape
 
 HOST = Traits(foldable=False)
 VARIES = Dim("varies")
-"""Stands in the shape of a sequence for a dim that is not the same in all its members."""
+"""The symbol, in the shape of a sequence, for a dim that differs between its members."""
 
 
 def common(shapes: Shapes) -> Shape:
@@ -38,7 +38,7 @@ def common(shapes: Shapes) -> Shape:
 
 
 def joined(a: Shape, b: Shape) -> Shape:
-    """What is known of a host value that is one of two of the same kind."""
+    """The shape of a host value that is one of two of the same kind."""
     if a.same_type(b):
         return a
     if len(a.parts) != 1 or len(b.parts) != 1:
@@ -281,14 +281,14 @@ def expect_positions(op: Op, shapes: Shapes) -> None:
 
 
 def expect_member(op: Op, whole: Shape, member: Shape) -> Shape:
-    """The shape of a member; ``ShapeError`` where the whole is known to hold others."""
+    """The shape of a member; ``ShapeError`` if the sequence is known to hold others."""
     if whole.parts and whole.parts[0].dtype is not member.dtype:
         raise ShapeError(f"{op.name}: {whole.text} holds no {member.text}")
     return member
 
 
 def place(position: Sequence[Argument], count: int, *, ends: bool = False) -> int:
-    """A position counted from the front; without one, the last member's, or the end's."""
+    """A position counted from the front; by default that of the last member, or the end."""
     last = count if ends else count - 1
     at = int(position[0].array.item()) if position else last
     if not -count <= at <= last:
@@ -297,7 +297,7 @@ def place(position: Sequence[Argument], count: int, *, ends: bool = False) -> in
 
 
 def cuts(split: Array, length: int) -> list[int]:
-    """Where to cut an axis: every so many, or after each of some lengths that make up the whole."""
+    """Where to cut an axis: every so many elements, or after each of lengths that add up to it."""
     if split.ndim == 0:
         if (step := int(split)) <= 0:
             raise EvaluationError(f"pieces of the length {step}")

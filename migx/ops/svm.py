@@ -1,4 +1,4 @@
-"""What support vector machines need beyond products and sums."""
+"""Operations of support vector machines beyond products and sums."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class CoupleChances(Op):
         return rounded(chances, x)
 
     def _step(self, matrix: Array, chances: Array) -> Array:
-        """Each chance in turn moved to where it is best for those of the others."""
+        """Each probability in turn moved to its optimum given the others."""
         chances = chances.copy()
         slopes = np.einsum("nij,nj->ni", matrix, chances)
         total = np.sum(chances * slopes, 1)

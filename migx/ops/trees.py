@@ -12,19 +12,19 @@ from migx.ops._rules import expect
 from migx.shape import I32, U8, Shape
 
 UNORDERED, GREATER, LESS, EQUAL = 1, 2, 4, 8
-"""How x may lie to y, a bit for each: the number of the bit is (x >= y) + 2 (x <= y)."""
+"""The outcomes of comparing x with y, a bit for each: its number is (x >= y) + 2 (x <= y)."""
 COMPARISONS = (LESS | EQUAL, LESS, GREATER | EQUAL, GREATER, EQUAL, LESS | GREATER | UNORDERED)
-"""By the numbers of comparisons in ONNX, where one holds: <=, <, >=, >, ==, !=."""
+"""The outcomes for which ONNX's comparisons hold, by number: <=, <, >=, >, ==, !=."""
 AGGREGATES = {"sum": np.add, "average": np.add, "min": np.fmin, "max": np.fmax}
-"""How what two trees say is put together."""
+"""The ufunc that combines the outputs of trees."""
 SILENT = {"sum": 0.0, "average": 0.0, "min": np.nan, "max": np.nan}
-"""What stands for nothing said."""
+"""The value of a target without contributions."""
 FAULT = (
     "tree_ensemble: a tree goes round in a circle, or names a node, a leaf or a feature that there "
     "is not"
 )
 AT_ONCE = 1 << 16
-"""About how many leaves are looked for at once."""
+"""About how many leaves are searched for at once."""
 
 
 class TreeEnsemble(Op):
@@ -71,7 +71,7 @@ class TreeEnsemble(Op):
             said = weights[_leaves(rows, roots, len(weights), *tests)].astype(np.float64)
             said = np.where(np.isfinite(said), said, silent)
             nothing = np.full((1, *said.shape[1:]), silent)
-            # Not reduced, which would be in another order.
+            # Not by reduce, which sums in another order.
             total[top : top + height] = combine.accumulate(np.concatenate([nothing, said]))[-1]
         total = total / max(len(roots), 1) if self.aggregate == "average" else total
         return np.where(np.isnan(total), 0, total).astype(weights.dtype)
@@ -80,8 +80,8 @@ class TreeEnsemble(Op):
 def _leaves(
     x: Array, roots: Array, leaves: int, features: Array, tests: Array, splits: Array, ways: Array
 ) -> Array:
-    """The leaf each row comes to in each tree, [trees, N]. One that went on more often than there
-    are nodes is in a circle.
+    """The leaf that each row reaches in each tree, [trees, N]. A path with more steps than there
+    are nodes is a cycle.
     """
     at = np.repeat(roots, len(x))
     row = np.tile(np.arange(len(x)), len(roots))
@@ -97,7 +97,7 @@ def _leaves(
 
 
 def _inside(places: Array, extent: int) -> Array:
-    """Places, which must be from 0 to before an extent."""
+    """Indices, which must be in [0, extent)."""
     if places.size and (places.min() < 0 or places.max() >= extent):
         raise EvaluationError(FAULT)
     return places

@@ -25,7 +25,7 @@ from migx.shape import Shape
 MODES = ("linear", "nearest", "cubic")
 PADDINGS = ("zeros", "border", "reflection")
 Tap = tuple[Array, Array]
-"""Which element along one axis, and its weight."""
+"""The index of an element along one axis, and its weight."""
 
 
 class GridSample(Op):
@@ -89,7 +89,7 @@ class GridSample(Op):
 
 
 def _interpolation(mode: str, place: Array) -> Iterator[Tap]:
-    """The elements around a place, inside the image or not, and their weights."""
+    """The elements around a coordinate, inside the image or not, and their weights."""
     if mode == "nearest":
         yield np.where(np.isfinite(place), place, -1), np.ones_like(place)
         return
@@ -112,7 +112,7 @@ def _cubic(distance: Array, a: float = -0.75) -> Array:
 
 
 def _reflected(place: Array, low: float, high: float) -> Array:
-    """Places folded back between two bounds, as often as it takes."""
+    """Coordinates reflected at two bounds until they lie between them."""
     span = high - low
     if span <= 0:
         return np.zeros_like(place)
@@ -122,7 +122,7 @@ def _reflected(place: Array, low: float, high: float) -> Array:
 
 
 def sampled(x: Array, axes: Sequence[Sequence[Tap]]) -> Array:
-    """The images at some places: [N, C, places]. Of each axis the taps, all [N, places]."""
+    """The images sampled at places: [N, C, places], by the taps of each axis, all [N, places]."""
     rows = x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
     total = np.zeros((*x.shape[:2], axes[0][0][0].shape[1]), x.dtype)
     for chosen in product(*axes):
@@ -189,7 +189,7 @@ def _along(values: Array, axis: int, rank: int) -> Array:
 
 
 def _linear_inside(place: Array, extent: int) -> list[Tap]:
-    """The two neighbours of each place; those outside the image weigh nothing."""
+    """The two neighbours of each coordinate; those outside the image have weight 0."""
     made = []
     for index, weight in _interpolation("linear", place):
         inside = (index >= 0) & (index < extent)
