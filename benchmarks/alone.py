@@ -42,9 +42,9 @@ Call = Callable[[], object]
 
 PASSES = "optimize_module,fuse_pointwise,fuse_epilogue"
 PAUSE = 0.05
-"""Seconds after the peer has run, until its threads no longer spin on the cores of ours."""
+"""Seconds after a run of the peer until its threads no longer spin on our cores."""
 AT_LEAST = 2e-4
-"""Seconds that a sample takes at least: shorter calls are repeated."""
+"""The least seconds of a sample: shorter calls are repeated."""
 
 
 class Case(Protocol):
@@ -59,8 +59,8 @@ C = TypeVar("C", bound=Case)
 
 @dataclass(frozen=True)
 class Samples:
-    """Seconds of each call of ours and of the peer's, and the operations in a second that the
-    machine can do at best.
+    """Seconds of each call of ours and of the peer's, and the machine's peak in operations a
+    second.
     """
 
     ours: Sequence[float]
@@ -68,7 +68,7 @@ class Samples:
     peak: float
 
     def line(self, flops: int) -> str:
-        """The columns that both tables have, for so many operations in a call."""
+        """The columns that both tables have, for a number of operations in a call."""
         best, others_best = min(self.ours), min(self.theirs)
         a, b = statistics.median(self.ours), statistics.median(self.theirs)
         return (
@@ -81,8 +81,8 @@ class Samples:
 def table(
     cases: Sequence[C], measured: Callable[[C, int, int], str], about: str | None, more: str = ""
 ) -> None:
-    """The command line of a benchmark: prints the line of each case, measured on so many threads
-    in so many rounds.
+    """The command line of a benchmark: prints the line of each case, measured with the threads and
+    rounds asked for.
     """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("names", nargs="*", help="cases, by what their names contain")
@@ -122,8 +122,8 @@ def samples(
 def ours(
     model: onnx.ModelProto, inputs: Mapping[str, Array], threads: int, passes: str = PASSES
 ) -> tuple[Call, Array]:
-    """A call of the kernel that some passes make of a model, on so many threads, and where it puts
-    the result.
+    """A call of the kernel that some passes make of a model, on a number of threads, and its result
+    buffer.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
@@ -163,7 +163,7 @@ def ours(
 def peer(
     model: onnx.ModelProto, inputs: Mapping[str, Array], threads: int
 ) -> tuple[Call, Callable[[], Array]]:
-    """A call of onnxruntime, bound to its buffers, and what gives its result."""
+    """A call of onnxruntime, bound to its buffers, and a function that returns its result."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
@@ -175,7 +175,7 @@ def peer(
 
 
 def peak() -> tuple[Call, int]:
-    """A loop that does nothing but multiply and add, on one thread, and its operations."""
+    """A loop of multiply-adds alone, on one thread, and its operations."""
     machine = host()
     vector, turns, chains = F32.times(machine.lanes(F32)), 100_000, min(24, machine.registers - 4)
     module = Module()

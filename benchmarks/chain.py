@@ -31,12 +31,12 @@ Steps = list[tuple[str, Callable[[], object]]]
 def results(lengths: tuple[int, ...], rounds: int) -> Iterator[Result]:
     """Each step at each length, ours and the peer's in turn. The longest chains are made once."""
     for _, step in (*_ours(10), *_peer(10)):
-        step()  # imports what is imported when it is first used
+        step()  # runs imports that happen on first use
     for length in lengths:
         taken: list[dict[str, list[float]]] = [{}, {}]
         for _ in range(rounds if length < LENGTHS[-1] else 1):
             for samples, steps in zip(taken, (_ours, _peer), strict=True):
-                gc.collect()  # instructions know their users, so only this frees the last chain
+                gc.collect()  # chains are cycles of instructions and users, freed only by this
                 for name, step in steps(length):
                     samples.setdefault(name, []).append(length / seconds(step))
                 del step

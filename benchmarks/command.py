@@ -19,7 +19,7 @@ PARSED = "bert_base"
 
 
 def each(asked: argparse.Namespace, what: str, usual: Sequence[str] = ()) -> Iterator[str]:
-    """The models asked for, or else the usual ones, or all; each is said on stderr before it is
+    """The models asked for, or else the usual ones, or all; prints each on stderr before it is
     measured.
     """
     for name in asked.models or usual or models.names():
@@ -61,7 +61,7 @@ def run_cpu(asked: argparse.Namespace) -> list[Result]:
 
 
 def run_starts(asked: argparse.Namespace) -> list[Result]:
-    """What it takes until a model can run as native code."""
+    """The time until a model can run as native code."""
     found: list[Result] = []
     for name in each(asked, "starts", cpu.STARTS):
         found += cpu.starts(name, asked.folder, 2 if asked.quick else 7)
@@ -102,14 +102,14 @@ def run_changes(asked: argparse.Namespace) -> list[Result]:
 
 
 def run_left(asked: argparse.Namespace) -> list[Result]:
-    """What is left to do of each model when it is optimised and fused."""
+    """The instructions left of each model after optimisation and fusion."""
     found = [left.left(name, asked.folder) for name in asked.models or models.names()]
     show_results("Instructions left", left.BAR, found, [left.within(found)])
     return found
 
 
 def run_int4(asked: argparse.Namespace) -> list[Result]:
-    """What weights in four bits take, and what they cost."""
+    """The bytes of four-bit weights, and their cost in accuracy."""
     found: list[Result] = []
     for name in each(asked, "int4", int4.MODELS):
         found += int4.results(name, asked.folder, asked.quick)
@@ -126,7 +126,7 @@ def run_products(asked: argparse.Namespace) -> list[Result]:
 
 
 def run_weights(asked: argparse.Namespace) -> list[Result]:
-    """What weights that are put in later cost a run, and what it takes to put them in."""
+    """The cost of deferred weights in a run, and of putting them in."""
     rounds, found = (5 if asked.quick else 41), list[Result]()
     for target in weights.TARGETS:
         for name in each(asked, f"weights {target}", weights.MODELS):

@@ -1,4 +1,4 @@
-"""Two reports side by side, and whether what changed is more than noise."""
+"""Two reports side by side, and whether their changes are more than noise."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from benchmarks.measure import FOLDER, Report, Result, ResultError, quartiles
 
 LEAST = 0.05
-"""Smaller changes are never called one."""
+"""The least change that counts as one."""
 ENOUGH = 3
-"""With fewer samples there is no spread to judge by."""
+"""The least number of samples that shows a spread."""
 RULE = (
     f'Diff is the change of the median. The status is "same" when it is under {LEAST:.0%} or the '
     "interquartile ranges of the two sets of samples overlap; or when either holds once each "
@@ -64,7 +64,7 @@ def _status(old: Result, new: Result) -> str:
 
 
 def _change(old: Sequence[float], new: Sequence[float]) -> int:
-    """1 for more, -1 for less, 0 for what may be noise."""
+    """1 for more, -1 for less, 0 for a change that may be noise."""
     low, middle, high = quartiles(old)
     lower, median, higher = quartiles(new)
     if abs(median / middle - 1) < LEAST or (lower <= high and low <= higher):

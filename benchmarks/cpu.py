@@ -2,9 +2,8 @@
 turn.
 
 The peers run with all their graph optimisations; OpenVINO is told to compute in f32 as the others
-do, for on some machines it would take bf16. Before anything is timed, ours must agree with what
-onnxruntime answers without any: optimised, it rounds what four-bit weights are multiplied by to 8
-bits.
+do, for on some machines it would take bf16. Before anything is timed, our results must agree with
+onnxruntime's without optimisations: with them, it rounds factors of four-bit weights to 8 bits.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ print(time.perf_counter() - start)
 def results(
     name: str, folder: Path | None, rounds: int, budget: float
 ) -> tuple[list[Result], list[str]]:
-    """The samples of one model on each number of threads, by each peer, and why a peer has none."""
+    """The samples of one model for each thread count and peer, and why a peer has none."""
     path, given = make(name, folder), inputs(name)
     batch = next(iter(given.values())).shape[0]
     program, expected = migx.parse_onnx(path), _exact(path, given)
@@ -69,8 +68,8 @@ def results(
 
 
 def starts(name: str, folder: Path | None, rounds: int) -> list[Result]:
-    """What it takes until a model can run: a file loaded and its first answer, against a session
-    made and its first; a compilation in a new process with no object kept, and with all.
+    """The time until a model can run: loading a file and a first run, against creating a session
+    and a first run; compilation in a new process, without cached objects and with all.
     """
     path, given = make(name, folder), inputs(name)
     batch = next(iter(given.values())).shape[0]
@@ -103,8 +102,8 @@ def _taken(call: Callable[[], object]) -> float:
 
 
 def _compiled(path: Path, bytecode: str) -> tuple[float, float]:
-    """The seconds of a compilation without kept objects, and of one with them. Python's own
-    compilations are kept in a folder.
+    """The seconds of a compilation without cached objects, and of one with them. Python's bytecode
+    is cached in a folder.
     """
     setting = {n: v for n, v in os.environ.items() if n != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryDirectory() as cache:
@@ -118,7 +117,7 @@ def _compiled(path: Path, bytecode: str) -> tuple[float, float]:
 
 
 def rested(sample: Callable[[], float]) -> Callable[[], float]:
-    """The sample, taken when the threads of the one before sleep."""
+    """The sample, taken once the threads of the one before sleep."""
 
     def taken() -> float:
         time.sleep(PAUSE)
@@ -128,7 +127,7 @@ def rested(sample: Callable[[], float]) -> Callable[[], float]:
 
 
 def _exact(path: Path, given: Mapping[str, Any]) -> list[Any]:
-    """What the peer answers when it rewrites nothing."""
+    """The peer's results without optimisations."""
     level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return [np.asarray(v) for v in _session(path, 1, level).run(None, dict(given))]
 

@@ -2,8 +2,8 @@
 ``python -m benchmarks.cpu_conv [--threads N] [--rounds N] [NAME ...]``.
 
 Each is an operation and what follows it; ``benchmarks.alone`` says how they are measured. The peer
-may not choose how its input and result lie, so it may have to turn them; in whole models it turns
-them once.
+cannot choose the layout of its input and result, so it may have to convert them; in whole models it
+does so once.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ CASES = (
 
 
 def model(case: Case) -> onnx.ModelProto:
-    """The case as an ONNX model, its weights drawn."""
+    """The case as an ONNX model with random weights."""
     dice = np.random.default_rng(0)
     taps = case.channels // case.group
     kernels = dice.standard_normal((case.outputs, taps, case.kernel, case.kernel))

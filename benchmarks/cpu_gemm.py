@@ -64,7 +64,7 @@ CASES = (
 
 
 def model(case: Case) -> onnx.ModelProto:
-    """The case as an ONNX model, its weights drawn."""
+    """The case as an ONNX model with random weights."""
     dice = np.random.default_rng(0)
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [*case.batch, case.m, case.k])
     w_dims = [*case.batch, case.k, case.n] if case.given else [case.k, case.n]

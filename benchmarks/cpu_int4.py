@@ -29,7 +29,7 @@ Array = NDArray[Any]
 BAR = "one row in blocks of 32 at least 1.3 times as fast as the peer, exact or not"
 THREADS = (1, 2)
 LEVELS = {"float": 0, "int8": 4}
-"""The peer's accuracy level beside what our weights are multiplied by."""
+"""The peer's accuracy level by the type of our activations."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Case:
 
     @property
     def nbytes(self) -> float:
-        """What is read of weights: levels and scales."""
+        """The bytes of weights that are read: levels and scales."""
         return self.k * self.n * (self.bits / 8 + 4 / self.block)
 
 
@@ -73,7 +73,7 @@ CASES = (
 
 
 def model(case: Case, level: int) -> onnx.ModelProto:
-    """The case as an ONNX model, its weights drawn."""
+    """The case as an ONNX model with random weights."""
     dice = np.random.default_rng(0)
     blocks, per = case.k // case.block, 8 // case.bits
     held: dict[str, Array] = {
@@ -105,7 +105,7 @@ def samples(
     theirs, expected = peer(model(case, LEVELS[activations]), {"x": x}, threads)
     mine()
     theirs()
-    # Either rounds activations by a hundredth at most, in a sum of so many levels to be scaled.
+    # Either rounds activations by a hundredth at most, in a sum of k levels, which is then scaled.
     step = np.abs(x).max() / 127 if activations == "int8" else 1e-6
     allowed = 8 * step * 0.02 * 2 ** (case.bits - 1) * np.sqrt(case.k)
     np.testing.assert_allclose(result, expected(), rtol=1e-4, atol=float(allowed))

@@ -27,9 +27,9 @@ from benchmarks.models import FetchError, make
 MODEL = "ppocrv4_rec"
 TEXT = "Hello from migx 2026"
 HEIGHT = 48
-"""The rows the network takes; the width follows the text."""
+"""The height of the network's input; the width follows the text."""
 MARGIN = 8
-"""The columns that are left free before and after the text."""
+"""The empty columns before and after the text."""
 
 Floats = NDArray[np.float32]
 
@@ -43,21 +43,21 @@ def drawn(text: str) -> Image.Image:
     if strange := sorted({c for c in text if c != " " and bytes(font.getmask(c)) == missing}):
         raise ValueError(f"this font cannot draw {' '.join(strange)}, only Latin letters and signs")
     left, _, right, _ = font.getbbox(text)
-    # As high as the font's line, not as the ink: what is left free above tells o from O.
+    # As high as the font's line, not as the ink: the space above tells o from O.
     image = Image.new("L", (round(right - left) + 2 * MARGIN, sum(font.getmetrics())), 255)
     ImageDraw.Draw(image).text((MARGIN - left, 0), text, fill=0, font=font)
     return image
 
 
 def prepared(image: Image.Image) -> Floats:
-    """The image as the network wants it: f32[1, 3, 48, width], black -1 and white 1."""
+    """The image as the network's input: f32[1, 3, 48, width], black -1 and white 1."""
     width = max(HEIGHT, round(image.width * HEIGHT / image.height))
     grey = np.asarray(image.resize((width, HEIGHT), Image.Resampling.BICUBIC), np.float32)
     return np.repeat((grey / 127.5 - 1)[None, None], 3, axis=1)
 
 
 def alphabet(path: Path) -> list[str]:
-    """What each class means: nothing, then the characters in the model's metadata, then space."""
+    """The text of each class: blank, then the characters in the model's metadata, then space."""
     model = onnx.load(path, load_external_data=False)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     return ["", *metadata["character"].split("\n"), " "]
@@ -66,8 +66,9 @@ def alphabet(path: Path) -> list[str]:
 def decoded(probabilities: Floats, characters: Sequence[str]) -> tuple[str, float]:
     """Text and mean confidence of f32[steps, classes], by greedy CTC decoding (Graves et al. 2006).
 
-    The best class of each step counts, repeats merged and blanks dropped. Spaces at the ends go,
-    for a margin may be read as one, and full-width letters, which look the same, become plain ones.
+    The best class of each step counts, repeats merged and blanks dropped. Spaces at the ends are
+    dropped, as a margin may be read as one, and full-width letters, which look the same, become
+    plain ones.
     """
     best = probabilities.argmax(-1)
     kept = (best != 0) & np.concatenate(([True], best[1:] != best[:-1]))

@@ -1,10 +1,9 @@
 """Measures the gpu target on a machine with a GPU: ``python -m benchmarks.gpu``.
 
-It needs nobody to watch it and takes under eight minutes. First the models are made, where they
-are not there; those that come from a package index are left out where none can be reached. What is
-measured then, in this order:
+It runs unattended and takes under eight minutes. Missing models are made first; those from a
+package index are left out if none can be reached. Then it measures, in this order:
 
-1. the limits of this device: a copy on it, the link to it, a product of f16 by the maker's library;
+1. the limits of the device: a copy on it, the link to it, a product of f16 by the vendor's library;
 2. kernels against these limits, and swapping weights, against the link;
 3. transformers: their time, beside the floor of their kernels (for each, bytes over bandwidth or
    operations over peak, the greater), then that of ``torch.compile``; and whether each answers as
@@ -14,16 +13,16 @@ measured then, in this order:
 6. transformers by onnxruntime's CUDA provider and by torch, eager;
 7. the other models by all of these.
 
-Each step is done apart (``gpu_worker.py``), and what goes wrong in one is noted in its line. When
-the time is over, what is left is dropped, from the end of this list; each row that is dropped, and
-each peer that is not installed, is said. Times of the device are by events; those of kernels are
-its own alone, those of models, ours and of others, have the host's part in them where the device
-waits for it. What is found goes to the screen and to a file in ``benchmarks/results`` at once, and
-one table is printed at the end, also when somebody ends it before.
+Each step runs in another process (``gpu_worker.py``), and its errors are noted in its line. When
+the time is over, the rest of this list is dropped; dropped rows, and peers that are not installed,
+are reported. Device times are by events: those of kernels are the device's alone, those of models,
+ours and peers', include the host's where the device waits for it. Results go to the screen and to a
+file in ``benchmarks/results`` at once, and a table is printed at the end, also if the run is ended
+early.
 
 With ``--fast-math`` models multiply f32 as tf32, ours and those of peers.
 
-``--device interpreter --quick`` goes through all of it, tiny, on a machine without a GPU; its times
+``--device interpreter --quick`` runs all of it at tiny sizes, on a machine without a GPU; its times
 mean nothing.
 """
 
@@ -61,19 +60,19 @@ from migx.testing.bounds import compare
 from migx.testing.oracles import Trial
 
 BUDGET = 460.0
-"""Seconds in all: nothing is begun when they are over."""
+"""Seconds in all: no step begins after them."""
 LAST = 15.0
-"""Seconds of these that stay for what is told at the end."""
+"""Seconds of these that are kept for the report at the end."""
 MADE = 90.0
-"""Seconds in which a model is made, or left out."""
+"""Seconds after which a model that is not made is left out."""
 CHECKED = 0.5
-"""The part of them all after which no answer of ``ref`` is waited for any more."""
+"""The share of the budget after which results of ``ref`` are no longer waited for."""
 MODEL = 60.0
-"""Seconds that one model may take, to be compiled by us and run."""
+"""Seconds that we may take to compile and run one model."""
 PEER = {ONNXRUNTIME: 30.0, EAGER: 40.0, COMPILED: 75.0}
 """Seconds that a peer may take for a kernel or a model."""
 LEAST = {ONNXRUNTIME: 5.0, EAGER: 5.0, COMPILED: 20.0}
-"""Seconds without which it is not asked."""
+"""The least seconds left with which a peer is asked."""
 TRANSFORMERS = (
     *("bert_base", "distilgpt2_kv", "llama_2048x4_kv", "vit_base_timm", "swin_tiny"),
     *("whisper_tiny_encoder", "llama_int4_qdq_b32", "llama_matmulnbits_b32"),
@@ -112,8 +111,8 @@ class Run:
         return self.budget - LAST - self.taken
 
     def step(self, name: str, step: str, seconds: float, *given: Any, least: float = 1.0) -> Any:
-        """Does one step of ``Bench`` for a line, if there is the ``least`` time for it; gives what
-        it gives.
+        """Runs one step of ``Bench`` for a line, if there is the ``least`` time for it; returns its
+        value.
         """
         line = self.lines.setdefault(name, Line(name))
         if self.left < least:
@@ -125,7 +124,7 @@ class Run:
         return found.value
 
     def measure_limits(self) -> None:
-        """What the device does at best."""
+        """Measures the limits of the device."""
         for name, field, scale in (
             ("copy on the device", "copy", 1e9),
             ("link to the device", "link", 1e9),
@@ -136,13 +135,13 @@ class Run:
                 setattr(self.limits, field, amount * scale)
 
     def measure_kernels(self) -> None:
-        """Kernels, and weights swapped, while nothing else is done on this machine."""
+        """Measures kernels and swaps of weights, while nothing else runs on this machine."""
         for name in KERNELS:
             self.step(name, "kernel", MODEL)
         self.step("swap weights", "swap_weights", MODEL)
 
     def measure(self, names: Sequence[str]) -> None:
-        """All there is, what matters most first."""
+        """Measures everything, the most important first."""
         first, rest = ([n for n in names if (n in TRANSFORMERS) is of] for of in (True, False))
         self.measure_limits()
         self.measure_kernels()
@@ -158,7 +157,7 @@ class Run:
         self.measure_peers("model_by", rest, (ONNXRUNTIME, EAGER, COMPILED))
 
     def check(self, name: str, results: Sequence[Argument], expected: AsyncResult[Any]) -> None:
-        """Holds the answers of a model to those of ``ref``; wrong ones have no time."""
+        """Compares the results of a model with those of ``ref``; a wrong one loses its time."""
         line = self.lines[name]
         try:
             wanted = expected.get(max(0.0, self.left - (1 - CHECKED) * self.budget))
@@ -177,16 +176,14 @@ class Run:
         line.say("right")
 
     def measure_peers(self, step: str, names: Sequence[str], peers: Sequence[str]) -> None:
-        """The same by others; of models, those that have a time."""
+        """Measures the same by peers; of models, those that have a time."""
         timed = [n for n in names if step != "model_by" or self.lines[n].seconds]
         for peer in peers:
             for name in timed:
                 self.measure_peer(name, step, peer)
 
     def measure_peer(self, name: str, step: str, peer: str) -> None:
-        """One of them by another; what torch was asked for and could not do, it does not compile
-        either.
-        """
+        """Measures one by a peer; what torch failed to run eagerly is not compiled either."""
         asked = peer == COMPILED and (name, EAGER) in self.asked
         if asked and EAGER not in self.lines[name].peers:
             return
@@ -196,22 +193,22 @@ class Run:
 
 @contextmanager
 def answers_of_ref(names: Sequence[str], fast_math: bool) -> Iterator[dict[str, AsyncResult[Any]]]:
-    """The answers of ``ref`` to models, which processes work out meanwhile, on half of the
-    processors, two of these each; those that take too long are ended.
+    """The results of ``ref`` on models, computed meanwhile by processes on half of the processors,
+    two each; those that take too long are ended.
     """
     many = max(1, min(len(names), (os.cpu_count() or 1) // 4))
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")  # read by these when they begin
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")  # read by the processes when they begin
     with get_context("spawn").Pool(many, _stand_back) as pool:
         yield {name: pool.apply_async(on_ref, (name, fast_math)) for name in names}
 
 
 def _stand_back() -> None:
-    """Lets what measures go first."""
+    """Lowers the priority of this process below those that measure."""
     os.nice(10)
 
 
 def on_ref(name: str, fast_math: bool) -> list[tuple[Argument, Any]]:
-    """The answers of ``ref`` to a model, with bounds."""
+    """The results of ``ref`` on a model, with bounds."""
     target = Gpu("sm_90")
     passes = passes_for(target, asked=CompileOptions(fast_math=fast_math))
     program = migx.parse_onnx(models.make(name))
@@ -224,9 +221,7 @@ def on_ref(name: str, fast_math: bool) -> list[tuple[Argument, Any]]:
 
 
 def had_all(names: Sequence[str]) -> dict[str, Line]:
-    """The lines of models, which are made by some processes; those that take too long are left
-    out.
-    """
+    """The lines of models, which are made in parallel; those that take too long are left out."""
     begin, found = time.monotonic(), {name: Line(name) for name in names}
     with get_context("spawn").Pool(max(1, min(len(names), os.cpu_count() or 1))) as pool:
         made = {name: pool.apply_async(had, (name,)) for name in names}
@@ -239,7 +234,7 @@ def had_all(names: Sequence[str]) -> dict[str, Line]:
 
 
 def had(name: str) -> Line:
-    """The line of a model, which is made now, if it has not been; what prevents that is noted."""
+    """The line of a model, which is made if missing; an error in that is noted."""
     line = Line(name)
     try:
         models.make(name)
@@ -292,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _ended_in_order() -> Iterator[None]:
-    """Has whoever ends this process get the table of what there is."""
+    """Prints the table of the results so far also if this process is terminated."""
 
     def end(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
@@ -305,14 +300,14 @@ def _ended_in_order() -> Iterator[None]:
 
 
 def _write(to: Path, arch: str, run: Run) -> None:
-    """Keeps what is known so far."""
+    """Writes the results so far."""
     to.parent.mkdir(parents=True, exist_ok=True)
     found = {"arch": arch, "seconds": run.taken, "lines": [asdict(v) for v in run.lines.values()]}
     to.write_text(json.dumps(found, indent=1))
 
 
 def _place(kind: str, quick: bool) -> Path:
-    """Where results go: those that mean something, to where they are kept."""
+    """The file for results: of real GPUs, in the folder where they are kept."""
     if quick or not kind.startswith(tuple(ARCHITECTURES)):
         return Path(".bench/gpu.json")
     return Path(__file__).parent / "results" / f"gpu-{kind}.json"

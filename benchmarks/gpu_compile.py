@@ -1,7 +1,8 @@
 """Compiles all models for GPUs, on a machine without one: ``make gpu-compile``.
 
-For each model it says how many kernels there are and how many distinct ones, what they took, what
-runs on the host for want of a kernel, and the bytes of the binaries. Nothing is run.
+For each model it prints the number of kernels and of distinct ones, their compile time, the
+instructions that run on the host for want of a kernel, and the bytes of the binaries. Nothing is
+run.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _row(name: str, archs: tuple[str, ...], fast_math: bool) -> tuple[str, ...]:
-    """What compiling one model came to."""
+    """The row of one compiled model."""
     program = migx.parse_onnx(models.make(name))
     start = time.perf_counter()
     executable = program.compile(Gpu(archs), fast_math=fast_math).compiled.executable

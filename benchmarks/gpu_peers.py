@@ -1,6 +1,6 @@
-"""What ``benchmarks.gpu`` is held against: torch, eager and compiled, and onnxruntime's CUDA
-provider. Each is measured by its own means, with inputs and results on the device; one that is not
-installed says so.
+"""The peers of ``benchmarks.gpu``: torch, eager and compiled, and onnxruntime's CUDA provider. Each
+is measured by its own means, with inputs and results on the device; one that is not installed says
+so.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COUNT = 20
 
 
 class Missing(Exception):
-    """A peer cannot be had here; the message says why."""
+    """A peer is not available here; the message says why."""
 
 
 def torch_module(*, fast_math: bool = False) -> Any:
@@ -41,7 +41,7 @@ def torch_module(*, fast_math: bool = False) -> Any:
 
 
 def pinned(to: int, nbytes: int, stream: int) -> Callable[[], Any]:
-    """A copy to the device from memory that the system may not move, enqueued by CuPy."""
+    """A copy to the device from pinned memory, enqueued by CuPy."""
     cupy = cupy_module()
     held = cupy.cuda.alloc_pinned_memory(nbytes)
     ctypes.memset(held.ptr, 0, nbytes)
@@ -50,8 +50,9 @@ def pinned(to: int, nbytes: int, stream: int) -> Callable[[], Any]:
 
 
 def cublas(side: int) -> float:
-    """Seconds of a square product of f16 by the maker's library, through CuPy. Its operand comes
-    from the host: to fill one there, CuPy would compile a kernel, by what may not be installed.
+    """Seconds of a square product of f16 by the vendor's library, through CuPy. Its operand comes
+    from the host: to fill one on the device, CuPy would compile a kernel, by a compiler that may
+    not be installed.
     """
     cupy = cupy_module()
     x = cupy.asarray(_small(side))
@@ -75,13 +76,13 @@ def torch_product(side: int) -> float:
 
 
 def _small(side: int) -> NDArray[np.float16]:
-    """Numbers of a matrix whose powers are no larger than itself."""
+    """A matrix whose powers are no larger than itself."""
     drawn = np.random.default_rng(0).standard_normal((side, side), np.float32)
     return (drawn / math.sqrt(side)).astype(np.float16)
 
 
 def cupy_module() -> Any:
-    """CuPy on a GPU; ``Missing`` without."""
+    """CuPy on a GPU; ``Missing`` without one."""
     try:
         import cupy
 
@@ -92,7 +93,7 @@ def cupy_module() -> Any:
 
 
 def seconds(torch: Any, call: Callable[[], Any], count: int = COUNT) -> float:
-    """Seconds of a call, by events on torch's stream, in the least of three rounds."""
+    """Seconds of a call, by events on torch's stream: the least of three rounds."""
     with torch.inference_mode():
         for _ in range(3):
             call()
@@ -125,7 +126,7 @@ def kernel(name: str, rows: int, columns: int, *, compiled: bool) -> float:
 
 
 def model(program: Program, given: Arrays, *, compiled: bool, fast_math: bool) -> float:
-    """Seconds of a model by torch, of a program as a graph of torch."""
+    """Seconds of a model by torch: the program as a torch graph."""
     from benchmarks.gpu_torch import graph_of
 
     torch = torch_module(fast_math=fast_math)
@@ -136,7 +137,7 @@ def model(program: Program, given: Arrays, *, compiled: bool, fast_math: bool) -
 
 
 def onnxruntime(path: Path, given: Arrays, *, fast_math: bool) -> Callable[[], Any]:
-    """A run by onnxruntime on a GPU, with inputs and results there, waited for; of f32 as exact as
+    """A synchronous run by onnxruntime on a GPU, with inputs and results there; in f32 as exact as
     ours.
     """
     try:

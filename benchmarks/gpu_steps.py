@@ -1,5 +1,5 @@
-"""What ``benchmarks.gpu`` measures on a device, step by step: each gives a line of the table, or a
-part of one, and needs nothing that other steps have left behind.
+"""The steps of ``benchmarks.gpu`` on a device: each gives a line of the table, or a part of one,
+and depends on no state of other steps.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from migx.targets.gpu.runs.executable import GpuExecutable
 
 KERNELS = ("pointwise", "layer norm", "softmax", "gemm f16", "int4 gemv", "int4 gemv, small")
 SIDE = 4096
-"""Of the square matrices of products."""
+"""The side of the square matrices of products."""
 WIDE = 4 * SIDE
-"""Of those of four bits that take longer to read than a kernel takes to start."""
+"""The side of four-bit matrices that take longer to read than a kernel takes to start."""
 DRAWN = (1 << 20) - 1
-"""How many numbers are drawn: no multiple of a row, so that none is the next one's."""
+"""The count of numbers drawn: no multiple of a row's length, so that no row equals the next."""
 AHEAD = 0.02
-"""Seconds that the host may take to enqueue what is measured."""
+"""Seconds that the host may take to enqueue the measured calls."""
 
 
 @dataclass
 class Limits:
-    """What the device does at best: bytes a second of a copy on it, read and written, and of the
-    link to it; and operations a second of a product of f16 by the maker's library.
+    """The limits of the device: bytes a second of a copy on it, read and written, and of the link
+    to it; and operations a second of a product of f16 by the vendor's library.
     """
 
     copy: float = math.nan
@@ -50,8 +50,8 @@ class Limits:
 
 
 class Bench:
-    """A device, and how it is measured; ``quick`` is tiny, to see that all runs. With ``fast_math``
-    models multiply f32 as tf32, and so do peers.
+    """A device, and how it is measured; with ``quick``, at tiny sizes, to see that everything runs.
+    With ``fast_math`` models multiply f32 as tf32, and so do peers.
     """
 
     def __init__(self, device: Device, *, quick: bool, fast_math: bool = False) -> None:
@@ -61,14 +61,14 @@ class Bench:
     # Time.
 
     def timed(self, work: Callable[[], Any]) -> float:
-        """Seconds of one call, in the least of several rounds of calls; device and host."""
+        """Seconds of one call on device and host: the least of several rounds."""
         self._warm(work)
         once = self._round(work, 1)
         count = 1 if self.quick else max(1, min(1000, int(0.05 / max(once, 1e-7))))
         return min(self._round(work, count) for _ in range(1 if self.quick else 5))
 
     def _warm(self, work: Callable[[], Any]) -> None:
-        """The second time kernels are recorded, the third replayed."""
+        """Runs until kernels are replayed: the second run records them, the third replays."""
         for _ in range(1 if self.quick else 3):
             work()
         self.device.synchronize()
@@ -81,8 +81,8 @@ class Bench:
         return (time.perf_counter() - begin) / count
 
     def by_events(self, work: Callable[[], Any], *, ahead: bool = False) -> float:
-        """Seconds that the device takes for what one call enqueues. With ``ahead`` it begins when
-        all is enqueued, so that what the host takes for that does not count.
+        """Seconds that the device takes for the work one call enqueues. With ``ahead`` it begins
+        when all is enqueued, so that the host's time does not count.
         """
         self._warm(work)
         begin = time.perf_counter()
@@ -102,7 +102,7 @@ class Bench:
     # The limits.
 
     def copy_on_the_device(self, line: Line) -> None:
-        """Bandwidth of a copy from one place to another."""
+        """Bandwidth of a copy within device memory."""
         size = 1 << (16 if self.quick else 29)
         source, to = self.device.allocate(size), self.device.allocate(size)
         self.device.upload(source.address, np.zeros(size, np.uint8))
@@ -111,9 +111,7 @@ class Bench:
         line.amount, line.unit = 2 * size / line.seconds / 1e9, "GB/s"
 
     def link_to_the_device(self, line: Line) -> None:
-        """Bandwidth of the link, from memory that the system may not move; without CuPy, that of
-        an upload.
-        """
+        """Bandwidth of the link, from pinned memory; without CuPy, that of an upload."""
         size = 1 << (16 if self.quick else 28)
         there = self.device.allocate(size)
         try:
@@ -140,7 +138,7 @@ class Bench:
     # Kernels.
 
     def kernel(self, line: Line) -> None:
-        """A chain of one kernel, by its name, against the limit that it should reach."""
+        """A chain of one kernel, by its name, against its limit."""
         rows, columns, side, wide = (8, 64, 32, 64) if self.quick else (16384, 4096, SIDE, WIDE)
         few = gpu_texts.CHAIN // 4
         moved = 2 * rows * columns * 2 / 1e9
@@ -166,8 +164,8 @@ class Bench:
         line.peers[peer] = gpu_peers.kernel(line.name, *shape, compiled=compiled)
 
     def prepared(self, program: Program) -> Callable[[], Any]:
-        """A call that enqueues a program on values that are on the device already, the same one for
-        all parameters of a shape.
+        """A call that enqueues a program on values already on the device, one for all parameters of
+        a shape.
         """
         made = program.compile(Gpu(device=self.device, offload_copy=False)).compiled
         shapes = {name: p.shape for name, p in program.main.parameters.items()}
@@ -178,7 +176,7 @@ class Bench:
         return lambda: made.run_async(there)
 
     def swap_weights(self, line: Line) -> None:
-        """New weights for a program that runs, taken from where they are, in bytes a second."""
+        """New weights for a running program, without copying them first, in bytes a second."""
         side = 32 if self.quick else 8192
         program = migx.parse(gpu_texts.swapped(side), draw_missing=1)
         program.compile(Gpu(device=self.device))
@@ -195,8 +193,8 @@ class Bench:
     # Models.
 
     def model(self, line: Line) -> list[Argument]:
-        """The answers of a model; and its time on values that are on the device, beside what its
-        kernels would take at the device's limits. Like peers it is compiled for these sizes.
+        """The results of a model, and its time on values on the device, beside that of its kernels
+        at the device's limits. Like peers it is compiled for these sizes.
         """
         path, given = models.make(line.name), models.inputs(line.name)
         arguments = {n: Argument.of(v) for n, v in given.items()}
@@ -223,14 +221,14 @@ class Bench:
         return results
 
     def model_by(self, line: Line, peer: str) -> None:
-        """The same model by somebody else."""
+        """The same model by a peer."""
         path, given = models.make(line.name), models.inputs(line.name)
         if peer == ONNXRUNTIME:
             line.peers[peer] = self.timed(
                 gpu_peers.onnxruntime(path, given, fast_math=self.fast_math)
             )
         else:
-            gpu_peers.torch_module()  # before anything is read for it
+            gpu_peers.torch_module()  # before the model is read
             arguments = {n: Argument.of(v) for n, v in given.items()}
             program = of_sizes(migx.parse_onnx(path), arguments)
             compiled = peer == gpu_peers.COMPILED
@@ -240,7 +238,7 @@ class Bench:
 
 
 def moved(cost: Cost) -> int:
-    """The bytes that a kernel cannot do without: of what it picks from, no more than it picks."""
+    """The bytes that a kernel must move: of data it gathers from, only those it gathers."""
     shapes = [v.shape for v in cost.at.inputs[1:]]
     if not cost.kernel.startswith("gather") or not all(shape.static for shape in shapes):
         return cost.nbytes
@@ -249,8 +247,8 @@ def moved(cost: Cost) -> int:
 
 
 def of_sizes(program: Program, given: Mapping[str, Argument]) -> Program:
-    """A program whose symbols are the sizes of some arguments; as it is, where a branch that these
-    sizes never take cannot have them.
+    """A program specialised to the sizes of some arguments; unchanged if a branch that these sizes
+    never take is invalid with them.
     """
     parameters = program.main.parameters.items()
     sizes = sizes_of((n, p.shape, given[n].shape) for n, p in parameters if n in given)
@@ -262,7 +260,7 @@ def of_sizes(program: Program, given: Mapping[str, Argument]) -> Program:
 
 def drawn(shape: Any) -> Argument:
     """A value of static shape, of numbers so small that products of such matrices are, too. They
-    come again and again, for many would take longer to draw than to be worked with.
+    repeat, as many would take longer to draw than to compute with.
     """
     dims = tuple(int(d) for d in shape.dims)
     numbers = np.random.default_rng(0).standard_normal(DRAWN, np.float32) / math.sqrt(dims[-1])

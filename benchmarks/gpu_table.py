@@ -16,14 +16,14 @@ BARS = {
     "int4 gemv": 0.70,
     "swap weights": 0.80,
 }
-"""What share of the limit each is to reach."""
+"""The share of its limit that each should reach."""
 PEERS = (EAGER, COMPILED, ONNXRUNTIME)
 
 
 @dataclass
 class Line:
-    """One line of the table: what took how long, what that is in ``unit``, and the limit that it is
-    held against; the seconds of ``peers``, and of the floor; ``notes`` say what is missing.
+    """One line of the table: its seconds, the amount in ``unit``, and the limit; the seconds of
+    ``peers`` and of the floor; ``notes`` say what is missing.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Line:
 
     @property
     def share(self) -> float | None:
-        """How much of the limit is reached; of the floor's speed, for a model."""
+        """The share of the limit that is reached; for a model, of the floor's speed."""
         if self.seconds and self.floor:
             return self.floor / self.seconds
         known = self.amount and self.limit and math.isfinite(self.limit)
@@ -49,12 +49,12 @@ class Line:
             self.notes.append(what)
 
     def fail(self, error: Exception) -> None:
-        """Notes what went wrong, its first line."""
+        """Notes the first line of an error."""
         said = str(error).strip().splitlines() or [""]
         self.say(f"{type(error).__name__}: {said[0]}"[:120])
 
     def take(self, other: Line) -> None:
-        """Takes over what another line of this name knows."""
+        """Merges another line of this name."""
         for name in ("seconds", "amount", "limit", "floor"):
             if getattr(other, name) is not None:
                 setattr(self, name, getattr(other, name))
@@ -65,7 +65,7 @@ class Line:
 
 
 def show(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table, plain: where a GPU is, there may be little else."""
+    """Prints a table as plain text: little may be installed on a machine with a GPU."""
     every = [headings, *rows]
     wide = [max(map(len, column)) for column in zip(*every, strict=True)]
     for first, *others in every:
@@ -74,7 +74,7 @@ def show(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def report(lines: Sequence[Line], transformers: Sequence[str]) -> None:
-    """Prints all lines, what is to be said of them, and how fast transformers are beside others."""
+    """Prints all lines, their notes, and the speed of transformers beside peers."""
     headings = ("what", "time", "amount", "of the limit", *(f"× {p}" for p in PEERS))
     show(headings, [shown(line) for line in lines])
     for note, named in _notes(lines).items():
@@ -99,7 +99,7 @@ def shown(line: Line) -> tuple[str, ...]:
 
 
 def _notes(lines: Sequence[Line]) -> dict[str, list[str]]:
-    """What is to be said, each with the lines it is said of."""
+    """The notes, each with the names of its lines."""
     found: dict[str, list[str]] = {}
     for line in lines:
         for note in line.notes:

@@ -16,7 +16,7 @@ def _chain(
     head: str = "",
     count: int = CHAIN,
 ) -> str:
-    """A program of a kernel after another; ``step`` gives lines and the result of one."""
+    """A program of a chain of kernels; ``step`` gives the lines and the result of one."""
     lines, value = list[str](), "x"
     for _ in range(count):
         more, value = step(value, len(lines))
@@ -51,7 +51,7 @@ def softmax(rows: int, columns: int) -> str:
 
 
 def norm(rows: int, columns: int) -> str:
-    """Each row less its mean, over its deviation."""
+    """Each row less its mean, over its standard deviation."""
 
     def step(x: str, n: int) -> tuple[list[str], str]:
         wide = f"{{out_lens=({rows}, {columns})}}"
@@ -79,9 +79,7 @@ def gemm(side: int) -> str:
 
 
 def int4(side: int, count: int = CHAIN) -> str:
-    """Products of a row with so many matrices of four bits, each its own, so that no cache holds
-    them.
-    """
+    """Products of a row with distinct matrices of four bits, so that no cache holds them."""
 
     def step(x: str, n: int) -> tuple[list[str], str]:
         blocks = side // 32

@@ -1,6 +1,6 @@
-"""Programs as graphs of torch: what torch is measured on, for a model. An instruction is the call
-of torch that means the same; what depends on constants alone is a constant, so weights of four bits
-are floats there.
+"""Programs as torch graphs, on which torch is measured for models. An instruction becomes the
+equivalent call of torch; values that depend on constants alone are constants, so weights of four
+bits are floats there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SAME = {name: name for name in _ALIKE} | {
     "not": "logical_not",
     "recip": "reciprocal",
 }
-"""Operations whose operands torch takes as they are, and what it calls them."""
+"""Operations whose operands torch takes unchanged, with its names for them."""
 FOLDS = {
     "reduce_mean": "mean",
     "reduce_sum": "sum",
@@ -50,8 +50,8 @@ FOLDS = {
 
 
 def graph_of(program: Program, torch: Any, device: str) -> Any:
-    """A module of torch that takes the parameters of a program in their order and gives its
-    results. ``Missing`` names an operation that has no call here.
+    """A torch module that takes the parameters of a program in order and returns its results.
+    ``Missing`` names an operation that has no call here.
     """
     made = _Graph(torch, device)
     for at in program.main:
@@ -60,7 +60,7 @@ def graph_of(program: Program, torch: Any, device: str) -> Any:
 
 
 class _Graph:
-    """The graph so far; ``values`` are its nodes, ``constants`` what is known."""
+    """The graph so far; ``values`` are its nodes, ``constants`` the known values."""
 
     def __init__(self, torch: Any, device: str) -> None:
         self.torch, self.device = torch, device
@@ -70,7 +70,7 @@ class _Graph:
         self.context = get_target("ref").get_context()
 
     def instruction(self, at: Instruction) -> None:
-        """Adds what an instruction does."""
+        """Adds an instruction."""
         if isinstance(at.op, Param):
             self.values[at] = self.graph.placeholder(f"x{len(self.values)}")
         elif isinstance(at.op, Return):
@@ -84,7 +84,7 @@ class _Graph:
             self.values[at] = self.called(at)
 
     def value(self, at: Instruction) -> Any:
-        """The node of a value; of a constant, one that reads it."""
+        """The node of a value; for a constant, one that reads it."""
         if at not in self.values:
             name = f"c{len(self.values)}"
             array = np.array(self.constants[at].array)
@@ -104,7 +104,7 @@ class _Graph:
         return self.graph.call_function(operator.getitem, (value, index))
 
     def called(self, at: Instruction) -> Any:
-        """The calls that an instruction comes to."""
+        """Adds the calls for an instruction; returns the last."""
         if at.name not in {*SAME, *FOLDS, *CALLS} or not at.shape.static:
             raise Missing(f"torch is asked for no {at.name}")
         given = list(map(self.value, at.inputs))
@@ -155,7 +155,7 @@ def _gather(graph: _Graph, at: Instruction, given: Sequence[Any]) -> Any:
     index = graph.graph.call_method("long", (given[1],))
     if at.inputs[1].shape.rank:
         return graph.at(given[0], *[slice(None)] * _op(at).axis, index)
-    row = graph.call("reshape", index, [1])  # a lone number would be fetched, which ends a graph
+    row = graph.call("reshape", index, [1])  # a scalar would be fetched to the host, a graph break
     return _reshape(graph, at, [graph.at(given[0], *[slice(None)] * _op(at).axis, row)])
 
 
@@ -226,4 +226,4 @@ CALLS: dict[str, Callable[[_Graph, Instruction, Sequence[Any]], Any]] = {
     "transpose": lambda g, at, v: g.call("permute", v[0], list(_op(at).permutation)),
     "unsqueeze": _reshape,
 }
-"""Operations that take more than their operands."""
+"""Operations with attributes, or calls of their own."""

@@ -1,8 +1,8 @@
-"""A process that has the device and does one step of ``benchmarks.gpu`` after another.
+"""A process that owns the device and runs the steps of ``benchmarks.gpu``.
 
-A kernel that reads what it must not takes the whole process's device away, and one that does not
-end is waited for by nobody else. So steps are done apart, each with a time limit, and where the
-device is lost the process is started again for the next.
+After an illegal access in a kernel the process loses its device, and a kernel that does not end
+blocks it. So steps run in a process of their own, each with a time limit, and if the device is lost
+the process is restarted for the next.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from migx.errors import TargetError
 from migx.targets.gpu.devices.device import Device
 
 START = 60.0
-"""Seconds in which a process has a device."""
+"""Seconds within which a process must have a device."""
 END = 10.0
-"""Seconds in which one that is killed is gone; a driver may hold it for longer."""
+"""Seconds to wait for a killed process to end; a driver may hold it for longer."""
 
 
 @dataclass
 class Found:
-    """What came of a step: its line, what it gives besides, and whether the device is lost."""
+    """The outcome of a step: its line, its value, and whether the device is lost."""
 
     line: Line
     value: Any = None
@@ -34,7 +34,7 @@ class Found:
 
 
 class Worker:
-    """The process, once it is needed; ``TargetError`` where it finds no device."""
+    """The process, started on first use; ``TargetError`` if it finds no device."""
 
     def __init__(self, kind: str, *, quick: bool, fast_math: bool = False) -> None:
         self.kind, self.how = kind, {"quick": quick, "fast_math": fast_math}
@@ -44,7 +44,7 @@ class Worker:
         self._start()
 
     def do(self, step: str, line: Line, limits: Limits, seconds: float, *given: Any) -> Found:
-        """Does one step of ``Bench`` for a line, in so many seconds at most."""
+        """Runs one step of ``Bench`` for a line, within some seconds."""
         try:
             ends = self._ends or self._start()
             ends.send((step, line.name, limits, given))
@@ -86,7 +86,7 @@ class Worker:
 
 
 def serve(ends: Connection, kind: str, how: dict[str, bool]) -> None:
-    """Does each step that comes in, until nothing more does."""
+    """Runs each step received, until the connection is closed."""
     try:
         bench = Bench(device_of(kind), **how)
     except TargetError as error:
@@ -103,7 +103,7 @@ def serve(ends: Connection, kind: str, how: dict[str, bool]) -> None:
 
 
 def done(bench: Bench, step: str, line: Line, *given: Any) -> Found:
-    """What comes of one step; what goes wrong in it is noted in its line."""
+    """Runs one step; returns its outcome, with an error noted in its line."""
     found = Found(line)
     try:
         found.value = getattr(bench, step)(line, *given)
@@ -119,7 +119,7 @@ def done(bench: Bench, step: str, line: Line, *given: Any) -> Found:
 
 
 def device_of(kind: str) -> Device:
-    """A device of its own, by kind."""
+    """A new device, by kind."""
     if kind == "interpreter":
         from migx.targets.gpu.devices.interpreter import InterpreterDevice
 

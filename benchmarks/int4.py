@@ -2,7 +2,7 @@
 with which onnxruntime quantises matrices for MatMulNBits.
 
 Either side quantises the same weights in blocks of the same size, and ``ref`` runs both. An error
-is the root mean square of what changes in an output, as a part of that of the output.
+is the root mean square of the change of an output, relative to that of the output.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def weights(program: Program) -> list[tuple[Instruction, Instruction]]:
 
 
 def bytes_of(program: Program) -> tuple[int, int]:
-    """The bytes of all that is left of the weights that are quantised, and of these before."""
+    """The bytes of the quantised weights with their parameters, and of the weights before."""
     after = before = 0
     for weight, real in weights(program):
         levels, scale, *zero = real.inputs

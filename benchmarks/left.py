@@ -1,9 +1,9 @@
 """How many instructions that do work are left after optimisation and fusion, against the nodes that
 onnxruntime's extended optimisation leaves.
 
-A view, a constant and a parameter is no work, on either side; what a submodule holds counts. A
-fused instruction counts as one, but a group only where it holds at most one dot or convolution, or
-one attention: else what it holds counts.
+Views, constants and parameters are no work, on either side; instructions of submodules count. A
+fused instruction counts as one, but a group only if it holds at most one dot or convolution, or one
+attention: else its instructions count.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ VIEWS = frozenset(
         "Unsqueeze",
     }
 )
-"""Nodes that would be views here."""
+"""Operators that are views in migx."""
 
 
 def left(model: str, folder: Path | None, passes: str = PASSES) -> Result:
-    """What is left of a model on either side; the batch is what there was before."""
+    """The work left of a model on either side; the batch is the number of instructions before."""
     path = make(model, folder)
     program = migx.parse_onnx(path)
     before = count(program)
@@ -59,7 +59,7 @@ def left(model: str, folder: Path | None, passes: str = PASSES) -> Result:
 
 
 def within(results: Sequence[Result]) -> str:
-    """On how many models the bar is kept."""
+    """The number of models within the bar."""
     kept = sum(r.ours[0] <= r.peer[0] for r in results)
     return f"no more than onnxruntime on {kept} of {len(results)}"
 
@@ -90,7 +90,7 @@ def is_one(group: Instruction) -> bool:
 
 
 def peer_nodes(path: Path) -> Iterator[str]:
-    """The operators of the nodes that onnxruntime leaves and that do work."""
+    """The operators of the nodes that do work and are left by onnxruntime."""
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "model.onnx"
         asked = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""What a benchmark gives: samples of ours and of a peer, taken in turn, and on what machine."""
+"""Results of a benchmark: samples of ours and of a peer, taken in turn, and the machine."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ FOLDER = ROOT / ".bench"
 
 
 class ResultError(Exception):
-    """There is no such result, it is not one, or two that should agree do not."""
+    """A result is missing or malformed, or two that should agree do not."""
 
 
 @dataclass(frozen=True)
 class Result:
     """The samples of one test. More is better where the unit ends in ``/s``, else less.
 
-    ``batch`` is how much one sample works on: the first dim of a model's first input, or the
-    instructions of a chain. ``peer`` is empty where the peer cannot do it.
+    ``batch`` is the size of one sample: the first dim of a model's first input, or the instructions
+    of a chain. ``peer`` is empty if the peer cannot do it.
     """
 
     test: str
@@ -72,7 +72,7 @@ class Report:
 
     @classmethod
     def load(cls, path: Path) -> Report:
-        """Reads a report; ``ResultError`` where the file is missing or is none."""
+        """Reads a report; ``ResultError`` if the file is missing or is not a report."""
         try:
             given = json.loads(path.read_text("utf-8"))
             results = tuple(
@@ -111,7 +111,7 @@ def _git(*arguments: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What a number depends on besides the code."""
+    """The machine and the versions that results depend on."""
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0))
@@ -138,7 +138,7 @@ def _cpu() -> str:
 def in_turn(
     ours: Callable[[], float], peer: Callable[[], float], rounds: int, budget: float
 ) -> tuple[list[float], list[float]]:
-    """Samples of both, one after the other, so that what disturbs the machine disturbs both.
+    """Samples of both, alternating, so that disturbances of the machine affect both.
 
     The peer stops when another sample would take it over ``budget`` seconds, but has one at least.
     """
@@ -153,7 +153,7 @@ def in_turn(
 
 
 def seconds(call: Callable[[], object], times: int = 1) -> float:
-    """How long one call takes, as the mean of some."""
+    """Seconds of one call, as the mean of some."""
     start = time.perf_counter()
     for _ in range(times):
         call()

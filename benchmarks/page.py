@@ -25,7 +25,7 @@ told in [how a kernel comes to be](../explanation/how-a-kernel-comes-to-be.md)."
 
 
 def parts() -> tuple[str, list[tuple[str, ...]], str]:
-    """What stands above the table, its rows, the first of them its head, and what stands below."""
+    """The text above the table, its rows, the first of them its head, and the text below."""
     report = Report.load(RESULTS)
     peers = list(dict.fromkeys(r.against for r in report.results))
     found: dict[str, dict[str, dict[str, Result]]] = {}
@@ -49,7 +49,7 @@ def parts() -> tuple[str, list[tuple[str, ...]], str]:
 
 
 def _cells(by_peer: Mapping[str, Result], peers: Sequence[str]) -> list[str]:
-    """What a run takes by the samples beside the first peer's, and the ratio with each."""
+    """The time of a run, from the samples in turn with the first peer's, and each peer's ratio."""
     ours = statistics.median(by_peer[peers[0]].ours)
     ratios = (by_peer[p].ratio for p in peers)
     return [_milliseconds(ours), *("" if r is None else f"{r:.2f}" for r in ratios)]

@@ -1,7 +1,7 @@
 """Reading a model: ``migx.parse_onnx`` against ``onnx.load``, each time in a fresh process.
 
 Both read the same model, its weights in a file beside it; onnx.load reads the weights into memory,
-migx maps them. What exactly is measured stands in ``benchmarks.probe``.
+migx maps them. ``benchmarks.probe`` defines what is measured.
 """
 
 from __future__ import annotations

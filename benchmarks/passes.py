@@ -1,6 +1,6 @@
-"""What optimising takes: ``optimize_module`` to its fixpoint on each model, against the optimisers
-of onnxscript and onnxruntime on the same file; each pass on ever longer stacks of transformer
-blocks; and how many of the models each pass changes.
+"""The time of optimisation: ``optimize_module`` to its fixpoint on each model, against the
+optimisers of onnxscript and onnxruntime on the same file; each pass on ever longer stacks of
+transformer blocks; and how many of the models each pass changes.
 
 onnxruntime optimises while a session is made, so its time is that of a session with its extended
 optimisations less that of one without any.
@@ -53,7 +53,7 @@ def optimised(name: str, folder: Path | None, rounds: int, budget: float) -> lis
         on, off = (_session(path, x) for x in (levels.ORT_ENABLE_EXTENDED, levels.ORT_DISABLE_ALL))
         return max(0.0, on - off) / count * 1000
 
-    ours()  # imports what is imported when it is first used
+    ours()  # runs imports that happen on first use
     found = []
     for peer, sample in {"onnxscript": script, "onnxruntime": runtime}.items():
         mine, theirs = in_turn(ours, sample, rounds, budget)
@@ -62,7 +62,7 @@ def optimised(name: str, folder: Path | None, rounds: int, budget: float) -> lis
 
 
 def _session(path: Path, level: Any) -> float:
-    """Seconds that a session takes to be made."""
+    """Seconds to create a session."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = level
     options.log_severity_level = 3
@@ -81,14 +81,14 @@ def stacks(lengths: Sequence[int], rounds: int) -> Iterator[Result]:
 
 
 def _alone(each: Pass, program: Program) -> float:
-    """Seconds of one pass, with nothing left over that Python would collect meanwhile."""
+    """Seconds of one pass, with garbage collected before."""
     gc.collect()
     return seconds(lambda: migx.run_passes(program, [each]))
 
 
 def growth(results: Sequence[Result]) -> list[str]:
-    """How much more time an instruction takes on the longest stack than on the shortest, for each
-    pass where it is more than it may be; and the most.
+    """The growth of the time per instruction from the shortest stack to the longest: the largest,
+    and that of each pass above the limit.
     """
     by_pass: dict[str, list[Result]] = {}
     for r in results:
@@ -103,7 +103,7 @@ def growth(results: Sequence[Result]) -> list[str]:
 
 
 def changes(names: Sequence[str], folder: Path | None) -> list[Result]:
-    """How many models each pass changes, as they are read or after they have been optimised."""
+    """The number of models that each pass changes, as read or after optimisation."""
     counts = dict.fromkeys((p.name for p in every_pass()), 0)
     for name in names:
         read = migx.parse_onnx(make(name, folder))
@@ -118,7 +118,7 @@ def changes(names: Sequence[str], folder: Path | None) -> list[Result]:
 
 
 def every_pass() -> list[Pass]:
-    """The passes there are that need no option."""
+    """The passes that need no options."""
     classes = [plugins.load("passes", name) for name in plugins.names("passes")]
     return [cls() for cls in classes if not required(cls)]
 

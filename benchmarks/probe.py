@@ -1,8 +1,8 @@
 """One reading of a model in a process of its own: ``python -m benchmarks.probe WHO PATH``.
 
 WHO is ``migx`` or ``onnx``. Prints JSON: ``call``, the seconds of the one call that reads the
-model; ``start``, those and the seconds of importing the package; ``memory``, the most megabytes the
-process has held from first to last, less what it held here, before it imported anything of theirs.
+model; ``start``, those and the seconds of importing the package; ``memory``, the peak megabytes of
+the process less those it held before it imported either package.
 """
 
 import json
@@ -18,7 +18,7 @@ def held(field: str) -> float:
 
 
 def main(who: str, path: str) -> dict[str, float]:
-    """Reads the model and says what it took."""
+    """Reads the model and returns the measurements."""
     before, start = held("VmRSS"), time.perf_counter()
     if who == "migx":
         from migx import parse_onnx as read

@@ -26,11 +26,11 @@ from benchmarks.models import inputs, make
 BAR = "no slower than 1.1 times the peer on each, 3 times as fast in the median"
 AGAINST = "onnx.reference"
 TOLERANCE = 1e-2
-"""How far results may lie apart, as a part of the largest value: a model in i8 jumps by a step
-where a sum is rounded differently.
+"""The allowed difference of results, relative to the largest value: a model in i8 jumps by a step
+if a sum is rounded differently.
 """
 AT_LEAST = 0.05
-"""Seconds that one sample takes: a faster run is repeated, and the mean is the sample."""
+"""The least seconds of a sample: a faster run is repeated, and the mean is the sample."""
 
 Arrays = list[NDArray[Any]]
 
@@ -77,7 +77,7 @@ def result(name: str, folder: Path | None, rounds: int, budget: float) -> tuple[
 
 
 def repeated(run: Callable[[], object]) -> Callable[[], float]:
-    """The mean seconds of so many runs that they take long enough together."""
+    """The mean seconds of a run, over enough runs for a sample."""
     times = max(1, round(AT_LEAST / seconds(run)))
     return lambda: seconds(run, times)
 
@@ -93,7 +93,7 @@ def _peer(path: Path, given: dict[str, Any]) -> Callable[[], Arrays]:
 
 
 def agree(name: str, ours: Arrays, peer: Arrays) -> None:
-    """Raises ``ResultError`` where the two did not compute the same."""
+    """Raises ``ResultError`` if the two results differ."""
     for index, (a, b) in enumerate(zip(ours, peer, strict=True)):
         what = f"output {index} of {name}"
         if (a.shape, a.dtype) != (b.shape, b.dtype):
@@ -106,5 +106,5 @@ def agree(name: str, ours: Arrays, peer: Arrays) -> None:
 
 
 def in_a_line(error: Exception) -> str:
-    """What went wrong, in one line."""
+    """An error in one line."""
     return textwrap.shorten(f"{type(error).__name__}: {error}", 200)

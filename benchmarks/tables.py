@@ -17,8 +17,8 @@ COLORS = {"faster": "green", "less": "green", "slower": "red", "more": "red"}
 
 
 def show_results(title: str, goal: str, results: Sequence[Result], notes: Sequence[str]) -> None:
-    """One benchmark: medians, half the distance between the quartiles in percent of them, and how
-    many times better than the peer ours is.
+    """One benchmark: medians, half the interquartile range in percent of them, and how many times
+    better than the peer ours is.
     """
     console = _console()
     table = Table("Test", title=f"{title}; goal: {goal}", title_justify="left")
@@ -61,7 +61,7 @@ def show_comparison(old: Report, new: Report, rows: Iterable[Row]) -> None:
 
 
 def _console() -> Console:
-    """The terminal, or a page wide enough for a test to have one line."""
+    """The terminal, or a page wide enough for each test to fit on one line."""
     return Console(width=None if sys.stdout.isatty() else 110)
 
 

@@ -1,8 +1,7 @@
-"""Weights that are left out and put in later: what that costs a run, what a swap takes, and what
-memory the weights take.
+"""Deferred weights: their cost in a run, the time of a swap, and the memory that weights take.
 
-A model whose weights are known is optimised for what they happen to be: a scale of ones goes. Drawn
-models are full of such luck and trained ones are not, so tensors of one repeated value are drawn
+A model whose weights are known is optimised for their values: a scale of ones is removed. Randomly
+drawn models have many such tensors, trained ones do not, so tensors of one repeated value are drawn
 again here, on either side.
 """
 
@@ -143,7 +142,7 @@ class Swaps:
 
 
 def show_swaps(target: str, folder: Path | None, quick: bool) -> list[Result]:
-    """Measures and prints all that concerns swaps."""
+    """Measures and prints everything about swaps."""
     made, rounds = Swaps(SWAPPED, target, folder), 3 if quick else 7
     compiling = list(swaps(made, rounds))
     copying, pause = rate(made, 2 * rounds), pauses(made, 5 * rounds)
@@ -186,7 +185,7 @@ def rate(made: Swaps, rounds: int) -> Result:
 
 
 def single(made: Swaps, rounds: int) -> Iterator[Result]:
-    """Swaps of one tensor of each size there is, against a copy of it; the batch is its bytes."""
+    """Swaps of one tensor of each size, against a copy of it; the batch is its bytes."""
     sizes = {array.nbytes: name for name, array in made.sets[0].items()}
     for size, name in sorted(sizes.items()):
         array = made.sets[0][name]
@@ -196,8 +195,8 @@ def single(made: Swaps, rounds: int) -> Iterator[Result]:
 
 
 def pauses(made: Swaps, rounds: int) -> Result:
-    """The longest a caller of a tiny program waits while all weights of another are swapped, and
-    while as many bytes are copied.
+    """The longest call of a tiny program while all weights of another are swapped, and while as
+    many bytes are copied.
     """
     source, to = made.sets[0], {n: np.empty_like(a) for n, a in made.sets[0].items()}
 
@@ -213,8 +212,8 @@ def pauses(made: Swaps, rounds: int) -> Result:
 
 @contextmanager
 def calls() -> Iterator[Callable[[Callable[[], None]], float]]:
-    """A thread calls a tiny program without pause; what is given says how long the longest call
-    took while something was done.
+    """A thread calls a tiny program without pause; yields a function that returns the longest call
+    during some work.
     """
     program = migx.Program()
     x = program.main.add_parameter("x", migx.Shape("f32", (4,)))
@@ -263,8 +262,8 @@ def slope(results: list[Result]) -> str:
 
 
 def memory(model: str, folder: Path | None) -> Iterator[Result]:
-    """What the weights take in four programs of one process, and in two processes together, as a
-    part of their bytes.
+    """The memory of the weights in four programs of one process, and in two processes together,
+    relative to their bytes.
     """
     path = make(model, folder)
     yield _share(f"{model} four variants", *probed("variants", [path]))
@@ -280,7 +279,7 @@ def _share(test: str, taken: int, due: int) -> Result:
 
 
 def probed(case: str, files: list[Path]) -> tuple[int, int]:
-    """The bytes that the weights take in some processes together, and those of one set of them."""
+    """The bytes that the weights take in all processes together, and those of one set."""
     with ExitStack() as stack:
         running = [stack.enter_context(_started(case, str(file))) for file in files]
         for process in running:
@@ -298,7 +297,7 @@ def _started(case: str, file: str) -> subprocess.Popen[str]:
 
 
 def _line(process: subprocess.Popen[str], asked: str = "") -> str:
-    """The next line of a process, which may have to be asked."""
+    """The next line of a process, after sending it ``asked``, if given."""
     assert process.stdin is not None
     assert process.stdout is not None
     if asked:
@@ -310,7 +309,7 @@ def _line(process: subprocess.Popen[str], asked: str = "") -> str:
 
 
 def grown(made: Swaps, times: int) -> Result:
-    """By how much swaps of one tensor add to the memory of the process, in MB."""
+    """The memory that swaps of one tensor add to the process, in MB."""
     sizes = {array.nbytes: name for name, array in made.sets[0].items()}
     name = sizes[sorted(sizes)[-2]]
     for _ in range(3):

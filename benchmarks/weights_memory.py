@@ -28,8 +28,8 @@ PAGE = 4096
 
 
 def resident(field: str) -> int:
-    """The bytes of memory this process has: ``Rss``, all, or ``Pss``, what it shares with others
-    only in part.
+    """The bytes of memory of this process: ``Rss``, all, or ``Pss``, with shared pages in
+    proportion.
     """
     gc.collect()
     lines = Path("/proc/self/smaps_rollup").read_text("ascii").splitlines()
@@ -44,7 +44,7 @@ def touch(values: Iterable[Argument]) -> None:
 
 
 def variants(path: Path) -> tuple[int, list[Epoch]]:
-    """What was resident before weights, and those of four programs, from one folder."""
+    """The bytes resident before the weights, and the weights of four programs, from one folder."""
     template = migx.parse_onnx(path, defer_external_weights=True)
     symbol = next(iter(template.symbols()))
     programs = [bound(template, {symbol: n}).compile("ref", passes=PASSES) for n in BATCHES]
@@ -54,8 +54,8 @@ def variants(path: Path) -> tuple[int, list[Epoch]]:
 
 
 def loaded(path: Path) -> tuple[int, list[Epoch]]:
-    """What was resident before weights, and those of a file that another process loads, too: what
-    the two share counts half in either.
+    """The bytes resident before the weights, and those of a file that another process loads, too:
+    pages shared by both count half in each.
     """
     program = migx.load(path)
     epoch = program.compiled.weights.current

