@@ -20,8 +20,7 @@ AGGREGATES = {"sum": np.add, "average": np.add, "min": np.fmin, "max": np.fmax}
 SILENT = {"sum": 0.0, "average": 0.0, "min": np.nan, "max": np.nan}
 """The value of a target without contributions."""
 FAULT = (
-    "tree_ensemble: a tree goes round in a circle, or names a node, a leaf or a feature that there "
-    "is not"
+    "tree_ensemble: a tree has a cycle, or names a node, a leaf or a feature that does not exist"
 )
 AT_ONCE = 1 << 16
 """About how many leaves are searched for at once."""

@@ -165,7 +165,7 @@ def conv_add(
     """conv(x + a, w) + b is conv(x, w) + (conv(a, w) + b), for a term of each channel."""
     op = f.op_as(Convolution)
     if any(p != 0 for p in op.padding):
-        return Declined("at the edges the term adds less, and folding would run the convolution")
+        return Declined("at padded edges the term adds less, and folding would run the convolution")
     if not (varies_along(a, 1) and varies_along(b, 1) and term_fits(w, b)):
         return None
     window = map(reach, w.shape.dims[2:], op.dilation)

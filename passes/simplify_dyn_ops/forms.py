@@ -50,7 +50,7 @@ def bounds_of(start: Extent, end: Extent, step: Extent, extent: Extent) -> tuple
         first, last = (from_front(v, extent) for v in (start, end))
         return first, dim.maximum(first, last)
     if not all(isinstance(v, int) for v in (start, end, extent)):
-        raise DimError("an axis is walked backwards whose size is not known")
+        raise DimError("an axis of unknown size is sliced backwards")
     first = max(start + extent * (start < 0), 0)
     stop = max(end + extent * (end < 0), -1)
     places = range(min(first, extent - 1), stop, step)

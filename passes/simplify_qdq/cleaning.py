@@ -117,7 +117,7 @@ def move_bytes(
     if not alike(dq, q) or not x.shape.same_type(q.shape.with_dims(x.shape.dims)):
         return Declined("the parameters of the two differ")
     if not x.shape.dtype.is_integer or dq.inputs[1].shape.elements != 1:
-        return Declined("scales differ from place to place")
+        return Declined("the values are no integers, or have more than one scale")
     moves: list[Instruction] = []
     value = q.inputs[0]
     while value is not dq:
@@ -134,7 +134,7 @@ def move_bytes(
 def quantize_first(at: Cursor, concat: Instruction, q: Instruction) -> Instruction | Declined:
     """quantizelinear(concat(...)) is concat(quantizelinear(...)): bytes are moved, not floats."""
     if q.op_as(Linear).block or any(v.shape.elements != 1 for v in q.inputs[1:]):
-        return Declined("scales differ from place to place")
+        return Declined("there is more than one scale")
     return at(concat.op, *(at(q.op, part, *q.inputs[1:]) for part in concat.inputs))
 
 

@@ -59,7 +59,7 @@ def quant_convolution(at: Cursor, convolution: Instruction) -> Instruction | Dec
     if reason := unfit(x, w, 0, product(w.source.shape.dims[1:])):
         return Declined(reason)
     if op.group > 1 and not may_do_without(w):
-        return Declined("a zero point of the weights asks for the sum of each group's windows")
+        return Declined("zero points of the weights would need the sums of each group's windows")
     return scaled(at, convolved(at, x, without(at, w), op), x, w, 1, convolution)
 
 

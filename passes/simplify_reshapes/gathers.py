@@ -39,7 +39,7 @@ def gather(
         places = np.where(places < 0, places + int(extent), places)
     digits = counted(places) if places.size else None
     if digits is None:
-        return Declined("the indices are not computed from digits that rise or stay")
+        return Declined("the indices are not sums of nested ranges with steps of at least 0")
     order = sorted((i for i, d in enumerate(digits) if d.stride), key=lambda i: -digits[i].stride)
     first: Extent = int(places[0])
     first = first if known or first >= 0 else extent + first

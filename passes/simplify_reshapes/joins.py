@@ -42,7 +42,7 @@ def concat_slice(
     for part, (offset, last) in zip(joined.inputs, places, strict=True):
         if dim.at_most(offset, start) and dim.at_most(end, last):
             if not agree_but_for([joined, part], axis):
-                return Declined("its dims are not those of the result by name")
+                return Declined("its other dims have other names than those of the result")
             bounds = {**cut_axes(cut), axis: (start - offset, end - offset)}
             return part if cut.shape.same_type(part.shape) else within(at, part, bounds)
     return Declined("it does not lie within one part")
@@ -84,7 +84,7 @@ def concat_reshape(at: Cursor, root: Instruction) -> Instruction | Declined | No
     for i in range(parts[0].shape.rank):
         if dim.product(parts[0].shape.dims[:i]) == before and agree_but_for(parts, i):
             return at(ops.Reshape(root.shape.dims), at(ops.Concat(i), *parts))
-    return Declined("the parts do not follow each other in their sources")
+    return Declined("no axis of the sources joins the parts in order")
 
 
 @rule(
@@ -106,7 +106,7 @@ def concat_multibroadcasts(at: Cursor, root: Instruction) -> Instruction | Decli
         for v, part in zip(root.inputs, parts, strict=True)
     )
     if not own or not agree_but_for(parts, axis):
-        return Declined("they repeat along the axis, or not in the same way")
+        return Declined("the parts repeat along the axis, or differ in how they repeat")
     return at(dataclasses.replace(first, out_lens=root.shape.dims), at(ops.Concat(axis), *parts))
 
 

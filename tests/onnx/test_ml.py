@@ -328,5 +328,5 @@ def test_membership(tmp_path: Path) -> None:
 
 
 def test_a_tree_that_is_a_circle(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="goes round in a circle"):
+    with pytest.raises(EvaluationError, match="has a cycle"):
         ensemble(tmp_path, np.array([[2, 1]], np.float32), [0, 2])
