@@ -1,5 +1,5 @@
-"""Passes over modules and programs. Each file or folder is one pass, named as the pass is;
-``_common.py`` has what the rules of many share.
+"""Passes over modules and programs. Each file or folder is one pass, named after it; those whose
+names begin with ``_`` are shared by several.
 """
 
 assert __name__ == "migx.passes", "import migx.passes, not passes"

@@ -1,4 +1,4 @@
-"""What the rules of many passes ask for."""
+"""Patterns and predicates that the rules of several passes share."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from migx.ops.layout import Broadcast, Multibroadcast
 from migx.shape import Dims
 
 SAMPLE = 64
-"""Bytes at either end of a literal that tell most apart, so that few are read whole."""
+"""Bytes at either end of a literal that tell most apart, so that few are compared whole."""
 
 broadcast_of = skip(Broadcast, Multibroadcast)
-"""What a pattern matches, or broadcasts of it."""
+"""Makes a pattern that also matches through broadcasts."""
 
 
 def without_padding(padding: Dims) -> bool:
-    """Whether a window sees the input alone."""
+    """Whether no side is padded."""
     return all(p == 0 for p in padding)
 
 
 def without_gaps(dilation: tuple[int, ...]) -> bool:
-    """Whether a window sees neighbours."""
+    """Whether every dilation is 1."""
     return all(d == 1 for d in dilation)
 
 
 def identity(at: Instruction) -> Hashable:
-    """Equal for two instructions exactly when they compute the same."""
+    """The value-numbering key of an instruction, equal for two exactly if they compute the same."""
     if isinstance(at.op, Literal):
         return at.shape, _sample(at.op.value), at.op.value
     inputs = [id(v) for v in at.inputs]
@@ -42,7 +42,7 @@ def identity(at: Instruction) -> Hashable:
 
 
 def _sample(value: Argument) -> bytes:
-    """Some bytes of a value; equal values, as ``Argument`` compares them, have equal ones."""
+    """Some bytes of a value, equal for values that ``Argument`` compares as equal."""
     data = value.data if value.available else None
     if not isinstance(data, np.ndarray) or data.dtype == object or not data.flags.c_contiguous:
         return b""

@@ -1,4 +1,4 @@
-"""Having instructions compute in another element type: what passes that do have in common."""
+"""The base of passes that make instructions compute in another element type."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from migx.weights import is_constant, value_of
 
 
 class Retyping(Pass):
-    """Has instructions, those named ``ops`` or all, compute in the element type ``to`` where they
-    read one that is ``replaced``: their inputs are converted, their results converted back.
+    """Makes instructions, those named in ``ops`` or all, compute in the element type ``to`` where
+    they read a type that is ``replaced``: their inputs are converted, their results converted back.
     """
 
     left: ClassVar[tuple[type[Operation], ...]] = (Convert, GetTupleElem)
@@ -36,11 +36,11 @@ class Retyping(Pass):
                 raise UnknownName(f"no operation is named {name!r}; {there_are(name, known)}")
 
     def replaced(self, dtype: DType) -> bool:
-        """Whether ``to`` takes the place of a type."""
+        """Whether ``to`` replaces a type."""
         raise NotImplementedError
 
     def takes(self, at: Instruction, made: Shape) -> bool:
-        """Whether an instruction that would be of the shape ``made`` is one to change."""
+        """Whether to retype an instruction, whose shape would be ``made``."""
         return True
 
     def apply(self, module: Module, manager: PassManager) -> bool:
@@ -55,8 +55,8 @@ class Retyping(Pass):
         return any(done)
 
     def can(self, at: Instruction, constant: dict[Instruction, bool]) -> bool:
-        """Whether an instruction is one of those to change, and means the same in the other type.
-        What is computed from constants alone, and so only once, stays.
+        """Whether an instruction is one to retype, and means the same in the other type. Constants,
+        which are computed only once, stay.
         """
         if (self.ops and at.name not in self.ops) or at.name[0] == "@" or at.modules:
             return False
@@ -79,7 +79,7 @@ class Retyping(Pass):
         constant: dict[Instruction, bool],
         known: dict[Instruction, Instruction],
     ) -> list[Instruction]:
-        """Puts the instruction in the other type in the place of one."""
+        """Replaces an instruction by the same operation in the other type."""
         module = at.owner
         for value in filter(self._changes, at.inputs):
             if value not in known:
@@ -95,9 +95,7 @@ class Retyping(Pass):
     def _results(
         self, at: Instruction, made: Instruction, module: Module
     ) -> list[tuple[Instruction, Instruction]]:
-        """The results whose type changes, with those that take their place; the others are
-        replaced.
-        """
+        """The results whose type changes, each with its counterpart; replaces the others."""
         pairs = [(at, made)]
         if at.shape.dtype is TUPLE:
             pairs = [(user, Builder.before(user)(user.op, made)) for user in list(at.users)]
@@ -107,8 +105,9 @@ class Retyping(Pass):
         return [pair for pair in pairs if self._changes(pair[0])]
 
     def _converted(self, at: Builder, value: Instruction, constant: bool) -> Instruction:
-        """A value in the other type, from before it left that where nothing was lost; a constant
-        that this may not hold within its range, for an infinity would spread.
+        """A value in the other type: the input of a lossless convert from that type, else a
+        convert. A constant that may be out of range is clipped first, because an infinity would
+        spread.
         """
         given, to = value.shape.dtype, DType.of(self.to)
         if isinstance(value.op, Convert) and value.inputs[0].shape.dtype is to and holds(given, to):
@@ -123,16 +122,14 @@ class Retyping(Pass):
         return self.replaced(value.shape.dtype)
 
     def _shape(self, shape: Shape) -> Shape:
-        """A shape in the other type; of a tuple, each part."""
+        """A shape in the other type, part by part for a tuple."""
         if shape.dtype is TUPLE:
             return Shape.tuple(*map(self._shape, shape.parts))
         return shape.with_type(DType.of(self.to)) if self.replaced(shape.dtype) else shape
 
 
 def _is_within(value: Instruction, limit: float) -> bool:
-    """Whether a value is known to have no number beyond a limit: views of a literal that may be
-    read.
-    """
+    """Whether a value is a readable literal or a view of one, within a limit on either side."""
     while (view := operations.traits(value.op).view) is not None:
         value = value.inputs[view]
     held = value_of(value)

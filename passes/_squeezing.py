@@ -1,4 +1,4 @@
-"""Squeezing the weights of products: what passes that store them in few bits have in common."""
+"""The base of passes that store the weights of products in few bits."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from migx.weights.constants import ALLOWANCE, is_stored_narrow, tree
 
 @dataclass(frozen=True)
 class Weight:
-    """A constant operand of a product, or a constant table of which a ``gather`` picks matrices for
-    one, or rows.
+    """A constant operand of a product, or a constant table from which a ``gather`` picks matrices
+    for one, or rows.
 
-    ``user`` is the product, or what picks; ``value`` is what may be quantised, ``views`` what makes
-    of it what the product reads, the first first, and ``whole`` all that is computed from. It is
-    quantised under ``dims``, along ``axis``, which is what the product sums over.
+    ``user`` is the product or the gather; ``value`` is what may be quantised, ``views`` lead from
+    it to the operand, in order, and ``whole`` is the operand with all it is computed from. It is
+    quantised under ``dims``, along ``axis``, the axis of the reduction.
     """
 
     user: Instruction
@@ -47,17 +47,17 @@ class Weight:
 
     @property
     def form(self) -> tuple[object, ...]:
-        """What readers have in common of one stored form."""
+        """A key that the readers of one stored form share."""
         return self.value, self.dims, self.axis
 
     @property
     def is_looked_up(self) -> bool:
-        """Whether rows are picked of it, each by itself."""
+        """Whether single rows of it are looked up."""
         return type(self.user.op) is Gather and len(self.dims) == 2
 
     @property
     def sources(self) -> list[Instruction]:
-        """The weights as they are given, numbers and vectors aside."""
+        """The weights it is computed from, without scalars and vectors."""
         return [at for at in self.whole if is_source(at) and at.shape.rank > 1]
 
     def flat(self, at: Builder) -> Instruction:
@@ -66,33 +66,33 @@ class Weight:
         return self.value if same else at(Reshape(self.dims), self.value)
 
     def whole_again(self, at: Builder, made: Instruction) -> Instruction:
-        """What was made of the flat value, under the value's own dims."""
+        """A result for the flat value, under the value's own dims."""
         dims = self.value.shape.dims
         return made if dims == self.dims else at(Reshape(dims), made)
 
     @property
     def given(self) -> int:
-        """The bytes of the weights as they are given."""
+        """The bytes of the sources."""
         return sum(int(at.shape.nbytes) for at in self.sources)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What it may be called by: the nodes its product comes from, and its label."""
+        """The names it goes by: the nodes its product comes from, and its labels."""
         labels = (getattr(at.op, "label", "") for at in self.sources)
         return (*self.user.origins, *filter(None, labels))
 
 
 class Squeeze(Pass):
     """Stores the weights of dots and convolutions in ``bits`` bits, with a scale for each ``block``
-    of neighbours along what is summed over.
+    of neighbours along the reduction.
 
-    Nothing is read here: a weight becomes what computes its levels and makes numbers of them again,
-    of which ``propagate_constant`` leaves the levels and what they are scaled by.
+    No values are read here: a weight becomes instructions that quantise and dequantise it, which
+    ``propagate_constant`` folds into levels and scales.
     """
 
     bits: ClassVar[int]
     most: ClassVar[float]
-    """The part of the bytes it has that a weight may take at most then."""
+    """The largest share of its bytes that a weight may take once it is quantised."""
     block: int
     skip: tuple[str, ...] = ()
     clip: str = "minmax"
@@ -103,8 +103,8 @@ class Squeeze(Pass):
 
     @property
     def approximations(self) -> Mapping[str, float]:
-        """A product with squeezed weights may be any, and so may a row of a table that is such a
-        weight: how near it is depends on their values.
+        """No bound on products with squeezed weights, nor on rows of tables that are such weights:
+        the error depends on their values.
         """
         return {"dot": math.inf, "convolution": math.inf, "gather": math.inf}
 
@@ -127,8 +127,8 @@ class Squeeze(Pass):
 
     @staticmethod
     def in_floats(program: Program) -> dict[str, int]:
-        """The bytes of the weights of products that take 16 bits or more for each element, by label
-        or ONNX node. What has no name goes by what it is.
+        """The bytes of the weights of products with 16 bits or more per element, by label or ONNX
+        node, or by shape if they have neither.
         """
         found: dict[str, int] = {}
         for weight in _weights(PassManager(program), Same(program)):
@@ -140,7 +140,7 @@ class Squeeze(Pass):
         return found
 
     def pays(self, weight: Weight) -> bool:
-        """Whether a weight is of floats, takes few enough bytes then, and is not stored so yet."""
+        """Whether a weight is of floats not yet in few bits, and would take few enough bytes."""
         count, depth = weight.value.shape.elements, weight.dims[weight.axis]
         if isinstance(count, Dim) or isinstance(depth, Dim) or not count:
             return False
@@ -149,15 +149,15 @@ class Squeeze(Pass):
         return self.bits_of(weight) <= self.most * 8 * weight.given
 
     def bits_of(self, weight: Weight) -> int:
-        """What a weight takes then."""
+        """The bits of a quantised weight."""
         count, depth = int(weight.value.shape.elements), int(weight.dims[weight.axis])
         blocks = count // depth * -(-depth // (self.block or depth))
         return self.bits * count + blocks * self.bits_of_block(weight.value.shape.dtype)
 
     def _outgrowing(self, chosen: Sequence[Weight], same: Same) -> list[Weight]:
-        """The weights that would take more than they do, for they are read in so many ways, or in
-        so many modules, each of which has its own: the law of constants refuses to fold that, so
-        every run would do it.
+        """The weights that would grow because each way they are read, and each module that reads
+        them, has its own stored form: the law of constants refuses to fold those, so every run
+        would compute them.
         """
         sources = {w: tuple(map(same.one, w.sources)) for w in chosen}
         taken: dict[tuple[Instruction, ...], dict[Hashable, int]] = {}
@@ -168,9 +168,7 @@ class Squeeze(Pass):
     def squeezed(
         self, weight: Weight, made: dict[tuple[object, ...], Instruction]
     ) -> list[Instruction]:
-        """Puts the dequantised value in the place of a weight; made once for all that read one
-        weight alike.
-        """
+        """Replaces a weight by its dequantised value, made once for all readers of one form."""
         user = weight.user
         kept = (user.owner, *weight.form)
         if kept not in made:
@@ -182,22 +180,22 @@ class Squeeze(Pass):
         return [value, user]
 
     def dequantized(self, weight: Weight) -> Instruction:
-        """The weight as levels and back, before the product that reads it."""
+        """The weight, quantised and dequantised before its user."""
         origins = merged(*(at.origins for at in weight.whole)) or None
         return self.stored(Builder.before(weight.user, origins), weight)
 
     def stored(self, at: Builder, weight: Weight) -> Instruction:
-        """What makes levels of a weight, and numbers of them."""
+        """Adds the instructions that quantise and dequantise a weight."""
         raise NotImplementedError
 
     def bits_of_block(self, dtype: DType) -> int:
-        """What a block takes beside its levels."""
+        """The bits of a block besides its levels."""
         return dtype.bits
 
 
 class Same:
-    """The weights and literals of a program that hold the same: fixed ones the same bits, others
-    what is put in by one name.
+    """The weights and literals of a program, grouped by content: fixed ones by their bits,
+    replaceable ones by label.
     """
 
     def __init__(self, program: Program) -> None:
@@ -210,30 +208,28 @@ class Same:
         }
 
     def first(self, at: Instruction) -> Instruction:
-        """The first in its module that holds what an instruction does, itself unless there is
-        another.
-        """
+        """The first instruction of the group in the same module; itself if there is no other."""
         return next((v for v in self._groups.get(at, ()) if v.module is at.module), at)
 
     def one(self, at: Instruction) -> Instruction:
-        """One and the same of all that hold the same."""
+        """The representative of the group."""
         return self._groups.get(at, (at,))[0]
 
     def readers(self, at: Instruction) -> Iterator[Instruction]:
-        """What reads an instruction, or another that holds the same."""
+        """The users of all instructions of the group."""
         return (user for v in self._groups.get(at, (at,)) for user in v.users)
 
 
 def _held(at: Instruction) -> Hashable:
-    """Equal for sources that hold the same."""
+    """A key, equal for sources of the same content."""
     if isinstance(at.op, Literal) and at.op.replaceable:
         return at.op.label, at.shape
     return identity(at)
 
 
 def _weights(manager: PassManager, same: Same) -> list[Weight]:
-    """The constant operands of products that are not constant themselves, and the rows that are
-    looked up in them, in order.
+    """The constant operands of products that are not constant themselves, and lookups of rows in
+    them, in order.
     """
     known: dict[Instruction, bool] = {}
     found: list[Weight] = []
@@ -259,7 +255,7 @@ def _operands(at: Instruction, known: dict[Instruction, bool]) -> Iterator[Weigh
 
 
 def _is_wide(value: Instruction) -> bool:
-    """Whether a value is of floats, and is not stored in fewer bits than a half takes."""
+    """Whether a value is of floats of at least 16 bits, and is not stored in fewer."""
     dtype = value.shape.dtype
     return dtype.is_float and dtype.bits >= F16.bits and not is_stored_narrow(value)
 
@@ -284,8 +280,8 @@ def _weight(user: Instruction, place: int) -> Weight:
 
 
 def _picked(user: Instruction, place: int, known: dict[Instruction, bool]) -> Weight | None:
-    """The matrices that an operand of a dot is picked from, if they are constant. A table of rows,
-    such as embeddings, has none.
+    """The constant stack of matrices from which an operand of a dot is picked; None if there is
+    none, or it is a table of rows, such as embeddings.
     """
     operand = user.inputs[place]
     axis = operand.shape.rank - 1 - place
@@ -302,8 +298,8 @@ def _picked(user: Instruction, place: int, known: dict[Instruction, bool]) -> We
 
 
 def _rows(at: Instruction, known: dict[Instruction, bool], same: Same) -> Weight | None:
-    """The constant table that rows are picked from, such as embeddings. What is summed lies within
-    a row where it is multiplied by as well.
+    """The constant table in which rows are looked up, such as embeddings. A product that reads it
+    too must sum within a row.
     """
     if type(at.op) is not Gather or at.op.axis or at.inputs[0].shape.rank != 2:
         return None
@@ -315,7 +311,7 @@ def _rows(at: Instruction, known: dict[Instruction, bool], same: Same) -> Weight
 
 
 def _of_table(weight: Weight, tables: Collection[Instruction], same: Same) -> Weight:
-    """A weight as the table it is, or the transposed of, where rows of that are looked up."""
+    """A weight in terms of the table that it is, or transposes, if rows of that are looked up."""
     value, views = weight.value, weight.views
     order: tuple[int, ...] = (0, 1)
     if type(value.op) is Transpose:
@@ -331,7 +327,7 @@ def _named(weight: Weight, patterns: Sequence[str]) -> bool:
 
 
 def _check_names(skip: Sequence[str], weights: Sequence[Weight]) -> None:
-    """Raises ``UnknownName`` where one that is to be skipped is not there."""
+    """Raises ``UnknownName`` if a name to skip matches no weight."""
     for pattern in skip:
         if not any(_named(w, (pattern,)) for w in weights):
             known = sorted({name for w in weights for name in w.names})
@@ -339,8 +335,8 @@ def _check_names(skip: Sequence[str], weights: Sequence[Weight]) -> None:
 
 
 def _read_elsewhere(chosen: Sequence[Weight], same: Same) -> list[Weight]:
-    """The weights that would be kept as they are as well, for something else reads them, and the
-    tables of which nothing else is left than that rows are looked up.
+    """The weights that would also be kept unquantised because of other readers, and tables in which
+    rows are looked up but that no chosen product reads.
     """
     inside = {at for w in chosen for at in (w.user, *w.whole)}
     multiplied = {w.form for w in chosen if not w.is_looked_up}

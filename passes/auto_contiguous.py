@@ -17,11 +17,11 @@ from migx.ops.pooling import Pooling
 from migx.planning import lies_in
 
 ALONG = ("conv_epilogue", "gemm_epilogue", "gemm_quantized")
-"""The tags of groups that may have inside what reads along rows: products of bytes, which are
-multiplied four at a time, and convolutions whose channels do not mix.
+"""The tags of groups whose core may read along rows: products of bytes, which are multiplied four
+at a time, and convolutions whose channels do not mix.
 """
 LINE = 16
-"""Elements of a line of memory: a copy pays where both sides are at least as long."""
+"""Elements of a cache line: a copy pays off if both axes are at least as long."""
 
 
 class AutoContiguous(Pass):
@@ -56,8 +56,8 @@ class AutoContiguous(Pass):
 
 
 def _read_across(at: Instruction) -> set[int]:
-    """The inputs of which neighbours on the last axis are far apart, where those on another are
-    not; of what a program returns, those that are copied whoever does it.
+    """The inputs that are strided along the last axis and contiguous along another; of a return,
+    those that will be copied in any case.
     """
     if at.op.name == "@return":
         given = (Param, Literal, Slot)
@@ -84,7 +84,7 @@ def _read_across(at: Instruction) -> set[int]:
 
 
 def _mixes_channels(core: Instruction) -> bool:
-    """Whether a convolution uses what it reads for many results: then how it lies matters less."""
+    """Whether a convolution uses each element for many results, so that layout matters less."""
     return isinstance(core.op, Convolution) and core.inputs[1].shape.dims[1] != 1
 
 
@@ -103,7 +103,7 @@ def _is_body(module: Module | None) -> bool:
 def _copied(
     copies: dict[Instruction, Instruction], value: Instruction, at: Instruction
 ) -> Instruction:
-    """The one copy of a value that all share who come after the first that needs it."""
+    """The copy of a value, made before the first user that needs it and shared by later ones."""
     if value not in copies:
         copies[value] = Builder.before(at, value.origins)(Contiguous(), value)
     return copies[value]

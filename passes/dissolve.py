@@ -16,8 +16,8 @@ from migx.target import get_target, supported
 
 class Dissolve(Pass):
     """Replaces a ``pointwise``, ``fused_reduce`` or ``group`` by its contents where ``target`` does
-    not support it: it may have a kernel for each part. Where it would support it if the elements of
-    its inputs lay in order, those that do not are copied instead.
+    not support it: it may have a kernel for each part. If the target would support it with inputs
+    in standard layout, those that are not are copied instead.
     """
 
     target: str = "ref"
@@ -35,7 +35,7 @@ class Dissolve(Pass):
 
 
 def _put_in_order(at: Instruction, supports: Callable[[Instruction], bool]) -> bool:
-    """Copies the inputs whose elements lie in another order or apart, if that is all it takes."""
+    """Copies the inputs that are neither standard nor broadcast, if that is all it takes."""
     module, given = at.owner, at.inputs
     copies = [
         (number, module.insert_instruction(at, Contiguous(), value, origins=at.origins))
@@ -53,7 +53,7 @@ def _put_in_order(at: Instruction, supports: Callable[[Instruction], bool]) -> b
 
 
 def take_apart(at: Instruction) -> list[Instruction]:
-    """Puts what a fused instruction holds in its place, which nothing reads then; what was put."""
+    """Inlines a fused instruction, which is unused afterwards; returns the new instructions."""
     module, (body,) = at.owner, at.modules
     given, made = operands(at), list[Instruction]()
     for each in body:

@@ -1,4 +1,4 @@
-"""Computes once what is computed twice."""
+"""Merges instructions that compute the same."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from migx.sizes import known_symbols
 from migx.specialise import substitute_symbols
 
 Known: TypeAlias = dict[Hashable, Instruction]
-"""What has been computed, by what it is."""
+"""The available instructions, by value-numbering key."""
 Gained: TypeAlias = dict[Instruction, list[tuple[str, ...]]]
 """The origins that instructions gain from those they replace."""
 
@@ -39,7 +39,7 @@ class EliminateCommonSubexpression(Pass):
         while same := _same_lengths(program):
             try:
                 substitute_symbols(program, same)
-            except (DimError, ShapeError):  # refused, as every run will be, which says more of it
+            except (DimError, ShapeError):  # every run will be refused too, with a fuller message
                 return changed
             _merge_all(program)
             changed = True
@@ -47,10 +47,10 @@ class EliminateCommonSubexpression(Pass):
 
 
 def _merge_all(program: Program) -> bool:
-    """Merges what is computed twice anywhere."""
+    """Merges equal instructions in all modules."""
     gained: Gained = {}
     for module in program.modules.values():
-        # A module that several instructions share takes nothing from any of them.
+        # A module that several instructions share reads nothing from around any of them.
         if module.parent is None:
             _merge(module, [], gained)
     for kept, origins in gained.items():
@@ -59,8 +59,8 @@ def _merge_all(program: Program) -> bool:
 
 
 def _same_lengths(program: Program) -> dict[str, Extent]:
-    """The symbols of lengths that are those of earlier instructions of a module, which but for the
-    symbol are the same.
+    """The symbols of lengths to replace by those of earlier instructions in the module, which are
+    the same except for the symbol.
     """
     found: dict[str, Extent] = {}
     for module in program.modules.values():
@@ -80,7 +80,7 @@ def _same_lengths(program: Program) -> dict[str, Extent]:
 
 
 def _merge(module: Module, around: list[Known], gained: Gained) -> None:
-    """Merges what a module and those inside it compute twice, or again after those around it."""
+    """Merges equal instructions of a module and its submodules, also with those around it."""
     known: Known = {}
     scopes = [*around, known]
     for at in module:
@@ -95,7 +95,7 @@ def _merge(module: Module, around: list[Known], gained: Gained) -> None:
             known[same] = at
         elif at.users:
             gained.setdefault(before, [before.origins]).append(at.origins)
-            at.origins = ()  # given over all at once, for to add them one by one is quadratic
+            at.origins = ()  # handed over all at once: one by one is quadratic
             module.replace_instruction(at, before)
 
 

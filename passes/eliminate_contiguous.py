@@ -1,4 +1,4 @@
-"""Removes copies to standard layout that nobody needs."""
+"""Removes copies to standard layout that are not needed."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ class EliminateContiguous(Pass):
 
 
 def takes_strides(user: Instruction, value: Instruction, shape: Shape) -> bool:
-    """Whether an instruction may read a value in another layout, and so may those it is a view
-    for.
-    """
+    """Whether an instruction may read a value in another layout; for a view, whether users may."""
     declared = operations.traits(user.op)
     if user.modules or user.op.name == "@return" or declared is operations.UNDECLARED:
         return False

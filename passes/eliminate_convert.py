@@ -1,4 +1,4 @@
-"""Removes conversions that change nothing, or that another one takes along."""
+"""Removes conversions that change nothing, or that another one covers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def nested(
 ) -> Instruction | None:
     """convert(convert(x)) is convert(x) where the type between holds every value of x.
 
-    From a float type between, a negative number that the last type has not would convert otherwise
+    From a float type between, a negative number that the last type lacks would convert differently
     than from an integer. And on its way back to f8, an infinity may become the largest number.
     """
     given, between, to = (i.shape.dtype for i in (x, inner, outer))

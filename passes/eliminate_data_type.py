@@ -1,4 +1,4 @@
-"""Has instructions compute in another element type than those a target lacks."""
+"""Replaces element types that a target lacks by another."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from migx.shape import DType, Shape
 
 
 class EliminateDataType(Retyping):
-    """Has instructions compute in the element type ``to`` instead of any of ``types``: their inputs
-    are converted, their results converted back (MIGraphX pass of this name).
+    """Makes instructions compute in the element type ``to`` instead of any of ``types``: their
+    inputs are converted, their results converted back (MIGraphX pass of this name).
 
-    It is for targets that have kernels for some types alone. What each instruction gives is rounded
-    to its own type all the same. ``ops`` are the operations that do, all where it is empty. Floats
-    are taken by floats, integers by integers that hold all of theirs.
-    Constants that a narrower float type does not hold become its least or greatest number. Left as
-    they are: converts; what is computed from constants alone, on the host; what has modules; and
-    what does not give the same in another type, such as random numbers, or the greatest of integers
-    that may be none.
+    For targets that have kernels for some types only. Each result is still rounded to its own type.
+    Only the operations in ``ops`` change, or all if it is empty. Floats are replaced by floats,
+    integers by integers that hold all their values. Constants beyond the range of a narrower float
+    type become its least or greatest number. Left as they are: converts; constants, which are
+    computed on the host; instructions with modules; and those whose result differs in another type,
+    such as random numbers, or the maximum of possibly no integers.
     """
 
     types: tuple[str, ...] = ()
@@ -44,8 +43,8 @@ class EliminateDataType(Retyping):
 
     @property
     def approximations(self) -> Mapping[str, float]:
-        """Where ``to`` has fewer digits, nothing is said: an index that depends on a value, or what
-        is equal to another, may be another one.
+        """No bound where ``to`` has fewer digits: an index that depends on values, or a test for
+        equality, may then give another result.
         """
         exact = all(holds(DType.of(self.to), dtype) for dtype in self._dtypes())
         return {} if exact else dict.fromkeys(plugins.operations(), math.inf)
@@ -55,7 +54,7 @@ class EliminateDataType(Retyping):
         return dtype in self._dtypes()
 
     def takes(self, at: Instruction, made: Shape) -> bool:
-        """Of no integers, the greatest is the least there is of their type."""
+        """All but a maximum or minimum of possibly no integers, which is a limit of their type."""
         if not isinstance(at.op, ReduceMax | ReduceMin) or not at.shape.dtype.is_integer:
             return True
         dims = at.inputs[0].shape.dims

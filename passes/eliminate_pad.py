@@ -21,7 +21,7 @@ from migx.shape import Dims
 
 
 def is_lowest(array: Array) -> bool:
-    """Whether every element is what a window's maximum starts from."""
+    """Whether every element is the initial value of a window's maximum."""
     return bool(np.all(array == lowest(wide(array).dtype)))
 
 

@@ -1,4 +1,4 @@
-"""Gathers attention: two products with a softmax between them."""
+"""Fuses attention: two products with a softmax between them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class FuseAttention(Outlining):
 
 
 def _attention(last: Instruction) -> list[Instruction]:
-    """The attention that ends with a dot; nothing where there is none."""
+    """The instructions of the attention that ends with a dot; empty if there is none."""
     for weights in last.inputs:
         after = _leading_to([weights], {last}, "softmax")
         if (softmax := _sole(after, "softmax")) is None or not _is_by_row(softmax):
@@ -56,7 +56,7 @@ def _attention(last: Instruction) -> list[Instruction]:
 
 
 def _brought_together(last: Instruction) -> list[Instruction]:
-    """The transpose of the result, rows left whole, if nothing else reads that."""
+    """The transpose of the result, if it is the only reader and leaves rows whole."""
     reader = only_reader(last)
     if reader is None or not isinstance(reader.op, Transpose):
         return []
@@ -67,8 +67,8 @@ def _brought_together(last: Instruction) -> list[Instruction]:
 def _leading_to(
     values: Sequence[Instruction], readers: set[Instruction], first: str
 ) -> list[Instruction]:
-    """Values, and what they are computed from by arithmetic and views, as far as nothing else reads
-    it; up to the operations named, these included.
+    """Values and their producers through arithmetic and views without other readers, up to and
+    including the operations named ``first``.
     """
     inside, found, work = set(readers), list[Instruction](), list(values)
     while work:
@@ -95,7 +95,7 @@ def _is_by_row(softmax: Instruction) -> bool:
 
 
 def _from(first: Instruction, members: Iterable[Instruction]) -> set[Instruction]:
-    """Of some instructions, those that depend on the first."""
+    """The first instruction, and those of ``members`` that depend on it."""
     found = {first}
     for at in sorted(members, key=lambda at: at._label):
         if not found.isdisjoint(at.inputs):
@@ -104,8 +104,8 @@ def _from(first: Instruction, members: Iterable[Instruction]) -> set[Instruction
 
 
 def _leading(operand: Instruction, reader: Instruction) -> list[Instruction]:
-    """What multiplies an operand by a number, and views that would be copied and need not be, with
-    the views after that.
+    """The scalings of an operand by a number, and the views that would be copied but can be read in
+    place, with the views after them.
     """
     chain, views, kept = list[Instruction](), list[Instruction](), 0
     while only_reader(operand) is reader:
@@ -123,8 +123,8 @@ def _leading(operand: Instruction, reader: Instruction) -> list[Instruction]:
 
 
 def _is_copied(view: Instruction) -> bool:
-    """Whether a view comes to a copy: it repeats what is not just a number, or puts elements that
-    lie apart into another shape.
+    """Whether a view would be copied: it broadcasts more than a number, or reshapes a non-standard
+    layout.
     """
     (value,) = view.inputs
     if view.op.name in BROADCASTS:
@@ -133,7 +133,7 @@ def _is_copied(view: Instruction) -> bool:
 
 
 def _is_number(value: Instruction) -> bool:
-    """Whether a value is one number throughout, known by its shape alone."""
+    """Whether a value is a fixed literal of one element, or a broadcast of one."""
     while value.op.name in BROADCASTS:
         value = value.inputs[0]
     return is_small(value)

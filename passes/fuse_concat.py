@@ -1,4 +1,4 @@
-"""Gathers a concatenation with the arithmetic before and after it."""
+"""Fuses a concatenation with the arithmetic before and after it."""
 
 from __future__ import annotations
 

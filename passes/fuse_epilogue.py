@@ -1,4 +1,4 @@
-"""Gathers a product with the arithmetic after it and the unpacking of its operands."""
+"""Fuses a product with the arithmetic after it and the unpacking of its operands."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ TAGS = {
 }
 """The tag of the group of each kind of product."""
 UNPACKING = ("int4_gemm", "gemm_epilogue", "conv_epilogue")
-"""The tags of the groups that fuse_int4 has made of products and what unpacks their weights."""
+"""The tags of the groups that fuse_int4 has made of products and the unpacking of their weights."""
 MADE = {
     "gemm_quantized": "gemm_epilogue",
     "conv_quantized": "conv_epilogue",
     "winograd": "winograd",
 }
-"""The tags of groups that fuse_quantized and rewrite_winograd have made, and of what they become
-with more.
+"""The tags of groups that fuse_quantized and rewrite_winograd have made, and the tags these get
+when they take in more.
 """
 
 
@@ -60,7 +60,7 @@ class FuseEpilogue(Outlining):
 
 
 def _group(product: Instruction) -> Group | None:
-    """What a product becomes with what is around it; None for what is none."""
+    """The group that a product becomes with its neighbours; None for other instructions."""
     op = product.op
     if isinstance(op, Group):
         if op.tag in MADE:
@@ -71,7 +71,7 @@ def _group(product: Instruction) -> Group | None:
 
 
 def _products(at: Instruction) -> Iterator[Instruction]:
-    """The products whose elements only this instruction reads, under the same dims or others."""
+    """The products that only this instruction reads, directly or reshaped."""
     for value in (v for v in at.inputs if v.shape.dims == dims_of(at)):
         reader = at
         while only_reader(value) is reader and keeps_order(value):
@@ -81,8 +81,8 @@ def _products(at: Instruction) -> Iterator[Instruction]:
 
 
 def _unpacking(product: Instruction) -> list[Instruction]:
-    """What unpacks and dequantises operands for this product alone; nothing more for a group that
-    has its weights.
+    """The instructions that unpack and dequantise operands for this product alone; none for a
+    group, which contains them already.
     """
     found: list[Instruction] = []
     for operand in () if isinstance(product.op, Group) else product.inputs:

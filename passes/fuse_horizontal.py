@@ -1,4 +1,4 @@
-"""Gathers lookups in many tables into one."""
+"""Merges lookups in many tables into one."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from migx.ops.pointwise import Add, Where
 
 
 class FuseHorizontal(Outlining):
-    """Merges lookups of rows of equal width in different tables into one ``gather``, if there are
-    ``at_least`` so many that do not depend on each other (MIGraphX pass of this name).
+    """Merges lookups of rows of equal width in different tables into one ``gather``, if at least
+    ``at_least`` of them do not depend on each other (MIGraphX pass of this name).
 
-    However many rows each looks up, and in whatever dims. The tables become one under the other,
-    which ``propagate_constant`` then does for good, and indices are moved by where each table
-    begins. Only fixed tables that nothing else reads are taken. An index outside its table, which
-    was an error, finds a row of another.
+    Indices may have any dims. The tables are concatenated, which ``propagate_constant`` then folds,
+    and indices are offset by the start of their table. Only fixed tables that nothing else reads
+    are taken. An index outside its table, which was an error, finds a row of another.
     """
 
     at_least: int = 4
@@ -45,7 +44,7 @@ class FuseHorizontal(Outlining):
 
 
 class Lookups(Bundle):
-    """Lookups that become one in all their tables."""
+    """Lookups that become one in their concatenated tables."""
 
     def prepare(self, around: Module) -> None:
         """Nothing is needed ahead."""
@@ -69,8 +68,8 @@ class Lookups(Bundle):
 
 
 Form: TypeAlias = tuple[Instruction, Instruction, Instruction, Sequence[Extent]]
-"""Indices of all lookups as one; those from where each table begins, and for the negative ones from
-where it ends; and where the indices of each lookup begin and end.
+"""The indices of all lookups as one; these offset by the start of each table, and by its end for
+negative ones; and the bounds of each lookup's indices among them.
 """
 
 
@@ -86,7 +85,7 @@ def stacked(at: Builder, indices: Sequence[Instruction], starts: list[int]) -> F
 
 
 def joined(at: Builder, indices: Sequence[Instruction], starts: list[int]) -> Form:
-    """Indices of any dims: a list, those of one lookup behind those of another."""
+    """Indices of any dims: one list, lookup after lookup."""
     lists = [at(Reshape((v.shape.elements,)), v) if v.shape.rank != 1 else v for v in indices]
 
     def moved(by: list[int]) -> Instruction:
@@ -108,7 +107,7 @@ def _is_lookup(at: Instruction) -> bool:
 
 
 def _starts(tables: Sequence[Instruction]) -> list[int]:
-    """The row at which each table begins among all, and where they end."""
+    """The row at which each table starts in their concatenation, and the end of the last."""
     rows: list[int] = [int(table.shape.dims[0]) for table in tables]
     return list(accumulate(rows, initial=0))
 

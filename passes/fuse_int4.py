@@ -1,4 +1,4 @@
-"""Gathers products and lookups with what makes numbers of the small integers they read."""
+"""Fuses products and lookups with the dequantisation of the small integers they read."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from migx.weights.constants import is_unpacked
 Is = Callable[[Instruction], bool]
 PRODUCTS = frozenset({"dot", "convolution", "quant_dot", "quant_convolution"})
 TAGS = {**dict.fromkeys(PRODUCTS, "int4_gemm"), "gather": "int4_gather"}
-"""The tag of the group of each operation that reads what is unpacked."""
+"""The tag of the group of each operation that reads unpacked values."""
 WIDENED = {"dot": "gemm_epilogue", "convolution": "conv_epilogue"}
-"""The tag of the group of each operation that reads what is made wider."""
+"""The tag of the group of each operation that reads widened values."""
 
 
 class FuseInt4(Outlining):
@@ -68,8 +68,8 @@ class FuseInt4(Outlining):
 
 
 def _blocks(product: Instruction) -> Iterator[Instruction]:
-    """The blocks of unpacked storage that a product alone reads, moved since, and scaled by what is
-    known or a block of that.
+    """The blocks of unpacked storage that only a product reads, through views and dequantisation by
+    constants or blocks of constants.
     """
     work = list(product.inputs)
     while work:
@@ -90,14 +90,14 @@ def _is_known(value: Instruction) -> bool:
 
 
 def _is_stored_in_bytes(unpack: Instruction, elements: Extent) -> bool:
-    """Whether constant storage is unpacked of which so many elements are whole bytes."""
+    """Whether an instruction unpacks constant storage, and so many elements are whole bytes."""
     if not isinstance(unpack.op, UnpackInt4) or unpack.op.axis != FLAT:
         return False
     return is_constant(unpack.inputs[0]) and elements % 2 == 0
 
 
 def _pick_as_stored(block: Instruction) -> list[Instruction]:
-    """Unpacks the block that is picked, where one was picked of what is unpacked."""
+    """Picks a block in packed form and unpacks it, instead of unpacking all and picking a block."""
     module, unpack = block.owner, block.inputs[0]
     inputs = unpack.inputs[0], block.inputs[1]
     picked = module.insert_instruction(block, block.op, *inputs, origins=block.origins)
@@ -107,20 +107,20 @@ def _pick_as_stored(block: Instruction) -> list[Instruction]:
 
 
 def _picks_levels(at: Instruction, members: list[Instruction]) -> bool:
-    """Whether a ``gather`` that is no constant reads what is unpacked and seen otherwise at most,
-    and its indices are none of that.
+    """Whether a ``gather`` that is not constant reads unpacked storage through views only, and its
+    indices do not.
     """
     plain = all(isinstance(v.op, Unpack) or viewed(v) is not None for v in members)
     return plain and at.inputs[1] not in members and not is_constant(at)
 
 
 def _unpacking(product: Instruction, known: dict[Instruction, bool]) -> list[Instruction]:
-    """What leads from packed storage to the operands of a product."""
+    """The instructions from packed storage to the operands of a product."""
     return _leading(product, lambda v: is_unpacked(v, known), lambda v: isinstance(v.op, Unpack))
 
 
 def _widening(product: Instruction, blocks: bool) -> list[Instruction]:
-    """What leads from constants of 8 or 16 bits to the operands of a product in f32."""
+    """The instructions from constants of 8 or 16 bits to the operands of a product in f32."""
     kinds = (Convert,) if product.op.name == "convolution" else (Convert, DequantizeLinear)
     if is_constant(product):
         return []
@@ -132,8 +132,8 @@ def _widening(product: Instruction, blocks: bool) -> list[Instruction]:
 
 
 def _leading(product: Instruction, made: Is, reads_storage: Is) -> list[Instruction]:
-    """What leads to the operands of a product that are ``made`` so, in the order it runs; views of
-    what they are scaled with go along. Nothing where none of it ``reads_storage``.
+    """The instructions, in order, that lead to the operands of a product and are ``made`` so, with
+    views of their scales. Empty if none ``reads_storage``, or a scale is known to be infinite.
     """
     found: dict[Instruction, None] = {}
     work = [v for v in product.inputs if made(source(v))]
@@ -150,8 +150,8 @@ def _leading(product: Instruction, made: Is, reads_storage: Is) -> list[Instruct
 
 
 def _widens(at: Instruction, kinds: tuple[type[Operation], ...], blocks: bool) -> bool:
-    """Whether a value is made, in one of these ways, of constant integers of 8 bits by their
-    scales, or of constant floats of 16 bits; or of a block of these, where that will do.
+    """Whether an operation of ``kinds`` dequantises constant integers of 8 bits, or converts
+    constant floats of 16 bits to f32; with ``blocks``, also a block of such constants.
     """
     if type(at.op) not in kinds:
         return False
@@ -166,7 +166,7 @@ def _widens(at: Instruction, kinds: tuple[type[Operation], ...], blocks: bool) -
 
 
 def _may_be_scaled(members: Iterable[Instruction]) -> bool:
-    """Whether sums of levels may be scaled in their place: no scale is known to be infinite."""
+    """Whether sums of levels may be scaled instead of levels: no scale is known to be infinite."""
     linear = [at for at in members if isinstance(at.op, DequantizeLinear)]
     return all(may_be_finite(at.inputs[1]) for at in linear)
 
@@ -188,7 +188,7 @@ def _owned(members: list[Instruction], product: Instruction) -> list[Instruction
 
 
 def _group(product: Instruction, known: dict[Instruction, bool]) -> Group:
-    """The operation, which tells how the weight is packed and scaled."""
+    """The group, whose attributes tell how the weight is packed and scaled."""
     block, at = 0, next(v for v in product.inputs if is_unpacked(v, known))
     while not isinstance(at.op, Unpack):
         block = at.op.block if isinstance(at.op, DequantizeLinear) else block

@@ -1,4 +1,4 @@
-"""Gathers arithmetic on elements into ``pointwise`` instructions."""
+"""Fuses elementwise operations into ``pointwise`` instructions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from migx.shape import Dims
 from migx.weights import is_constant
 
 BY_ELEMENT = frozenset({"pointwise", "quantizelinear", "dequantizelinear"})
-"""Besides the operations whose trait says so, what works on each element of its first input."""
+"""Operations that work element by element on their first input, besides those with the trait."""
 
 
 class FusePointwise(Pass):
@@ -42,7 +42,7 @@ class FusePointwise(Pass):
 
 
 def is_by_element(at: Instruction) -> bool:
-    """Whether an instruction computes each element of a tensor alone."""
+    """Whether an instruction computes tensors element by element."""
     if not operations.traits(at.op).pointwise and at.op.name not in BY_ELEMENT:
         return False
     shapes = (*(at.shape.parts or (at.shape,)), *(v.shape for v in at.inputs))
@@ -55,7 +55,7 @@ def dims_of(at: Instruction) -> Dims:
 
 
 def stays_narrow(edge: Edge) -> bool:
-    """Whether what is dequantised is best read as bytes: others want the bytes in memory anyway."""
+    """Whether a dequantised value is best read as bytes: others want the bytes in memory anyway."""
     if edge.reader.op.name != "dequantizelinear":
         return False
     return not all(is_by_element(user) for user in edge.value.users)

@@ -1,4 +1,4 @@
-"""Gathers arithmetic and reductions, as far as it goes."""
+"""Fuses arithmetic and reductions to a fixpoint."""
 
 from __future__ import annotations
 

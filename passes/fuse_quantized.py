@@ -1,4 +1,4 @@
-"""Gathers products of bytes with what pads them and what makes bytes of their result."""
+"""Fuses products of bytes with their padding and the quantisation of their results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from migx.passes.fuse_pointwise import dims_of, is_by_element
 from migx.weights import is_constant
 
 SMALL = 100
-"""Elements of the kernels of channels by themselves that are asked to know padding."""
+"""The most elements of a depthwise kernel that has to support padding."""
 TAGS = {"quant_dot": "gemm_quantized", "quant_convolution": "conv_quantized"}
 """The tag of the group of each kind of product."""
 
@@ -41,8 +41,8 @@ class FuseQuantized(Outlining):
 
 
 def _padding(at: Instruction, known: dict[Instruction, bool]) -> list[Instruction]:
-    """What pads the image of a convolution alone, whose channels all meet constant weights, or each
-    a small kernel of its own in a plane.
+    """The pad that only a convolution with constant weights reads, if it has one group, or small
+    depthwise kernels of at most two axes.
     """
     image, weights = at.inputs
     op = at.op
@@ -60,8 +60,8 @@ def _padding(at: Instruction, known: dict[Instruction, bool]) -> list[Instructio
 
 
 def _until_bytes(at: Instruction, known: dict[Instruction, bool]) -> list[Instruction]:
-    """The arithmetic with constants on a value, each the only reader of what is before, up to where
-    it is quantised; nothing where it is not.
+    """The chain of arithmetic with constants on a value, each the only reader of the one before, up
+    to its quantisation; empty if it is not quantised.
     """
     found: list[Instruction] = []
     while (reader := only_reader(at)) is not None and is_by_element(reader):

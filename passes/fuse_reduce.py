@@ -1,4 +1,4 @@
-"""Gathers reductions and the arithmetic around them into ``fused_reduce`` instructions."""
+"""Fuses reductions and the arithmetic around them into ``fused_reduce`` instructions."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ class FuseReduce(Pass):
 
 @dataclass(frozen=True)
 class Space:
-    """The dims that are worked on, and which axes of them are folded; None where none are yet."""
+    """An iteration space: its dims, and the axes that are reduced, None if there are none yet."""
 
     dims: Dims
     axes: tuple[int, ...] | None = None
 
     @property
     def folded(self) -> Dims:
-        """The dims with one element on each axis that is folded."""
+        """The dims with one element on each reduced axis."""
         return tuple(1 if i in (self.axes or ()) else d for i, d in enumerate(self.dims))
 
     def holds(self, other: Space) -> bool:
-        """Whether what works on another space can be part of what works on this."""
+        """Whether an operation on another space can be part of one on this."""
         if other.axes is not None:
             return self == other
         return other.dims in (self.dims, self.folded)

@@ -1,4 +1,4 @@
-"""Moves all compute that depends on weights alone out of the way of a run."""
+"""Moves computation that depends on weights alone out of the run."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class HoistWeights(Pass):
 
 
 def _settle(program: Program, manager: PassManager) -> None:
-    """Puts literals in the places of slots that no weight is in, unless they are made of little,
-    and lets go of slots that only dead code reads.
+    """Replaces slots that contain no weight by literals, unless they are made of little, and drops
+    slots that only dead code reads.
     """
     if program.weights is None:
         return

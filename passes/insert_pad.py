@@ -1,4 +1,4 @@
-"""Makes padding explicit that a window has more of on one side than on the other."""
+"""Makes uneven padding of windows explicit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chooses where the channels of convolutions are."""
+"""Chooses the layout of convolutions."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def sink_below_reduction(at: Cursor, root: Instruction) -> Instruction | None:
 
 
 def _is_back(value: Instruction) -> bool:
-    """Whether a value is what has its channels last, transposed back; of one spatial axis, to and
-    fro are the same, and constants and broadcasts are transposed to.
+    """Whether a value is a channels-last one, transposed back. With one spatial axis both
+    transposes are equal; of constants and broadcasts they are those to channels-last.
     """
     rank = value.shape.rank
     if rank < 3 or value.op != Transpose(to_first(rank)):

@@ -1,4 +1,4 @@
-"""Lowers literals that have been put into a program that is lowered already."""
+"""Lowers literals that were put into a program after its lowering."""
 
 from __future__ import annotations
 

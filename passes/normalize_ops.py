@@ -1,4 +1,4 @@
-"""Gives operations that mean the same the same attributes."""
+"""Gives equivalent operations equal attributes."""
 
 from __future__ import annotations
 

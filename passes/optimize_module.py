@@ -1,4 +1,4 @@
-"""The simplifiers, until none of them finds anything left to do."""
+"""Runs the simplifiers to a fixpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Moves literals out of submodules, where equal ones are found."""
+"""Moves literals out of submodules, so that equal ones merge."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from migx.ops.fused import Fused
 
 class PromoteLiterals(Pass):
     """Moves the literals of branches and loop bodies to the outermost module around them, so that
-    ``eliminate_common_subexpression`` makes one of those that several hold (MIGraphX pass of this
-    name).
+    ``eliminate_common_subexpression`` merges equal ones (MIGraphX pass of this name).
 
     Left as they are: those of modules that several instructions share, which may read nothing from
     around them, and of fused modules, which are kernels.
@@ -31,8 +30,8 @@ class PromoteLiterals(Pass):
 
 
 def outermost(module: Module) -> Instruction | None:
-    """What a module is in, in the outermost module that it may read from; None where it is in none,
-    or may read nothing.
+    """The instruction around a module, in the outermost module that it may read from; None if there
+    is no such module.
     """
     place = None
     for each in module.enclosing():

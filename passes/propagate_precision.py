@@ -1,4 +1,4 @@
-"""Spreads the higher precision of two over the pointwise work between them."""
+"""Makes pointwise operations next to values of a wider float type compute in it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def convert_last(at: Cursor, work: Instruction) -> Instruction | None:
 
 
 def is_wider(wide: Instruction, narrow: Instruction) -> bool:
-    """Whether one value is of a float type that has every value of another's and more."""
+    """Whether the type of one value strictly contains the float type of another."""
     types = wide.shape.dtype, narrow.shape.dtype
     return types[0] is not types[1] and types[1].is_float and holds(*types)
 
@@ -61,7 +61,7 @@ def is_uniform(work: Instruction) -> bool:
 
 
 class Overflow(Approximation):
-    """Nothing is said of what is infinite or NaN in a type that may be widened."""
+    """No bound on results that are infinite or NaN in a type that may be widened."""
 
     def of_elements(
         self, at: Instruction, inputs: Sequence[Argument], result: Argument
@@ -85,7 +85,7 @@ class PropagatePrecision(Pass):
 
     @property
     def approximations(self) -> Mapping[str, Approximation]:
-        """What overflows in a narrow type may be finite."""
+        """Results that overflow in a narrow type may be finite."""
         known = plugins.operations().items()
         widened = [name for name, cls in known if operations.traits(cls).pointwise]
         return dict.fromkeys(widened, Overflow())

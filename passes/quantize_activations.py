@@ -1,4 +1,4 @@
-"""Rounds what is multiplied with weights of a few bits to bytes."""
+"""Quantises to bytes the activations that are multiplied with weights of few bits."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from migx.weights import is_constant
 from migx.weights.constants import MOVED
 
 GROUP = 8
-"""What the neighbours that share a scale must be a multiple of: kernels take so many at a time."""
+"""Blocks that share a scale must be a multiple of this long: kernels read so many at a time."""
 
 
 STEPS = 127
-"""Steps from 0 to the greatest element of a block, at least."""
+"""The least number of steps from 0 to the greatest magnitude of a block."""
 
 
 @dataclass(frozen=True)
 class RoundedRows(Approximation):
-    """What rounding rows to bytes comes to in products with what is dequantised: an element of a
-    row is off by half a step at most, the greatest of its block over 254.
+    """The error of rounding rows to bytes, in products with dequantised columns: an element is off
+    by half a step at most, the greatest of its block over 254.
     """
 
     def of_elements(
         self, at: Instruction, inputs: Sequence[Argument], result: Argument
     ) -> Array | None:
-        """The products of half a step and the magnitudes of the columns, summed."""
+        """The sums of half a step times the magnitudes of the columns."""
         linear = _dequantized(at)
         if linear is None:
             return None
@@ -58,16 +58,16 @@ class RoundedRows(Approximation):
         return error
 
     def of_tensor(self, at: Instruction) -> float:
-        """Half a step, of the greatest element of all."""
+        """Half a step, relative to the greatest element of all."""
         return 0.5 / STEPS if _dequantized(at) is not None else 0.0
 
 
 TINY = 256 * float(np.finfo(np.float32).smallest_subnormal)
-"""What is smaller has no step that is small against it."""
+"""Covers steps in the subnormal range, whose rounding is not relative to their size."""
 
 
 def _dequantized(at: Instruction) -> DequantizeLinear | None:
-    """What makes numbers of the right operand of a product, at most moved and scaled since."""
+    """The dequantisation behind the right operand of a product, at most moved and scaled since."""
     value = source(at.inputs[1])
     while value.op.name in MOVED and not isinstance(value.op, DequantizeLinear):
         value = source(value.inputs[0])
@@ -111,7 +111,7 @@ def _product(at: Instruction) -> Instruction | None:
 
 
 def _levels(linear: Instruction) -> Instruction | None:
-    """The integers of four bits or eight that are dequantised, as they are stored."""
+    """The stored integers of four or eight bits that a value is dequantised from."""
     if not isinstance(linear.op, DequantizeLinear):
         return None
     levels = source(linear.inputs[0])
@@ -127,7 +127,7 @@ def _round(dot: Instruction) -> list[Instruction]:
 
 
 def block_of(dot: Instruction) -> int:
-    """How many neighbours on the left of a product share a scale; 0 where they are not rounded."""
+    """How many neighbours in a product's left operand share a scale; 0 if it is not rounded."""
     left, right = dot.inputs
     linear, dtype = source(right), left.shape.dtype
     if type(left.op) is DequantizeLinear or (
@@ -153,7 +153,7 @@ def block_of(dot: Instruction) -> int:
 
 
 def _in_bytes(dot: Instruction, block: int) -> Instruction:
-    """The left operand in bytes and back."""
+    """The left operand, quantised to bytes and dequantised."""
     at, x = Builder.before(dot), dot.inputs[0]
     last, wide = x.shape.rank - 1, astype(at, x, F32)
     scale = at(ChooseScales(I8, last, block), wide)

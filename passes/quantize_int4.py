@@ -24,8 +24,8 @@ class QuantizeInt4(Squeeze):
     ``clip``, "minmax" or "mse". The pass reads no values: ``propagate_constant`` then folds all
     that into the packed bytes, the scales and, unless ``symmetric``, the zero points. A table that
     is both multiplied and looked up is stored once. Left as they are: integers; weights that would
-    take more than half their bytes, or have other users; packed weights; and what one of ``skip``
-    names, by label or ONNX node, with * for any letters.
+    take more than half their bytes, or have other users; packed weights; and weights whose label or
+    ONNX node matches one of ``skip``, with * for any letters.
     """
 
     bits = 4
@@ -44,7 +44,7 @@ class QuantizeInt4(Squeeze):
         return dtype.bits + 4 * (not self.symmetric)
 
     def stored(self, at: Builder, weight: Weight) -> Instruction:
-        """What makes four bits of each element, and numbers of them."""
+        """Adds the instructions that quantise, pack, unpack and dequantise a weight."""
         flat, axis, block = weight.flat(at), weight.axis, self.block
         chosen = at(ChooseScales(I4 if self.symmetric else U4, axis, block, self.clip), flat)
         parameters = [chosen]

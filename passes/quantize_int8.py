@@ -23,9 +23,9 @@ class QuantizeInt8(Squeeze):
     computes it by ``clip``, "minmax" or "mse". The pass reads no values: ``propagate_constant``
     then folds all that into the bytes and the scales. A table that is both multiplied and looked up
     is stored once. Left as they are: integers; weights that would take more than five eighths of
-    their bytes, or have other users; weights already in a few bits; and what one of ``skip`` names,
-    by label or ONNX node, with * for any letters. Activations stay floats: ``migx.calibration``
-    rounds them too.
+    their bytes, or have other users; weights already in a few bits; and weights whose label or
+    ONNX node matches one of ``skip``, with * for any letters. Activations stay floats:
+    ``migx.calibration`` rounds them too.
     """
 
     bits = 8
@@ -43,7 +43,7 @@ class QuantizeInt8(Squeeze):
         return super().apply_program(program, manager)
 
     def stored(self, at: Builder, weight: Weight) -> Instruction:
-        """What makes a byte of each element, and numbers of them."""
+        """Adds the instructions that quantise and dequantise a weight."""
         flat, axis, depth = weight.flat(at), weight.axis, int(weight.dims[weight.axis])
         block = self.block or depth
         scale = at(ChooseScales(I8, axis, block, self.clip), flat)

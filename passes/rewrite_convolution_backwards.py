@@ -16,9 +16,7 @@ from migx.ops.linear import Convolution, ConvolutionBackwards
 from migx.rewrite import Cursor, Declined, RuleSet, rule
 
 _Share = tuple[int, int, int]
-"""Of the places within a stride, the first of some, the one behind the last, and how many elements
-of a kernel add to each.
-"""
+"""Phases of a stride, from the first to before the second number, and how many taps each has."""
 
 
 @rule(on(ConvolutionBackwards, var("x"), var("w"), name="root"))
@@ -41,7 +39,7 @@ def forwards(
 
 
 def _shares(length: int, stride: int) -> list[_Share]:
-    """The places among a stride by how many elements of a kernel they have."""
+    """The phases of a stride by their number of taps."""
     taps, more = divmod(length, stride)
     return [(0, more, taps + 1), (more, stride, taps)] if more else [(0, stride, taps)]
 
@@ -49,7 +47,7 @@ def _shares(length: int, stride: int) -> list[_Share]:
 def _apart(
     at: Cursor, w: Instruction, op: ConvolutionBackwards, filled: tuple[int, ...]
 ) -> Instruction:
-    """The kernels, filled up to whole strides, with an axis for the places among each stride."""
+    """The kernels, padded to whole strides, with an axis for the phases of each stride."""
     inputs, outputs = (int(d) for d in w.shape.dims[:2])
     whole = at(Pad((*[0] * w.shape.rank, 0, 0, *filled)), w) if any(filled) else w
     lengths = zip(whole.shape.dims[2:], op.stride, strict=True)
@@ -65,7 +63,7 @@ def _joined(
     shares: list[list[_Share]],
     chosen: tuple[_Share, ...] = (),
 ) -> Instruction:
-    """The results of all shares, [N, channels, places among strides..., ...], side by side."""
+    """The results of all shares, [N, channels, phases..., ...], concatenated."""
     if len(chosen) == len(shares):
         return _convolved(at, x, kernels, op, chosen)
     axis = len(chosen)
@@ -80,7 +78,7 @@ def _convolved(
     op: ConvolutionBackwards,
     shares: tuple[_Share, ...],
 ) -> Instruction:
-    """The convolution with one share of the kernels, as long as that with the longest."""
+    """The convolution with one share of the kernels; results are as long as for the longest."""
     rank = len(shares)
     elements, places = ([first + 2 * i for i in range(rank)] for first in (3, 4))
     kept = [(axis, 0, taps) for axis, (_, _, taps) in zip(elements, shares, strict=True)]
@@ -104,7 +102,7 @@ def _convolved(
 
 
 def _interleaved(at: Cursor, made: Instruction, op: ConvolutionBackwards) -> Instruction:
-    """The axes for the places among the strides, merged with those they belong to."""
+    """The result with the axes of phases merged into the spatial axes they belong to."""
     if prod(op.stride) == 1:
         return made
     rank = len(op.stride)
@@ -116,7 +114,7 @@ def _interleaved(at: Cursor, made: Instruction, op: ConvolutionBackwards) -> Ins
 
 
 def _cut(at: Cursor, made: Instruction, root: Instruction) -> Instruction:
-    """The result without what padding cuts off, and with zeros where nothing is added up."""
+    """The result without what padding cuts off, and with zeros where no tap reaches."""
     begins, _ = split(root.op_as(ConvolutionBackwards).padding)
     ends: list[Extent] = [b + d for b, d in zip(begins, root.shape.dims[2:], strict=True)]
     beyond = [maximum(end - d, 0) for end, d in zip(ends, made.shape.dims[2:], strict=True)]

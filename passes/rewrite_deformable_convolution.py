@@ -53,8 +53,8 @@ def _grid(
     lengths: list[int],
     counts: Dims,
 ) -> Instruction:
-    """Where the taps of all windows are: [images, taps * windows..., axes], the last axis first; in
-    f64, so that counting from -1 to 1 and back costs no accuracy.
+    """The positions of the taps of all windows: [images, taps * windows..., axes], the last axis
+    first; in f64, so that scaling to -1..1 and back costs no accuracy.
     """
     rank = len(lengths)
     dims = (image[0] * op.offset_group, *lengths, *counts)
@@ -76,7 +76,7 @@ def _grid(
 def _regular(
     at: Cursor, op: DeformableConvolution, axis: int, like: Instruction, dims: Dims
 ) -> Instruction:
-    """Where the taps of all windows would be along an axis without offsets."""
+    """The positions of the taps of all windows along an axis, without offsets."""
     rank = len(op.stride)
     begins, _ = split(op.padding)
 

@@ -19,7 +19,7 @@ from migx.rewrite import Cursor, Declined, RuleSet, rule
 from migx.shape import F64
 
 MOST = 8 << 20
-"""A matrix of more bytes than this takes longer to go through than a fast transform takes."""
+"""A matrix of more bytes than this takes longer to read than a fast transform takes."""
 
 
 @rule(on(Dft, var("x"), name="root"))
@@ -27,7 +27,7 @@ def transformed(
     at: Cursor, x: Instruction, root: Instruction, most: int = MOST
 ) -> Instruction | Declined:
     """A transform is a product with a matrix, the transforms of unit vectors. Real and imaginary
-    parts are elements of their own. Sums are f64, because a spectrum has elements far smaller than
+    parts are separate elements. Sums are f64, because a spectrum has elements far smaller than
     their terms.
     """
     op = root.op_as(Dft)

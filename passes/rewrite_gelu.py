@@ -1,4 +1,4 @@
-"""Gives every spelling of GELU one form, and that of fewest operations.
+"""Gives every spelling of GELU the form with the fewest operations.
 
 GELU is x * P(X <= x) for a normal X: ``x * 0.5 * (1 + erf(x / sqrt(2)))``.
 """
@@ -20,7 +20,7 @@ x = var("x")
 
 
 def about(number: float) -> Pattern:
-    """A literal, or a broadcast of one, that is a number as its element type rounds it."""
+    """A literal, or a broadcast of one, equal to a number rounded to its element type."""
     return broadcast_of(value(number))
 
 
@@ -32,7 +32,7 @@ def half_apart(left: Pattern, right: Pattern) -> OneOf:
 
 
 def plus_one(term: On) -> On:
-    """1 + term, which is also caught as it is."""
+    """1 + term, caught as ``twice``."""
     return on(Add, term.once(), about(1), name="twice").once()
 
 
@@ -90,5 +90,5 @@ class RewriteGelu(Pass):
 
     @property
     def approximations(self) -> Mapping[str, float]:
-        """What stands for erf is off by up to 0.00036."""
+        """The approximation of erf is off by up to 0.00036."""
         return {"erf": 0.00036} if self.fast else {}

@@ -1,4 +1,4 @@
-"""Turns operations that look at places into comparisons of places with a range."""
+"""Turns triangles and one-hot encodings into comparisons of indices."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def triangle(at: Cursor, root: Instruction) -> Instruction | Declined:
     dims = x.shape.dims[-2:]
     diagonal = broadcast_to(at, at(Unsqueeze((1,)), arange(at, dims[0])), dims)
     column = broadcast_to(at, arange(at, dims[1]), dims)
-    if len(root.inputs) == 2:  # what is added to no place cannot overflow
+    if len(root.inputs) == 2:  # compared, not added to an index: it cannot overflow
         column = at(Sub(), column, diagonal)
         moved = at(Reshape((1, 1)), at(Convert(I64), root.inputs[1]))
         diagonal = broadcast_to(at, moved, dims)

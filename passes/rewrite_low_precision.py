@@ -32,16 +32,16 @@ def square_of_quotient(
 
 
 class RewriteLowPrecision(Pass):
-    """Divides before it squares, in f16: the square of what is beyond 256 is more than f16 holds,
-    but what a division leaves of it may be less (MIGraphX pass of this name).
+    """Divides before it squares, in f16: the square of a number beyond 256 overflows, but its
+    quotient may not (MIGraphX pass of this name).
 
-    Left as they are: quotients by what only a run knows. Where results were finite, they are so
-    still, off by a rounding or two more.
+    Left as they are: quotients by numbers known only at run time. Finite results stay finite, off
+    by a rounding or two more.
     """
 
     rules = RuleSet((square_of_quotient,))
 
     @property
     def approximations(self) -> Mapping[str, Overflow]:
-        """What overflows may be finite."""
+        """Results that overflow may be finite."""
         return {name: Overflow() for name in ("mul", "pow")}

@@ -1,4 +1,4 @@
-"""Multiplies rows by matrices that each of them picks, matrix by matrix."""
+"""Multiplies rows by the matrices that they pick, matrix by matrix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from migx.rewrite import Cursor, Declined, RuleSet, rule
 from migx.shape import BOOL, I64, Shape
 
 LEAST = 1 << 15
-"""Matrices of fewer elements are copied in less time than it takes to sort what picks them."""
+"""Matrices of fewer elements are copied in less time than it takes to sort their indices."""
 
 
 picked = on(Gather, constant("table"), varying("chosen"), axis=0)
@@ -84,7 +84,7 @@ def _multiplied(
 class RewritePickedProducts(Pass):
     """Turns products of rows with matrices that each row picks from a constant stack, as PyTorch
     exports mixtures of experts, into a loop over blocks of rows with the same matrix. Matrices of
-    fewer elements than ``least`` are left: they are copied sooner.
+    fewer elements than ``least`` are left: copying them is faster.
     """
 
     least: int = LEAST

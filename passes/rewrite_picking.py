@@ -1,7 +1,7 @@
-"""Turns what picks a number of elements that only a run tells into a gather of their places.
+"""Turns selections whose length is known only at run time into gathers of indices.
 
-Whoever is to find out how many there are, most often the host, then makes a few places, and reads
-nothing of what is picked.
+Whatever determines that length, most often the host, then computes only the indices and reads none
+of the elements.
 """
 
 from __future__ import annotations

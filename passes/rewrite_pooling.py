@@ -1,4 +1,4 @@
-"""Turns pooling over the whole of each image into a reduction, and what else pools into pooling."""
+"""Turns global pooling into reductions, and local response normalisation into pooling."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def across(at: Cursor, x: Instruction, root: Instruction) -> Instruction | Decli
 
 
 def _power(at: Cursor, x: Instruction, op: Lrn) -> Instruction:
-    """What a response is divided by; three quarters, the usual power, are products of roots where x
-    is never less than zero.
+    """The divisor of a response, a power of x; 3/4, the usual power, is a product of roots where x
+    is never negative.
     """
     if op.beta == 0.75 and op.alpha >= 0 and op.bias >= 0:
         root = at(Sqrt(), x)

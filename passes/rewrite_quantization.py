@@ -1,4 +1,4 @@
-"""Turns quantising and dequantising into arithmetic, which folds and fuses with what is around."""
+"""Turns quantising and dequantising into arithmetic, which folds and fuses with its neighbours."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def dequantize(at: Cursor, dq: Instruction) -> Instruction | Declined:
 
 
 def repeated(at: Cursor, op: Linear, value: Instruction, x: Instruction) -> Instruction | None:
-    """A scale or zero point at the dims of x; None where it is not known how it is to be read."""
+    """A scale or zero point broadcast to the dims of x; None if its granularity is not known."""
     dims, given = x.shape.dims, value.shape.dims
     if all(d == 1 for d in given):
         return at(Multibroadcast(dims), value if not given else at(Reshape(()), value))

@@ -83,8 +83,8 @@ def softmax_in_parts(
 
 
 class OutOfRange(Approximation):
-    """Nothing is said of powers that are infinite, or 0 where the exponent is finite: softmax as
-    one operation subtracts the greatest exponent first.
+    """No bound on powers that are infinite, or 0 where the exponent is finite: softmax as one
+    operation subtracts the greatest exponent first.
     """
 
     def of_elements(

@@ -1,4 +1,4 @@
-"""Moves reshapes out of the way of fusion: what stands on either side works on the same dims."""
+"""Moves reshapes out of the way of fusion: operations on both sides work on the same dims."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def finer_dims(at: Cursor, root: Instruction) -> Instruction | tuple[Instruction
 
 @dataclass(frozen=True)
 class Space:
-    """The dims an instruction works on, and the axes it folds, if any."""
+    """The iteration space of an instruction: its dims, and the axes it reduces, if any."""
 
     dims: Dims
     folds: tuple[int, ...] = ()
 
 
 Parts = tuple[Dims, ...]
-"""What each of some axes is split into, outermost first; nothing for an axis of one element."""
+"""The extents each axis is split into, outermost first; none for an axis of one element."""
 
 
 def space_of(at: Instruction) -> Space | None:
-    """What an instruction works on; None where it is no arithmetic on elements, no reduction and
-    nothing fused of these.
+    """The space of elementwise arithmetic, a reduction, or a fusion of these; None for other
+    instructions.
     """
     op = at.op
     if isinstance(op, Reduce):
@@ -69,8 +69,8 @@ def space_of(at: Instruction) -> Space | None:
 
 
 def wanted(root: Instruction, here: Space) -> Iterator[Parts]:
-    """What the axes of an instruction are to be split into, for each that it meets across a
-    reshape and may be fused with then.
+    """How to split the axes of an instruction, for each one across a reshape that it may be fused
+    with then.
     """
     for other, mine, theirs in chain(_above(root), _below(root)):
         there = space_of(other)
@@ -87,7 +87,7 @@ def wanted(root: Instruction, here: Space) -> Iterator[Parts]:
 
 
 Meeting = tuple[Instruction, Instruction, Instruction]
-"""Another instruction, and one value under the dims it has here and those it has there."""
+"""Another instruction, and the value between them under the dims here and under those there."""
 
 
 def _above(root: Instruction) -> Iterator[Meeting]:
@@ -117,7 +117,7 @@ def _owner(value: Instruction) -> Instruction:
 
 
 def in_common(a: Dims, b: Dims) -> tuple[Parts, Parts] | None:
-    """The fewest parts of axes of which both dims can be made; None where there are none."""
+    """The coarsest common refinement of two dims, as a split of each; None if there is none."""
     index = map_of(a, (Reshape(b),))
     if index is None or any(len(group) > 1 for group in index.groups):
         return None
@@ -132,19 +132,19 @@ def flat(axes: Parts) -> Dims:
 
 
 def folded(folds: tuple[int, ...], axes: Parts) -> tuple[int, ...]:
-    """The places, among the parts of the axes, of those that are folded."""
+    """The positions, among all parts, of the parts of reduced axes."""
     starts = [sum(map(len, axes[:i])) for i in range(len(axes))]
     return tuple(sorted(starts[i] + k for i in folds for k in range(len(axes[i]))))
 
 
 class Finer:
-    """What an instruction does, done on finer dims."""
+    """Rebuilds an instruction on finer dims."""
 
     def __init__(self, at: Cursor, here: Space, axes: Parts) -> None:
         self.at, self.here, self.axes = at, here, axes
 
     def results(self, root: Instruction) -> Instruction | tuple[Instruction, ...] | None:
-        """What takes the place of an instruction; None where a value is not of its space."""
+        """The replacement of an instruction; None if a value is not of its space."""
         inner = root.modules[0] if root.modules else [*root.inputs, root]
         values = [v for v in inner if not isinstance(v.op, Literal | Return)]
         whole = all(self.axes[i] for i in self.here.folds)
@@ -163,12 +163,12 @@ class Finer:
         return made if root.shape.parts else made[0]
 
     def moved(self, value: Instruction) -> Instruction:
-        """A value under finer dims; itself where it is not of the space, as a number may be."""
+        """A value under finer dims; itself if it is not of the space, such as a scalar."""
         dims = self.dims(value)
         return value if dims is None else self.at(Reshape(dims), value)
 
     def dims(self, value: Instruction) -> Dims | None:
-        """The finer dims of a value; None where it is not of the space, or of what is folded."""
+        """The finer dims of a value; None unless its dims are the space's, or 1 on some axes."""
         dims, whole = value.shape.dims, self.here.dims
         pairs = list(zip(dims, whole, strict=False))
         if len(dims) != len(whole) or any(d not in (1, w) for d, w in pairs):
@@ -177,7 +177,7 @@ class Finer:
         return tuple(e if d == w else 1 for (d, w), axis in split for e in axis)
 
     def done(self, each: Instruction, known: dict[Instruction, Instruction]) -> Instruction:
-        """One operation on finer dims."""
+        """An operation on finer dims."""
         op, inputs = each.op, [known[v] for v in each.inputs]
         if isinstance(op, Literal):
             return self.moved(self.at(op))
@@ -192,8 +192,7 @@ class Finer:
 
 class RewriteReshapes(Pass):
     """Gives arithmetic and reductions on both sides of a reshape the same dims, so that they fuse:
-    the reshape is then one of memory that is read or written, at no cost (MIGraphX
-    rewrite_reshapes).
+    the reshape is then only a view of memory, at no cost (MIGraphX rewrite_reshapes).
     """
 
     rules = finer_dims + nested_shape_transforms

@@ -1,4 +1,4 @@
-"""Turns resampling to the nearest element into operations that move elements."""
+"""Turns nearest resizing into broadcasts and gathers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REPEATS = frozenset(
         ),
     }
 )
-"""Ways of counting by which element i of an axis k times as long is element i // k."""
+"""The modes for which element i of an axis k times as long is element i // k of the input."""
 
 
 @rule(on(Resize, var("x"), name="resize", mode="nearest"))
@@ -63,7 +63,7 @@ def pick(at: Cursor, x: Instruction, resize: Instruction) -> Instruction | Decli
 
 
 def repeats(op: Resize, axis: int, extent: Extent) -> int:
-    """How often each element of an axis is repeated, in order; 0 where that is not so."""
+    """How often each element of an axis is repeated, in order; 0 if resizing does not do that."""
     size, counting = op.sizes[axis], op.coordinate_transformation_mode
     k = size // extent if extent != 0 else 0
     if not isinstance(k, int) or k < 1 or k * extent != size or counting == "tf_crop_and_resize":

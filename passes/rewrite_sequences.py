@@ -1,4 +1,4 @@
-"""Reads rows of tensors in place of the members of sequences these are cut into."""
+"""Reads rows of a tensor instead of the members of the sequence it is split into."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class RewriteSequences(Pass):
 
 
 def repeated(at: Instruction) -> bool:
-    """Makes a gather of a loop that repeats rows; whether it was one."""
+    """Turns a loop that repeats rows into a gather; returns whether it was one."""
     found = _Repeats(at)
     if not found.holds():
         return False
@@ -65,8 +65,8 @@ def repeated(at: Instruction) -> bool:
 
 
 class _Repeats:
-    """A loop that may repeat rows of ``x`` as often as the integers ``times`` say; ``one_at`` is a
-    number that stands for once.
+    """A loop that may repeat each row of ``x`` by its count in ``times``; a count of ``one_at``
+    stands for 1.
     """
 
     def __init__(self, at: Instruction) -> None:
@@ -100,7 +100,7 @@ class _Repeats:
         return self.loop.joins(read, member.shape)
 
     def _is_repeated(self, member: Instruction) -> bool:
-        """Whether a member is a row as often as the run says, one behind the other."""
+        """Whether a member is a row of ``x`` repeated by a count that the run gives."""
         chain = [member]
         for op in (ops.Reshape, ops.Multibroadcast, ops.Unsqueeze):
             if not isinstance(chain[-1].op, op):
@@ -119,7 +119,7 @@ class _Repeats:
         return self._is_number(dims[1])
 
     def _dims(self, dims: Instruction) -> Instruction:
-        """What is broadcast to, where a number stands for 1."""
+        """The dims that are broadcast to, before ``one_at`` among them was replaced by 1."""
         if isinstance(dims.op, ops.Where) and isinstance(dims.inputs[0].op, ops.Equal):
             asked, ones, others = dims.inputs
             what, number = (self.counters.of(v) for v in (ones, asked.inputs[1]))
@@ -132,7 +132,7 @@ class _Repeats:
         return dims
 
     def _is_row(self, value: Instruction) -> bool:
-        """Whether a value is the row of the number of the iteration."""
+        """Whether a value is the row whose index is the number of the iteration."""
         if value.op != ops.Gather(0) or value.inputs[1].shape.dims != (1,):
             return False
         x, place = value.inputs
@@ -140,7 +140,7 @@ class _Repeats:
         return counted and x.module is not self.loop.body and x.shape.rank > 0
 
     def _is_number(self, number: Extent) -> bool:
-        """Whether a number is the one of the iteration."""
+        """Whether a number is the count of the iteration's row."""
         whose = self.counters.whose(number)
         if whose is None or not self._is_row(whose):
             return False
@@ -148,7 +148,7 @@ class _Repeats:
         return True
 
     def rows(self) -> Instruction:
-        """All rows, each as often as it is wanted."""
+        """All rows, each repeated by its count."""
         add, program = self.loop.add, self.loop.module.program
         name = self.loop.body.name
         (count,) = self.times.shape.dims
@@ -166,7 +166,7 @@ class _Repeats:
         return add(ops.Gather(0), x, numbers)
 
     def _times(self) -> Instruction:
-        """How often each row is wanted, as i64."""
+        """The count of each row, as i64."""
         add = self.loop.add
         times = astype(add, self.times, I64)
         if self.one_at is None:

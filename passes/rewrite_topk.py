@@ -1,4 +1,4 @@
-"""Finds the best of long lines among the best of their parts."""
+"""Splits topk along long axes into topk of parts."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from migx.ops.reduce import Topk
 from migx.rewrite import Cursor, Declined, RuleSet, rule
 
 LONG = 8192
-"""From here on two kernels more are worth their while."""
+"""The length from which two more kernels pay off."""
 GAIN = 2
-"""By how much fewer comparisons there have to be."""
+"""The factor by which there have to be fewer comparisons."""
 
 
 @rule(on(Topk, var("x"), name="root"))
 def of_parts(
     at: Cursor, x: Instruction, root: Instruction, at_least: int = LONG
 ) -> tuple[Instruction, ...] | Declined:
-    """topk(x) is the topk of those of the parts of x."""
+    """topk(x) is the topk of the topk of each part of x."""
     op = root.op_as(Topk)
     axis, n, k = op.axis, x.shape.dims[op.axis], op.k
     if not isinstance(n, int) or not isinstance(k, int):
@@ -46,8 +46,8 @@ def of_parts(
 
 
 def parts(n: int, k: int) -> int:
-    """How many equal parts, of k elements or more, have the fewest comparisons of each element with
-    each of its part, and then of each of the best with each other; 1 where they save too few.
+    """How many equal parts, of k elements or more, take the fewest comparisons: of all pairs within
+    each part, and then of all pairs of the best; 1 if they save too few.
     """
 
     def compared(count: int) -> int:
@@ -60,12 +60,12 @@ def parts(n: int, k: int) -> int:
 
 
 class RewriteTopk(Pass):
-    """Splits lines of ``at_least`` so many elements of which ``topk`` picks some: the best of all
-    are among the best of the parts (MIGraphX pass of this name).
+    """Splits ``topk`` along axes of at least ``at_least`` elements into parts: the best of all are
+    among the best of the parts (MIGraphX pass of this name).
 
-    It is for targets that compare each element of a line with each other one. Equal elements are
-    found in the order they had. Left as they are: lines whose length only a run knows, and those
-    that have no equal parts that save half of the comparisons.
+    For targets that compare each element with every other. Equal elements keep their order. Left as
+    they are: axes whose length is known only at run time, and those without equal parts that save
+    half of the comparisons.
     """
 
     rules = RuleSet((of_parts,))

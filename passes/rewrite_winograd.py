@@ -29,14 +29,14 @@ from migx.weights.constants import is_unpacked
 from migx.weights.hoisting import drop_unread, hoist
 
 CHANNELS, TILES, WORTH = 16, 16, 640
-"""From how many channels on either side, and tiles, what is saved outweighs the transforms; and
-from which product of both, where channels count by their harmonic mean, as products do beside what
-is transformed, and tiles by what of them lies in the result.
+"""The fewest channels on either side, and tiles, for which the savings outweigh the transforms; and
+the least product of the two: of the harmonic mean of the channels, which goes with the products per
+transformed element, and of the tiles by their area within the result.
 """
 FEWER = 2.5
 """How many times fewer products there must be: tiles that hang over the edge save less."""
 MOST = 1 << 25
-"""Bytes that the weights of a convolution may grow by: beyond, to read them takes too long."""
+"""Bytes that the weights of a convolution may grow by: beyond that, reading them takes too long."""
 
 
 @rule(
@@ -92,12 +92,12 @@ def _too_little(outputs: int, channels: int, height: int, width: int) -> str:
 
 
 class FewerProducts(Approximation):
-    """What computing a convolution by minimal filtering rounds, beside what any does."""
+    """The rounding errors of convolution by minimal filtering, besides those of any convolution."""
 
     def of_elements(
         self, at: Instruction, inputs: Sequence[Argument], result: Argument
     ) -> Array | None:
-        """The same sums over magnitudes, times the roundings of each of their terms.
+        """The sums of the magnitudes of all terms, times the roundings of each.
 
         B. Barabasz, A. Anderson, K. M. Soodhalter, D. Gregg, "Error Analysis and Improving the
         Accuracy of Winograd Convolution for Deep Neural Networks", ACM TOMS 46 (2020).
@@ -112,38 +112,36 @@ class FewerProducts(Approximation):
         return np.where(sums < LARGEST, sums * (roundings(at) * F32.roundoff) + TINY, np.inf)
 
     def of_tensor(self, at: Instruction) -> float:
-        """As much as random images and kernels are off by, of the size of the result."""
+        """The error of random images and kernels, relative to the size of the result."""
         return GROWTH * float(np.sqrt(2 * roundings(at))) * F32.roundoff if _may_fit(at) else 0.0
 
 
 def roundings(at: Instruction) -> int:
-    """How many roundings a term of a result goes through: one of its weight and of the factor it
-    comes of, and in three sums.
-    """
+    """How many roundings a term has: of its weight, of its factor, and in three sums."""
     given, made = (int(np.count_nonzero(m, axis=1).max()) ** 2 for m in (INPUT, OUTPUT))
     return int(at.inputs[1].shape.dims[1]) + given + made + 2
 
 
 TINY = 2.0**16 * float(np.finfo(np.float32).smallest_subnormal)
-"""What is smaller is rounded to nothing: as much as factors of the transforms make of that."""
+"""Covers underflow: the smallest number, times all factors of the transforms."""
 LARGEST = float(np.finfo(np.float32).max)
-"""From here on sums may overflow; what is infinite makes all of a tile NaN."""
+"""From here on sums may overflow; an infinity makes its whole tile NaN."""
 
 
 def _growth() -> float:
-    """By how much sums of products exceed results, both of random numbers: the root of the mean
-    square, over that of the results, along one axis and then along both.
+    """By how much sums of products exceed results of random numbers: the root mean square over that
+    of the results, along both axes, which is the ratio of mean squares along one.
     """
     given, kernel, made = (np.square(np.array(m)) for m in (INPUT, KERNEL, OUTPUT))
     return float((made @ (given.sum(1) * kernel.sum(1))).max() / LENGTH)
 
 
 GROWTH = _growth()
-"""The most that roundings of products are worth in a result, where those of results count 1."""
+"""The most that roundings of products count in a result, if those of the result count 1."""
 
 
 def _filtered(image: Array, kernels: Array, dims: Sequence[int]) -> Array:
-    """The sums that minimal filtering takes of padded images, with every number's magnitude."""
+    """The sums of minimal filtering over padded images, with the magnitude of every number."""
     given, kernel, made = (np.abs(np.array(m, np.float64)) for m in (INPUT, KERNEL, OUTPUT))
     whole = [MADE * tiles(extent) for extent in dims[2:]]
     seen = zip(whole, image.shape[2:], strict=True)
@@ -153,13 +151,13 @@ def _filtered(image: Array, kernels: Array, dims: Sequence[int]) -> Array:
     w = np.einsum("ai,ocij,bj->aboc", kernel, kernels, kernel, optimize=True)
     sums = np.einsum("aboc,abcnhw->abonhw", w, x, optimize=True)
     sums[sums >= LARGEST] = np.inf
-    made += TINY  # 0 times what is infinite is NaN: so all of a tile is, where a product overflows
+    made += TINY  # 0 * inf is NaN: so all of a tile is, if a product overflows
     result: Array = np.einsum("ia,jb,abonhw->nohiwj", made, made, sums, optimize=True)
     return result.reshape(*dims[:2], *whole)[:, :, : dims[2], : dims[3]]
 
 
 def _may_fit(at: Instruction) -> bool:
-    """Whether a convolution may be one that is written so, here or after other passes."""
+    """Whether a convolution may be rewritten, here or after other passes."""
     op, lengths = at.op_as(Convolution), at.inputs[1].shape.dims[2:]
     plain = op.group == 1 and set(op.stride + op.dilation) == {1}
     return plain and lengths == (LENGTH, LENGTH) and at.shape.dtype is F32

@@ -1,4 +1,4 @@
-"""Which instructions literals may take the place of."""
+"""The plan of constant folding: which instructions literals may replace."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from migx.weights.constants import ALLOWANCE, SMALL, Made, is_stored_narrow, rel
 class Plan:
     """The instructions that depend on literals alone, and those of them that stay.
 
-    Literals take the place of the *roots*: what is read by an instruction that stays or is not
-    constant. A root that breaks the law of ``migx.weights.constants`` stays, and what it reads is
-    looked at instead; that may then take no more than it frees, lest each run add an allowance of
-    its own (single numbers may take theirs), and stays where it comes of packed storage, lest the
-    next run take it for any other constant.
+    Literals replace the *roots*: instructions that are read by one that stays or is not constant. A
+    root that breaks the law of ``migx.weights.constants`` stays, and its inputs become roots
+    instead. These may take no more than they free (single numbers excepted), lest each run add
+    another allowance, and stay if they come from packed storage, lest the next run take them for
+    any other constant.
 
-    With ``weights`` it is slots that take the places of what depends on weights, whose values need
-    not be known; what does not depend on any stays.
+    With ``weights``, slots replace what depends on weights, whose values need not be known; the
+    rest stays.
 
-    Once roots were asked for, ``beyond`` has the largest trees that the law alone refuses and that
-    are made of little.
+    After ``roots``, ``beyond`` has the largest trees that the law alone refuses and that are made
+    of little.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Plan:
         narrow: dict[Instruction, bool] = {}
         self.kept = {at for at in self.constant if _stays(at, narrow)}
         if (log := manager.log) is not None and log.skip != frozenset():
-            # What is left of a root that stays is looked at too: it may be told to stay as well.
+            # The inputs of a root that stays become roots, which the log may skip as well.
             while left := {at for at in self._cut()[0] if log.key("fold", [at]) in log.skip}:
                 self.kept |= left
         self.largest = set(self._cut()[0])
@@ -53,7 +53,7 @@ class Plan:
         self.kept.update(these)
 
     def roots(self) -> list[Instruction]:
-        """What literals may take the place of, in order."""
+        """The instructions that literals may replace, in order."""
         while True:
             roots, gone = self._cut()
             refused = self._refused(roots, gone)
@@ -80,7 +80,7 @@ class Plan:
         return roots[::-1], set(sources.values()) - left
 
     def _refused(self, roots: list[Instruction], gone: set[int]) -> list[Instruction]:
-        """The roots that break the law alone, or else those that do together."""
+        """The roots that each break the law, or else those that do together."""
         by_made = {self._made(at): at for at in roots}
         alone = [
             at
@@ -109,8 +109,8 @@ class Plan:
 def _constants(
     manager: PassManager, skip_ops: frozenset[str], weights: bool
 ) -> dict[Instruction, bool]:
-    """What can be evaluated now, inputs before users, modules before those inside them; and whether
-    it depends on weights.
+    """The instructions that can be evaluated now, inputs before users, modules before those inside
+    them; and whether each depends on weights.
     """
     found: dict[Instruction, bool] = {}
     for module in reversed(manager.modules()):
@@ -137,7 +137,7 @@ def _computes(at: Instruction, skip_ops: frozenset[str]) -> bool:
 
 
 def _stays(at: Instruction, narrow: dict[Instruction, bool]) -> bool:
-    """Whether a value is better computed than held, whatever the bytes."""
+    """Whether a value is better recomputed than stored, whatever its size."""
     shape = at.shape
     if not shape.dtype.is_tensor or is_stored_narrow(at, narrow):
         return True

@@ -79,7 +79,7 @@ def run(
 def biases(
     at: Cursor, op: Recurrent, b: Instruction | None
 ) -> tuple[Instruction | None, Instruction | None]:
-    """What is added to the inputs of all steps at once, and in each step to the state's product."""
+    """The biases added to the inputs of all steps at once, and to each step's state product."""
     if b is None:
         return None, None
     rows = op.gates * op.hidden_size
@@ -97,7 +97,7 @@ def project(at: Cursor, x: Instruction, w: Instruction, b: Instruction | None) -
 
 
 def one(at: Cursor, value: Instruction, d: int, to: DType) -> Instruction:
-    """What belongs to one direction, in another element type."""
+    """The part of a value for one direction, in another element type."""
     if value.shape.dims[0] != 1:
         value = at(Slice((0,), (d,), (d + 1,)), value)
     return astype(at, at(Squeeze((0,)), value), to)

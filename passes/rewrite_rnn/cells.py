@@ -18,7 +18,7 @@ States: TypeAlias = tuple[Instruction, ...]
 
 @dataclass(frozen=True)
 class Weights:
-    """What the state is multiplied with: r [hidden, gates*hidden], and the number of hidden units.
+    """The weights r [hidden, gates*hidden] of the state, their bias, and the hidden size.
 
     The bias b [gates*hidden] is None where there is none, or where it is in the projected input.
     """
@@ -29,7 +29,7 @@ class Weights:
 
 
 Cell: TypeAlias = Callable[[Cursor, Weights, Instruction, States], States]
-"""The states after a step, hidden first, of its projected input and the states before."""
+"""A step: the states after it, hidden first, from its projected input and the states before it."""
 
 
 def cell_of(op: Recurrent) -> Cell:
