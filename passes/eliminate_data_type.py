@@ -36,8 +36,8 @@ class EliminateDataType(Retyping):
             fits = floats or (dtype.is_integer and to.is_integer and holds(to, dtype))
             if dtype is to or not fits:
                 raise FieldError(
-                    f"pass eliminate_data_type: {self.to} cannot take the place of {dtype}: give an"
-                    "other float type for floats, for integers another that holds all of theirs"
+                    f"pass eliminate_data_type: {self.to} cannot take the place of {dtype}: give "
+                    "another float type for floats, for integers one that holds all their values"
                 )
         super().__post_init__()
 

@@ -24,7 +24,7 @@ def inline(
     if not any(u.users for u in choice.users):
         return Declined("its results are unused")
     if not all(map(Shape.same_type, choice.shape.parts, (v.shape for v in branch.outputs))):
-        return Declined("the results have other names for dims outside")
+        return Declined("the results have other symbols in their dims outside")
     move(branch, at)
     return branch.outputs
 

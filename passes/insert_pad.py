@@ -64,7 +64,7 @@ def before_pooling(
     if op.name not in ops:
         return None
     if op.mode == "average" and not op.count_include_pad:
-        return Declined("the average does not count its padding, but would then")
+        return Declined("the average does not count its padding, but would count a pad")
     if op.mode == "max":
         if dtype.is_float and dtype.bits < 16:
             return Declined(f"{dtype} may have no value below all others")

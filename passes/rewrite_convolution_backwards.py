@@ -32,7 +32,7 @@ def forwards(
     if len(lengths) < w.shape.rank - 2 or not all(isinstance(d, int) for d in w.shape.dims[:2]):
         return Declined("the sizes of the kernels are not known")
     if any(s > 1 and (d > 1 or k < s) for k, s, d in geometry):
-        return Declined("some positions of a stride have no taps of the kernels")
+        return Declined("some phases of a stride have no taps")
     kernels = _apart(at, w, op, tuple(-k % s for k, s, _ in geometry))
     made = _joined(at, x, kernels, op, [_shares(k, s) for k, s, _ in geometry])
     return _cut(at, _interleaved(at, made, op), root)

@@ -23,7 +23,7 @@ def chosen(
     """compress(x, condition) is a gather of the indices where the condition holds."""
     op = root.op_as(Compress)
     if x.shape.rank == 1:
-        return Declined("its elements are as small as their indices")
+        return Declined("its elements are no larger than indices")
     if bounds(x.shape.dims[op.axis] - condition.shape.dims[0])[0] < 0:
         return Declined("the condition may be too long")
     where = at(Squeeze((0,)), at(Nonzero(op.count), condition))
@@ -39,7 +39,7 @@ def sliced(
     if not slices:
         return Declined("slices=false keeps slices")
     if x.shape.rank == 1:
-        return Declined("its elements are as small as their indices")
+        return Declined("its elements are no larger than indices")
     for number, (axis, extent) in enumerate(zip(op.axes, op.out_lens, strict=True)):
         bounds_of = [at(Slice((0,), (number,), (number + 1,)), v) for v in root.inputs[1:]]
         every = arange(at, x.shape.dims[axis])

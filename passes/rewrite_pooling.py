@@ -38,7 +38,7 @@ def whole(at: Cursor, x: Instruction, pool: Instruction) -> Instruction | Declin
             return at(ReduceSum(axes), at(Abs(), x))
         case "lpnorm", 2 if x.shape.dtype.bits >= 32:
             return at(Sqrt(), at(ReduceSum(axes), at(Mul(), x, x)))
-    return Declined(f"a norm of order {op.lp_order} is better left whole")
+    return Declined("only norms of order 1, and of order 2 in f32 or wider, become sums")
 
 
 @rule(on(Lrn, var("x"), name="root"))

@@ -27,7 +27,7 @@ def row(
         return Declined("its elements are not numbers of whole bytes")
     found = at(ops.Gather(op.axis), x, at(ops.Reshape((1,) if op.keepdims else ()), i))
     same = found.shape.same_type(root.shape)
-    return found if same else Declined("the member has dims of its own")
+    return found if same else Declined("the member may have other dims than the row")
 
 
 class RewriteSequences(Pass):

@@ -28,7 +28,7 @@ def of_parts(
     op = root.op_as(Topk)
     axis, n, k = op.axis, x.shape.dims[op.axis], op.k
     if not isinstance(n, int) or not isinstance(k, int):
-        return Declined("its length, or how many are wanted, is known only to a run")
+        return Declined("its length, or k, is known only at run time")
     count = parts(n, k) if n >= at_least and k > 0 else 1
     if count == 1:
         return Declined(f"{n} elements are few, or have no parts that save comparisons")

@@ -31,7 +31,7 @@ def unroll(
     if clip < math.inf or op.activations not in ((), op.defaults * len(directions)):
         return Declined("the activations are not the default ones")
     if getattr(op, "input_forget", False) or extras(layer):
-        return Declined("gates are coupled or see the cell, or sequences have their own length")
+        return Declined("gates are coupled or have peepholes, or sequences have their own length")
     if not isinstance(steps, int) or not 1 <= steps <= max_steps:
         return Declined(f"{steps} steps are not 1 to {max_steps}")
     runs = [run(at, layer, d, steps, backward) for d, backward in enumerate(directions)]

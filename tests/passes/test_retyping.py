@@ -15,7 +15,7 @@ from migx.errors import FieldError, MigxError, ShapeError, UnknownName
         ("truncate_float{to=f16,ops=(gemm)}", UnknownName, "no operation is named 'gemm'"),
         ("eliminate_data_type{to=f32,ops=(gemm)}", UnknownName, "no operation is named 'gemm'"),
         ("eliminate_data_type{to=f32,types=(i64)}", FieldError, "f32 cannot take the place of i64"),
-        ("eliminate_data_type{to=i32,types=(u32)}", FieldError, "for integers another that"),
+        ("eliminate_data_type{to=i32,types=(u32)}", FieldError, "for integers one that"),
         ("eliminate_data_type{to=i32,types=(bool)}", FieldError, "i32 cannot take the place of b"),
         ("eliminate_data_type{to=f32,types=(f32)}", FieldError, "give another float type"),
         ("eliminate_data_type{to=f31}", ShapeError, "f31"),
