@@ -33,6 +33,8 @@ the bits that count 1 to 8 where the word has the weight.
 """
 FIRST = 0x4B000000
 """The bits of the first of these as a float; the exponent of each next one is 4 less."""
+LONGEST = 1024
+"""The longest block along the depth: eight columns of eight such blocks are a program's share."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def words_of(reader: Reader, right: Instruction) -> Words | None:
         return None
     fits = op.axis % 2 == first and level.shape.rank == 2 and whole(level.shape.dims[-1], PER)
     along_depth = first != turned
-    if along_depth and (op.block % PER or op.block & (op.block - 1)):
+    if along_depth and (op.block % PER or op.block & (op.block - 1) or op.block > LONGEST):
         return None
     return Words(number, along_depth, stored.kind == "int", value, first) if fits else None
 

@@ -147,6 +147,18 @@ def test_words_along_the_depth_are_read_once(
     holds(text)
 
 
+def test_blocks_that_are_too_long_for_words_are_read_in_bytes() -> None:
+    text = """module main(x: f32[1, 16384], w: u4[4, 16384], s: f32[4, 8]) {
+      %0 = unpack_int4(w)
+      %1 = dequantizelinear(%0, s) {axis=1, block=2048}
+      %2 = transpose(%1) {permutation=(1, 0)}
+      %3 = dot(x, %2)
+      return %3
+    }"""
+    assert "u32" not in kernel_of(text).pointers
+    holds(text)
+
+
 def test_few_columns_are_shared_by_many_programs() -> None:
     kernel = kernel_of(
         WORDS.format(dtype="f32", rows=1, block=32, columns=256, weight="i4", blocks=16, zero="")
