@@ -31,7 +31,7 @@ def convolution(dims: str, weights: str, dtype: str, result: str, group: int = 1
 }}"""
 
 
-INT4 = """module main(x: f16[1, 32768], w: u4[32768, 48], s: f16[1024, 48]) {
+INT4 = """module main(x: f16[1, 8192], w: u4[8192, 24], s: f16[256, 24]) {
   %0 = unpack_int4(w)
   %1 = dequantizelinear(%0, s) {axis=0, block=32}
   %2 = dot(x, %1)
