@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,11 +54,12 @@ class Source:
 
     @property
     def present(self) -> bool:
-        """Whether the file is there and long enough."""
+        """Whether the file is there and long enough; a folder is no file, whatever its size."""
         try:
-            return self.file.stat().st_size >= self.offset + self.length
+            found = self.file.stat()
         except OSError:
             return False
+        return stat.S_ISREG(found.st_mode) and found.st_size >= self.offset + self.length
 
     def digest(self) -> str:
         """SHA-256 of the bytes, cached until the file changes."""

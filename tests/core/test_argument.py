@@ -101,6 +101,10 @@ def test_files_that_are_not_there_or_empty(tmp_path: Path) -> None:
         _ = missing.data
     with pytest.raises(DataError, match="cannot read tensor data"):
         missing.digest()
+    folder = held(tmp_path, 0, 0, Shape(F32, (0, 3)))
+    assert not folder.available
+    with pytest.raises(DataError, match="cannot read tensor data"):
+        _ = folder.data
     (tmp_path / "empty.bin").touch()
     empty = held(tmp_path / "empty.bin", 0, 0, Shape(F32, (0, 3)))
     assert empty.array.shape == (0, 3)
