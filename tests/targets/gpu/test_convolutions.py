@@ -53,7 +53,7 @@ def test_bias_residual_and_activation_are_in_the_kernel() -> None:
 
 
 BY_TAP = """module main(x: {kind}[n, 64, 9, 7]) {{
-  %0 = @literal() {{value=bytes("", 0, {size}), label="w", replaceable={replaceable}}}
+  %0 = @literal() {{value=bytes("absent.bin", 0, {size}), label="w", replaceable={replaceable}}}
     : {of}[40, {channels}, 3, 2]
   %1 = {name}(x, %0) {{padding=(1, 0, 1, 1), stride=(2, 1), dilation=(1, 2), group={group}}}
   return %1
