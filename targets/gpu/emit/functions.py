@@ -47,7 +47,19 @@ def logarithm(x):
 """The logarithm of 1 + x: if u is 1 + x rounded, log(u) / (u - 1) hardly differs from the same
 quotient of the exact sum (W. Kahan, in the manual of the HP-15C, 1982).
 """
+FURTHEST = 700.0
+"""Beyond this hyperbolic functions are half a power of e, which may overflow where its half does
+not: so half the square of its root is taken.
+"""
 FUNCTIONS = {
+    "area_cosine": f"""{LOGARITHM}
+
+
+@triton.jit
+def area_cosine(x):
+    above = x - 1.0
+    near = logarithm(above + tl.sqrt(above) * tl.sqrt(above + 2.0))
+    return tl.where(x > 1e8, tl.log(x) + {math.log(2)!r}, near)""",
     "area_sine": f"""{LOGARITHM}
 
 
@@ -65,15 +77,24 @@ def area_tangent(x):
     size = tl.abs(x)
     found = logarithm(2.0 * size / (1.0 - size)) * 0.5
     return {ODD}""",
+    "hyperbolic_cosine": f"""
+
+@triton.jit
+def hyperbolic_cosine(x):
+    size = tl.abs(x)
+    root = tl.exp(size * 0.5)
+    usual = (tl.exp(size) + tl.exp(size * -1.0)) * 0.5
+    return tl.where(size > {FURTHEST}, root * 0.5 * root, usual)""",
     "hyperbolic_sine": f"""
 
 @triton.jit
 def hyperbolic_sine(x):
     size = tl.abs(x)
-    power = tl.exp(size)
+    power, root = tl.exp(size), tl.exp(size * 0.5)
     lost = power == 1.0
     less = tl.where(lost, size, (power - 1.0) * (size / tl.log(tl.where(lost, 2.0, power))))
-    found = tl.where(size > 1.0, power - tl.exp(size * -1.0), less + less / power) * 0.5
+    usual = tl.where(size > 1.0, power - tl.exp(size * -1.0), less + less / power) * 0.5
+    found = tl.where(size > {FURTHEST}, root * 0.5 * root, usual)
     return {ODD}""",
     # x log2(e) is rounded, and an error in the last digit of a large exponent is many units in the
     # last place of the power. A fused multiply-add finds the rounding error, by which the power is

@@ -350,7 +350,7 @@ FLOAT_ONLY = frozenset(
 )
 TABLE: dict[str, Emit] = {
     "abs": lambda op, v, t, r: v[0] if r.kind == "uint" else f"tl.abs({v[0]})",
-    "acosh": _through_double("tl.log({x} + tl.sqrt({x} * {x} - 1))"),
+    "acosh": _through_double("area_cosine({x})"),
     "add": _binary("+"),
     "asinh": _through_double("area_sine({x})"),
     "atanh": _through_double("area_tangent({x})"),
@@ -363,7 +363,7 @@ TABLE: dict[str, Emit] = {
     "clip": lambda op, v, t, r: combined(np.minimum, combined(np.maximum, v[0], v[1], r), v[2], r),
     "convert": _convert,
     "cos": _call("cos"),
-    "cosh": _through_double("((tl.exp({x}) + tl.exp(-{x})) * 0.5)"),
+    "cosh": _through_double("hyperbolic_cosine({x})"),
     "dequantizelinear": _dequantize,
     "div": lambda op, v, t, r: quotient(v[0], v[1], r),
     "elu": _elu,

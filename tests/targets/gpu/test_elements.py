@@ -36,6 +36,25 @@ def test_odd_functions_keep_their_digits_near_0(name: str, dtype: str) -> None:
     holds(f"module main(x: {dtype}[600]) {{\n %0 = {name}(x)\n return %0\n}}", x=x)
 
 
+@pytest.mark.parametrize(
+    ("name", "x"),
+    [
+        ("acosh", [*(1 + 10.0 ** np.arange(-15, 9)), 1e154, 1e160, 1.7e308, np.inf]),
+        ("acosh", [1.0, 0.999, 0.0, -1.0, -2.0, -1e10, -np.inf, np.nan]),
+        ("asinh", [1e7, 1e9, -1e154, 1e160, -1.7e308, np.inf, np.nan]),
+        ("cosh", [0.0, 1e-9, 699.0, -701.0, 709.9, -710.4, np.inf, -np.inf, np.nan]),
+        ("sinh", [0.0, 1e-9, 699.0, -701.0, 709.9, -710.4, np.inf, -np.inf, np.nan]),
+    ],
+)
+def test_f64_is_exact_to_the_ends_of_its_range(name: str, x: list[float]) -> None:
+    given = np.array(x)
+    text = f"module main(x: f64[{len(x)}]) {{\n %0 = {name}(x)\n return %0\n}}"
+    (found,) = migx.parse(text).compile(gpu()).eval({"x": given})
+    with np.errstate(invalid="ignore"):
+        wanted = getattr(np, name.replace("a", "arc", 1))(given)
+    np.testing.assert_allclose(found, wanted, rtol=1e-14)
+
+
 SPECIAL_OF = ("abs", "exp", "isnan", "nearbyint", "relu", "rsqrt", "sigmoid", "sign", "tanh")
 INFINITE = ("isinf", "isinf {detect_negative=false}", "isinf {detect_positive=false}")
 
