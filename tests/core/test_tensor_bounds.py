@@ -334,3 +334,37 @@ def test_a_place_in_a_table_is_exact_unless_rounding_decides_it(less: str, sure:
     result, budget = run(table.replace("f32[9, 2]", "str[9, 2]"), x=words, n=n)
     assert result[0, 0] == "a"
     assert (budget.variance == 0) is sure
+
+
+def test_parts_that_nearly_all_vanish_keep_the_bound_of_what_they_are_of() -> None:
+    """A relu leaves little or nothing of numbers far below 0, but their roundings near it."""
+    text = """module main(x: f32[8], w: f32[8]) {
+  %0 = mul(x, w) : f32[8]
+  %1 = relu(%0) : f32[8]
+  %2 = concat(%1, %1) {axis=0} : f32[16]
+  return %RESULT
+}
+"""
+    for near in (1e-3, -1e-3):
+        x = np.array([-1000, near, *[-1000] * 6], np.float32)
+        bounds = []
+        for part in (1, 2):
+            result, budget = run(text.replace("RESULT", str(part)), x=x, w=np.ones(8, np.float32))
+            bounds.append(budget.tolerance(F32, float(np.max(result))))
+        assert bounds[0] > 1e-4
+        assert bounds[1] == pytest.approx(bounds[0])
+
+
+def test_what_is_0_and_followed_may_be_off_by_what_it_is_made_of() -> None:
+    text = """module main(x: f32[4]) {
+  %0 = log(x) : f32[4]
+  %1 = @literal() {value=[3.0]} : f32[]
+  %2 = multibroadcast(%1) {out_lens=(4,)} : f32[4]
+  %3 = sub(%0, %2) : f32[4]
+  %4 = relu(%3) : f32[4]
+  return %4
+}
+"""
+    result, budget = run(text, x=np.array([20.085535, 1e-30, 1, 1], np.float32))  # about exp(3)
+    assert not result.any()
+    assert 0 < budget.tolerance(F32, 0.0) < 1e-4

@@ -91,6 +91,13 @@ class Budget:
         before = self.variance if self.entering is None else self.entering
         return max(1.0, math.ceil(LAMBDA * math.sqrt(before) * magnitude))
 
+    def limited(self, most: float, magnitude: float) -> Budget:
+        """The budget with ``most`` as tolerance, given the tensor's largest magnitude."""
+        if magnitude < TINY:  # nothing is relative to 0
+            return replace(self, scale=most / self.relative, absolute=0.0)
+        variance = (most / (LAMBDA * magnitude)) ** 2
+        return replace(self, variance=variance, scale=0.0, absolute=0.0)
+
     def explain(self, dtype: DType) -> str:
         """The derivation of the bound, in one line."""
         if not self.tolerance(dtype, 1.0):
@@ -137,7 +144,7 @@ class TensorBounds:
         read = [self.of(v) for v in (*at.inputs, *(o for m in at.modules for o in m.outputs))]
         worst = replace(_worst(read), scale=0.0, absolute=0.0)
         if at.name == "concat" and worst.variance:
-            worst = replace(worst, variance=min(worst.variance, self._joined(at, result)))
+            worst = self._joined(at, result, worst)
         made = _after(at, worst, [self._shape(v) for v in at.inputs], result)
         if at.name in RECURRENT and all(v in self._held for v in at.inputs):
             grown = growth(at.op, [self._held[v] for v in at.inputs], result)
@@ -168,10 +175,12 @@ class TensorBounds:
             for name in {user.name for user in at.users} & STEEPEST.keys():
                 self._known[at, name] = STEEPEST[name](result.array)
 
-    def _joined(self, at: Instruction, result: Argument) -> float:
-        """The variance of a concatenation, a part of which may be much smaller than others."""
+    def _joined(self, at: Instruction, result: Argument, worst: Budget) -> Budget:
+        """The budget of a concatenation, a part of which may be much smaller than others: an
+        element may be off by as much as the part that may be off most.
+        """
         most = max(self._joins.get(v, math.inf if self.of(v).variance else 0.0) for v in at.inputs)
-        return (most / (LAMBDA * max(largest(result.array), TINY))) ** 2
+        return worst.limited(most, largest(result.array)) if math.isfinite(most) else worst
 
     def _sharper(self, at: Instruction, result: Argument, made: Budget) -> Budget:
         """The budget, or a smaller one that follows from the errors of elements."""
@@ -183,8 +192,7 @@ class TensorBounds:
         magnitude = largest(result.array)
         if not off < made.tolerance(dtype, magnitude):
             return made
-        variance = (off / (LAMBDA * max(magnitude, TINY))) ** 2
-        return replace(made, variance=variance, scale=0.0, absolute=0.0)
+        return made.limited(off, magnitude)
 
     def _tolerance(self, at: Instruction, value: Argument) -> float:
         budget = self.of(at)
