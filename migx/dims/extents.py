@@ -63,12 +63,14 @@ class Extents:
             for monomial, coefficient in dim.terms(extent)
         ]
         whole = np.zeros((len(self._places), len(columns)), np.int64)
+        extents = [*self._places]
         for row, column, coefficient in entries:
-            if not -LARGEST <= coefficient <= LARGEST:
-                raise EvaluationError(f"a size of {[*self._places][row]} is too large")
+            if abs(coefficient) > (LIMIT if isinstance(extents[row], Dim) else LARGEST):
+                raise EvaluationError(f"a size of {extents[row]} is too large")
             whole[row, column] = coefficient
         self._constants, self._matrix = whole[:, 0], np.ascontiguousarray(whole[:, 1:])
-        self._most = LIMIT // max(int(np.abs(self._matrix).sum(1).max(initial=1)), 1)
+        together = np.abs(self._matrix).sum(1, dtype=np.float64)  # may exceed 64 bits
+        self._most = LIMIT // max(int(together.max(initial=1)), 1)
         self._products = [Dim.of({monomial: 1}) for monomial in columns if monomial]
         self._built = len(self._places)
 

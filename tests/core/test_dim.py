@@ -96,11 +96,15 @@ def test_extents_beyond_64_bits_are_refused() -> None:
         known.at({"a": 10**10, "b": 10**9})
     with pytest.raises(DimError, match="dim b has no size"):
         known.at({"a": 1})
-    for extent in (2**63, 2**64 * A):
+    for extent in (2**63, 2**64 * A, A + 2**63 - 5):
         known = Extents()
         known.place(extent)
         with pytest.raises(EvaluationError, match=r"a size of .* is too large"):
-            known.at({"a": 1})
+            known.at({"a": 5})
+    known = Extents()
+    known.place(2**61 * (A + B + C + A * B))
+    with pytest.raises(EvaluationError, match="is too large"):
+        known.at({"a": 1, "b": 1, "c": 1})
 
 
 @examples
