@@ -132,8 +132,10 @@ CASES: dict[str, tuple[str, list[Any], dict[str, Any], list[list[float]]]] = {
 }
 
 
-def given(kind: str, operands: list[Any], **options: Any) -> tuple[Any, dict[str, Array]]:
-    inputs = [X, *(np.array(v, np.float32) for v in operands)]
+def given(
+    kind: str, operands: list[Any], x: Array = X, **options: Any
+) -> tuple[Any, dict[str, Array]]:
+    inputs = [x, *(np.array(v, np.float32) for v in operands)]
     constant = range(1, len(inputs))
     return node_model(kind, inputs, constant=constant, **{"domain": DOMAIN, **options})
 
@@ -172,6 +174,7 @@ def test_domains_of_before(domain: str, tmp_path: Path) -> None:
         ("Quant", [0.5, 0, 0], {}, "input 3 is 0.0: a number of bits is 1 or more"),
         ("Trunc", [0.5, 0, 8, 2.5], {}, "input 4 is 2.5: a number of bits is 1 or more"),
         ("Quant", [0.5, 0, [[1], [2]]], {}, "is 1 for some only"),
+        ("Trunc", [0.5, 0, 8, 0, 4], {}, "scales are above 0, not 0.5 and 0.0"),
     ],
 )
 def test_refused(
@@ -179,3 +182,11 @@ def test_refused(
 ) -> None:
     with pytest.raises(OnnxError, match=said):
         read(given(kind, operands, **options)[0], tmp_path)
+
+
+@pytest.mark.parametrize("bits", [17, 32, 2000])
+def test_more_bits_than_a_type_has_cut_nothing_off(bits: int, tmp_path: Path) -> None:
+    model, fed = given("Quant", [1, 0, bits], x=X.astype(np.float16))
+    for target in ("ref", "cpu"):
+        (found,) = read(model, tmp_path).compile(target).eval(fed)
+        np.testing.assert_array_equal(found, np.rint(X))

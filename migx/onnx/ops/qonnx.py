@@ -88,7 +88,10 @@ def to_scale(node: Node) -> Instruction:
     """Requantises to the output scale, which is a power of two times the input's."""
     x, scale, zero = operands(node)
     wanted = node.needed(node.input(4), "the output scale").astype(np.float64)
-    step = 2.0 ** np.round(np.log2(wanted / node.needed(node.input(1), "the scale")))
+    known = node.needed(node.input(1), "the scale")
+    if not (wanted > 0).all() or not (known > 0).all():
+        raise node.fail(f"scales are above 0, not {known.tolist()} and {wanted.tolist()}")
+    step = 2.0 ** np.round(np.log2(wanted / known))
     levels = within(node, steps_of(node, x, scale, zero, step), width(node, 5))
     levels = rounded(node, levels, "FLOOR")
     zero = binary(node, ops.Div(), zero, node.literal(step, x.shape.dtype))
@@ -121,12 +124,16 @@ def steps_of(
 
 
 def within(node: Node, levels: Instruction, bits: Any) -> Instruction:
-    """Levels clipped to the range of so many bits; with ``narrow``, one level less."""
+    """Levels clipped to the range of so many bits; with ``narrow``, one level less. Bounds beyond
+    the range of the type are infinite.
+    """
     signed, narrow = (bool(node.integer(n, d)) for n, d in (("signed", 1), ("narrow", 0)))
-    low = narrow - 2.0 ** (bits - 1) if signed else 0.0 * bits
-    high = 2.0 ** (bits - 1) - 1 if signed else 2.0**bits - 1 - narrow
-    bounds = (node.literal(bound, levels.shape.dtype) for bound in (low, high))
-    return clipped(node, levels, *bounds)
+    dtype = levels.shape.dtype
+    with np.errstate(over="ignore"):
+        low = narrow - 2.0 ** (bits - 1) if signed else 0.0 * bits
+        high = 2.0 ** (bits - 1) - 1 if signed else 2.0**bits - 1 - narrow
+        bounds = [np.asarray(bound).astype(dtype.numpy) for bound in (low, high)]
+    return clipped(node, levels, *(node.literal(bound, dtype) for bound in bounds))
 
 
 def sign(node: Node, x: Instruction) -> Instruction:
