@@ -238,14 +238,20 @@ def _parse_step(text: str) -> Element | Pipeline:
 
 def instance(kind: str, text: str) -> Any:
     """The pass or target of a text: its name, and its options if there are any. Raises the errors
-    of ``Pipeline.parse``.
+    of ``Pipeline.parse``, and ``FieldError`` for a class that takes more than options.
     """
     what = "pass" if kind == "passes" else "target"
     name, options, inner = _parts(what, text)
     if inner is not None:
         raise ParseError(f"expected a {what} such as name or name{{option=value}}, found {text!r}")
     cls = plugins.load(kind, name)
-    return cls(**_options(f"{what} {name}", cls, options))
+    given = _options(f"{what} {name}", cls, options)
+    try:
+        return cls(**given)
+    except TypeError as error:
+        if isinstance(error, FieldError):
+            raise
+        raise FieldError(f"{what} {name} is not made by its options alone: {error}") from error
 
 
 def _parts(what: str, text: str) -> tuple[str, str, str | None]:

@@ -11,12 +11,13 @@ import pytest
 import migx
 from migx import ops, plugins
 from migx.argument import Argument
-from migx.errors import DataWarning, TargetError
+from migx.errors import DataWarning, FieldError, TargetError
 from migx.ir import Instruction
+from migx.program import Program
 from migx.shape import Shape
-from migx.target import Context
+from migx.target import Context, get_target
 from migx.view import report
-from tests.core.test_misuse import TEXT, Careless, Given, refused, running
+from tests.core.test_misuse import TEXT, Bare, Careless, Given, refused, running
 
 
 class Handle:
@@ -94,6 +95,26 @@ class Bereft(Given):
 
     def get_context(self) -> Any:
         return None
+
+
+class Made(Bare):
+    """Is made by its own ``__init__``, not by options."""
+
+    def __init__(self, executable: object) -> None:
+        object.__setattr__(self, "executable", executable)
+
+    def make_executable(self, program: Program, context: Context) -> Any:
+        return self.executable  # type: ignore[attr-defined]
+
+
+def test_a_target_that_its_options_do_not_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = migx.parse(TEXT).compile(Made(running(lambda arguments, slots: []).made))
+    monkeypatch.setattr(plugins, "load", lambda kind, name: Made)
+    with pytest.warns(DataWarning, match="its options cannot be read back"):
+        migx.save(program, tmp_path / "a.mxr")
+    refused(FieldError, "target made is not made by its options alone: ", get_target, "made")
 
 
 def test_a_target_without_a_context() -> None:
