@@ -89,6 +89,11 @@ REFUSED: list[tuple[list[Any], dict[str, Any], str]] = [
     (drawn(0, flat=True)[:6], {}, "initial_state says how many members a batch has"),
     (packed(drawn(0))[:6], {}, "initial_state says how many heads packed operands have"),
     (
+        [np.zeros((BATCH, LENGTH, 45), np.float32), *packed(drawn(0))[1:]],
+        {},
+        r"its parts \(12, 12, 20\) add up to 44, the axis has 45",
+    ),
+    (
         [*drawn(0)[:6], np.zeros((BATCH, 1, WIDTH, SIZE), np.float32)],
         {},
         r"\(2, 4, 5, 6\) is wanted",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from migx import ops
-from migx.builders import parted
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._common import delegated
+from migx.onnx.ops._common import delegated, divided
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import scaled
@@ -72,7 +71,7 @@ def operands(node: Node) -> list[Instruction]:
         *lead, total = whole.shape.dims
         heads, width, size = past.shape.dims[1:]
         keys = (total - heads * width) // (2 * size)
-        parts = parted(node, whole, (keys * size, keys * size, heads * width))
+        parts = divided(node, whole, (keys * size, keys * size, heads * width))
         dims = (keys, size), (keys, size), (heads, width)
         found = [node.reshape(x, (*lead, *d)) for x, d in zip(parts, dims, strict=True)]
     else:
