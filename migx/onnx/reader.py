@@ -114,7 +114,7 @@ def program_of(
 @dataclass(frozen=True)
 class Reading:
     """The result of reading a model: the program, or why it was ``refused``; and whether its
-    results have the ranks declared in the file.
+    results have the ranks declared in the file, and no branch was refused after a choice in it.
     """
 
     source: ModelFile
