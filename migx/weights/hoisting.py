@@ -6,8 +6,9 @@ packed, swapped and shared in one place, and a loop body reads it as ``main`` do
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
+from migx import op as operations
 from migx.dead_code import remove_dead_code
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal, Slot
@@ -72,7 +73,7 @@ def hoist_sources(program: Program) -> bool:
 
 class _Moving:
     """Slots by name, and what has been copied to the weights module so far: each weight once, and
-    anything else once for each instruction.
+    what is computed the same way of the same values once, too.
     """
 
     def __init__(self, program: Program) -> None:
@@ -80,6 +81,7 @@ class _Moving:
         self.slots = program.slots
         self.weights = {label_of(at): at for at in self.module if is_weight(at)}
         self.copies: dict[Instruction, Instruction] = {}
+        self.computed: dict[Hashable, Instruction] = {}  # by operation and inputs
 
     def move(self, root: Instruction) -> None:
         """Replaces an instruction by a slot, and removes it."""
@@ -107,7 +109,10 @@ class _Moving:
         if is_weight(at) and (known := self.weights.get(label_of(at))) is not None:
             return known
         inputs = [self.copies[v] for v in at.inputs]
-        made = self.module.add_instruction(at.op, *inputs, origins=at.origins)
+        key = (operations.key(at.op), *inputs) if inputs else at  # no literal is read for it
+        if key in self.computed:
+            return self.computed[key]
+        made = self.computed[key] = self.module.add_instruction(at.op, *inputs, origins=at.origins)
         if is_weight(made):
             self.weights[label_of(made)] = made
         return made
