@@ -131,7 +131,7 @@ def test_what_is_not_there_is_an_error(name: str, target: str) -> None:
     held = forest(1, "f4", "f4")
     BROKEN[name](held)
     program = program_of("f32", held).compile(target)
-    with pytest.raises(EvaluationError, match="circle, or names a node, a leaf or a feature"):
+    with pytest.raises(EvaluationError, match="cycle, or names a node, a leaf or a feature"):
         program.eval({"x": values("f32", 3)})
     assert program.eval({"x": values("f32", 0)})[0].shape == (0, TARGETS)
 
