@@ -37,31 +37,28 @@ def quantized_{kind}(q, zero, low, high):
 
 ODD = "tl.where(x < 0, found * -1.0, tl.where(x > 0, found, x))"
 """The value found for the magnitude of x, with the sign of x; x itself if it is 0 or NaN."""
-LOGARITHM = """
-
-@triton.jit
-def logarithm(x):
-    near = 1.0 + x
-    lost = (near == 1.0) | (x == float("inf"))
-    return tl.where(lost, x, tl.log(near) * (x / tl.where(lost, 1.0, near - 1.0)))"""
-"""The logarithm of 1 + x: if u is 1 + x rounded, log(u) / (u - 1) hardly differs from the same
-quotient of the exact sum (W. Kahan, in the manual of the HP-15C, 1982).
-"""
 FURTHEST = 700.0
 """Beyond this hyperbolic functions are half a power of e, which may overflow where its half does
 not: so half the square of its root is taken.
 """
 FUNCTIONS = {
-    "area_cosine": f"""{LOGARITHM}
+    # The logarithm of 1 + x: if u is 1 + x rounded, log(u) / (u - 1) hardly differs from the same
+    # quotient of the exact sum (W. Kahan, in the manual of the HP-15C, 1982).
+    "logarithm": """
 
+@triton.jit
+def logarithm(x):
+    near = 1.0 + x
+    lost = (near == 1.0) | (x == float("inf"))
+    return tl.where(lost, x, tl.log(near) * (x / tl.where(lost, 1.0, near - 1.0)))""",
+    "area_cosine": f"""
 
 @triton.jit
 def area_cosine(x):
     above = x - 1.0
     near = logarithm(above + tl.sqrt(above) * tl.sqrt(above + 2.0))
     return tl.where(x > 1e8, tl.log(x) + {math.log(2)!r}, near)""",
-    "area_sine": f"""{LOGARITHM}
-
+    "area_sine": f"""
 
 @triton.jit
 def area_sine(x):
@@ -69,8 +66,7 @@ def area_sine(x):
     near = logarithm(size + size * (size / (1.0 + tl.sqrt(size * size + 1.0))))
     found = tl.where(size > 1e8, tl.log(size) + {math.log(2)!r}, near)
     return {ODD}""",
-    "area_tangent": f"""{LOGARITHM}
-
+    "area_tangent": f"""
 
 @triton.jit
 def area_tangent(x):
@@ -158,9 +154,14 @@ def whole_u64(x):
     **_rounding("f32", 2.0**23),
     **_rounding("f64", 2.0**52),
 }
-"""The text of each function by name."""
+"""The text of each function by name; one that others call comes before them."""
 
 
 def called(text: str) -> list[str]:
-    """The functions that a text calls."""
-    return [function for name, function in FUNCTIONS.items() if f"{name}(" in text]
+    """The functions that a text calls, and those that these call."""
+    found = []
+    for name, function in reversed(FUNCTIONS.items()):
+        if f"{name}(" in text:
+            found.append(function)
+            text += function
+    return found[::-1]

@@ -136,6 +136,14 @@ class Writer:
         with self.block(f"for {index.text} in {said}:"):
             yield index
 
+    def share(self, extent: int, step: int, number: Expr, count: int) -> tuple[Expr, Expr]:
+        """Where the share of an extent that one of so many programs has begins and ends, in whole
+        steps but for the last.
+        """
+        length = -(-extent // (count * step)) * step
+        begin = self.let(number * length)
+        return begin, self.let(f"tl.minimum({(begin + length).text}, {extent})")
+
     def function(self, name: str, parameters: str, result: str) -> str:
         """Adds a function to the text; gives its name."""
         self._functions[name] = f"\n\n@triton.jit\ndef {name}({parameters}):\n    return {result}"

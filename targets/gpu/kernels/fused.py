@@ -279,9 +279,7 @@ class _Rows:
         """
         writer = self.writer
         if (many := self.tile.parts) > 1 and isinstance(self.length, int):
-            share = -(-self.length // (many * self.width)) * self.width
-            first = writer.let(self.part * share)
-            end = writer.let(f"tl.minimum({(first + share).text}, {self.length})")
+            first, end = writer.share(self.length, self.width, self.part, many)
             with writer.loop(end, self.width, first) as begin:
                 self._columns(writer.numbers(1, 2, self.width, begin))
                 yield

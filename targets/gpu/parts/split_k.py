@@ -80,10 +80,7 @@ class Parts:
         step, ahead = (1, size) if one_by_one else (size, 1)
         if self._count == 1 or not isinstance(depth, int):
             return w.loop(depth, step, ahead=ahead)
-        steps = -(-depth // size)
-        length = -(-steps // self._count) * size
-        begin = w.let(self._number * length)
-        end = w.let(f"tl.minimum({(begin + length).text}, {depth})")
+        begin, end = w.share(depth, size, self._number, self._count)
         return w.loop(end, step, begin, ahead=ahead)
 
     def write(self, product: Product, item: Expr, cell: Expr) -> None:
