@@ -112,12 +112,14 @@ def seconds(torch: Any, call: Callable[[], Any], count: int = COUNT) -> float:
 def kernel(name: str, rows: int, columns: int, *, compiled: bool) -> float:
     """Seconds of torch for one kernel of ``gpu_texts``, by its name in the table."""
     torch = torch_module()
-    x = torch.randn(rows, columns, device="cuda", dtype=torch.float16) / math.sqrt(columns)
+    dtype = torch.float32 if name == "gemm f32" else torch.float16
+    x = torch.randn(rows, columns, device="cuda", dtype=dtype) / math.sqrt(columns)
     functions: dict[str, Callable[[], Any]] = {
         "pointwise": lambda: torch.nn.functional.silu(x),
         "layer norm": lambda: torch.nn.functional.layer_norm(x, (columns,)),
         "softmax": lambda: torch.softmax(x, 1),
         "gemm f16": lambda: x @ x,
+        "gemm f32": lambda: x @ x,
     }
     if name not in functions:
         raise Missing(f"torch has no {name}")

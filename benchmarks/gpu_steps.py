@@ -27,7 +27,10 @@ from migx.targets.gpu.devices.device import Device
 from migx.targets.gpu.devices.values import DeviceArgument
 from migx.targets.gpu.runs.executable import GpuExecutable
 
-KERNELS = ("pointwise", "layer norm", "softmax", "gemm f16", "int4 gemv", "int4 gemv, small")
+KERNELS = (
+    *("pointwise", "layer norm", "softmax"),
+    *("gemm f16", "gemm f32", "int4 gemv", "int4 gemv, small"),
+)
 SIDE = 4096
 """The side of the square matrices of products."""
 WIDE = 4 * SIDE
@@ -148,6 +151,12 @@ class Bench:
             "layer norm": (gpu_texts.norm(rows, columns), moved, "GB/s", copy),
             "softmax": (gpu_texts.softmax(rows, columns), moved, "GB/s", copy),
             "gemm f16": (gpu_texts.gemm(side), 2 * side**3 / 1e12, "Tflop/s", operations),
+            "gemm f32": (
+                gpu_texts.gemm(side, "f32"),
+                2 * side**3 / 1e12,
+                "Tflop/s",
+                operations / 6,
+            ),
             "int4 gemv": (gpu_texts.int4(wide, few), wide * wide / 2 / 1e9, "GB/s", copy),
             "int4 gemv, small": (gpu_texts.int4(side), side * side / 2 / 1e9, "GB/s", copy),
         }[line.name]
@@ -159,7 +168,7 @@ class Bench:
     def kernel_by(self, line: Line, peer: str) -> None:
         """The same kernel by torch."""
         rows, columns = (8, 64) if self.quick else (16384, 4096)
-        shape = (SIDE, SIDE) if line.name == "gemm f16" else (rows, columns)
+        shape = (SIDE, SIDE) if line.name.startswith("gemm") else (rows, columns)
         compiled = peer == gpu_peers.COMPILED
         line.peers[peer] = gpu_peers.kernel(line.name, *shape, compiled=compiled)
 

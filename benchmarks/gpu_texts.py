@@ -69,13 +69,14 @@ def norm(rows: int, columns: int) -> str:
     return _apart(rows, columns, step)
 
 
-def gemm(side: int) -> str:
-    """Products of square matrices of f16."""
-    return _chain(
+def gemm(side: int, dtype: str = "f16") -> str:
+    """Products of square matrices."""
+    text = _chain(
         f"{side}, {side}",
         lambda x, n: ([f"%{n} = dot({x}, w)"], f"%{n}"),
         f", w: f16[{side}, {side}]",
     )
+    return text.replace("f16", dtype)
 
 
 def int4(side: int, count: int = CHAIN) -> str:

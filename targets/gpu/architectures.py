@@ -17,7 +17,8 @@ class Architecture:
 
     The rest are inputs of the cost model, for the GPU named first in ``example``: the
     number of ``units``; operations per second on f16 by ``matrix`` units and on f32 without; bytes
-    per second of memory; and the ``threads`` of a unit.
+    per second of memory; and the ``threads`` of a unit. ``bf16x6`` says that matrix units multiply
+    f32 faster, as six products of bf16, than it is multiplied without them.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Architecture:
     bandwidth: float
     threads: int = 2048
     f8: bool = False
+    bf16x6: bool = False
 
     @property
     def backend(self) -> str:
@@ -62,10 +64,12 @@ class Architecture:
 ARCHITECTURES = {
     a.name: a
     for a in (
-        Architecture("sm_80", "A100", 32, 166_912, 108, 312e12, 19.5e12, 2.0e12),
+        Architecture("sm_80", "A100", 32, 166_912, 108, 312e12, 19.5e12, 2.0e12, bf16x6=True),
         Architecture("sm_86", "RTX 30", 32, 101_376, 82, 71e12, 35e12, 0.94e12, 1536),
         Architecture("sm_89", "L4, RTX 40", 32, 101_376, 58, 121e12, 30e12, 0.3e12, 1536, f8=True),
-        Architecture("sm_90", "H100, H200", 32, 232_448, 132, 989e12, 67e12, 3.35e12, f8=True),
+        Architecture(
+            "sm_90", "H100, H200", 32, 232_448, 132, 989e12, 67e12, 3.35e12, f8=True, bf16x6=True
+        ),
         Architecture("sm_100", "B200", 32, 232_448, 148, 2250e12, 75e12, 8.0e12, f8=True),
         Architecture("gfx90a", "MI250", 64, 65_536, 104, 181e12, 24e12, 1.6e12),
         Architecture("gfx942", "MI300", 64, 65_536, 304, 1307e12, 82e12, 5.3e12, f8=True),

@@ -38,6 +38,18 @@ TURN = 2.5e-6
 """Seconds of one more launch, with waiting for it."""
 SIMPLE = 16
 """Operations to read an element, compute with it and fold it."""
+DEEP = 32
+"""The least depth along which f32 is multiplied as six products of bf16. What these leave out is at
+most four units of roundoff of each term; the error of the sum is bounded by as many as the depth.
+"""
+SPLIT = 8
+"""Operations to split an element of f32 into three of bf16 and store them."""
+GROUP = 64
+"""The rows that a group of four warps multiplies together."""
+SINGLY = 1.25
+"""How much longer warps take that multiply fewer rows, each on its own."""
+SIX = 0.35e-6
+"""Seconds in which six products, one after another, wait for a group's matrix unit."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,8 @@ def around(*archs: str, rank: int = 0, fast_math: bool = False) -> Iterator[None
     multiplied as tf32, if all of them support it.
     """
     gpus = [ARCHITECTURES[arch] for arch in archs if arch in ARCHITECTURES] or [_USUAL.gpu]
-    gpu = replace(gpus[0], shared=min(each.shared for each in gpus))
+    shared, bf16x6 = min(each.shared for each in gpus), all(each.bf16x6 for each in gpus)
+    gpu = replace(gpus[0], shared=shared, bf16x6=bf16x6)
     rounds = fast_math and all("tf32" in each.products for each in gpus)
     token = _around.set(Choice(gpu, rank, rounds))
     try:
@@ -108,8 +121,43 @@ def sharing(gpu: Architecture, count: int, steps: int, size: int, bits: int, sta
     return min(found)[1]
 
 
+@dataclass(frozen=True)
+class Arithmetic:
+    """How matrices of some type are multiplied: whether by matrix ``units``, and the operations per
+    second of a unit. A thread has so many ``copies`` of its sums, and other ``registers``. For six
+    products of bf16, each element of an operand is ``split`` by so many operations.
+    """
+
+    units: bool
+    rate: float
+    copies: int = 1
+    registers: int = 40
+    split: int = 0
+
+
+def arithmetic(bits: int, depth: Extent) -> Arithmetic:
+    """The arithmetic of products of elements of so many bits along a depth."""
+    gpu = chosen().gpu
+    matrix, plain = gpu.matrix / gpu.units, gpu.plain / gpu.units
+    if bits <= 16:
+        return Arithmetic(True, matrix)
+    how = f32_products(depth) if bits == 32 else ""
+    if how == "bf16x6":
+        return Arithmetic(True, matrix / 6, copies=2, registers=80, split=SPLIT)
+    return Arithmetic(True, matrix / 2) if how == "tf32" else Arithmetic(False, plain, copies=2)
+
+
+def f32_products(depth: Extent) -> str:
+    """How products of f32 along a depth are computed: as "tf32", as "bf16x6" or as "ieee", without
+    matrix units.
+    """
+    if chosen().rounds:
+        return "tf32"
+    return "bf16x6" if chosen().gpu.bf16x6 and bounds(depth)[0] >= DEEP else "ieee"
+
+
 def fitting(
-    gpu: Architecture, nbytes: int, sums: int, warps: int, always: int = 0
+    gpu: Architecture, how: Arithmetic, nbytes: int, sums: int, warps: int, always: int = 0
 ) -> tuple[int, int]:
     """The loads that run ahead, each of so many bytes of shared memory, and the programs resident
     on a unit; 0 if not one fits. The sums, f32, are exchanged in shared memory before they are
@@ -121,27 +169,14 @@ def fitting(
     stages = min(4, room) if gpu.backend == "cuda" else 2  # on AMD, in registers
     nbytes *= stages if gpu.backend == "cuda" else 1
     threads = warps * gpu.warp
-    registers = threads * min(255, 40 + sums // threads)
+    registers = threads * min(255, how.registers + how.copies * sums // threads)
     residents = min(
         gpu.shared // (nbytes + always), gpu.threads // threads, gpu.registers // registers
     )
     return stages, max(1, residents)
 
 
-def on_units(bits: int) -> bool:
-    """Whether matrix units multiply elements of so many bits."""
-    return bits <= 16 or (bits == 32 and chosen().rounds)
-
-
-def speed(gpu: Architecture, bits: int) -> float:
-    """Operations per second of one unit on elements of so many bits; on tf32 half of those on
-    f16.
-    """
-    rate = gpu.matrix * min(1.0, 16 / bits) if on_units(bits) else gpu.plain
-    return rate / gpu.units
-
-
-def efficiency(rows: int, columns: int, threads: int, bits: int) -> float:
+def efficiency(rows: int, columns: int, threads: int, *, units: bool) -> float:
     """The fraction of its peak that a unit reaches with a tile: less if operands in shared memory
     are read for few products each.
 
@@ -149,7 +184,7 @@ def efficiency(rows: int, columns: int, threads: int, bits: int) -> float:
     Shared memory gives a warp 32 elements at once, and one side of its part of the tile is the same
     for all threads; warps lie along columns first if there are more of these than a warp has.
     """
-    if on_units(bits):
+    if units:
         return min(1.0, rows * columns / (rows + columns) / 32)
     warps = max(1, threads // 32)
     across = min(warps, max(1, columns // 128))
@@ -158,16 +193,40 @@ def efficiency(rows: int, columns: int, threads: int, bits: int) -> float:
     return 1 / (max(counted, reading) + HIDDEN * min(counted, reading))
 
 
+def multiplying(how: Arithmetic, rows: int, columns: int, depth: int, threads: int) -> float:
+    """The seconds in which a unit adds the products along a depth to a tile of sums."""
+    gpu = chosen().gpu
+    used = efficiency(rows, columns, threads, units=how.units)
+    seconds = 2 * rows * columns * depth / how.rate / used
+    if how.split:
+        seconds += how.split * (rows + columns) * depth / (gpu.plain / 2 / gpu.units)
+        seconds *= 1 if rows >= GROUP else SINGLY
+    return seconds
+
+
+def waits(how: Arithmetic, rows: int) -> float:
+    """The seconds in which a step's products wait for one another."""
+    return SIX if how.split and rows >= GROUP else 0.0
+
+
 def estimated(
-    gpu: Architecture, tile: Tile, count: int, residents: int, steps: int, work: float, read: float
+    gpu: Architecture,
+    tile: Tile,
+    count: int,
+    residents: int,
+    steps: int,
+    work: float,
+    read: float,
+    waits: float = 0.0,
 ) -> tuple[float, Tile]:
     """The seconds of so many programs, whose steps take ``work`` and ``read`` seconds on a unit of
-    their own; and the tile, annotated with its limit.
+    their own, and in which arithmetic ``waits``; and the tile, annotated with its limit.
     """
     on_one = -(-count // gpu.units)
     together = min(residents, on_one)
     rounds = math.ceil(on_one / together)
-    waiting = rounds * LATENCY / max(1, tile.stages - 1)
+    alone = work + waits if waits else 0.0
+    waiting = rounds * max(alone, LATENCY / max(1, tile.stages - 1))
     limits = {"arithmetic": on_one * work, "reading": on_one * read, "waiting": waiting}
     limit = max(limits, key=lambda name: limits[name])
     less = sum(limits.values()) - limits[limit]
@@ -195,6 +254,7 @@ def in_parts(
     residents: int,
     work: float,
     read: float,
+    waits: float = 0.0,
 ) -> Iterator[tuple[float, Tile]]:
     """A tile with its depth whole, and if there are few of them, cut into parts: then there are
     more programs with fewer steps each, and another launch that reads and adds up the partial sums.
@@ -208,7 +268,7 @@ def in_parts(
         cut, each = replace(tile, parts=parts), -(-steps // parts)
         if -(-steps // each) < parts:  # some parts would be empty
             continue
-        seconds, cut = estimated(gpu, cut, programs, residents, each, work, read)
+        seconds, cut = estimated(gpu, cut, programs, residents, each, work, read, waits)
         if parts > 1:
             seconds += TURN + 2 * parts * kept
             cut = replace(cut, why=f"{cut.why}, after which {parts} parts are added up")

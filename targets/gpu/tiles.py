@@ -10,21 +10,20 @@ from dataclasses import replace
 from itertools import product as combinations
 
 from migx.dim import Extent, bounds
-from migx.shape import F32, DType
 from migx.targets.gpu.cost_model import (
     IN_L2,
     Tile,
+    arithmetic,
     chosen,
     divisions,
-    efficiency,
     estimated,
     fitting,
     in_parts,
-    on_units,
+    multiplying,
     picked,
     ranked,
     sharing,
-    speed,
+    waits,
 )
 
 MANY = 4096
@@ -57,9 +56,7 @@ STEPS = (32, 64, 128)
 """The parts of the depth that a program may take at a time."""
 PRODUCTS = tuple((r, c) for r in (16, 32, 64, 128) for c in (16, 32, 64, 128, 256))
 REGISTERS = 128
-"""The most sums of a product per thread; half as many without matrix units, as it also keeps
-operands then.
-"""
+"""The most registers that a thread has for sums."""
 
 
 def power_of_two(least: int) -> int:
@@ -85,12 +82,6 @@ def many(extent: Extent) -> int:
     return max(1, int(min(high, max(low, MANY))))
 
 
-def precision(dtype: DType) -> str:
-    """The argument of ``tl.dot`` for operands of a type: for f32, the precision."""
-    name = "tf32" if chosen().rounds else "ieee"
-    return f', input_precision="{name}"' if dtype is F32 else ""
-
-
 # The families.
 
 
@@ -110,24 +101,24 @@ def product(
     """
     gpu = chosen().gpu
     high, wide, deep = many(rows), many(columns), many(depth)
-    cuts, units = divisions(depth, rows, columns, items), on_units(bits)
-    rate = speed(gpu, bits)
+    cuts, how = divisions(depth, rows, columns, items), arithmetic(bits, depth)
     found: list[tuple[float, Tile]] = []
     for r, c in PRODUCTS:
         if r > max(16, power_of_two(high)) or c > max(16, power_of_two(wide)):
             continue
         for k in steps:
             warps = 8 if r * c >= 128 * 128 else 4
-            stages, residents = fitting(gpu, (r + c) * k * bits // 8, r * c, warps)
+            split = c * k * 6 if how.split else 0
+            stages, residents = fitting(gpu, how, (r + c) * k * bits // 8, r * c, warps, split)
             too_deep = k > steps[0] and k > 32 and (k > power_of_two(deep) or k * bits > 1024)
-            kept = r * c * max(32, bits) // 32 * (1 if units else 2)
+            kept = r * c * max(32, bits) // 32 * how.copies
             if kept > REGISTERS * warps * gpu.warp or not stages or too_deep:
                 continue
             count = -(-high // r) * -(-wide // c) * many(items)
-            work = 2 * r * c * k / rate / efficiency(r, c, warps * gpu.warp, bits)
+            work = multiplying(how, r, c, k, warps * gpu.warp)
             read = (r + c) * k * bits / 8 / (IN_L2 * gpu.bandwidth / gpu.units)
             tile = Tile(r, c, k, warps, stages)
-            found += in_parts(gpu, tile, deep, cuts, count, residents, work, read)
+            found += in_parts(gpu, tile, deep, cuts, count, residents, work, read, waits(how, r))
     return picked(found)
 
 
@@ -229,36 +220,37 @@ def attention(
     gpu = chosen().gpu
     high, deep = many(queries), many(keys)
     tallest, widest = max(16, power_of_two(high)), max(32, power_of_two(deep))
-    rate, units = speed(gpu, bits), on_units(bits)
+    how = arithmetic(bits, depth)
     found = []
     for r, k in combinations((16, 32, 64, 128), (32, 64, 128)):
         warps = 8 if r * max(k, width) >= 128 * 128 else 4
+        always = r * depth * bits // 8 + (k * max(depth, width) * 6 if how.split else 0)
         stages, residents = fitting(
-            gpu, k * (depth + width) * bits // 8, r * (k + width), warps, r * depth * bits // 8
+            gpu, how, k * (depth + width) * bits // 8, r * (k + width), warps, always
         )
-        kept = r * (k + width) * (1 if units else 2) > REGISTERS * warps * gpu.warp
+        kept = r * (k + width) * how.copies > REGISTERS * warps * gpu.warp
         if r > tallest or k > widest or kept or not stages:
             continue
         terms = r * k * (depth + width)
-        if not units and terms > WRITTEN * warps * gpu.warp and (r, k) != LEAST:
+        if not how.units and terms > WRITTEN * warps * gpu.warp and (r, k) != LEAST:
             continue
         count, steps = -(-high // r) * many(heads), -(-deep // k)
-        work = 2 * terms / rate
-        if not units:
-            used = [efficiency(r, columns, warps * gpu.warp, bits) for columns in (k, width)]
-            crossed = CROSSED * k * depth * warps if apart else 0
-            work = (2 * r * k * (depth / used[0] + width / used[1]) + crossed) / rate
+        threads = warps * gpu.warp
+        work = multiplying(how, r, k, depth, threads) + multiplying(how, r, width, k, threads)
+        if apart and not how.units:
+            work += CROSSED * k * depth * warps / how.rate
         read = k * (depth + width) * bits / 8 / (IN_L2 * gpu.bandwidth / gpu.units)
         tile = Tile(r, k, depth, warps, min(stages, 2))
-        found.append(estimated(gpu, tile, count, residents, steps, work, read))
+        both = 2 * waits(how, r)
+        found.append(estimated(gpu, tile, count, residents, steps, work, read, both))
     return picked(found)
 
 
-def turned(keys: Extent, bits: int) -> bool:
+def turned(keys: Extent, depth: int, bits: int) -> bool:
     """Whether keys whose features are contiguous are better transposed, which takes another
     launch.
     """
-    return not on_units(bits) and many(keys) > SHORT
+    return not arithmetic(bits, depth).units and many(keys) > SHORT
 
 
 def query(keys: Extent, queries: Extent, depth: int, width: int, bits: int) -> Tile:

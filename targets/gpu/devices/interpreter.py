@@ -119,8 +119,9 @@ def _mend() -> None:
 
 
 def _mend_bf16() -> None:
-    """Rounds bf16 to nearest and multiplies it as numbers: the interpreter holds it as integers,
-    truncates instead of rounding, and would multiply the integers.
+    """Rounds bf16 to nearest, widens it exactly and multiplies it as numbers: the interpreter holds
+    it as integers, truncates instead of rounding, changes subnormals, and would multiply the
+    integers.
     """
     import ml_dtypes
     import triton.language as tl
@@ -132,9 +133,10 @@ def _mend_bf16() -> None:
         given, wanted = source.dtype.scalar, to.scalar
         if wanted == tl.bfloat16 and given in (tl.float32, tl.float64):
             return TensorHandle(source.data.astype(ml_dtypes.bfloat16).view(np.uint16), wanted)
-        if given == tl.bfloat16 and wanted != tl.float32:
-            source = cast(self, source, tl.float32)
-        return cast(self, source, to)
+        if given == tl.bfloat16:
+            wide = source.data.astype(np.uint32) << 16
+            source = TensorHandle(wide.view(np.float32), tl.float32)
+        return source if given == tl.bfloat16 and wanted == tl.float32 else cast(self, source, to)
 
     def multiplied(self: Any, x: Any, y: Any, total: Any, *options: Any) -> Any:
         if x.dtype.scalar == tl.bfloat16:

@@ -103,6 +103,53 @@ def exp_f32(x):
     root = tl.exp2(half)
     rest = tl.fma(half, {-2 / LOG2_E!r}, x)
     return root * tl.where(tl.abs(x) < {WITHIN}, tl.fma(root, rest, root), root)""",
+    # Products of f32 by matrix units that multiply bf16 (G. Henry et al., "Leveraging the bfloat16
+    # Artificial Intelligence Datatype For Higher-Precision Computations", ARITH 2019). An element
+    # is the sum of three of bf16; the first is truncated, as rounding could overflow. Of the nine
+    # products the three smallest are left out. All others but the first are summed apart: where an
+    # element is not finite they are NaN, and then the first alone is the product.
+    "bf16_in_f32": """
+
+@triton.jit
+def bf16_in_f32(x, more):
+    return ((x.to(tl.int32, bitcast=True) + more) & -65536).to(tl.float32, bitcast=True)""",
+    "bf16_of_f32": """
+
+@triton.jit
+def bf16_of_f32(x):
+    return (x.to(tl.int32, bitcast=True) >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)""",
+    "bf16x3": """
+
+@triton.jit
+def bf16x3(x):
+    first = bf16_in_f32(x, 0)
+    rest = x - first
+    second = bf16_in_f32(rest, 32768)
+    return bf16_of_f32(first), bf16_of_f32(second), bf16_of_f32(rest - second)""",
+    "bf16x6": """
+
+@triton.jit
+def bf16x6(x, y, high, low):
+    x0, x1, x2 = bf16x3(x)
+    y0, y1, y2 = bf16x3(y)
+    low = tl.dot(x2, y0, low)
+    low = tl.dot(x0, y2, low)
+    low = tl.dot(x1, y1, low)
+    low = tl.dot(x1, y0, low)
+    low = tl.dot(x0, y1, low)
+    return high + tl.dot(x0, y0), low""",
+    "bf16x6_total": """
+
+@triton.jit
+def bf16x6_total(high, low):
+    return high + tl.where(tl.abs(low) < float("inf"), low, 0.0)""",
+    "bf16x6_dot": """
+
+@triton.jit
+def bf16x6_dot(x, y):
+    zeros = tl.zeros([x.shape[0], y.shape[1]], tl.float32)
+    high, low = bf16x6(x, y, zeros, zeros)
+    return bf16x6_total(high, low)""",
     # A correctly rounded quotient, if it is small: the product with the reciprocal is corrected
     # twice by its remainder (Markstein, Computation of elementary functions on the IBM RISC
     # System/6000 processor, 1990). Steps near the ends of f32's range are scaled first.

@@ -25,7 +25,7 @@ from migx.fusion.stages import below
 from migx.ir import Instruction
 from migx.shape import BF16, F16, F32, Shape
 from migx.targets.gpu import tiles as choose
-from migx.targets.gpu.cost_model import Tile
+from migx.targets.gpu.cost_model import Tile, f32_products
 from migx.targets.gpu.emit.expressions import BOTH, ROWS, Expr, Part, both, expr
 from migx.targets.gpu.emit.text import Kernel, Writer
 from migx.targets.gpu.kernels.fused import computable, evaluated
@@ -230,12 +230,12 @@ class _InBlocks(_Writer):
     def __init__(self, at: Instruction, attention: Attention) -> None:
         super().__init__(attention)
         bits, apart = self.dtype.bits, attention.keys.strides[-2] != 1
-        self.turned = apart and choose.turned(self.keys, bits)
+        self.turned = apart and choose.turned(self.keys, self.depth, bits)
         self.tile = choose.attention(
             *(self.queries, self.keys, self.items, self.depth, self.width, bits),
             apart=apart and not self.turned,
         )
-        self.precision = choose.precision(self.dtype)
+        self.how = f32_products(self.depth) if self.dtype is F32 else ""
         room = tiles(self.keys, self.tile.columns) * self.tile.columns
         self.turned_keys = Shape(self.dtype, (self.items, self.depth, room))
         self.writer = Writer(at, scratch=(self.turned_keys,) if self.turned else ())
@@ -291,7 +291,7 @@ class _InBlocks(_Writer):
         key = w.numbers(1, 2, block, begin)
         keys = w.spread(self._keys(key), (self.depth, block))
         w.masks = rows
-        products = f"tl.dot({q.text}, {keys.text}{self.precision})"
+        products = self._dot(q.text, keys.text)
         self.go_on(self.scores(products, BOTH, key, (height, block)), "axis=1, keep_dims=True")
         power = self.weights(key, BOTH)
         key, feature = w.numbers(0, 2, block, begin), w.numbers(1, 2, self.width)
@@ -299,8 +299,15 @@ class _InBlocks(_Writer):
         values = self.read(a.values, key, feature, (int(a.width), self.width))
         values = w.spread(values, (block, self.width))
         weights = f"{power}.to({values.text}.dtype)"
-        w.line(f"{held} = tl.dot({weights}, {values.text}, {self.held_less}{self.precision})")
+        w.line(f"{held} = {self._dot(weights, values.text, self.held_less)}")
         w.line(f"{self.top.text} = _top")
+
+    def _dot(self, x: str, y: str, *added: str) -> str:
+        """The products of two matrices, ``added`` to what is given."""
+        if self.how == "bf16x6":
+            return " + ".join((*added, f"bf16x6_dot({x}, {y})"))
+        how = [f'input_precision="{self.how}"'] if self.how else []
+        return f"tl.dot({', '.join((x, y, *added, *how))})"
 
     def _keys(self, key: Expr) -> Expr:
         """The keys of a block, by features."""

@@ -86,7 +86,8 @@ class _Writer(Tiled):
 
     def sums(self, row: Expr, corner: Corner) -> Expr:
         w = self.writer
-        sums = Sums(w, self.size, self.kinds[::-1], self.dtype, units=self.units)
+        kinds = self.kinds[::-1]
+        sums = Sums(w, self.size, kinds, self.dtype, self.depth, units=self.units)
         with self.parts.loop(one_by_one=not self.units) as begin:
             sums.add(self._filters(begin), self._windows(begin))
         return sums.total()

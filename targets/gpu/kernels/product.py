@@ -108,7 +108,9 @@ class _Writer(Tiled):
         w = self.writer
         columns = self._phased(1, self.tile.columns, across, "columns")
         tile = [self.tile.rows, self.tile.columns // len(columns)]
-        sums = [Sums(w, tile, self.kinds, self.dtype, units=self.units) for _ in columns]
+        sums = [
+            Sums(w, tile, self.kinds, self.dtype, self.depth, units=self.units) for _ in columns
+        ]
         with self.parts.loop() as begin:
             left = self._phased(1, self.step, begin, "depth")
             right = self._phased(0, self.step, begin, "depth")

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from migx.shape import DType
-from migx.targets.gpu import tiles as choose
+from migx.dim import Extent
+from migx.shape import F32, DType
+from migx.targets.gpu.cost_model import f32_products
 from migx.targets.gpu.emit.expressions import BOTH, Expr
 from migx.targets.gpu.emit.text import Writer
 from migx.targets.gpu.emit.types import COMPUTING
@@ -21,8 +22,8 @@ HALF = 128
 
 
 class Sums:
-    """A tile of sums, rows by columns, in ``dtype``, of products of operands of types ``kinds``;
-    ``units`` says whether matrix units multiply.
+    """A tile of sums, rows by columns, in ``dtype``, of products of operands of types ``kinds``
+    along a ``depth``; ``units`` says whether matrix units may multiply.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Sums:
         tile: Sequence[int],
         kinds: Sequence[DType],
         dtype: DType,
+        depth: Extent,
         *,
         units: bool,
     ) -> None:
@@ -38,6 +40,8 @@ class Sums:
         self.kind = COMPUTING[dtype.name]
         self._exact = units and dtype.is_integer
         self._total = self._zeros(list(tile))
+        self._how = f32_products(depth) if units and kinds[0] is F32 else ""
+        self._low = self._zeros(list(tile)) if self._how == "bf16x6" else None
         left, right = kinds if self._exact else (dtype, dtype)
         self._of_left = self._zeros([tile[0], 1]) if right.kind == "uint" else None
         self._of_right = self._zeros([1, tile[1]]) if left.kind == "uint" else None
@@ -52,8 +56,11 @@ class Sums:
         kind, total = self.kind, self._total
         if not self.units:
             self._set(total, f"{total} + {x.text}.to({kind}) * {y.text}.to({kind})")
+        elif self._low is not None:
+            low = self._low
+            self._set(f"{total}, {low}", f"bf16x6({x.text}, {y.text}, {total}, {low})")
         elif not self._exact:
-            how = choose.precision(self.kinds[0])
+            how = f', input_precision="{self._how}"' if self._how else ""
             self._set(total, f"tl.dot({x.text}, {y.text}, {total}{how})")
         else:
             self._add_bytes(x, y)
@@ -85,4 +92,6 @@ class Sums:
         """The sums, once all products are added."""
         besides = [name for name in (self._of_left, self._of_right) if name is not None]
         text = " + ".join((self._total, *(f"{name} * {HALF}" for name in besides)))
+        if (low := self._low) is not None:
+            text = f"bf16x6_total({text}, {low})"
         return self.writer.let(text, BOTH)

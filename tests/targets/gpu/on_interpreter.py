@@ -30,9 +30,9 @@ DEVICE = InterpreterDevice()
 Array = NDArray[Any]
 
 
-def gpu() -> Gpu:
-    """The target, on the interpreter."""
-    return Gpu(device=DEVICE)
+def gpu(*archs: str) -> Gpu:
+    """The target, on the interpreter, with the kernels of an architecture."""
+    return Gpu(archs, device=DEVICE)
 
 
 def copies(executable: GpuExecutable) -> tuple[int, int]:
@@ -67,13 +67,13 @@ def inputs_for(program: Program, sizes: Mapping[str, int], given: Mapping[str, A
     return found | {name: Argument.of(array) for name, array in given.items()}
 
 
-def holds(text: str, sizes: Mapping[str, int] | None = None, **given: Array) -> int:
+def holds(text: str, sizes: Mapping[str, int] | None = None, *archs: str, **given: Array) -> int:
     """Asserts that a program runs in kernels alone, and gives what ``ref`` does; how many kernels
     there are.
     """
     program = migx.parse(text, draw_missing=1)
-    Trial(program, inputs_for(program, sizes or {}, given)).target(gpu())
-    executable = program.compile(gpu()).compiled.executable
+    Trial(program, inputs_for(program, sizes or {}, given)).target(gpu(*archs))
+    executable = program.compile(gpu(*archs)).compiled.executable
     assert isinstance(executable, GpuExecutable)
     assert executable.fallbacks() == []
     assert executable.functions, "no kernel is launched"

@@ -16,8 +16,9 @@ from migx.argument import Argument
 from migx.errors import InputError
 from migx.target import CompileOptions
 from migx.targets.gpu import Gpu
-from migx.targets.gpu.code.compiling import Request, binaries
+from migx.targets.gpu.code.compiling import HARMLESS, Request, binaries
 from migx.targets.gpu.code.resources import spilled
+from migx.targets.gpu.cost_model import around
 from migx.targets.gpu.kernels import kernel_for
 from migx.targets.gpu.operations import CodeObject
 from migx.testing.oracles import Trial
@@ -369,7 +370,7 @@ def test_rows_with_a_sink_that_are_masked_whole_are_0(s: str, after: str) -> Non
     expect_nan_and_0(text, {"b": 2, "t": 300}, n=sinks, m=masked)
 
 
-def lowered(queries: str, keys: str, dtype: str = "f32") -> CodeObject:
+def lowered(queries: str, keys: str, dtype: str = "f32", arch: str = "sm_90") -> CodeObject:
     """The kernel of attention with keys whose features are neighbours."""
     text = f"""module main(q: {dtype}[1, 2, {queries}, 64], k: {dtype}[1, 2, {keys}, 64],
                         v: {dtype}[1, 2, {keys}, 64]) {{
@@ -379,7 +380,7 @@ def lowered(queries: str, keys: str, dtype: str = "f32") -> CodeObject:
           %3 = dot(%2, v)
           return %3
         }}"""
-    program, target = migx.parse(text), Gpu("sm_90")
+    program, target = migx.parse(text), Gpu(arch)
     migx.run_passes(program, target.get_passes(target.get_context(), CompileOptions()))
     (kernel,) = (at.op for at in program.main if isinstance(at.op, CodeObject))
     return kernel
@@ -387,7 +388,7 @@ def lowered(queries: str, keys: str, dtype: str = "f32") -> CodeObject:
 
 def test_few_queries_are_not_multiplied_as_a_tile() -> None:
     for dtype in ("f16", "f32"):
-        one, many = lowered("4", "129", dtype), lowered("5", "129", dtype)
+        one, many = lowered("4", "129", dtype, "sm_100"), lowered("5", "129", dtype, "sm_100")
         assert "tl.dot" not in one.source
         assert one.grid == 2 * 4
         assert many.source.count("tl.dot") == 2
@@ -395,10 +396,12 @@ def test_few_queries_are_not_multiplied_as_a_tile() -> None:
 
 
 def test_many_keys_are_turned_where_no_matrix_unit_multiplies() -> None:
-    turned = lowered("200", "200")
+    turned = lowered("200", "200", arch="sm_100")
     assert (turned.turns, turned.scratch) == (2, 1)
-    for other in (lowered("200", "128"), lowered("200", "200", "f16"), lowered("1", "200")):
+    for queries, keys, dtype in (("200", "128", "f32"), ("200", "200", "f16"), ("1", "200", "f32")):
+        other = lowered(queries, keys, dtype, "sm_100")
         assert (other.turns, other.scratch) == (0, 0)
+    assert lowered("200", "200").turns == 0, "matrix units multiply"
 
 
 @pytest.mark.parametrize("keys", [160, 173])
@@ -413,19 +416,20 @@ def test_turned_keys_are_those_there_are_and_zeros(keys: int) -> None:
     program = migx.parse(text)
     migx.run_passes(program, "fuse_attention")
     (at,) = program.main.outputs
-    kernel = kernel_for(at)
+    with around("sm_100"):
+        kernel = kernel_for(at)
     assert kernel is not None
     turn = kernel.source.partition("else:")[0]
     (scratch,) = kernel.scratch
     assert re.search(r"tl.load\(p1 \+ \w+, mask=", turn), "no key is read that is not there"
     assert re.search(rf"in range\(\w+, {scratch.dims[-1]}, ", turn), "what is read is written"
-    holds(text)
+    holds(text, {}, "sm_100")
 
 
 def test_a_turn_of_the_loop_is_no_longer_than_registers_allow() -> None:
-    for keys in ("128", "1500"):
-        kernel = lowered(keys, keys)
-        request = Request.of(kernel, kernel.aligned, "sm_90")
+    for keys, arch in (("128", "sm_90"), ("1500", "sm_90"), ("128", "sm_100"), ("1500", "sm_100")):
+        kernel = lowered(keys, keys, arch=arch)
+        request = Request.of(kernel, kernel.aligned, arch)
         binary = binaries([request])[request.key]
-        assert spilled(binary.code, "cubin") == 0
+        assert spilled(binary.code, "cubin") <= HARMLESS
         assert binary.threads == 32 * kernel.warps

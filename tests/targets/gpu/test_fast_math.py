@@ -39,16 +39,17 @@ CASES = {"dot": DOT, "convolution": CONVOLUTION, "attention": ATTENTION}
 
 
 def precisions(text: str, *archs: str, fast_math: bool = True) -> set[str]:
-    """As what the kernels of a program multiply f32."""
+    """How the kernels of a program multiply f32."""
     program, target = migx.parse(text), Gpu(archs)
     migx.run_passes(program, passes_for(target, asked=CompileOptions(fast_math=fast_math)))
     sources = [at.op.source for at in program.main if isinstance(at.op, CodeObject)]
-    return {name for name in ("ieee", "tf32") for s in sources if f'input_precision="{name}"' in s}
+    texts = {name: f'input_precision="{name}"' for name in ("ieee", "tf32")} | {"bf16x6": "bf16x6("}
+    return {name for name, text in texts.items() for source in sources if text in source}
 
 
 @pytest.mark.parametrize("text", CASES.values(), ids=CASES)
 def test_only_who_asks_gets_fewer_bits(text: str) -> None:
-    assert precisions(text, "sm_90", fast_math=False) == {"ieee"}
+    assert len(precisions(text, "sm_90", fast_math=False) & {"ieee", "bf16x6"}) == 1
     assert precisions(text, "sm_90") == precisions(text, "gfx942", "sm_80") == {"tf32"}
     assert precisions(text, "sm_90", "gfx90a") == {"ieee"}, "one of them has no tf32"
 
