@@ -95,8 +95,7 @@ def around(*archs: str, rank: int = 0, fast_math: bool = False) -> Iterator[None
     multiplied as tf32, if all of them support it.
     """
     gpus = [ARCHITECTURES[arch] for arch in archs if arch in ARCHITECTURES] or [_USUAL.gpu]
-    shared, bf16x6 = min(each.shared for each in gpus), all(each.bf16x6 for each in gpus)
-    gpu = replace(gpus[0], shared=shared, bf16x6=bf16x6)
+    gpu = replace(gpus[0], shared=min(each.shared for each in gpus))
     rounds = fast_math and all("tf32" in each.products for each in gpus)
     token = _around.set(Choice(gpu, rank, rounds))
     try:
