@@ -47,7 +47,7 @@ CROSSED = 64
 memory, all from the same bank: four numbers come per cycle.
 """
 LEAST = (16, 32)
-"""The smallest tile of queries by keys."""
+"""The smallest tile of queries by keys; it is taken if, by estimate, none fits shared memory."""
 WRITTEN = 1024
 """The most products per thread in an iteration over keys without matrix units: all are unrolled,
 and for many more the assembler runs out of registers.
@@ -243,7 +243,8 @@ def attention(
         tile = Tile(r, k, depth, warps, min(stages, 2))
         both = 2 * waits(how, r)
         found.append(estimated(gpu, tile, count, residents, steps, work, read, both))
-    return picked(found)
+    least = Tile(*LEAST, depth, 4, 1, why="the smallest")
+    return picked(found) if found else least
 
 
 def turned(keys: Extent, depth: int, bits: int) -> bool:

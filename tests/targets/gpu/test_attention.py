@@ -433,3 +433,14 @@ def test_a_turn_of_the_loop_is_no_longer_than_registers_allow() -> None:
         binary = binaries([request])[request.key]
         assert spilled(binary.code, "cubin") <= HARMLESS
         assert binary.threads == 32 * kernel.warps
+
+
+@pytest.mark.parametrize("archs", [("gfx942",), ("gfx1100",), ("sm_86",), ("sm_90", "gfx942")])
+def test_wide_heads_have_a_kernel_where_shared_memory_is_small(archs: tuple[str, ...]) -> None:
+    text = """module main(q: f32[1, 2, 20, 256], k: f32[1, 2, 256, 70], v: f32[1, 2, 70, 256]) {
+      %0 = dot(q, k)
+      %1 = softmax(%0) {axis=3}
+      %2 = dot(%1, v)
+      return %2
+    }"""
+    assert holds(text, {}, *archs) == 1
