@@ -123,14 +123,16 @@ def sharing(gpu: Architecture, count: int, steps: int, size: int, bits: int, sta
 @dataclass(frozen=True)
 class Arithmetic:
     """How matrices of some type are multiplied: whether by matrix ``units``, and the operations per
-    second of a unit. A thread has so many ``copies`` of its sums, and other ``registers``. For six
-    products of bf16, each element of an operand is ``split`` by so many operations.
+    second of a unit. A thread has so many ``copies`` of its sums, in registers of which there are
+    so many at ``most``, and ``others``. For six products of bf16, each element of an operand is
+    ``split`` by so many operations.
     """
 
     units: bool
     rate: float
     copies: int = 1
-    registers: int = 40
+    most: int = 128
+    others: int = 40
     split: int = 0
 
 
@@ -142,7 +144,7 @@ def arithmetic(bits: int, depth: Extent) -> Arithmetic:
         return Arithmetic(True, matrix)
     how = f32_products(depth) if bits == 32 else ""
     if how == "bf16x6":
-        return Arithmetic(True, matrix / 6, copies=2, registers=80, split=SPLIT)
+        return Arithmetic(True, matrix / 6, copies=2, most=160, others=80, split=SPLIT)
     return Arithmetic(True, matrix / 2) if how == "tf32" else Arithmetic(False, plain, copies=2)
 
 
@@ -168,7 +170,7 @@ def fitting(
     stages = min(4, room) if gpu.backend == "cuda" else 2  # on AMD, in registers
     nbytes *= stages if gpu.backend == "cuda" else 1
     threads = warps * gpu.warp
-    registers = threads * min(255, how.registers + how.copies * sums // threads)
+    registers = threads * min(255, how.others + how.copies * sums // threads)
     residents = min(
         gpu.shared // (nbytes + always), gpu.threads // threads, gpu.registers // registers
     )

@@ -56,7 +56,7 @@ STEPS = (32, 64, 128)
 """The parts of the depth that a program may take at a time."""
 PRODUCTS = tuple((r, c) for r in (16, 32, 64, 128) for c in (16, 32, 64, 128, 256))
 REGISTERS = 128
-"""The most registers that a thread has for sums."""
+"""The registers of a thread, about, where one row is multiplied."""
 
 
 def power_of_two(least: int) -> int:
@@ -112,7 +112,7 @@ def product(
             stages, residents = fitting(gpu, how, (r + c) * k * bits // 8, r * c, warps, split)
             too_deep = k > steps[0] and k > 32 and (k > power_of_two(deep) or k * bits > 1024)
             kept = r * c * max(32, bits) // 32 * how.copies
-            if kept > REGISTERS * warps * gpu.warp or not stages or too_deep:
+            if kept > how.most * warps * gpu.warp or not stages or too_deep:
                 continue
             count = -(-high // r) * -(-wide // c) * many(items)
             work = multiplying(how, r, c, k, warps * gpu.warp)
@@ -228,7 +228,7 @@ def attention(
         stages, residents = fitting(
             gpu, how, k * (depth + width) * bits // 8, r * (k + width), warps, always
         )
-        kept = r * (k + width) * how.copies > REGISTERS * warps * gpu.warp
+        kept = r * (k + width) * how.copies > how.most * warps * gpu.warp
         if r > tallest or k > widest or kept or not stages:
             continue
         terms = r * k * (depth + width)
