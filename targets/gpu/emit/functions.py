@@ -107,7 +107,8 @@ def exp_f32(x):
     # Artificial Intelligence Datatype For Higher-Precision Computations", ARITH 2019). An element
     # is the sum of three of bf16; the first is truncated, as rounding could overflow. Of the nine
     # products the three smallest are left out. All others but the first are summed apart: where an
-    # element is not finite they are NaN, and then the first alone is the product.
+    # element is not finite they are NaN, and then the first alone is the product. That one is added
+    # by a multiply-add: Triton would let matrix units accumulate a plain sum, and they truncate.
     "bf16_in_f32": """
 
 @triton.jit
@@ -137,7 +138,7 @@ def bf16x6(x, y, high, low):
     low = tl.dot(x1, y1, low)
     low = tl.dot(x1, y0, low)
     low = tl.dot(x0, y1, low)
-    return high + tl.dot(x0, y0), low""",
+    return tl.fma(tl.dot(x0, y0), 1.0, high), low""",
     "bf16x6_total": """
 
 @triton.jit
