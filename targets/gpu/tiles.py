@@ -55,6 +55,8 @@ and for many more the assembler runs out of registers.
 STEPS = (32, 64, 128)
 """The parts of the depth that a program may take at a time."""
 PRODUCTS = tuple((r, c) for r in (16, 32, 64, 128) for c in (16, 32, 64, 128, 256))
+NARROW = 128
+"""The most columns of products of f32 that are split: for more there are too few registers."""
 REGISTERS = 128
 """The registers of a thread, about, where one row is multiplied."""
 
@@ -105,6 +107,8 @@ def product(
     found: list[tuple[float, Tile]] = []
     for r, c in PRODUCTS:
         if r > max(16, power_of_two(high)) or c > max(16, power_of_two(wide)):
+            continue
+        if how.split and c > NARROW:
             continue
         for k in steps:
             warps = 8 if r * c >= 128 * 128 else 4
