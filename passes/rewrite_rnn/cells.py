@@ -50,8 +50,7 @@ def gru(at: Cursor, weights: Weights, x: Instruction, states: States) -> States:
     """The state h becomes g + z (h - g) of gates z and q, where g is tanh(x + (q h) r)."""
     (h,), n = states, weights.hidden
     gates = at(Add(), part(at, x, 0, 2 * n), at(Dot(), h, part(at, weights.r, 0, 2 * n)))
-    opened = at(Sigmoid(), gates)
-    z, q = part(at, opened, 0, n), part(at, opened, n, 2 * n)
+    z, q = (at(Sigmoid(), part(at, gates, k * n, k * n + n)) for k in range(2))
     kept = at(Dot(), at(Mul(), q, h), part(at, weights.r, 2 * n, 3 * n))
     return (blended(at, z, h, at(Tanh(), at(Add(), part(at, x, 2 * n, 3 * n), kept))),)
 
@@ -61,8 +60,7 @@ def gru_linear(at: Cursor, weights: Weights, x: Instruction, states: States) -> 
     (h,), n = states, weights.hidden
     after = biased(at, at(Dot(), h, weights.r), weights.b)
     gates = at(Add(), part(at, x, 0, 2 * n), part(at, after, 0, 2 * n))
-    opened = at(Sigmoid(), gates)
-    z, q = part(at, opened, 0, n), part(at, opened, n, 2 * n)
+    z, q = (at(Sigmoid(), part(at, gates, k * n, k * n + n)) for k in range(2))
     kept = at(Mul(), q, part(at, after, 2 * n, 3 * n))
     return (blended(at, z, h, at(Tanh(), at(Add(), part(at, x, 2 * n, 3 * n), kept))),)
 
@@ -71,8 +69,7 @@ def lstm(at: Cursor, weights: Weights, x: Instruction, states: States) -> States
     """The states: c becomes f c + i tanh(g), then h o tanh(c), of i, o, f and g in x + h r."""
     (h, c), n = states, weights.hidden
     gates = at(Add(), x, at(Dot(), h, weights.r))
-    opened = at(Sigmoid(), part(at, gates, 0, 3 * n))
-    i, o, f = (part(at, opened, k * n, k * n + n) for k in range(3))
+    i, o, f = (at(Sigmoid(), part(at, gates, k * n, k * n + n)) for k in range(3))
     new = at(Mul(), i, at(Tanh(), part(at, gates, 3 * n, 4 * n)))
     c = at(Add(), at(Mul(), f, c), new)
     return at(Mul(), o, at(Tanh(), c)), c
