@@ -112,10 +112,7 @@ class Op:
         if not abstract and "name" not in cls.__dict__:
             cls.name = snake_case(cls.__name__)
         if cls.traits.reduction and "axes" not in (f.name for f in dataclasses.fields(cls)):
-            raise FieldError(
-                f"{cls.__name__} declares that it is a reduction, so it needs the attribute axes, "
-                "as axes: tuple[int, ...]"
-            )
+            raise _without_axes(cls)
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
         raise ShapeError(f"{self.name} has no shape rule: it needs compute_shape(shapes, modules)")
@@ -175,6 +172,21 @@ def traits(op: Operation | type) -> Traits:
     """
     found: Traits = getattr(op, "traits", UNDECLARED)
     return found
+
+
+def reduced_axes(op: Operation) -> tuple[int, ...]:
+    """The axes on which a reduction keeps one element; ``FieldError`` if it has no ``axes``."""
+    found = attributes(op).get("axes")
+    if found is None:
+        raise _without_axes(type(op))
+    return tuple(found)
+
+
+def _without_axes(cls: type) -> FieldError:
+    return FieldError(
+        f"{cls.__name__} declares that it is a reduction, so it needs the attribute axes, "
+        "as axes: tuple[int, ...]"
+    )
 
 
 def attributes(op: Operation) -> dict[str, Any]:

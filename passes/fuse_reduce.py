@@ -59,8 +59,7 @@ def _space(at: Instruction) -> Space | None:
     if is_by_element(at):
         return Space(dims_of(at))
     if operations.traits(at.op).reduction:
-        axes = operations.attributes(at.op)["axes"]
-        return Space(at.inputs[0].shape.dims, tuple(sorted(axes)))
+        return Space(at.inputs[0].shape.dims, tuple(sorted(operations.reduced_axes(at.op))))
     if isinstance(at.op, Softmax):
         return Space(at.shape.dims, (at.op.axis,))
     return None

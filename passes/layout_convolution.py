@@ -8,7 +8,7 @@ from migx.fusion.outlining import BROADCASTS
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.match import attr, having, on, var
-from migx.op import Operation, attributes, with_attributes
+from migx.op import Operation, attributes, reduced_axes, with_attributes
 from migx.ops.channels_last import ConvolutionChannelsLast, to_first, to_last
 from migx.ops.layout import Transpose
 from migx.rewrite import Cursor, rule
@@ -64,7 +64,7 @@ def sink_below_reduction(at: Cursor, root: Instruction) -> Instruction | None:
     """A reduction of a transposed value is the transpose of a reduction along the permuted axes."""
     if not _is_back(root.inputs[0]):
         return None
-    moved = sorted(to_first(root.shape.rank)[axis] for axis in attributes(root.op)["axes"])
+    moved = sorted(to_first(root.shape.rank)[axis] for axis in reduced_axes(root.op))
     return _sunk(at, root, with_attributes(root.op, axes=tuple(moved)))
 
 

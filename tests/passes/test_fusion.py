@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 import migx
 from migx import ops
 from migx.dim import Dim
-from migx.errors import IRError, ShapeError, UnknownName
+from migx.errors import FieldError, IRError, ShapeError, UnknownName
 from migx.fusion.outlining import Bundle, outline
 from migx.ir import Instruction, Module
 from migx.manager import PassManager
 from migx.observers import Verify
-from migx.op import traits
+from migx.op import Traits, traits
 from migx.ops.fused import FusedReduce, Group, Pointwise
 from migx.passes.fuse_pointwise import FusePointwise
 from migx.passes.layout_convolution import LayoutConvolution
@@ -176,6 +176,32 @@ def test_what_nobody_reads_is_no_group() -> None:
     dead = main.add_instruction(ops.Neg(), values[1])
     dead = main.add_instruction(ops.Abs(), dead)
     assert not outline(main, [Bundle((dead.inputs[0], dead), Pointwise())])
+
+
+def test_a_foreign_reduction_must_declare_its_axes() -> None:
+    """As a subclass of Op must; one that does is fused."""
+
+    class Total:
+        name = "total"
+        traits = Traits(reduction=True)
+
+        def compute_shape(self, shapes: Any, modules: Any) -> Shape:
+            return Shape(shapes[0].dtype, (1,) * shapes[0].rank)
+
+    def summed(op: Any) -> Program:
+        main = Program().main
+        x = main.add_parameter("x", Shape("f32", (2, 3)))
+        made = main.add_instruction(op, main.add_instruction(ops.Tanh(), x))
+        main.add_return(main.add_instruction(ops.Exp(), made))
+        return main.program
+
+    with pytest.raises(FieldError, match="Total declares that it is a reduction, so it needs"):
+        migx.run_passes(summed(Total()), "fuse_reduce")
+    declared = Total()
+    vars(declared)["axes"] = [1, 0]
+    program = summed(declared)
+    migx.run_passes(program, "fuse_reduce")
+    assert [at.name for at in program.main][1:-1] == ["fused_reduce"]
 
 
 def test_effects_keep_their_order() -> None:
