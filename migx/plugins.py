@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -27,6 +28,7 @@ OWN = {
     "onnx": "migx.onnx.ops",
     "onnx_writing": "migx.onnx.writing",
 }
+BASES = {"passes": ("migx.manager", "Pass"), "targets": ("migx.target", "Target")}
 
 
 class NameClash(MigxError):
@@ -34,7 +36,7 @@ class NameClash(MigxError):
 
 
 class BrokenPlugin(MigxError):
-    """A file of an installed package cannot be imported."""
+    """A file of an installed package cannot be imported, or holds a class that cannot be used."""
 
 
 def packages(kind: str) -> list[str]:
@@ -103,17 +105,22 @@ def everything(kind: str) -> tuple[dict[str, type[Any]], list[str]]:
     return found, wrong
 
 
-def _import(module: str) -> ModuleType:
-    """Imports a module; ``BrokenPlugin`` if one from another package fails."""
+@contextmanager
+def blamed(module: str, what: str) -> Iterator[None]:
+    """Makes an exception from another package's module, or its exit, a ``BrokenPlugin``."""
     try:
-        return importlib.import_module(module)
+        yield
     except MigxError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if module.startswith("migx."):
             raise
-        what = f"{type(error).__name__}: {error}"
-        raise BrokenPlugin(f"{module} cannot be imported: {what}") from error
+        raise BrokenPlugin(f"{module} {what}: {type(error).__name__}: {error}") from error
+
+
+def _import(module: str) -> ModuleType:
+    with blamed(module, "cannot be imported"):
+        return importlib.import_module(module)
 
 
 def load(kind: str, name: str) -> Any:
@@ -136,6 +143,9 @@ def load(kind: str, name: str) -> Any:
             f"{module} holds no class whose name is {name!r}, as its file's; it holds "
             f"{there or 'none'}; a file that holds none has a name that begins with '_'"
         )
+    where, base = BASES[kind]
+    if not issubclass(held[name], getattr(importlib.import_module(where), base)):
+        raise BrokenPlugin(f"{module}.{held[name].__name__} does not derive from {where}.{base}")
     return held[name]
 
 

@@ -189,6 +189,13 @@ class Relu(Neg):
     '''Not ours.'''
     name = "relu"
 """
+ODD = """'''Cannot be made.'''
+from migx.manager import Pass
+
+class Odd(Pass):
+    '''Odd.'''
+    size: int = "x"
+"""
 
 
 def test_what_is_broken_leaves_the_rest_as_it_is(site: Path, tmp_path: Path) -> None:
@@ -201,6 +208,9 @@ def test_what_is_broken_leaves_the_rest_as_it_is(site: Path, tmp_path: Path) -> 
         "broken/divides.py": "1 / 0\n",
         "broken/mis_named.py": "class Misnamed: ...\n",
         "broken/drop_relu_pairs.py": "",
+        "broken/leaves.py": "import sys\nsys.exit()\n",
+        "broken/no_pass.py": "class NoPass: ...\n",
+        "broken/odd.py": ODD,
         "broken_ops/__init__.py": "",
         "broken_ops/half.py": "import nothing_of_this_name\n",
         "broken_ops/twice.py": CLAIMS,
@@ -227,7 +237,10 @@ print(program.compile("ref", passes="simplify_algebra").eval({{"x": np.ones(2, n
     assert [line[:48] for line in found] == [
         *("1", "True", "error: broken.divides cannot be imported: ZeroDi"),
         "error: both broken.drop_relu_pairs and migx_exam",
+        "error: broken.leaves cannot be imported: SystemE",
         "error: broken.mis_named holds no class whose nam",
+        "error: broken.no_pass.NoPass does not derive fro",
+        "error: pass odd: size is int, not 'x'",
         *("1", "True", "error: an entry point names the package 'nowhere"),
         *("1", "True", "error: broken_ops.half cannot be imported: Modul", claimed),
         *("2", "False", claimed),
@@ -237,6 +250,6 @@ print(program.compile("ref", passes="simplify_algebra").eval({{"x": np.ones(2, n
         "[-1. -1.]",
     ]
     assert (
-        "is 'mis_named', as its file's; it holds Misnamed, whose name is 'misnamed'; a" in found[4]
+        "is 'mis_named', as its file's; it holds Misnamed, whose name is 'misnamed'; a" in found[5]
     )
-    assert found[-7].endswith("; broken_ops.half cannot be imported: Modul" + found[10][48:])
+    assert found[-7].endswith("; broken_ops.half cannot be imported: Modul" + found[13][48:])

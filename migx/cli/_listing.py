@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from migx.cli import _report
+from migx.errors import MigxError
 from migx.fields import text_of
 
 Described = dict[str, Any]
@@ -31,8 +32,18 @@ def listed(
     """Prints the one asked for, or a row for each, whose last column is its summary. The exit code
     is 1 if some cannot be loaded, with messages on stderr.
     """
+    from migx import plugins
+
     classes, wrong = _wanted(kind, options.name)
-    found = [describe(name, cls) for name, cls in sorted(classes.items())]
+    found = list[Described]()
+    for name, cls in sorted(classes.items()):
+        try:
+            with plugins.blamed(cls.__module__, "cannot be described"):
+                found.append(describe(name, cls))
+        except MigxError as error:
+            if options.name:
+                raise
+            wrong.append(str(error))
     if options.json:
         _report.print_json(found[0] if options.name else found)
     elif options.name:
