@@ -62,7 +62,7 @@ def check_conformance(
     """Runs the cases of ONNX's backend suite that have one of ``words`` in their names and belong
     to ``families``; by default all.
 
-    ``AssertionError`` lists those that fail although ``ref`` passes them.
+    ``AssertionError`` lists those that fail although ``ref`` passes them; on ``ref``, all.
     """
     from migx.target import get_target
     from migx.testing.conformance import outcome
