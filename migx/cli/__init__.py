@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import io
 import os
 import sys
 import warnings
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from migx import __version__
-from migx.cli import _load, _report
+from migx.cli import _load, _report, _streams
 from migx.errors import MigxError, there_are
 
 
@@ -52,8 +51,13 @@ def load(name: str) -> Verb:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line, by default that of the process; returns the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
-    _open_streams()
+    _streams.open_all()
     options = _parsed(given)
+    with _streams.escaping():
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _shown
@@ -77,17 +81,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         print(f"error: cannot write the output: {error.strerror or error}", file=sys.stderr)
         return 2
-
-
-def _open_streams() -> None:
-    """Replaces streams that were closed before the start, which are None, by the null device; the
-    others write with escapes what they cannot encode.
-    """
-    for name in ("stdout", "stderr"):
-        if (stream := getattr(sys, name)) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # open until the end
-        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _parsed(given: Sequence[str]) -> argparse.Namespace:

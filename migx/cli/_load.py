@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from migx.cli import _options
+from migx.cli import _options, _streams
 from migx.errors import MigxError, ParseError, ShapeError, TargetError
 
 if TYPE_CHECKING:
@@ -311,9 +311,9 @@ def progress(message: str) -> Iterator[Callable[[str], None]]:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    shown = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = shown.add_task(message, total=None)
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    shown = Progress(*columns, console=Console(file=_streams.animated()), transient=True)
+    task = shown.add_task(_streams.escaped(message), total=None)
     timer = threading.Timer(QUIET, shown.start)
     timer.start()
     try:

@@ -13,6 +13,8 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+from migx.cli import _streams
+
 T = TypeVar("T")
 NARROW = 20
 """A narrower column is not wrapped."""
@@ -53,7 +55,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Rows in aligned columns; those of numbers only are right-aligned. On a terminal, the last
     column is wrapped to the available width.
     """
-    body = [[str(cell) for cell in row] for row in rows]
+    body = [[_streams.escaped(str(cell)) for cell in row] for row in rows]
     columns = list(zip(header, *body, strict=True))
     widths = [max(map(len, column)) for column in columns]
     right = [bool(body) and all(_is_number(cell) for cell in column[1:]) for column in columns]
