@@ -4,8 +4,9 @@ instructions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from migx import dim, ops
 from migx.argument import Argument
 from migx.builders import Builder, astype, broadcast_to, full_like
 from migx.dim import Dim, Extent
-from migx.errors import OnnxError
+from migx.errors import DataError, OnnxError
 from migx.ir import Instruction, Module
 from migx.onnx import symbolic, tensors
 from migx.onnx.graphs import label_of, named
@@ -28,7 +29,7 @@ from migx.weights import is_constant
 if TYPE_CHECKING:
     from migx.onnx.reader import GraphReader
 
-
+T = TypeVar("T")
 _TYPES = {
     "f": onnx.AttributeProto.FLOAT,
     "i": onnx.AttributeProto.INT,
@@ -197,13 +198,22 @@ class Node(Builder):
 
     def tensor(self, name: str) -> Argument:
         """A tensor attribute."""
-        tensor: onnx.TensorProto = self._attribute(name, None, "t")
-        return self.graph.model.argument(tensor)
+        return self._of_tensor(name, self.graph.model.argument)
 
     def weight(self, name: str) -> Instruction:
         """The value of a tensor attribute, named after the node; deferred if external."""
+        weight = partial(self.graph.weight, label=self.label, origins=self.origins)
+        return self._of_tensor(name, weight)
+
+    def _of_tensor(self, name: str, read: Callable[[onnx.TensorProto], T]) -> T:
+        """What is read from a tensor attribute; errors name the node, as few such tensors have a
+        name.
+        """
         tensor: onnx.TensorProto = self._attribute(name, None, "t")
-        return self.graph.weight(tensor, self.label, origins=self.origins)
+        try:
+            return read(tensor)
+        except (DataError, OnnxError) as error:
+            raise type(error)(f"{named(self.proto)}: {error}") from error
 
     def sparse_tensor(self, name: str) -> onnx.SparseTensorProto:
         """A sparse tensor attribute."""

@@ -222,13 +222,11 @@ class GraphReader:
                 raise OnnxError(
                     f"input {value.name!r} has rank {len(tensor.shape.dim)}, not {len(dims)}"
                 )
-            return Shape(dtype, tuple(dims))
+            return tensors.declared(dtype, dims, f"input {value.name!r}")
         if not tensor.HasField("shape"):
             raise OnnxError(f"input {value.name!r} declares no rank: give its dims by input_dims")
-        return Shape(
-            dtype,
-            tuple(self.declared_dim(value.name, i, d) for i, d in enumerate(tensor.shape.dim)),
-        )
+        found = [self.declared_dim(value.name, i, d) for i, d in enumerate(tensor.shape.dim)]
+        return tensors.declared(dtype, found, f"input {value.name!r}")
 
     def declared_dim(
         self, name: str, axis: int, declared: onnx.TensorShapeProto.Dimension

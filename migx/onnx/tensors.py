@@ -4,6 +4,7 @@ message.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnx import TensorProto
 
 from migx.argument import Argument, Source
 from migx.dim import Dim, Extent
-from migx.errors import DataError, OnnxError
+from migx.errors import DataError, OnnxError, ShapeError
 from migx.ops.builtin import OnnxExternalWeights
 from migx.ops.maps import map_of
 from migx.ops.sequences import VARIES
@@ -57,6 +58,14 @@ def code_of(dtype: DType) -> int:
     return _CODES[dtype]
 
 
+def declared(dtype: DType, dims: Iterable[Extent], what: str) -> Shape:
+    """A shape that a file or its reader's caller declares; errors name what has it."""
+    try:
+        return Shape(dtype, dims)
+    except ShapeError as error:
+        raise OnnxError(f"{what}: {error}") from error
+
+
 def host_shape(value: onnx.TypeProto, what: str) -> Shape:
     """The shape of a sequence, an optional or a map; elements without a rank are unknown."""
     kind = value.WhichOneof("value")
@@ -81,7 +90,7 @@ def held(element: onnx.TypeProto, what: str) -> tuple[Shape, ...]:
     dtype = dtype_of(tensor.elem_type, what)
     if not tensor.HasField("shape"):
         return ()
-    return (Shape(dtype, [d.dim_value or VARIES for d in tensor.shape.dim]),)
+    return (declared(dtype, [d.dim_value or VARIES for d in tensor.shape.dim], what),)
 
 
 def type_of(shape: Shape) -> onnx.TypeProto:
@@ -114,9 +123,8 @@ def _said(extent: Extent) -> dict[str, int | str]:
 
 def shape_of(tensor: TensorProto) -> Shape:
     """The shape a tensor declares; a scalar has rank 0."""
-    if any(d < 0 for d in tensor.dims):
-        raise OnnxError(f"tensor {tensor.name!r} has negative dims {list(tensor.dims)}")
-    return Shape(dtype_of(tensor.data_type, f"tensor {tensor.name!r}"), tuple(tensor.dims))
+    what = f"tensor {tensor.name!r}"
+    return declared(dtype_of(tensor.data_type, what), tensor.dims, what)
 
 
 def to_argument(tensor: TensorProto, folder: Path, embedded: Source | None = None) -> Argument:

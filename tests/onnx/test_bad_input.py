@@ -339,7 +339,8 @@ TENSORS: dict[str, tuple[Callable[[TensorProto], None], str]] = {
     "typed and short": (typed(1.0), "tensor 'w' is f32[3] and takes 3 values, but has 1"),
     "no data": (typed(), "takes 3 values, but has 0"),
     "declared larger": (dims(1000, 1000), "is f32[1000, 1000] and takes 4000000 bytes, but has 12"),
-    "negative dims": (dims(-3), "tensor 'w' has negative dims [-3]"),
+    "negative dims": (dims(-3), "tensor 'w': a dim cannot be negative: -3 in (-3,)"),
+    "many dims": (dims(*[1] * 65), "tensor 'w': a tensor has at most 64 axes, not 65"),
     "unknown type": (kind(99), "tensor 'w' has the element type 99, which is not supported"),
     "complex": (kind(14), "tensor 'w' has the element type COMPLEX64, which is not supported"),
     "no type": (kind(0), "tensor 'w' has the element type UNDEFINED, which is not supported"),
@@ -423,6 +424,11 @@ INPUTS = {
         TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, [2]))),
                          "input 'x' is a map to more than single values"),
     "none": (onnx.TypeProto(), "input 'x' is not a tensor but untyped"),
+    "many axes": (helper.make_tensor_type_proto(TensorProto.FLOAT, [1] * 65),
+                  "input 'x': a tensor has at most 64 axes, not 65"),
+    "sequence of many axes": (helper.make_sequence_type_proto(
+        helper.make_tensor_type_proto(TensorProto.FLOAT, [1] * 65)),
+                              "input 'x': a tensor has at most 64 axes, not 65"),
 }  # fmt: skip
 
 
@@ -432,6 +438,13 @@ def test_inputs_that_are_not_supported(name: str, tmp_path: Path) -> None:
     proto, expected = INPUTS[name]
     model.graph.input[0].type.CopyFrom(proto)
     assert expected in message_of(saved(model, tmp_path))
+
+
+def test_a_wrong_tensor_in_an_attribute_is_named_by_its_node(tmp_path: Path) -> None:
+    model = model_of("main () => (float[2] y) { y = Constant <value = float[2] {1, 2}> () }")
+    model.graph.node[0].name = "c"
+    model.graph.node[0].attribute[0].t.dims[:] = [3]
+    assert "Constant 'c': tensor '" in message_of(saved(model, tmp_path))
 
 
 def test_strings_that_are_not_utf_8(tmp_path: Path) -> None:

@@ -116,6 +116,8 @@ def test_input_dims_replace_those_of_the_file(tmp_path: Path) -> None:
         migx.parse_onnx(path, {"z": (1,)})
     with pytest.raises(OnnxError, match="input 'x' has rank 2, not 1"):
         migx.parse_onnx(path, {"x": (1,)})
+    with pytest.raises(OnnxError, match="input 'x': a dim cannot be negative: -1"):
+        migx.parse_onnx(path, {"x": (-1, 3)})
 
 
 def test_names_of_dims_need_not_be_identifiers(tmp_path: Path) -> None:
