@@ -57,7 +57,7 @@ class DataError(MigxError, OSError):
 
 class DataWarning(UserWarning):
     """Something about a file that may be wrong, such as external data longer than its model needs,
-    or a program for a target that is not found by its name.
+    outputs declared with other dims than they have, or a target that is not found by its name.
     """
 
 

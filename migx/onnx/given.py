@@ -1,4 +1,6 @@
-"""The dims that a caller gives for inputs, and those of other inputs that follow by name."""
+"""The dims that a file declares, that a caller gives for inputs, and those of other inputs that
+follow by name.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +27,25 @@ def declared_rank(value: onnx.ValueInfoProto) -> int | None:
     """The rank of a tensor in the file; None if not declared."""
     tensor = value.type.tensor_type
     return len(tensor.shape.dim) if tensor.HasField("shape") else None
+
+
+def contradicted(
+    outputs: Iterable[onnx.ValueInfoProto], values: Iterable[Instruction]
+) -> list[str]:
+    """A message for each output whose declared rank, or a number among its declared dims, is not
+    that of its value.
+    """
+    found = []
+    for output, value in zip(outputs, values, strict=True):
+        declared, dims = output.type.tensor_type.shape.dim, value.shape.dims
+        numbers = zip((d.dim_value for d in declared), dims, strict=False)
+        fits = all(n in (d, 0, -1) for n, d in numbers if isinstance(d, int))
+        if declared_rank(output) not in (None, len(dims)) or not fits:
+            said = ", ".join(str(d.dim_value or d.dim_param or "?") for d in declared)
+            found.append(
+                f"output {output.name!r} is declared as [{said}], and computed as {value.shape}"
+            )
+    return found
 
 
 def checked(given: InputDims | None, inputs: Collection[str]) -> InputDims:

@@ -31,7 +31,15 @@ from migx.onnx.functions import (
     local_functions,
     shown,
 )
-from migx.onnx.given import InputDims, by_name, checked, declared_name, declared_rank, expect_alone
+from migx.onnx.given import (
+    InputDims,
+    by_name,
+    checked,
+    contradicted,
+    declared_name,
+    declared_rank,
+    expect_alone,
+)
 from migx.onnx.graphs import all_nodes, in_order, label_of, named
 from migx.onnx.model_file import ModelFile
 from migx.onnx.node import Node
@@ -67,7 +75,8 @@ def parse_onnx(
     axes, and tensors of one element) are read, and their values assumed from then on. Weights
     inside the model stay fixed; ``Program.make_replaceable`` makes them replaceable.
 
-    ``OnnxError`` lists everything unsupported at once; other errors name the node.
+    ``OnnxError`` lists everything unsupported at once; other errors name the node. An output that
+    has other dims than the file declares is a ``DataWarning``.
     """
     if isinstance(model, onnx.ModelProto | bytes):
         stripped, folder = stripped_of(model), Path.cwd()
@@ -107,6 +116,9 @@ def program_of(
         found = again if again.as_declared else found
     if found.refused is not None:
         raise found.refused
+    if not input_dims:  # with others, an output may be other than it is declared
+        outputs = contradicted(model.graph.output, found.program.main.outputs)
+        found.source.remarks.update(dict.fromkeys(outputs))
     found.source.warn()
     return found.program
 
