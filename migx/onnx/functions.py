@@ -12,17 +12,41 @@ from onnx.defs import SchemaError
 
 from migx.errors import OnnxError
 from migx.ir import Instruction
-from migx.onnx.graphs import named
+from migx.onnx.graphs import all_nodes, named
 from migx.onnx.tensors import type_of
 
 Called: TypeAlias = tuple[str, str, str]
 """The key of a function: its domain, name and overload."""
 Functions = Mapping[Called, onnx.FunctionProto]
+MOST_NODES = 1_000_000
+"""The most nodes read in place of one that calls a function: about a minute's work."""
 
 
 def local_functions(model: onnx.ModelProto) -> Functions:
     """The functions in a model; those with the same name differ in their overload (IR 10)."""
     return {(f.domain, f.name, f.overload): f for f in model.functions}
+
+
+def refuse_endless(graph: onnx.GraphProto, functions: Functions) -> None:
+    """Raises an error if a node stands for more than ``MOST_NODES``: functions that each call the
+    next one twice double them at every step.
+    """
+    sizes: dict[Called, int] = {}
+
+    def size(node: onnx.NodeProto) -> int:
+        """The number of nodes read for a node; a function that calls itself is refused later."""
+        called = called_by(node)
+        if called in functions and called not in sizes:
+            sizes[called] = 1
+            sizes[called] = 1 + sum(map(size, all_nodes(functions[called])))
+        return sizes.get(called, 1)
+
+    for node in all_nodes(graph):
+        if (count := size(node)) > MOST_NODES:
+            raise OnnxError(
+                f"{named(node)}: the functions that it calls, and those that they call, have "
+                f"{count} nodes in all; at most {MOST_NODES} are read for one node"
+            )
 
 
 def called_by(node: onnx.NodeProto) -> Called:

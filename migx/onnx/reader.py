@@ -29,6 +29,7 @@ from migx.onnx.functions import (
     instantiated,
     is_function,
     local_functions,
+    refuse_endless,
     shown,
 )
 from migx.onnx.given import (
@@ -107,8 +108,12 @@ def program_of(
             defer_external_weights,
             **assumed,
         )
-        refuse_unsupported(model.graph, source)
-        return Reading.of(stripped, source, input_dims)
+        try:
+            refuse_unsupported(model.graph, source)
+            refuse_endless(model.graph, source.functions)
+            return Reading.of(stripped, source, input_dims)
+        except RecursionError:
+            raise OnnxError("the model's functions are nested too deeply to be read") from None
 
     found = reading()
     if not found.as_declared and (found.source.not_one or found.source.first_taken):

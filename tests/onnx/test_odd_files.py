@@ -483,6 +483,26 @@ LARGE = {
 }
 
 
+@pytest.mark.parametrize(
+    ("count", "body", "said"),
+    [
+        (40, "b = mine.F{}(a) c = mine.F{}(b)", "have [0-9]* nodes in all; at most 1000000"),
+        (2000, "c = mine.F{}(a)", "the model's functions are nested too deeply to be read"),
+    ],
+)
+def test_functions_that_call_the_next_without_end_are_refused(
+    count: int, body: str, said: str, tmp_path: Path
+) -> None:
+    bodies = [body.replace("{}", str(i + 1)) for i in range(count)]
+    functions = "".join(
+        f"""<domain: "mine", opset_import: ["" : 17, "mine" : 1]> F{i} (a) => (c) {{ {body} }}\n"""
+        for i, body in enumerate([*bodies, "c = Neg(a)"])
+    )
+    graph = f"main (float[2] x) => (float[2] y) {{ y = mine.F0(x) }}\n{functions}"
+    with pytest.raises(OnnxError, match=said):
+        read(open_model(graph, head(17, more=', "mine" : 1')), tmp_path)
+
+
 @pytest.mark.parametrize("case", LARGE)
 def test_what_would_never_end_is_refused(case: str, tmp_path: Path) -> None:
     graph, said = LARGE[case]
