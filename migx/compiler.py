@@ -192,21 +192,21 @@ class Compiled:
         ``__cuda_stream__``, or its handle as a number), or by default the device's own. Outputs
         support DLPack and ``__cuda_array_interface__``. ``TargetError`` if the target always waits.
         """
-        enqueue, arguments = self._enqueue, self.arguments(inputs)
+        if (enqueue := self._enqueue) is None:
+            raise TargetError(
+                f"target {self.target.name} has no streams: its runs are done when they return; "
+                "call eval"
+            )
+        arguments = self.arguments(inputs)
         for file in self.files:
             file.check()
         with self.weights.reading() as slots:
             return enqueue(arguments, slots, stream)
 
     @cached_property
-    def _enqueue(self) -> Callable[..., list[Argument]]:
-        """The executable's asynchronous run."""
-        if isinstance(self.executable, Asynchronous):
-            return self.executable.enqueue
-        name = self.target.name
-        raise TargetError(
-            f"target {name} has no streams: its runs are done when they return; call eval"
-        )
+    def _enqueue(self) -> Callable[..., list[Argument]] | None:
+        """The executable's asynchronous run; None if it always waits."""
+        return self.executable.enqueue if isinstance(self.executable, Asynchronous) else None
 
 
 @paused()

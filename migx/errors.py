@@ -35,6 +35,12 @@ class IRError(MigxError, ValueError):
     """An edit would leave a program that is not well formed."""
 
 
+class AbsentError(IRError, AttributeError):
+    """A property has no value in this state, such as ``compiled`` of a program that is not; so
+    ``hasattr`` says False.
+    """
+
+
 class VerifyError(MigxError):
     """A program breaks one of the verifier's named checks."""
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from migx.argument import Argument
 from migx.base.order import Ordered, insert_before, unlink
-from migx.errors import IRError, ShapeError, first_few
+from migx.errors import AbsentError, IRError, ShapeError, first_few
 from migx.op import Operation
 from migx.ops.builtin import Literal, Param, Return
 from migx.shape import DType, Shape
@@ -45,9 +45,9 @@ class Instruction(Ordered):
 
     @property
     def owner(self) -> Module:
-        """The module it is in; ``IRError`` if it has been removed."""
+        """The module it is in; ``AbsentError`` if it has been removed."""
         if self.module is None:
-            raise IRError(f"{self!r} is in no module: it has been removed")
+            raise AbsentError(f"{self!r} is in no module: it has been removed")
         return self.module
 
     @property

@@ -13,7 +13,7 @@ from migx import op as operations
 from migx.argument import Argument
 from migx.base import collector
 from migx.dims.symbol import Symbol
-from migx.errors import IRError
+from migx.errors import AbsentError, IRError
 from migx.ir import Instruction, Module
 from migx.ops.builtin import AssumeEqual
 from migx.shape import Shape
@@ -212,19 +212,19 @@ class Program:
 
     @property
     def compiled(self) -> Compiled:
-        """The result of ``compile``; ``IRError`` if there is none, or the program has changed."""
+        """The result of ``compile``; ``AbsentError`` if there is none, or the program changed."""
         made = self._compiled
         if made is None:
-            raise IRError("the program is not compiled: call program.compile() first")
+            raise AbsentError("the program is not compiled: call program.compile() first")
         if made.revision != self.revision:
-            raise IRError(
+            raise AbsentError(
                 "the program has been changed since it was compiled: call program.compile() again"
             )
         return made
 
     @property
     def executable(self) -> Any:
-        """The target's executable of the compiled program; ``IRError`` if there is none."""
+        """The target's executable of the compiled program; ``AbsentError`` as for ``compiled``."""
         return self.compiled.executable
 
     def eval(self, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from inspect import getmembers
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -19,6 +20,7 @@ from migx.debug.compared import compared
 from migx.debug.whynot import why_not
 from migx.dim import Dim
 from migx.errors import (
+    AbsentError,
     DataError,
     DimError,
     EvaluationError,
@@ -53,6 +55,21 @@ def refused(
 ) -> None:
     with pytest.raises(error, match=message):
         call(*given, **options)
+
+
+def test_what_has_no_value_is_no_attribute() -> None:
+    """For hasattr, inspect and completion in editors."""
+    program = migx.parse(TEXT)
+    removed = program.main.add_instruction(ops.Exp(), program.main.parameters["x"])
+    program.main.remove_instruction(removed)
+    assert not hasattr(program, "compiled")
+    assert not hasattr(removed, "owner")
+    program.compile("ref")
+    assert program.executable is dict(getmembers(program.compiled))["executable"]
+    program.main.add_instruction(ops.Exp(), program.main.parameters["x"])
+    assert not {"compiled", "executable"} & dict(getmembers(program)).keys()
+    with pytest.raises(AbsentError, match="changed since it was compiled"):
+        _ = program.executable
 
 
 def test_targets_and_options() -> None:
