@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from migx.ir import Instruction, Module
     from migx.program import Program
 
-MOST_TERMS = 3
-"""The most terms shown of a count of operations or bytes."""
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
@@ -112,11 +109,12 @@ def statistics(program: Program) -> dict[str, Any]:
 
 
 def shortened(extent: Extent) -> str:
-    """A count as text; a symbolic one as its largest terms by factor, and how many others."""
+    """A count as text; a symbolic one as its largest term of each degree, and how many others."""
     if isinstance(extent, int):
         return f"{extent:,}"
-    largest = dict(sorted(extent.terms, key=lambda term: -abs(term[1]))[:MOST_TERMS])
-    kept = Dim.of({of: factor for of, factor in extent.terms if of in largest})
+    ascending = sorted(extent.terms, key=lambda term: abs(term[1]))
+    largest = {len(of): (of, factor) for of, factor in ascending}
+    kept = Dim.of(dict(largest.values()))
     more = len(extent.terms) - len(largest)
     return f"{kept} + [smaller terms: {more}]" if more else str(kept)
 
