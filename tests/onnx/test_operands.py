@@ -228,7 +228,8 @@ def test_a_rank_that_only_a_run_tells_is_an_error(operator: str, tmp_path: Path)
     what, _, _ = OPEN[operator]
     graph = f"""{OF_X}, int64[n] v) => (float[p] y) {{
       z = {operator}(x, v) y = Identity(z) }}"""
-    with pytest.raises(OnnxError, match=f"how many {what} there are is n, which is not known"):
+    said = f"how many {what} there are is n, which is not known; the file has to declare the rank"
+    with pytest.raises(OnnxError, match=said):
         read(graph, tmp_path)
 
 
@@ -264,6 +265,12 @@ def test_the_width_of_index_tuples_follows_from_ranks(
     graph: str, inputs: dict[str, Array], tmp_path: Path
 ) -> None:
     assert_agrees(read(graph, tmp_path).compile("ref"), model_of(graph), inputs)
+
+
+def test_the_width_of_index_tuples_must_be_known(tmp_path: Path) -> None:
+    graph = f"{OF_X}, int64[m, k] i) => (float[] y) {{ z = GatherND(x, i) y = Identity(z) }}"
+    with pytest.raises(OnnxError, match="GatherND 'z': how many indices for an element there are"):
+        read(graph, tmp_path)
 
 
 def test_eye_of_dims_that_are_symbols(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_affine_grid(size: tuple[int, ...], known: bool, corners: int, tmp_path:
         version=20,
         constant=(1,) if known else (),
         align_corners=corners,
-        symbolic={0: ["n", axes, axes + 1]},
+        symbolic={0: ["n", axes, axes + 1], 1: ["k"]},  # how many sizes follows from the maps
     )
 
 
@@ -90,6 +90,11 @@ CASES: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
         "MaxUnpool",
         [floats(1, 1, 2, 2), np.array([[[[5, 7], [8, 15]]]])],
         {"kernel_shape": [2, 2], "strides": [2, 2]},
+    ),
+    "unpool_to_a_list_of_unknown_length": (
+        "MaxUnpool",
+        [floats(1, 1, 2, 2), np.array([[[[5, 7], [8, 15]]]]), np.array([1, 1, 4, 4])],
+        {"kernel_shape": [2, 2], "strides": [2, 2], "symbolic": {2: ["k"]}},
     ),
 }
 

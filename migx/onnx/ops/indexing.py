@@ -34,6 +34,8 @@ def gather_nd(node: Node) -> Instruction:
         indices = of_width(node, indices, indices.shape.rank - 1 + x.shape.rank - batch - rank)
     if batch == 0 and indices.shape.rank and indices.shape.dims[-1] == 1 and x.shape.rank:
         return node.add(ops.Gather(0), x, node.add(ops.Squeeze((indices.shape.rank - 1,)), indices))
+    if indices.shape.rank and not isinstance(width := indices.shape.dims[-1], int):
+        raise runtime.rank_not_known(node, "indices for an element", width)
     return node.add(ops.Gathernd(batch), x, indices)
 
 

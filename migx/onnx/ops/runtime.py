@@ -12,6 +12,7 @@ import numpy as np
 
 from migx import dim, ops
 from migx.dim import Extent
+from migx.errors import OnnxError
 from migx.ir import Instruction
 from migx.onnx.node import Node
 from migx.op import Array
@@ -46,10 +47,24 @@ def length(
     if not isinstance(count, int) and rank is not None and of_rank(rank) >= 0:
         count = of_rank(rank)
     if not isinstance(count, int):
-        raise node.fail(f"how many {what} there are is {count}, which is not known")
+        raise rank_not_known(node, what, count)
     if count > AXES:
         raise node.fail(f"there are {count} {what}; a tensor has at most {AXES} axes")
     return count
+
+
+def rank_not_known(node: Node, what: str, count: Extent) -> OnnxError:
+    """The error for a result whose rank depends on a dim that is not known."""
+    return node.fail(
+        f"how many {what} there are is {count}, which is not known; the file has to declare the "
+        "rank of the result, or input_dims to give that dim"
+    )
+
+
+def of_length(node: Node, given: Instruction, count: Extent) -> Instruction:
+    """A list of a length that another operand tells, if its own shape does not."""
+    known = isinstance(given.shape.elements, int) or not isinstance(count, int)
+    return given if known else node.reshape(given, (count,))
 
 
 def declared_rank(node: Node) -> int | None:

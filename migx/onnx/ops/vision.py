@@ -29,7 +29,8 @@ def affine_grid(node: Node) -> Instruction:
     An axis goes from -1 to 1: from edge to edge, or with ``align_corners`` from the centre of the
     first pixel to that of the last; a single pixel is then at -1.
     """
-    maps, size = node.input(0), node.input(1)
+    maps = node.input(0)
+    size = runtime.of_length(node, node.input(1), maps.shape.dims[1] + 2)
     axes = runtime.length(node, size, "dims of the image") - 2
     if axes not in (2, 3):
         raise node.fail(f"an image has 2 or 3 axes besides items and channels, not {axes}")
@@ -141,6 +142,7 @@ def max_unpool(node: Node) -> Instruction:
         flat = node.broadcast_to(node.literal(0, x.shape.dtype), (dim.product(image),))
         made = node.add(ops.ScatterNone(0), flat, index, node.reshape(x, (total,)))
         return node.reshape(made, image)
+    target = runtime.of_length(node, target, x.shape.rank)
     canvas = spread(node, node.literal(0, x.shape.dtype), target)
     rest = index
     places: list[Instruction] = []
