@@ -280,6 +280,36 @@ def test_a_part_near_zero_says_nothing_of_the_others() -> None:
         assert float(np.max(result[:n])) == 0
 
 
+COARSE = """module main(x: f32[n], y: f32[n]) {
+  %s = @literal() {value=[1.0]} : f32[]
+  %0 = tanh(x) : f32[n]
+  %1 = quantizelinear(%0, %s) {axis=0, to=i8} : i8[n]
+  %2 = dequantizelinear(%1, %s) {axis=0} : f32[n]
+  %3 = SUM(%2, y) : f32[n]
+  return OUTPUT
+}
+"""
+
+
+def test_values_differ_by_a_step_more_after_rounding() -> None:
+    """Which is less than eight standard deviations of a difference of a step."""
+    given = {"x": drawn(64), "y": drawn(64)}
+    result, budget = run(COARSE.replace("SUM", "add").replace("OUTPUT", "%2"), **given)
+    assert np.max(np.abs(result)) == 1
+    assert 1 < budget.tolerance(F32, 1.0) < 1.001
+
+
+@pytest.mark.parametrize("op", ["add", "sub"])
+def test_a_term_counts_in_a_sum_by_its_size(op: str) -> None:
+    """A coarse one beside one that is a thousand times as large; if terms cancel, it is kept."""
+    text, x = COARSE.replace("SUM", op).replace("OUTPUT", "%3"), np.full(64, 1, np.float32)
+    for y, most in ((1000.0, 2e-3), (1.0, 1.1)):
+        large = np.full(64, y if op == "add" else -y, np.float32)
+        assert run(text, x=x, y=large)[1].relative < most
+    _, cancelled = run(text, x=x, y=np.full(64, -0.99 if op == "add" else 0.99, np.float32))
+    assert 1 < cancelled.relative < 1.001
+
+
 def test_a_logarithm_undoes_what_a_sigmoid_has_flattened() -> None:
     """As in decoders of detectors, which refine boxes through a sigmoid again and again."""
     again = """  %a = sub(%one, %p) : f32[64]

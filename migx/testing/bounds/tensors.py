@@ -15,7 +15,8 @@ instruction to the next, as in sums and products; a logarithm multiplies it by i
 function flattens its input, the bound is relative to the effect of a difference in the input.
 Functions with values up to 1 are approximated with an error relative to 1, however small the
 result. Around logarithms and roundings to integers, errors are ``followed`` element by element. The
-bound of a concatenation is that of the part with the largest error.
+bound of a concatenation is that of the part with the largest error; that of a sum is what its parts
+may be off together, if that is less.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class TensorBounds:
         self._held: dict[Instruction, Argument] = {}
         """The values read by recurrent layers and by operations that choose by order."""
         self._joins: dict[Instruction, float] = {}
-        """The tolerances of the parts of concatenations."""
+        """The tolerances of the parts of concatenations and sums."""
         main = program.main
         sizes = sizes_told(main, [arguments[name] for name in main.parameters])
         self._followed = Followed(program, sizes, self._tolerance)
@@ -143,7 +144,7 @@ class TensorBounds:
         self._shapes[at] = result.shape
         read = [self.of(v) for v in (*at.inputs, *(o for m in at.modules for o in m.outputs))]
         worst = replace(_worst(read), scale=0.0, absolute=0.0)
-        if at.name == "concat" and worst.variance:
+        if at.name in JOINING and worst.variance:
             worst = self._joined(at, result, worst)
         made = _after(at, worst, [self._shape(v) for v in at.inputs], result)
         if at.name in RECURRENT and all(v in self._held for v in at.inputs):
@@ -169,18 +170,24 @@ class TensorBounds:
         self._budgets[at] = replace(made, hangs=hangs)
         if any(user.name in RECURRENT or user.name in CHOOSING for user in at.users):
             self._held[at] = result
-        if made.variance and any(user.name == "concat" for user in at.users):
+        if made.variance and any(user.name in JOINING for user in at.users):
             self._joins[at] = made.tolerance(result.shape.dtype, largest(result.array))
         if made.variance and result.shape.dtype.is_float:
             for name in {user.name for user in at.users} & STEEPEST.keys():
                 self._known[at, name] = STEEPEST[name](result.array)
 
     def _joined(self, at: Instruction, result: Argument, worst: Budget) -> Budget:
-        """The budget of a concatenation, a part of which may be much smaller than others: an
-        element may be off by as much as the part that may be off most.
+        """The budget of a concatenation or sum, a part of which may be much smaller than others: an
+        element may be off by as much as the part that may be off most, or as all together. A sum of
+        parts that cancel keeps their relative error.
         """
-        most = max(self._joins.get(v, math.inf if self.of(v).variance else 0.0) for v in at.inputs)
-        return worst.limited(most, largest(result.array)) if math.isfinite(most) else worst
+        parts = [self._joins.get(v, math.inf if self.of(v).variance else 0.0) for v in at.inputs]
+        most = JOINING[at.name](parts)
+        if not math.isfinite(most):
+            return worst
+        magnitude = largest(result.array)
+        found = worst.limited(most, magnitude)
+        return found if at.name == "concat" or found.variance < worst.variance else worst
 
     def _sharper(self, at: Instruction, result: Argument, made: Budget) -> Budget:
         """The budget, or a smaller one that follows from the errors of elements."""
@@ -292,9 +299,12 @@ def _stepped(worst: Budget, step: float) -> Budget:
 
     The difference between two roundings is in an interval of one step, and a variable in an
     interval is sub-Gaussian with a quarter of its length squared as variance (Hoeffding's lemma).
+    Nor do two values differ by more than a step beyond what they did before, which is less for the
+    first few roundings.
     """
+    beyond = (math.sqrt(worst.variance) + step / LAMBDA) ** 2
     return Budget(
-        worst.variance + step**2 / 4,
+        min(worst.variance + step**2 / 4, beyond),
         worst.roundings + 1,
         worst.longest,
         worst.quantised + 1,
@@ -325,6 +335,9 @@ def _logarithm(inputs: NDArray[Any]) -> float:
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     return largest(sizes) * float(np.mean(1 / sizes)) if sizes.size else 0.0
 
+
+JOINING: dict[str, Callable[[Sequence[float]], float]] = {"concat": max, "add": sum, "sub": sum}
+"""How much an element of a result may be off, from how much its parts may be."""
 
 STEEPEST: dict[str, Callable[[NDArray[Any]], float]] = {
     "clip": largest,
