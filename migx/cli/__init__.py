@@ -74,7 +74,8 @@ def _run(options: argparse.Namespace) -> int:
         return 130
     except OSError as error:
         if error.filename is not None:  # not the output, which has no name
-            raise
+            print(f"error: cannot use {error.filename}: {error.strerror}", file=sys.stderr)
+            return 2
         # Python must not flush to it at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # the reader has enough
@@ -118,9 +119,11 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"migx {__version__}")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     names = verbs()
-    if given and not given[0].startswith("-") and given[0] not in names:
+    if not given:
+        parser.error(f"say what to do; {there_are('', names)}; `migx --help` says what each does")
+    if not given[0].startswith("-") and given[0] not in names:
         parser.error(f"there is no verb {given[0]!r}; {there_are(given[0], names)}")
-    for name in given[:1] if given[:1] and given[0] in names else names:
+    for name in given[:1] if given[0] in names else names:
         verb = load(name)
         first = _report.sentence(verb.__doc__).rstrip(".")
         made = subparsers.add_parser(

@@ -205,7 +205,10 @@ def _read(
     import migx
 
     if not path.is_file():
-        raise UsageError(f"there is no file {path}" if not path.exists() else f"{path} is no file")
+        if not path.exists():
+            raise UsageError(f"there is no file {path}")
+        pipe = ", but a pipe: `migx ... - < PIPE` reads one" if path.is_fifo() else ""
+        raise UsageError(f"{path} is no file{pipe}")
     if is_onnx(path):
         deferring = getattr(options, "defer_external_weights", False)
         dims = dims or _once("--input-dim", map(_dims, options.input_dim))

@@ -37,6 +37,8 @@ def run(options: argparse.Namespace) -> int:
 
     if options.repeat < 1:
         raise _load.UsageError(f"--repeat {options.repeat}: give 1 or more")
+    if options.save is not None and options.save.suffix != ".npz":
+        raise _load.UsageError(f"--save {options.save}: outputs are saved in .npz files")
     _weights.check(options)
     program = _load.load(options, to_run=True)
     _weights.have_replaced(program, options)

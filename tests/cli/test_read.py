@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -154,7 +155,11 @@ def test_data_that_lies_nowhere_goes_beside_the_text(migx: Migx, tmp_path: Path)
         ),
         (["fuzz", "--seconds", "1", "--save", "a.onnx/f"], "a.onnx is not a writable folder"),
         (["raed", "MODEL"], "there is no verb 'raed'; similar: read"),
-        ([], "required: VERB"),
+        (["--"], "required: VERB"),
+        ([], "say what to do; there are: bisect, compile, "),
+        (["read", "a" * 5000], f"cannot use {'a' * 5000}: File name too long"),
+        (["read", "pipe"], "pipe is no file, but a pipe: `migx ... - < PIPE` reads one"),
+        (["run", "MODEL", "--save", "f.txt"], "--save f.txt: outputs are saved in .npz files"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(
@@ -170,6 +175,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(
         "a.onnx": b"text", "a.mxr": b"", "a.migx": b"no program", "binary.migx": b"\xff\xfe\0",
     }.items():  # fmt: skip
         (tmp_path / name).write_bytes(data)
+    os.mkfifo("pipe")
     result = migx(*[model if word == "MODEL" else word for word in words])
     assert result.code == 2
     assert message in result.err
