@@ -20,7 +20,7 @@ from onnx.backend.base import Backend, BackendRep, namedtupledict
 
 from migx import plugins
 from migx.argument import Argument
-from migx.errors import InputError, MigxError, UnknownName
+from migx.errors import InputError, MigxError, UnknownName, counted
 from migx.onnx.reader import program_of
 from migx.onnx.wire import Stripped
 from migx.program import Program
@@ -50,7 +50,7 @@ class Prepared(BackendRep):
         values: Sequence[Any] = [inputs] if single else inputs
         if len(values) != len(self.inputs):
             raise InputError(
-                f"{len(values)} inputs for the {len(self.inputs)} inputs "
+                f"{counted(len(values), 'input')} for the {counted(len(self.inputs), 'input')} "
                 f"{', '.join(self.inputs) or '(none)'}"
             )
         return dict(zip(self.inputs, values, strict=True))

@@ -130,6 +130,11 @@ def first_few(names: Sequence[str], most: int = 3) -> str:
     return (", ".join(map(repr, names[:most])) or "none") + (", ..." if len(names) > most else "")
 
 
+def counted(count: int, thing: str) -> str:
+    """A number of things: ``1 weight``, ``2 weights``."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
 def there_are(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: similar names, ignoring case and underscores; or
     all known names if they are few, or none is similar and they are not too many.

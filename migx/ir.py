@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from migx.argument import Argument
 from migx.base.order import Ordered, insert_before, unlink
-from migx.errors import AbsentError, IRError, ShapeError, first_few
+from migx.errors import AbsentError, IRError, ShapeError, counted, first_few
 from migx.op import Operation
 from migx.ops.builtin import Literal, Param, Return
 from migx.shape import DType, Shape
@@ -109,7 +109,7 @@ class Module:
         self._size = 0
 
     def __repr__(self) -> str:
-        return f"<Module {self.name} of {self._size} instructions>"
+        return f"<Module {self.name} of {counted(self._size, 'instruction')}>"
 
     def __str__(self) -> str:
         from migx.text import show_module
@@ -453,9 +453,8 @@ class Module:
         if instruction.module is not self:
             raise IRError(f"{instruction!r} is not in module {self.name}")
         if instruction._users:
-            raise IRError(
-                f"cannot remove {instruction!r}: {len(instruction._users)} instructions read it"
-            )
+            readers = counted(len(instruction._users), "instruction")
+            raise IRError(f"cannot remove {instruction!r}, which is read by {readers}")
         self.program.revision += 1
         if type(instruction.op) is Param:
             del self.parameters[instruction.op.parameter]

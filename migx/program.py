@@ -13,7 +13,7 @@ from migx import op as operations
 from migx.argument import Argument
 from migx.base import collector
 from migx.dims.symbol import Symbol
-from migx.errors import AbsentError, IRError
+from migx.errors import AbsentError, IRError, counted
 from migx.ir import Instruction, Module
 from migx.ops.builtin import AssumeEqual
 from migx.shape import Shape
@@ -287,7 +287,7 @@ class Program:
 
     def __repr__(self) -> str:
         held = f" in {len(self.modules)} modules" if len(self.modules) > 1 else ""
-        return f"<Program of {self.size} instructions{held}>"
+        return f"<Program of {counted(self.size, 'instruction')}{held}>"
 
     def __str__(self) -> str:
         from migx.text import show

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from migx.cli import _inputs, _load
-from migx.errors import first_few
+from migx.errors import counted, first_few
 
 if TYPE_CHECKING:
     from migx.compiler import Compiled
@@ -164,11 +164,12 @@ def told(found: dict[str, Any]) -> Iterator[str]:
     for kind in BITS.keys() & found.keys():
         count, before, left, after = found[kind].values()
         sizes = f"; constants of {before / 1e6:,.2f} MB became {after / 1e6:,.2f} MB"
-        yield f"in {BITS[kind]} bits: {count} weights{'' if found['without_value'] else sizes}"
+        made = "" if found["without_value"] else sizes
+        yield f"in {BITS[kind]} bits: {counted(count, 'weight')}{made}"
         if left:
             largest = sorted(left, key=lambda name: -left[name])
             yield (
-                f"in floats: {len(left)} weights of {sum(left.values()) / 1e6:,.2f} MB: "
+                f"in floats: {counted(len(left), 'weight')} of {sum(left.values()) / 1e6:,.2f} MB: "
                 f"{first_few(largest)}"
             )
     if "calibrated" in found:

@@ -18,6 +18,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from migx.cli import _command, _load, _options, _report, opt
+from migx.errors import counted
 
 if TYPE_CHECKING:
     from migx.debug.bisect import Found, Judge, Symptom
@@ -120,15 +121,16 @@ def _shows(skip: AllBut, pipeline: Pipeline, options: argparse.Namespace) -> str
 def _print(shown: dict[str, Any], found: Found) -> None:
     first, *rest = shown["detail"].splitlines() or [""]
     print("\n".join([f"{shown['symptom']}: {first}".rstrip(": "), *rest]))
-    counted = f"of {shown['recorded']} rewrites; found in {shown['trials']} runs"
+    recorded, trials = counted(shown["recorded"], "rewrite"), counted(shown["trials"], "run")
+    of_all = f"of {recorded}; found in {trials}"
     match len(found.events):
         case 0:
-            print(f"\nit fails without any {counted}")
+            print(f"\nit fails without any {of_all}")
             return
         case 1:
-            print(f"\n1 {counted}")
+            print(f"\n1 {of_all}")
         case many:
-            print(f"\n{many}, together, {counted}")
+            print(f"\n{many}, together, {of_all}")
     for event in found.events:
         print(f"\n{opt.drawn(event)}")
         if (fired := found.fired[f"{event.pass_name}.{event.rule}"]) > 1:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from migx.cli import _load, _options, _report, _squeezing, _weights
+from migx.errors import counted
 
 if TYPE_CHECKING:
     from migx.program import Program
@@ -100,9 +101,11 @@ def _print(found: dict[str, Any]) -> None:
     for line in _squeezing.told(found):
         print(line)
     if found["slots"]:
-        print(f"weights: {found['slots']} slots, {found['slot_bytes'] / 1e6:,.2f} MB")
+        print(f"weights: {counted(found['slots'], 'slot')}, {found['slot_bytes'] / 1e6:,.2f} MB")
     if missing := found["without_value"]:
-        print(f"left out: {len(missing)} weights, to be given by --weights or at run time")
+        print(
+            f"left out: {counted(len(missing), 'weight')}, to be given by --weights or at run time"
+        )
     if "file" in found:
         print(f"{found['file']['name']}: {found['file']['bytes'] / 1e6:,.2f} MB")
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from migx.cli import _load, _options, _report
+from migx.errors import counted
 
 if TYPE_CHECKING:
     from migx.compiler import Compiled
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     if rows:
         print(_report.table(tuple(rows[0]), [tuple(row.values()) for row in rows]))
     total = sum(row["bytes"] for row in rows)
-    print(f"\n{len(rows)} weights, {total / 1e6:,.2f} MB")
+    print(f"\n{counted(len(rows), 'weight')}, {total / 1e6:,.2f} MB")
     for each in relaid:
         print(f"warning: each run converts {each} to another layout", file=sys.stderr)
     return 0

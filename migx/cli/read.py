@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from migx.cli import _load, _report
 from migx.dim import Dim, Extent
+from migx.errors import counted
 
 if TYPE_CHECKING:
     from migx.ir import Instruction, Module
@@ -124,7 +125,7 @@ def print_statistics(found: dict[str, Any]) -> None:
     shown: list[tuple[str, list[tuple[str, Any]]]] = [
         (what, list(found[what].items())) for what in ("modules", "parameters", "outputs")
     ]
-    shown[0] = ("module", [(name, f"{size} instructions") for name, size in shown[0][1]])
+    shown[0] = ("module", [(name, counted(size, "instruction")) for name, size in shown[0][1]])
     bounds = [
         (name, f"{s['low']}..{'' if s['high'] is None else s['high']}")
         for name, s in found["symbols"].items()
@@ -137,7 +138,7 @@ def print_statistics(found: dict[str, Any]) -> None:
     if found["compiled"] is not None:
         print(f"compiled for {found['compiled']}")
     deferred = found["deferred"]
-    print(f"deferred: {deferred['tensors']} tensors, {deferred['bytes'] / 1e6:,.2f} MB")
+    print(f"deferred: {counted(deferred['tensors'], 'tensor')}, {deferred['bytes'] / 1e6:,.2f} MB")
     flops, moved = map(shortened, found["work"].values())
     print(f"a run: {flops} flops, {moved} bytes moved")
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from migx.cli import _command, _load, _options, _report
+from migx.errors import counted
 
 if TYPE_CHECKING:
     from migx.debug.bisect import Symptom
@@ -62,8 +63,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print(found: dict[str, Any]) -> None:
-    line = "{symptom}: {before} instructions became {after} in {trials} runs"
-    print(line.format(**found), found["file"], sep="\n")
+    before, trials = counted(found["before"], "instruction"), counted(found["trials"], "run")
+    line = f"{found['symptom']}: {before} became {found['after']} in {trials}"
+    print(line, found["file"], sep="\n")
 
 
 def _case(program: Program, options: argparse.Namespace) -> Case:
@@ -106,7 +108,7 @@ def _reduced(
     def fails(made: Case) -> bool:
         nonlocal trials
         trials += 1
-        say(f"{left} instructions after {trials} runs")
+        say(f"{counted(left, 'instruction')} after {counted(trials, 'run')}")
         return judge(made).kind == wanted.kind
 
     def keep(made: Case) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from migx.argument import Argument
 from migx.compiler import assembled
-from migx.errors import WeightError, first_few
+from migx.errors import WeightError, counted, first_few
 from migx.ir import Instruction
 from migx.manager import PassManager
 from migx.ops.builtin import AssumeEqual, OnnxExternalWeights
@@ -102,4 +102,4 @@ def check_complete(
     said = "the values given" if isinstance(source, Mapping) else str(source)
     deferred_ = [name for name, at in wanted.items() if type(at.op) is OnnxExternalWeights]
     if missing := [name for name in deferred_ if name not in values]:
-        raise WeightError(f"{said} lack {len(missing)} weights: {first_few(missing, 5)}")
+        raise WeightError(f"{said} lack {counted(len(missing), 'weight')}: {first_few(missing, 5)}")

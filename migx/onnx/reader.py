@@ -19,7 +19,7 @@ from migx.argument import Source
 from migx.base.collector import paused
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.dim import Dim, Extent
-from migx.errors import DimError, MigxError, OnnxError, ShapeError, first_few
+from migx.errors import DimError, MigxError, OnnxError, ShapeError, counted, first_few
 from migx.ir import Instruction, Module
 from migx.onnx import importers, tensors
 from migx.onnx.functions import (
@@ -169,7 +169,8 @@ def refuse_unsupported(graph: onnx.GraphProto, model: ModelFile) -> None:
             missing.setdefault((name, version), []).append(label_of(node))
     if missing:
         rows = [
-            f"  {shown(name)} version {version}: {len(where)} nodes, at {first_few(where)}"
+            f"  {shown(name)} version {version}: {counted(len(where), 'node')}, at "
+            f"{first_few(where)}"
             for (name, version), where in sorted(missing.items())
         ]
         advice = importers.advice({domain for (domain, _, _), _ in missing})

@@ -8,7 +8,7 @@ import numpy as np
 
 from migx import dim
 from migx.dim import Extent
-from migx.errors import ShapeError
+from migx.errors import ShapeError, counted
 from migx.op import Array, Operation, Shapes
 from migx.shape import DType
 
@@ -16,8 +16,9 @@ from migx.shape import DType
 def expect(op: Operation, shapes: Shapes, *counts: int) -> None:
     """Raises ``ShapeError`` unless the number of inputs is one of ``counts``."""
     if len(shapes) not in counts:
-        wanted = " or ".join(map(str, counts))
-        raise ShapeError(f"{op.name} takes {wanted} inputs, got {len(shapes)}")
+        *others, last = counts
+        wanted = " or ".join([*map(str, others), counted(last, "input")])
+        raise ShapeError(f"{op.name} takes {wanted}, got {len(shapes)}")
 
 
 def expect_same_type(op: Operation, shapes: Shapes) -> DType:

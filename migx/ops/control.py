@@ -15,7 +15,7 @@ import numpy as np
 from migx import dim
 from migx.argument import Argument
 from migx.dim import Dim, Extent
-from migx.errors import EvaluationError, ShapeError
+from migx.errors import EvaluationError, ShapeError, counted
 from migx.op import Array, Modules, Op, Operation, Runnable, Shapes, Traits
 from migx.ops._rules import expect, expect_axis, expect_same_type
 from migx.shape import BOOL, I64, OPTIONAL, DType, Shape
@@ -120,7 +120,8 @@ class Loop(Op):
     ) -> tuple[Shapes, list[Shape], list[Shape]]:
         """The carried values, those the body returns, and the stacked scan outputs."""
         if len(shapes) < 2:
-            raise ShapeError(f"loop takes a trip count and a condition, got {len(shapes)} inputs")
+            got = counted(len(shapes), "input")
+            raise ShapeError(f"loop takes a trip count and a condition, got {got}")
         (trip, given), carried = shapes[:2], shapes[2:]
         if trip.dtype is not OPTIONAL:
             expect_scalar(self, trip, I64, "trip count")

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 from migx.argument import Argument
 from migx.base.mapping import MappedFile
 from migx.base.memory import Memory
-from migx.errors import WeightError
+from migx.errors import WeightError, counted
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal
 from migx.shape import Shape
@@ -363,7 +363,7 @@ class Update:
         self._open: bool | None = None  # None before the block
 
     def __repr__(self) -> str:
-        return f"<Update of {len([*self])} weights, {len(self._changes)} of them given>"
+        return f"<Update of {counted(len([*self]), 'weight')}, {len(self._changes)} of them given>"
 
     def __setitem__(self, name: str, value: ArrayLike | Argument) -> None:
         """Sets a weight's value, which is copied when the block ends, unless told otherwise;

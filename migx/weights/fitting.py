@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from migx.argument import Argument
 from migx.base.memory import copy
-from migx.errors import DataError, ShapeError, WeightError, first_few, there_are
+from migx.errors import DataError, ShapeError, WeightError, counted, first_few, there_are
 from migx.shape import U8, Shape
 
 
@@ -54,7 +54,7 @@ def refuse_infinite(name: str, value: Argument) -> None:
     if value.shape.dtype.is_float and not value.shape.dtype.is_packed:
         bad = int(value.array.size - np.count_nonzero(np.isfinite(value.array)))
         if bad:
-            raise WeightError(f"weight {name!r} has {bad} elements that are not finite")
+            raise WeightError(f"weight {name!r} has {counted(bad, 'element')} not finite")
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
@@ -71,13 +71,14 @@ def unknown(name: str, known: Iterable[str]) -> str:
 
 def without_values(missing: list[str], *, lost: bool = False) -> str:
     """The message for weights that have no value, or have ``lost`` theirs."""
+    which = f"{counted(len(missing), 'weight')} {'has' if len(missing) == 1 else 'have'} no value"
     if lost:
         return (
-            f"{len(missing)} weights have no value, {first_few(missing, 5)}: an update in place "
-            "was interrupted; give them again by program.update_weights()"
+            f"{which}, {first_few(missing, 5)}: an update in place was interrupted; give them "
+            "again by program.update_weights()"
         )
     return (
-        f"{len(missing)} weights have no value yet, {first_few(missing, 5)}: give them by "
+        f"{which} yet, {first_few(missing, 5)}: give them by "
         "program.update_weights() or migx.onnx.replace_onnx_external_weights(), or by --weights "
         "SOURCE, which `migx run`, `perf` and `compile` take"
     )

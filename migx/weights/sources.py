@@ -18,7 +18,7 @@ import numpy as np
 from migx import op as operations
 from migx.argument import Argument, Source
 from migx.base.files import inside
-from migx.errors import DataError, DataWarning, WeightError, first_few, there_are, warn
+from migx.errors import DataError, DataWarning, WeightError, counted, first_few, there_are, warn
 from migx.ir import Instruction
 from migx.ops.builtin import OnnxExternalWeights
 from migx.shape import Shape
@@ -60,10 +60,11 @@ def _other_names(
         return unknown(left[0], wanted)
     partial, said = isinstance(source, Mapping), []
     if missing:
-        said.append(f"lacks {len(missing)} weights: {first_few(missing, 5)}")
+        said.append(f"lacks {counted(len(missing), 'weight')}: {first_few(missing, 5)}")
     if left:
         has = "have" if partial else "has"
-        said.append(f"{has} {len(left)} weights the program does not have: {first_few(left, 5)}")
+        unwanted = counted(len(left), "weight")
+        said.append(f"{has} {unwanted} the program does not have: {first_few(left, 5)}")
     if missing and len(left) > 1:
         said.append(f"for {missing[0]!r} {there_are(missing[0], left)}")
     elif left and not missing:
@@ -124,9 +125,9 @@ def _index_of(path: Path) -> Path | None:
 def _warn_of_fixed(folder: Any, names: list[str]) -> None:
     if names:
         warn(
-            f"{folder} does not have the {len(names)} weights inside the model's own file, which "
-            f"stay as they were read, {first_few(names, 5)}; write the model with size_threshold=0 "
-            "or call program.make_replaceable() and give them by name",
+            f"{folder} does not have the {counted(len(names), 'weight')} inside the model's own "
+            f"file, which stay as they were read, {first_few(names, 5)}; write the model with "
+            "size_threshold=0 or call program.make_replaceable() and give them by name",
             DataWarning,
         )
 

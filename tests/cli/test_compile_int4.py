@@ -20,7 +20,7 @@ def test_weights_are_squeezed_and_the_file_runs(
     found = migx(*command, "--target", "ref", "--json").json["int4"]
     assert found["weights"] == 1
     assert found["before"] - found["after"] == (32 * 8 * 16 - (4 * 8 * 16 + 16 * bits)) // 8
-    assert "in four bits: 1 weights; constants of" in migx(*command).out
+    assert "in four bits: 1 weight; constants of" in migx(*command).out
     program = api.load(small)
     assert (8, 16) in [at.shape.dims for at in program.literals if at.shape.dtype.is_packed]
     assert migx("run", small, "--dim-param", "batch=2").code == 0

@@ -18,7 +18,7 @@ def test_weights_are_squeezed_and_the_file_runs(migx: Migx, model: Path, tmp_pat
     found = migx(*command, "--target", "ref", "--json").json["int8"]
     assert found["weights"] == 1
     assert found["before"] - found["after"] == 3 * 8 * 16 - 4 * 16
-    assert "in eight bits: 1 weights; constants of" in migx(*command).out
+    assert "in eight bits: 1 weight; constants of" in migx(*command).out
     held = [at.shape.dims for at in api.load(small).literals if at.shape.dtype.name == "i8"]
     assert (8, 16) in held
     assert migx("run", small, "--dim-param", "batch=2").code == 0
@@ -81,7 +81,7 @@ def test_what_constants_became_is_what_kernels_read(
 def test_what_is_left_in_floats_is_told(migx: Migx, model: Path) -> None:
     result = migx("compile", model, "--int8-weights", "--skip", "dense")
     assert "in eight bits: 0 weights; constants of" in result.out
-    assert "in floats: 1 weights of 0.00 MB: 'w'" in result.out
+    assert "in floats: 1 weight of 0.00 MB: 'w'" in result.out
 
 
 def test_scales_are_chosen_and_threads_counted_as_asked(

@@ -495,7 +495,7 @@ def test_deferred_weights_have_no_value_yet() -> None:
     program = Program()
     weight = ops.OnnxExternalWeights("w", "w.bin", 0, 12, Shape(F32, (3,)))
     program.main.add_return(program.main.add_instruction(weight))
-    with pytest.raises(WeightError, match=r"1 weights have no value yet, 'w'"):
+    with pytest.raises(WeightError, match=r"1 weight has no value yet, 'w'"):
         program.compile("ref").eval({})
 
 

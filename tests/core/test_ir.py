@@ -329,7 +329,7 @@ REFUSED: dict[str, tuple[Callable[[Module, list[Instruction]], Any], str]] = {
                                   "module main already has a parameter 'x'"),
     "rename no parameter": (lambda m, v: m.rename_parameter(v[1], "z"),
                             "is not a parameter of module main, which has 'x'"),
-    "remove what is read": (lambda m, v: m.remove_instruction(v[1]), "1 instructions read it"),
+    "remove what is read": (lambda m, v: m.remove_instruction(v[1]), "read by 1 instruction"),
     "replace by a later one": (lambda m, v: m.replace_instruction(v[1], v[3]),
                                "which does not come before its user"),
     "replace by one elsewhere": (lambda m, v: m.replace_instruction(v[1], elsewhere()),
@@ -483,7 +483,7 @@ def test_what_is_no_operation_or_no_instruction_is_said() -> None:
     for wrong, message in wrongs.items():
         with pytest.raises(IRError, match=message):
             add(*wrong)
-    assert repr(program) == "<Program of 1 instructions>"
+    assert repr(program) == "<Program of 1 instruction>"
 
 
 def test_instructions_are_found_by_their_names() -> None:

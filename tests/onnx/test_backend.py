@@ -100,7 +100,7 @@ def test_a_model_runs_by_place_by_name_and_once() -> None:
         assert outputs.z is outputs[0]
     (once,) = backend.run_model(model_of(ADD), [ONES, ONES])
     np.testing.assert_array_equal(once, 2 * ONES)
-    with pytest.raises(InputError, match=r"1 inputs for the 2 inputs x, y"):
+    with pytest.raises(InputError, match=r"1 input for the 2 inputs x, y"):
         prepared.run([ONES])
 
 

@@ -228,8 +228,8 @@ def test_everything_unsupported_is_listed_at_once(tmp_path: Path) -> None:
     lines = message.splitlines()
     assert lines[0] == "operators that are not supported:"
     assert "  ai.onnx.Frobnicate version 18: 4 nodes, at 'a', 'b', 'd', ..." in lines
-    assert "  ai.onnx.Untwist version 18: 1 nodes, at 'h'" in lines
-    assert "  my.domain.Twist version 3: 1 nodes, at 'f'" in lines
+    assert "  ai.onnx.Untwist version 18: 1 node, at 'h'" in lines
+    assert "  my.domain.Twist version 3: 1 node, at 'f'" in lines
     assert lines[-1].endswith("docs/how-to/add-an-onnx-importer.md")
     assert (Path(__file__).parents[2] / lines[-1].rpartition(" ")[2]).exists()
 
@@ -243,7 +243,7 @@ def test_a_model_of_one_machine_is_refused_with_what_to_do(tmp_path: Path) -> No
         tmp_path,
         '<ir_version: 9, opset_import: ["" : 18, "com.microsoft.nchwc" : 1]>\n',
     )
-    assert "  com.microsoft.nchwc.ReorderInput version 1: 1 nodes, at 'a'\n" in message
+    assert "  com.microsoft.nchwc.ReorderInput version 1: 1 node, at 'a'\n" in message
     assert message.count("ORT_ENABLE_EXTENDED") == 1
     assert "com.microsoft.nchwc is what onnxruntime makes of a model for one processor" in message
 

@@ -443,7 +443,7 @@ WRONG = {
         """main (float[2] x) => (float[2] y) { y = mine.One:b(x) }
         <domain: "mine", overload: "a", opset_import: ["" : 17]>
         One (a) => (b) { b = Neg(a) }""",
-        "mine.One:b version 1: 1 nodes, at 'y'",
+        "mine.One:b version 1: 1 node, at 'y'",
     ),
     "a function with too many inputs": (
         """main (float[2] x) => (float[2] y) { y = mine.One(x, x) }

@@ -143,7 +143,7 @@ def test_einsum_of_any_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("equation", "message"),
     [
-        ("ij,jk->ik", "is not for 1 inputs"),
+        ("ij,jk->ik", "is not for 1 input"),
         ("ijk->i", "does not label the axes of"),
         ("i1->i", "does not label the axes of"),
         ("ij->ii", "has a label twice"),

@@ -245,7 +245,7 @@ REFUSED: list[tuple[Any, list[Shape], list[Module], str]] = [
         [A, B],
         r"outputs are f32\[k\], but got f32\[3\]",
     ),
-    (Loop(), [COUNT], [A], "loop takes a trip count and a condition, got 1 inputs"),
+    (Loop(), [COUNT], [A], "loop takes a trip count and a condition, got 1 input"),
     (Loop(), [F3, GOING], [A], r"the trip count is one i64, got f32\[3\]"),
     (Loop(), [COUNT, COUNT], [A], r"the condition is one bool, got i64\[\]"),
     (Loop(), [COUNT, GOING], [A], r"parameters of a are none, but got i64\[\], bool\[\]"),

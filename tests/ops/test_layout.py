@@ -192,7 +192,7 @@ def test_a_size_that_does_not_broadcast_is_refused_once_bound() -> None:
 REFUSED: list[tuple[Any, list[Shape], str]] = [
     (Transpose((0, 0)), [Shape("f32", (2, 3))], r"\(0, 0\) does not permute the 2 axes"),
     (Transpose((1, 0)), [Shape("i4", (2, 3))], "transpose does not compute on i4"),
-    (Transpose((0,)), [], "transpose takes 1 inputs, got 0"),
+    (Transpose((0,)), [], "transpose takes 1 input, got 0"),
     (Reshape((5, 5)), [Shape("f32", (2, 3))], r"cannot make f32\[5, 5\], which has 25 .* has 6"),
     (Reshape((N + 7,)), [Shape("f32", (6,))], r"f32\[n \+ 7\]"),
     (Reshape((N,)), [Shape("f32", (6,)), Shape("i64", (2,))], r"list of 1 integers, got i64\[2\]"),

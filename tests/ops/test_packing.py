@@ -114,5 +114,5 @@ def test_symbolic_dims_are_kept() -> None:
 def test_errors_say_what_would_be_right(op: Op, shape: Shape, message: str) -> None:
     with pytest.raises(ShapeError, match=message):
         op.compute_shape([shape])
-    with pytest.raises(ShapeError, match="takes 1 inputs, got 2"):
+    with pytest.raises(ShapeError, match="takes 1 input, got 2"):
         op.compute_shape([shape, shape])

@@ -339,7 +339,7 @@ REFUSED: list[tuple[Any, tuple[Shape, ...], str]] = [
     (pointwise.Sin(), (I32,), "sin computes on float, not i32"),
     (pointwise.Neg(), (BOOL,), "neg computes on int or uint or float, not bool"),
     (pointwise.Neg(), (Shape("i4", (2,)),), "in whole bytes, not i4"),
-    (pointwise.Neg(), (F32, F32), "neg takes 1 inputs, got 2"),
+    (pointwise.Neg(), (F32, F32), "neg takes 1 input, got 2"),
     (pointwise.Add(), (F32,), "add takes 2 inputs, got 1"),
     (pointwise.Add(), (F32, I32), "add needs inputs of one type, got f32, i32"),
     (pointwise.Add(), (F32, Shape("f32", (3,))), "add needs equal dims"),

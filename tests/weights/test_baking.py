@@ -90,14 +90,14 @@ def test_nothing_is_finalized_before_it_is_asked_for(template: Program) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"w1": None}, "the values given lack 1 weights: 'w1'"),
+        ({"w1": None}, "the values given lack 1 weight: 'w1'"),
         (
             {"w9": A["w1"]},
-            "1 weights the program does not have: 'w9'; for 'w9' there are: w1, b1, w2, b2; strict",
+            "1 weight the program does not have: 'w9'; for 'w9' there are: w1, b1, w2, b2; strict",
         ),
         ({"w1": A["w1"][:7]}, r"weight 'w1' is f32\[8, 16\], not f32\[7, 16\]"),
         ({"w1": A["w1"].astype(np.int8)}, r"weight 'w1' is f32\[8, 16\], not i8\[8, 16\]"),
-        ({"b1": np.full(16, np.inf, np.float32)}, "'b1' has 16 elements that are not finite"),
+        ({"b1": np.full(16, np.inf, np.float32)}, "'b1' has 16 elements not finite"),
     ],
 )
 def test_arrays_that_do_not_fit(change: dict[str, Any], message: str, template: Program) -> None:

@@ -77,7 +77,7 @@ def test_only_the_slots_of_what_changed_are_computed(template: Program) -> None:
         ("w1", A["w1"].T, r"weight 'w1' is f32\[8, 16\], not f32\[16, 8\]"),
         ("w1", A["w1"].astype(np.float64), r"weight 'w1' is f32\[8, 16\], not f64\[8, 16\]"),
         ("w1", object(), "weight 'w1' is f32"),
-        ("b1", np.full(16, np.nan, np.float32), "'b1' has 16 elements that are not finite"),
+        ("b1", np.full(16, np.nan, np.float32), "'b1' has 16 elements not finite"),
     ],
 )
 def test_what_is_refused_changes_nothing(
@@ -239,7 +239,7 @@ def test_what_a_signal_has_taken_is_not_brought_back(
         patch.setattr(overwriting, "copy", interrupted)
         with pytest.raises(KeyboardInterrupt), program.update_weights(in_place=True) as new:
             new["w1"] = A["w1"]
-    lost = "1 weights have no value, 'w1': an update in place was interrupted; give them again"
+    lost = "1 weight has no value, 'w1': an update in place was interrupted; give them again"
     if how == "finalize":
         program.finalize("ref")
     with pytest.raises(WeightError, match=lost):
@@ -257,7 +257,7 @@ def test_what_a_signal_has_taken_is_not_brought_back(
 def test_what_is_not_finite_when_the_block_ends_is_refused(template: Program) -> None:
     wanted, value = given(template, A), B["b1"].copy()
     with (
-        pytest.raises(WeightError, match="'b1' has 1 elements that are not finite"),
+        pytest.raises(WeightError, match="'b1' has 1 element not finite"),
         template.update_weights(check_finite=True) as new,
     ):
         new["b1"] = value

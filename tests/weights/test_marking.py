@@ -194,7 +194,7 @@ def test_reading_what_is_not_there_is_an_error(program: Program) -> None:
         new["w1"]
     deferred = migx.parse_onnx(model_of(MLP, A), defer_external_weights=True).compile("ref")
     with (
-        pytest.raises(WeightError, match="1 weights have no value yet, 'w1'"),
+        pytest.raises(WeightError, match="1 weight has no value yet, 'w1'"),
         deferred.update_weights() as new,
     ):
         new["w1"]

@@ -55,7 +55,7 @@ def under(prefix: str, weights: Mapping[str, Array]) -> dict[str, Array]:
         (
             {**B, "step": B["b1"]},
             True,
-            "has 1 weights the program does not have: 'step'; .* takes the 4",
+            "has 1 weight the program does not have: 'step'; .* takes the 4",
         ),
         (
             {"b1": B["b1"], **{f"model.layer.{i}.w1": B["w1"] for i in range(9)}},
@@ -87,7 +87,7 @@ def test_what_is_there_of_both_is_taken_where_that_is_asked_for(
         assert np.array_equal(weights["w1"].array, A["w1"])
         assert "step" not in weights
     put(program, {})
-    with pytest.raises(WeightError, match="the values given have 1 weights .*: 'step'"):
+    with pytest.raises(WeightError, match="the values given have 1 weight .*: 'step'"):
         put(program, {"step": B["b2"]}, strict=False)
     with pytest.raises(WeightError, match="lack 3 weights: 'w1', 'w2', 'b2'"):
         replace_onnx_external_weights(program.copy(), some, strict=False)
@@ -103,7 +103,7 @@ def test_a_folder_has_no_weight_that_came_from_no_file(tmp_path: Path) -> None:
         "  return %0\n}"
     )
     program = migx.parse(text).compile("ref")
-    with pytest.raises(WeightError, match="lacks 1 weights: 'w'"):
+    with pytest.raises(WeightError, match="lacks 1 weight: 'w'"):
         put(program, tmp_path)
 
 

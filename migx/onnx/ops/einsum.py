@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from migx import dim, ops
 from migx.builders import arange
 from migx.dim import Extent
+from migx.errors import counted
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
@@ -32,7 +33,7 @@ def einsum(node: Node) -> Instruction:
     terms = sides[0].split(",")
     if len(sides) > 2 or len(terms) != len(node.inputs):
         raise node.fail(
-            f"equation {node.string('equation')!r} is not for {len(node.inputs)} inputs"
+            f"equation {node.string('equation')!r} is not for {counted(len(node.inputs), 'input')}"
         )
     named = [labels_of(node, term, node.input(i)) for i, term in enumerate(terms)]
     result = output_labels(node, named, sides[1] if len(sides) == 2 else None)
