@@ -107,8 +107,9 @@ def exp_f32(x):
     # Artificial Intelligence Datatype For Higher-Precision Computations", ARITH 2019). An element
     # is the sum of three of bf16; the first is truncated, as rounding could overflow. Of the nine
     # products the three smallest are left out. All others but the first are summed apart: where an
-    # element is not finite they are NaN, and then the first alone is the product. That one is added
-    # by a multiply-add: Triton would let matrix units accumulate a plain sum, and they truncate.
+    # element is not finite they are NaN, and then the first alone is the product. Matrix units
+    # truncate what they add to: so the first product is added to its sum outside of them, by a
+    # multiply-add, as Triton would give a plain sum to them.
     "bf16_in_f32": """
 
 @triton.jit
@@ -130,7 +131,7 @@ def bf16x3(x):
     "bf16x6": """
 
 @triton.jit
-def bf16x6(x, y, high, low):
+def bf16x6(x, y, low):
     x0, x1, x2 = bf16x3(x)
     y0, y1, y2 = bf16x3(y)
     low = tl.dot(x2, y0, low)
@@ -138,7 +139,13 @@ def bf16x6(x, y, high, low):
     low = tl.dot(x1, y1, low)
     low = tl.dot(x1, y0, low)
     low = tl.dot(x0, y1, low)
-    return tl.fma(tl.dot(x0, y0), 1.0, high), low""",
+    return tl.dot(x0, y0), low""",
+    "bf16x6_sums": """
+
+@triton.jit
+def bf16x6_sums(x, y, high, low):
+    first, low = bf16x6(x, y, low)
+    return tl.fma(first, 1.0, high), low""",
     "bf16x6_total": """
 
 @triton.jit
@@ -148,8 +155,7 @@ def bf16x6_total(high, low):
 
 @triton.jit
 def bf16x6_dot(x, y):
-    zeros = tl.zeros([x.shape[0], y.shape[1]], tl.float32)
-    high, low = bf16x6(x, y, zeros, zeros)
+    high, low = bf16x6(x, y, tl.zeros([x.shape[0], y.shape[1]], tl.float32))
     return bf16x6_total(high, low)""",
     # A correctly rounded quotient, if it is small: the product with the reciprocal is corrected
     # twice by its remainder (Markstein, Computation of elementary functions on the IBM RISC

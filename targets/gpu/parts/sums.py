@@ -58,7 +58,7 @@ class Sums:
             self._set(total, f"{total} + {x.text}.to({kind}) * {y.text}.to({kind})")
         elif self._low is not None:
             low = self._low
-            self._set(f"{total}, {low}", f"bf16x6({x.text}, {y.text}, {total}, {low})")
+            self._set(f"{total}, {low}", f"bf16x6_sums({x.text}, {y.text}, {total}, {low})")
         elif not self._exact:
             how = f', input_precision="{self._how}"' if self._how else ""
             self._set(total, f"tl.dot({x.text}, {y.text}, {total}{how})")

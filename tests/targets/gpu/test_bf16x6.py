@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +19,7 @@ import migx
 from migx.target import CompileOptions
 from migx.targets.gpu import Gpu
 from migx.targets.gpu.architectures import ARCHITECTURES
+from migx.targets.gpu.code.compiling import Request
 from migx.targets.gpu.cost_model import DEEP
 from migx.targets.gpu.operations import CodeObject
 from tests.targets.gpu.on_interpreter import gpu, holds
@@ -70,6 +78,43 @@ def test_a_product_is_as_exact_as_one_of_f32() -> None:
     assert np.abs(multiplied(x, y) / exact - 1).max() < 4 * ROUNDOFF
 
 
+def lowered(text: str, *archs: str) -> list[CodeObject]:
+    """The kernels of a program for some GPUs."""
+    program, target = migx.parse(text), Gpu(archs)
+    migx.run_passes(program, target.get_passes(target.get_context(), CompileOptions()))
+    return [at.op for at in program.main if isinstance(at.op, CodeObject)]
+
+
+OPTIMISED = """
+import json, sys
+import triton
+from migx.targets.gpu.code.compiling import Request, compiled
+
+compile = triton.compile
+def shown(*arguments, **options):
+    made = compile(*arguments, **options)
+    print(made.asm["ttir"])
+    return made
+triton.compile = shown
+compiled(Request(**json.loads(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+def test_the_large_products_are_added_to_their_sum_outside_of_matrix_units(arch: str) -> None:
+    """Those truncate what they add to: along a great depth, sums of one sign would be too small by
+    more than roundings may make them. Triton would give them a plain sum.
+    """
+    (kernel,) = lowered(dot(64, 4096, 64), arch)
+    request = json.dumps(asdict(Request.of(kernel, kernel.aligned, arch)))
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    run = [sys.executable, "-c", OPTIMISED, request]
+    text = subprocess.check_output(run, env=environment, text=True)
+    sums = re.findall(r"= tt\.dot \S+ \S+ (%\w+)", text)
+    assert len(sums) == 6
+    assert sum(name.startswith("%cst") for name in sums) == 1, "one of them starts from zeros"
+
+
 GREATEST = float(np.finfo(np.float32).max)
 
 
@@ -86,10 +131,7 @@ def test_the_ends_of_the_range_are_what_they_are_in_f32(value: float, by: float)
 
 def ways(text: str, *archs: str) -> set[bool]:
     """Whether the kernels of a program multiply so."""
-    program, target = migx.parse(text), Gpu(archs)
-    migx.run_passes(program, target.get_passes(target.get_context(), CompileOptions()))
-    sources = [at.op.source for at in program.main if isinstance(at.op, CodeObject)]
-    return {"bf16x6(" in source for source in sources}
+    return {"bf16x6(" in kernel.source for kernel in lowered(text, *archs)}
 
 
 def test_gpus_multiply_so_where_it_is_faster_and_depths_suffice() -> None:
