@@ -200,12 +200,13 @@ def multiplying(how: Arithmetic, rows: int, columns: int, depth: int, threads: i
     used = efficiency(rows, columns, threads, units=how.units)
     seconds = 2 * rows * columns * depth / how.rate / used
     if how.split:
-        seconds += how.split * (rows + columns) * depth / (gpu.plain / 2 / gpu.units)
+        operations = how.split * (rows + columns) * depth + rows * columns  # to split, and to add
+        seconds += operations / (gpu.plain / 2 / gpu.units)
         seconds *= 1 if rows >= GROUP else SINGLY
     return seconds
 
 
-def waits(how: Arithmetic, rows: int) -> float:
+def between(how: Arithmetic, rows: int) -> float:
     """The seconds in which a step's products wait for one another."""
     return SIX if how.split and rows >= GROUP else 0.0
 
@@ -218,15 +219,16 @@ def estimated(
     steps: int,
     work: float,
     read: float,
-    waits: float = 0.0,
+    wait: float = 0.0,
 ) -> tuple[float, Tile]:
     """The seconds of so many programs, whose steps take ``work`` and ``read`` seconds on a unit of
-    their own, and in which arithmetic ``waits``; and the tile, annotated with its limit.
+    their own, and in which a program's products ``wait`` for one another; and the tile, annotated
+    with its limit.
     """
     on_one = -(-count // gpu.units)
     together = min(residents, on_one)
     rounds = math.ceil(on_one / together)
-    alone = work + waits if waits else 0.0
+    alone = work + wait if wait else 0.0  # otherwise arithmetic says it
     waiting = rounds * max(alone, LATENCY / max(1, tile.stages - 1))
     limits = {"arithmetic": on_one * work, "reading": on_one * read, "waiting": waiting}
     limit = max(limits, key=lambda name: limits[name])
@@ -255,7 +257,7 @@ def in_parts(
     residents: int,
     work: float,
     read: float,
-    waits: float = 0.0,
+    wait: float = 0.0,
 ) -> Iterator[tuple[float, Tile]]:
     """A tile with its depth whole, and if there are few of them, cut into parts: then there are
     more programs with fewer steps each, and another launch that reads and adds up the partial sums.
@@ -269,7 +271,7 @@ def in_parts(
         cut, each = replace(tile, parts=parts), -(-steps // parts)
         if -(-steps // each) < parts:  # some parts would be empty
             continue
-        seconds, cut = estimated(gpu, cut, programs, residents, each, work, read, waits)
+        seconds, cut = estimated(gpu, cut, programs, residents, each, work, read, wait)
         if parts > 1:
             seconds += TURN + 2 * parts * kept
             cut = replace(cut, why=f"{cut.why}, after which {parts} parts are added up")

@@ -14,6 +14,7 @@ from migx.targets.gpu.cost_model import (
     IN_L2,
     Tile,
     arithmetic,
+    between,
     chosen,
     divisions,
     estimated,
@@ -23,7 +24,6 @@ from migx.targets.gpu.cost_model import (
     picked,
     ranked,
     sharing,
-    waits,
 )
 
 MANY = 4096
@@ -122,7 +122,7 @@ def product(
             work = multiplying(how, r, c, k, warps * gpu.warp)
             read = (r + c) * k * bits / 8 / (IN_L2 * gpu.bandwidth / gpu.units)
             tile = Tile(r, c, k, warps, stages)
-            found += in_parts(gpu, tile, deep, cuts, count, residents, work, read, waits(how, r))
+            found += in_parts(gpu, tile, deep, cuts, count, residents, work, read, between(how, r))
     return picked(found)
 
 
@@ -245,7 +245,7 @@ def attention(
             work += CROSSED * k * depth * warps / how.rate
         read = k * (depth + width) * bits / 8 / (IN_L2 * gpu.bandwidth / gpu.units)
         tile = Tile(r, k, depth, warps, min(stages, 2))
-        both = 2 * waits(how, r)
+        both = 2 * between(how, r)
         found.append(estimated(gpu, tile, count, residents, steps, work, read, both))
     least = Tile(*LEAST, depth, 4, 1, why="the smallest")
     return picked(found) if found else least
