@@ -98,13 +98,16 @@ class Reader:
             )
         if isinstance(op, Transpose):
             return self.varies(value.inputs[0], [op.permutation[i] for i in along])
+        rank = value.shape.rank
         moves = (
             isinstance(op, (*SAME_ORDER, Pad)) and value.shape.dims != value.inputs[0].shape.dims
         )
-        if moves or isinstance(op, Gather):
+        unpacks = isinstance(op, Unpack) and op.axis % rank in along
+        if moves or unpacks or isinstance(op, Gather):
             return True
-        same = [v for v in value.inputs if v.shape.dims == value.shape.dims]
-        return any(self.varies(v, along) for v in same)
+        # All other inputs have the value's axes, but for a line of scales along one of them.
+        line = [0] if isinstance(op, DequantizeLinear) and op.axis % rank in along else []
+        return any(self.varies(v, along if v.shape.rank == rank else line) for v in value.inputs)
 
     def pairs_along(self, value: Instruction) -> int | None:
         """The axis along which pairs of a value's elements share a byte; None if there is none, or

@@ -211,3 +211,35 @@ def test_four_bits_with_one_packed_zero_point(dims: str) -> None:
 def test_fourier_transforms(parts: int, options: str, dtype: str) -> None:
     text = f"module main(x: {dtype}[n, 20, 3, {parts}]) {{\n %0 = dft(x) {{{options}}}\n"
     holds(text + " return %0\n}", {"n": 4})
+
+
+RIGHT = {
+    "of four-bit floats": ("y: u8[2, 64, 8]", "%1 = unpack_fp4(y) {axis=2, length=16}"),
+    "packed along the depth": ("y: u8[2, 32, 16]", "%1 = unpack_fp4(y) {axis=1, length=64}"),
+    "packed along the batch": ("y: u8[1, 64, 16]", "%1 = unpack_fp4(y) {axis=0, length=2}"),
+    "with blocks of scales": (
+        "y: i4[1, 64, 16], s: f32[2, 2, 16]",
+        """%2 = unpack_int4(y)
+           %3 = multibroadcast(%2) {out_lens=(2, 64, 16)}
+           %1 = dequantizelinear(%3, s) {axis=1, block=32}""",
+    ),
+    "with a scale each": (
+        "y: i8[1, 64, 16], s: f32[2]",
+        """%2 = multibroadcast(y) {out_lens=(2, 64, 16)}
+           %1 = dequantizelinear(%2, s) {axis=0}""",
+    ),
+}
+
+
+@pytest.mark.parametrize("rows", [2, 9])
+@pytest.mark.parametrize("right", RIGHT.values(), ids=RIGHT)
+def test_each_product_of_a_batch_has_its_own_right_operand(
+    right: tuple[str, str], rows: int
+) -> None:
+    parameters, lines = right
+    text = f"""module main(x: f32[2, {rows}, 64], {parameters}) {{
+                 {lines}
+                 %0 = dot(x, %1)
+                 return %0
+               }}"""
+    assert holds(text) == 1
