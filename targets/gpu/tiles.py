@@ -95,8 +95,8 @@ def product(
     bits: int,
     steps: Sequence[int] = STEPS,
 ) -> Tile:
-    """The tile of matrix products, of operands of so many bits; matrix units multiply those of 8
-    and 16, and f32 as tf32. The part of the depth taken at a time is one of the ``steps``.
+    """The tile of matrix products, of operands of so many bits. The part of the depth taken at a
+    time is one of the ``steps``.
 
     Tiles are no larger than what they cover, and as large as registers allow if there are enough of
     them for all units.
@@ -112,8 +112,8 @@ def product(
             continue
         for k in steps:
             warps = 8 if r * c >= 128 * 128 else 4
-            split = c * k * 6 if how.split else 0
-            stages, residents = fitting(gpu, how, (r + c) * k * bits // 8, r * c, warps, split)
+            parts = c * k * 6 if how.split else 0  # three of bf16 for each element, in bytes
+            stages, residents = fitting(gpu, how, (r + c) * k * bits // 8, r * c, warps, parts)
             too_deep = k > steps[0] and k > 32 and (k > power_of_two(deep) or k * bits > 1024)
             kept = r * c * max(32, bits) // 32 * how.copies
             if kept > how.most * warps * gpu.warp or not stages or too_deep:
@@ -228,11 +228,12 @@ def attention(
     found = []
     for r, k in combinations((16, 32, 64, 128), (32, 64, 128)):
         warps = 8 if r * max(k, width) >= 128 * 128 else 4
-        always = r * depth * bits // 8 + (k * max(depth, width) * 6 if how.split else 0)
+        parts = k * max(depth, width) * 6 if how.split else 0  # as of a product
+        always = r * depth * bits // 8 + parts
         stages, residents = fitting(
             gpu, how, k * (depth + width) * bits // 8, r * (k + width), warps, always
         )
-        kept = r * (k + width) * how.copies > how.most * warps * gpu.warp
+        kept = max(r * (k + width) * how.copies, parts // 4) > how.most * warps * gpu.warp
         if r > tallest or k > widest or kept or not stages:
             continue
         terms = r * k * (depth + width)

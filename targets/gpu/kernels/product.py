@@ -4,9 +4,9 @@
 A program has a tile of rows by columns of one product of the batch; if all products share the right
 operand, the batch counts as rows. Operands are read element by element through the operations
 between them and the inputs (``reader.py``): four-bit weights are unpacked and scaled there, in
-registers. Sums are f32 for floats up to 32 bits, and f32 products are exact, unless ``fast_math``
-rounds the factors to tf32; each sum is accumulated in the order of the depth by one program, or by
-a few that take a part of the depth each (``split_k.py``).
+registers. Sums are f32 for floats up to 32 bits, and products of f32 keep all bits (``sums.py``),
+unless ``fast_math`` rounds the factors to tf32; each sum is accumulated in the order of the depth
+by one program, or by a few that take a part of the depth each (``split_k.py``).
 
 Products with few rows are memory-bound: then the tile is multiplied elementwise and summed along
 the depth, without matrix units.

@@ -4,6 +4,9 @@ Matrix units multiply signed bytes. An unsigned x is x' + 128 for a signed x', s
 y: the correction is the sum of the other operand alone, which each program accumulates beside. If
 both are unsigned, it is 128 (x' + y), with y as given. Whatever is read beyond the depth, these
 sums are exact.
+
+Where f32 is multiplied as six products of bf16 (``emit/functions.py``), there are two tiles of
+sums: of the first of the six, and of the others.
 """
 
 from __future__ import annotations

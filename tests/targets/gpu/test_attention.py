@@ -370,9 +370,11 @@ def test_rows_with_a_sink_that_are_masked_whole_are_0(s: str, after: str) -> Non
     expect_nan_and_0(text, {"b": 2, "t": 300}, n=sinks, m=masked)
 
 
-def lowered(queries: str, keys: str, dtype: str = "f32", arch: str = "sm_90") -> CodeObject:
+def lowered(
+    queries: str, keys: str, dtype: str = "f32", arch: str = "sm_90", depth: int = 64
+) -> CodeObject:
     """The kernel of attention with keys whose features are neighbours."""
-    text = f"""module main(q: {dtype}[1, 2, {queries}, 64], k: {dtype}[1, 2, {keys}, 64],
+    text = f"""module main(q: {dtype}[1, 2, {queries}, {depth}], k: {dtype}[1, 2, {keys}, {depth}],
                         v: {dtype}[1, 2, {keys}, 64]) {{
           %0 = transpose(k) {{permutation=(0, 1, 3, 2)}}
           %1 = dot(q, %0)
@@ -427,8 +429,9 @@ def test_turned_keys_are_those_there_are_and_zeros(keys: int) -> None:
 
 
 def test_a_turn_of_the_loop_is_no_longer_than_registers_allow() -> None:
-    for keys, arch in (("128", "sm_90"), ("1500", "sm_90"), ("128", "sm_100"), ("1500", "sm_100")):
-        kernel = lowered(keys, keys, arch=arch)
+    kinds = (("128", "sm_90", 64), ("1500", "sm_90", 64), ("1500", "sm_90", 128))
+    for keys, arch, depth in (*kinds, ("128", "sm_100", 64), ("1500", "sm_100", 64)):
+        kernel = lowered(keys, keys, arch=arch, depth=depth)
         request = Request.of(kernel, kernel.aligned, arch)
         binary = binaries([request])[request.key]
         assert spilled(binary.code, "cubin") <= HARMLESS
