@@ -107,9 +107,9 @@ def exp_f32(x):
     # Artificial Intelligence Datatype For Higher-Precision Computations", ARITH 2019). An element
     # is the sum of three of bf16; the first is truncated, as rounding could overflow. Of the nine
     # products the three smallest are left out. All others but the first are summed apart: where an
-    # element is not finite they are NaN, and then the first alone is the product. Matrix units
-    # truncate what they add to: so the first product is added to its sum outside of them, by a
-    # multiply-add, as Triton would give a plain sum to them.
+    # element is not finite they are NaN; then the sum of the first is not finite, and is the total.
+    # Matrix units truncate what they add to: so the first product is added to its sum outside of
+    # them, by a multiply-add, as Triton would give a plain sum to them.
     "bf16_in_f32": """
 
 @triton.jit
@@ -150,7 +150,7 @@ def bf16x6_sums(x, y, high, low):
 
 @triton.jit
 def bf16x6_total(high, low):
-    return high + tl.where(tl.abs(low) < float("inf"), low, 0.0)""",
+    return tl.where(tl.abs(high) < float("inf"), high + low, high)""",
     "bf16x6_dot": """
 
 @triton.jit

@@ -32,7 +32,7 @@ SMALLEST = 2.0**-134
 """Half the smallest bf16 above 0: what an element that small loses."""
 
 
-def dot(rows: int, depth: int | str, columns: int) -> str:
+def dot(rows: int | str, depth: int | str, columns: int) -> str:
     dims = f"x: f32[{rows}, {depth}], y: f32[{depth}, {columns}]"
     return f"module main({dims}) {{\n  %0 = dot(x, y)\n  return %0\n}}"
 
@@ -76,6 +76,17 @@ def test_a_product_is_as_exact_as_one_of_f32() -> None:
     x, y = (np.abs(drawn(dice, dims, 0, 1)) for dims in ((64, 64), (64, 64)))
     exact = x.astype(np.float64) @ y.astype(np.float64)
     assert np.abs(multiplied(x, y) / exact - 1).max() < 4 * ROUNDOFF
+
+
+def test_small_products_may_overflow_where_the_large_ones_cancel() -> None:
+    """The large products of each two terms are opposite numbers."""
+    depth = 16384
+    x, y = (np.full(dims, 2.0**61, np.float32) for dims in ((5, depth), (depth, 16)))
+    x[:, ::2] *= -2.0 * (1.0 + 2.0**-7 - 2.0**-14)
+    x[:, 1::2] *= 2.0
+    program = migx.parse(dot("n", depth, 16))
+    (found,) = program.compile(gpu("sm_90")).eval({"x": x, "y": y})
+    assert (np.asarray(found) == -np.inf).all()
 
 
 def lowered(text: str, *archs: str) -> list[CodeObject]:
