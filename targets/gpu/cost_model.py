@@ -41,6 +41,7 @@ SIMPLE = 16
 DEEP = 32
 """The least depth along which f32 is multiplied as six products of bf16. What these leave out is at
 most four units of roundoff of each term; the error of the sum is bounded by as many as the depth.
+In attention the depth is that of the tile, a power of two.
 """
 SPLIT = 8
 """Operations to split an element of f32 into three of bf16 and store them."""
@@ -123,9 +124,10 @@ def sharing(gpu: Architecture, count: int, steps: int, size: int, bits: int, sta
 @dataclass(frozen=True)
 class Arithmetic:
     """How matrices of some type are multiplied: whether by matrix ``units``, and the operations per
-    second of a unit. A thread has so many ``copies`` of its sums, in registers of which there are
-    so many at ``most``, and ``others``. For six products of bf16, each element of an operand is
-    ``split`` by so many operations.
+    second of a unit. A thread keeps its sums in as many registers times ``copies`` (six products
+    have two sums; without matrix units, operands take as many), ``most`` of them for this, and
+    needs ``others``. For six products of bf16, each element of an operand is ``split`` by so many
+    operations.
     """
 
     units: bool

@@ -151,12 +151,14 @@ def bf16x6_sums(x, y, high, low):
 @triton.jit
 def bf16x6_total(high, low):
     return tl.where(tl.abs(high) < float("inf"), high + low, high)""",
+    # One sum, short enough for matrix units: the first product is added to the others, and takes no
+    # registers of its own.
     "bf16x6_dot": """
 
 @triton.jit
 def bf16x6_dot(x, y):
     high, low = bf16x6(x, y, tl.zeros([x.shape[0], y.shape[1]], tl.float32))
-    return bf16x6_total(high, low)""",
+    return high + tl.where(tl.abs(low) < float("inf"), low, 0.0)""",
     # A correctly rounded quotient, if it is small: the product with the reciprocal is corrected
     # twice by its remainder (Markstein, Computation of elementary functions on the IBM RISC
     # System/6000 processor, 1990). Steps near the ends of f32's range are scaled first.
