@@ -10,17 +10,14 @@ from dataclasses import replace
 from itertools import product as combinations
 
 from migx.dim import Extent, bounds
+from migx.targets.gpu.arithmetic import arithmetic, between, fitting, multiplying
 from migx.targets.gpu.cost_model import (
     IN_L2,
     Tile,
-    arithmetic,
-    between,
     chosen,
     divisions,
     estimated,
-    fitting,
     in_parts,
-    multiplying,
     picked,
     ranked,
     sharing,

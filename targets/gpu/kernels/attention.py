@@ -25,7 +25,8 @@ from migx.fusion.stages import below
 from migx.ir import Instruction
 from migx.shape import BF16, F16, F32, Shape
 from migx.targets.gpu import tiles as choose
-from migx.targets.gpu.cost_model import Tile, f32_products
+from migx.targets.gpu.arithmetic import f32_products
+from migx.targets.gpu.cost_model import Tile
 from migx.targets.gpu.emit.expressions import BOTH, ROWS, Expr, Part, both, expr
 from migx.targets.gpu.emit.text import Kernel, Writer
 from migx.targets.gpu.kernels.fused import computable, evaluated

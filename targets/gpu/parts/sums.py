@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from migx.dim import Extent
 from migx.shape import F32, DType
-from migx.targets.gpu.cost_model import f32_products
+from migx.targets.gpu.arithmetic import f32_products
 from migx.targets.gpu.emit.expressions import BOTH, Expr
 from migx.targets.gpu.emit.text import Writer
 from migx.targets.gpu.emit.types import COMPUTING

@@ -19,8 +19,8 @@ import migx
 from migx.target import CompileOptions
 from migx.targets.gpu import Gpu
 from migx.targets.gpu.architectures import ARCHITECTURES
+from migx.targets.gpu.arithmetic import DEEP
 from migx.targets.gpu.code.compiling import Request
-from migx.targets.gpu.cost_model import DEEP
 from migx.targets.gpu.operations import CodeObject
 from tests.targets.gpu.on_interpreter import gpu, holds
 
