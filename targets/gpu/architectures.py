@@ -56,6 +56,11 @@ class Architecture:
         return (*exact, *rounded, *(("f8",) if self.f8 else ()))
 
     @property
+    def groups(self) -> bool:
+        """Whether four warps multiply together, with an operand in shared memory."""
+        return self.name == "sm_90"
+
+    @property
     def registers(self) -> int:
         """The 32-bit registers of a unit."""
         return 65_536 if self.backend == "cuda" else 131_072

@@ -15,11 +15,11 @@ most four units of roundoff of each term; the error of the sum is bounded by as 
 In attention the depth is that of the tile, a power of two.
 """
 SPLIT = 8
-"""Operations to split an element of f32 into three of bf16 and store them."""
+"""Operations to split an element of f32 into three of bf16."""
 GROUP = 64
-"""The rows that a group of four warps multiplies together."""
-SINGLY = 1.25
-"""How much longer warps take that multiply fewer rows, each on its own."""
+"""The rows that a group of four warps multiplies together, where GPUs have groups."""
+SINGLY = 0.6
+"""The part of its speed that such a GPU reaches where each warp multiplies fewer rows by itself."""
 SIX = 0.35e-6
 """Seconds in which six products, one after another, wait for a group's matrix unit."""
 
@@ -99,18 +99,25 @@ def efficiency(rows: int, columns: int, threads: int, *, units: bool) -> float:
     return 1 / (max(counted, reading) + HIDDEN * min(counted, reading))
 
 
-def multiplying(how: Arithmetic, rows: int, columns: int, depth: int, threads: int) -> float:
-    """The seconds in which a unit adds the products along a depth to a tile of sums."""
+def multiplying(
+    how: Arithmetic, rows: int, columns: int, depth: int, threads: int
+) -> tuple[float, float]:
+    """The seconds in which a unit adds the products along a depth to a tile of sums, while other
+    programs fill its gaps; and how much longer a program alone takes.
+
+    Groups of warps split what they share once, and wait for it to be multiplied, while other
+    groups work. Warps by themselves lie two by two, or in a line if there are fewer rows or more:
+    each splits what it needs.
+    """
     gpu = chosen().gpu
-    used = efficiency(rows, columns, threads, units=how.units)
-    seconds = 2 * rows * columns * depth / how.rate / used
-    if how.split:
-        operations = how.split * (rows + columns) * depth + rows * columns  # to split, and to add
-        seconds += operations / (gpu.plain / 2 / gpu.units)
-        seconds *= 1 if rows >= GROUP else SINGLY
-    return seconds
-
-
-def between(how: Arithmetic, rows: int) -> float:
-    """The seconds in which a step's products wait for one another."""
-    return SIX if how.split and rows >= GROUP else 0.0
+    seconds = 2 * rows * columns * depth / how.rate
+    if not how.split:
+        return seconds / efficiency(rows, columns, threads, units=how.units), 0.0
+    lanes = gpu.plain / 2 / gpu.units
+    if gpu.groups and rows >= GROUP:
+        split = (how.split * (rows + columns) * depth + rows * columns) / lanes
+        return max(seconds, split), (min(seconds, split) + SIX) / (threads // (4 * gpu.warp))
+    across = max(1, GROUP // rows)
+    elements = (rows * across + columns * max(1, 4 // across)) * depth
+    speed = SINGLY if gpu.groups else 1.0
+    return max(seconds / speed, how.split * elements / lanes), 0.0

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import product as combinations
 
 from migx.dim import Extent, bounds
-from migx.targets.gpu.arithmetic import arithmetic, between, fitting, multiplying
+from migx.targets.gpu.arithmetic import arithmetic, fitting, multiplying
 from migx.targets.gpu.cost_model import (
     IN_L2,
     Tile,
@@ -116,10 +116,10 @@ def product(
             if kept > how.most * warps * gpu.warp or not stages or too_deep:
                 continue
             count = -(-high // r) * -(-wide // c) * many(items)
-            work = multiplying(how, r, c, k, warps * gpu.warp)
+            work, wait = multiplying(how, r, c, k, warps * gpu.warp)
             read = (r + c) * k * bits / 8 / (IN_L2 * gpu.bandwidth / gpu.units)
             tile = Tile(r, c, k, warps, stages)
-            found += in_parts(gpu, tile, deep, cuts, count, residents, work, read, between(how, r))
+            found += in_parts(gpu, tile, deep, cuts, count, residents, work, read, wait)
     return picked(found)
 
 
@@ -238,13 +238,13 @@ def attention(
             continue
         count, steps = -(-high // r) * many(heads), -(-deep // k)
         threads = warps * gpu.warp
-        work = multiplying(how, r, k, depth, threads) + multiplying(how, r, width, k, threads)
+        both = multiplying(how, r, k, depth, threads), multiplying(how, r, width, k, threads)
+        work, wait = (sum(seconds) for seconds in zip(*both, strict=True))
         if apart and not how.units:
             work += CROSSED * k * depth * warps / how.rate
         read = k * (depth + width) * bits / 8 / (IN_L2 * gpu.bandwidth / gpu.units)
         tile = Tile(r, k, depth, warps, min(stages, 2))
-        both = 2 * between(how, r)
-        found.append(estimated(gpu, tile, count, residents, steps, work, read, both))
+        found.append(estimated(gpu, tile, count, residents, steps, work, read, wait))
     least = Tile(*LEAST, depth, 4, 1, why="the smallest")
     return picked(found) if found else least
 

@@ -96,7 +96,7 @@ def test_the_bound_holds_what_cutting_costs(seed: int, name: str) -> None:
 
 def test_the_model_knows_that_they_are_faster() -> None:
     def work(fast_math: bool) -> str:
-        with around("sm_90", fast_math=fast_math):
+        with around("sm_100", fast_math=fast_math):
             return product(4096, 4096, 4096, 1, 32).why
 
     assert "limited by arithmetic" in work(False)
