@@ -171,6 +171,20 @@ def test_a_value_beside_a_whole_number_may_fall_on_either_side() -> None:
     assert "[1]" in verdict(UNSURE, lambda x, w: np.array([1.0, 2.0, -1.0]), x, w)
 
 
+def test_what_an_earlier_sum_in_f64_was_off_is_allowed_where_the_next_one_cancels() -> None:
+    text = """
+    module main(x: f64[4], y: f64[4], z: f64[4]) {
+      %0 = add(x, y) : f64[4]
+      %1 = add(%0, z) : f64[4]
+      return %1
+    }
+    """
+    x, y = np.array([0.3, 0.1, 1e-9, 7.7]), np.array([1.0, 1.0, 1.0, 0.1])
+    z = np.array([-1.3, -1.1, -1.0, -7.8])
+    assert not verdict(text, lambda x, y, z: x + (y + z), x, y, z)
+    assert verdict(text, lambda x, y, z: x + (y + z) + 1e-14, x, y, z)
+
+
 def test_integers_and_moved_elements_are_exact() -> None:
     text = """
     module main(x: f32[2, 3], i: i32[2]) {
