@@ -25,8 +25,8 @@ def channels_last(
 ) -> Instruction | Declined:
     """convolution(x, w) is the same with the channels of w contiguous in memory."""
     _, channels, *window = w.shape.dims
-    if not is_constant(w) or is_unpacked(w) or type(w.op) is Transpose:
-        return Declined("the weights are not constant, are packed, or are transposed already")
+    if not is_constant(w) or is_unpacked(w) or not w.shape.static or type(w.op) is Transpose:
+        return Declined("weights are not constant and of known size, or packed, or transposed")
     if product(window) == 1 or channels == 1 or channels % TOGETHER != 0:
         return Declined(f"channels are contiguous, or no multiple of {TOGETHER}")
     rank = w.shape.rank
@@ -44,7 +44,13 @@ class LayoutWeights(Pass):
     rules = RuleSet(channels_last)
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:
-        copies = [at for at in program.instructions() if type(at.op) is Contiguous]
-        known = [at for at in copies if at.module is not program.weights and is_constant(at)]
-        hoist(program, known)
-        return bool(known)
+        moved = [at for at in program.instructions() if _is_moved(at)]
+        hoist(program, moved)
+        return bool(moved)
+
+
+def _is_moved(at: Instruction) -> bool:
+    """Whether it moves the channels of constants last, in each run."""
+    if type(at.op) is not Contiguous or at.module is at.owner.program.weights:
+        return False
+    return type(at.inputs[0].op) is Transpose and at.shape.static and is_constant(at)
