@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from migx.dim import Extent, bounds
+from migx.shape import F32, DType
 from migx.targets.gpu.architectures import Architecture
 from migx.targets.gpu.cost_model import HIDDEN, chosen
 
@@ -29,8 +30,7 @@ class Arithmetic:
     """How matrices of some type are multiplied: whether by matrix ``units``, and the operations per
     second of a unit. A thread keeps its sums in as many registers times ``copies`` (six products
     have two sums; without matrix units, operands take as many), ``most`` of them for this, and
-    needs ``others``. For six products of bf16, each element of an operand is ``split`` by so many
-    operations.
+    needs ``others``. For six products of bf16, elements of operands are ``split``.
     """
 
     units: bool
@@ -38,7 +38,11 @@ class Arithmetic:
     copies: int = 1
     most: int = 128
     others: int = 40
-    split: int = 0
+    split: bool = False
+
+    def parts(self, elements: int) -> int:
+        """The bytes of the parts that elements of a right operand are split into, three of bf16."""
+        return 6 * elements if self.split else 0
 
 
 def arithmetic(bits: int, depth: Extent) -> Arithmetic:
@@ -49,7 +53,7 @@ def arithmetic(bits: int, depth: Extent) -> Arithmetic:
         return Arithmetic(True, matrix)
     how = f32_products(depth) if bits == 32 else ""
     if how == "bf16x6":
-        return Arithmetic(True, matrix / 6, copies=2, most=160, others=80, split=SPLIT)
+        return Arithmetic(True, matrix / 6, copies=2, most=160, others=80, split=True)
     return Arithmetic(True, matrix / 2) if how == "tf32" else Arithmetic(False, plain, copies=2)
 
 
@@ -60,6 +64,11 @@ def f32_products(depth: Extent) -> str:
     if chosen().rounds:
         return "tf32"
     return "bf16x6" if chosen().gpu.bf16x6 and bounds(depth)[0] >= DEEP else "ieee"
+
+
+def products(dtype: DType, depth: Extent) -> str:
+    """How matrix units multiply elements of a type: f32 as above, the others as they are, ""."""
+    return f32_products(depth) if dtype is F32 else ""
 
 
 def fitting(
@@ -115,9 +124,9 @@ def multiplying(
         return seconds / efficiency(rows, columns, threads, units=how.units), 0.0
     lanes = gpu.plain / 2 / gpu.units
     if gpu.groups and rows >= GROUP:
-        split = (how.split * (rows + columns) * depth + rows * columns) / lanes
+        split = (SPLIT * (rows + columns) * depth + rows * columns) / lanes
         return max(seconds, split), (min(seconds, split) + SIX) / (threads // (4 * gpu.warp))
     across = max(1, GROUP // rows)
     elements = (rows * across + columns * max(1, 4 // across)) * depth
     speed = SINGLY if gpu.groups else 1.0
-    return max(seconds / speed, how.split * elements / lanes), 0.0
+    return max(seconds / speed, SPLIT * elements / lanes), 0.0

@@ -109,8 +109,8 @@ def product(
             continue
         for k in steps:
             warps = 8 if r * c >= 128 * 128 else 4
-            parts = c * k * 6 if how.split else 0  # three of bf16 for each element, in bytes
-            stages, residents = fitting(gpu, how, (r + c) * k * bits // 8, r * c, warps, parts)
+            nbytes = (r + c) * k * bits // 8
+            stages, residents = fitting(gpu, how, nbytes, r * c, warps, how.parts(c * k))
             too_deep = k > steps[0] and k > 32 and (k > power_of_two(deep) or k * bits > 1024)
             kept = r * c * max(32, bits) // 32 * how.copies
             if kept > how.most * warps * gpu.warp or not stages or too_deep:
@@ -225,7 +225,7 @@ def attention(
     found = []
     for r, k in combinations((16, 32, 64, 128), (32, 64, 128)):
         warps = 8 if r * max(k, width) >= 128 * 128 else 4
-        parts = k * max(depth, width) * 6 if how.split else 0  # as of a product
+        parts = how.parts(k * max(depth, width))
         always = r * depth * bits // 8 + parts
         stages, residents = fitting(
             gpu, how, k * (depth + width) * bits // 8, r * (k + width), warps, always

@@ -136,7 +136,9 @@ def _mend_bf16() -> None:
         if given == tl.bfloat16:
             wide = source.data.astype(np.uint32) << 16
             source = TensorHandle(wide.view(np.float32), tl.float32)
-        return source if given == tl.bfloat16 and wanted == tl.float32 else cast(self, source, to)
+            if wanted == tl.float32:
+                return source
+        return cast(self, source, to)
 
     def multiplied(self: Any, x: Any, y: Any, total: Any, *options: Any) -> Any:
         if x.dtype.scalar == tl.bfloat16:

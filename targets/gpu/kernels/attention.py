@@ -25,13 +25,14 @@ from migx.fusion.stages import below
 from migx.ir import Instruction
 from migx.shape import BF16, F16, F32, Shape
 from migx.targets.gpu import tiles as choose
-from migx.targets.gpu.arithmetic import f32_products
+from migx.targets.gpu.arithmetic import products
 from migx.targets.gpu.cost_model import Tile
 from migx.targets.gpu.emit.expressions import BOTH, ROWS, Expr, Part, both, expr
 from migx.targets.gpu.emit.text import Kernel, Writer
 from migx.targets.gpu.kernels.fused import computable, evaluated
 from migx.targets.gpu.kernels.product import FEW
 from migx.targets.gpu.parts import elements
+from migx.targets.gpu.parts.sums import dot
 from migx.targets.gpu.tiles import power_of_two, tiles
 
 WIDEST = 256
@@ -236,7 +237,7 @@ class _InBlocks(_Writer):
             *(self.queries, self.keys, self.items, self.depth, self.width, bits),
             apart=apart and not self.turned,
         )
-        self.how = f32_products(self.depth) if self.dtype is F32 else ""
+        self.how = products(self.dtype, self.depth)
         room = tiles(self.keys, self.tile.columns) * self.tile.columns
         self.turned_keys = Shape(self.dtype, (self.items, self.depth, room))
         self.writer = Writer(at, scratch=(self.turned_keys,) if self.turned else ())
@@ -307,8 +308,7 @@ class _InBlocks(_Writer):
         """The products of two matrices, ``added`` to what is given."""
         if self.how == "bf16x6":
             return " + ".join((*added, f"bf16x6_dot({x}, {y})"))
-        how = [f'input_precision="{self.how}"'] if self.how else []
-        return f"tl.dot({', '.join((x, y, *added, *how))})"
+        return dot(self.how, x, y, *added)
 
     def _keys(self, key: Expr) -> Expr:
         """The keys of a block, by features."""

@@ -26,6 +26,7 @@ from migx.targets.gpu.emit.expressions import BOTH, Expr, expr
 from migx.targets.gpu.emit.text import Kernel, Writer
 from migx.targets.gpu.emit.types import COMPUTING, storable
 from migx.targets.gpu.parts import elements
+from migx.targets.gpu.parts.sums import dot
 from migx.targets.gpu.tiles import tiles
 
 MEMBERS, UNITS, DEPTH = 16, 16, 32
@@ -245,7 +246,7 @@ class _Writer:
                     y = self._read(role, [self.direction, self._of_gate(number), down])
                 if units:
                     y = w.spread(y, (size, UNITS))
-                    added = f'tl.dot({x.text}, {y.text}, {total.text}, input_precision="ieee")'
+                    added = dot("ieee", x.text, y.text, total.text)
                 else:
                     added = f"{total.text} + {x.text} * {y.text}"
                 w.line(f"{total.text} = {added}")

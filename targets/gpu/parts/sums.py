@@ -14,14 +14,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from migx.dim import Extent
-from migx.shape import F32, DType
-from migx.targets.gpu.arithmetic import f32_products
+from migx.shape import DType
+from migx.targets.gpu.arithmetic import products
 from migx.targets.gpu.emit.expressions import BOTH, Expr
 from migx.targets.gpu.emit.text import Writer
 from migx.targets.gpu.emit.types import COMPUTING
 
 HALF = 128
 """The difference between an unsigned byte and the signed one that represents it."""
+
+
+def dot(how: str, *given: str) -> str:
+    """The products of two matrices by matrix units, added to a third if that is given, with f32
+    multiplied as ``how`` says.
+    """
+    said = [f'input_precision="{how}"'] if how else []
+    return f"tl.dot({', '.join((*given, *said))})"
 
 
 class Sums:
@@ -43,7 +51,7 @@ class Sums:
         self.kind = COMPUTING[dtype.name]
         self._exact = units and dtype.is_integer
         self._total = self._zeros(list(tile))
-        self._how = f32_products(depth) if units and kinds[0] is F32 else ""
+        self._how = products(kinds[0], depth) if units else ""
         self._low = self._zeros(list(tile)) if self._how == "bf16x6" else None
         left, right = kinds if self._exact else (dtype, dtype)
         self._of_left = self._zeros([tile[0], 1]) if right.kind == "uint" else None
@@ -63,8 +71,7 @@ class Sums:
             low = self._low
             self._set(f"{total}, {low}", f"bf16x6_sums({x.text}, {y.text}, {total}, {low})")
         elif not self._exact:
-            how = f', input_precision="{self._how}"' if self._how else ""
-            self._set(total, f"tl.dot({x.text}, {y.text}, {total}{how})")
+            self._set(total, dot(self._how, x.text, y.text, total))
         else:
             self._add_bytes(x, y)
 
