@@ -23,7 +23,6 @@ from migx.ops.reduce import ReduceMax, ReduceMin
 from migx.program import Program
 from migx.shape import I8, U8, DType, integers
 from migx.target import Target
-from migx.weights import is_constant
 from migx.weights.live import holding, live_weights
 
 Range = tuple[float, float]
@@ -66,7 +65,7 @@ def _multiplied(at: Instruction) -> int | None:
     if type(at.op) not in (Dot, Convolution):
         return None
     narrow = [place for place, v in enumerate(at.inputs) if _is_read_from_bytes(v)]
-    if len(narrow) != 1 or not is_constant(at.inputs[narrow[0]]):
+    if len(narrow) != 1 or not at.inputs[narrow[0]].constant:
         return None
     return 1 - narrow[0]
 

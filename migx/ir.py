@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 from migx.argument import Argument
 from migx.base.order import Ordered, insert_before, unlink
 from migx.errors import AbsentError, IRError, ShapeError, counted, first_few
-from migx.op import Operation
-from migx.ops.builtin import Literal, Param, Return
+from migx.op import Operation, traits
+from migx.ops.builtin import SOURCES, Literal, Param, Return
 from migx.shape import DType, Shape
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ class Instruction(Ordered):
     """An operation applied to the results of other instructions. Compared by identity.
 
     ``users`` are the instructions that read this one; ``origins`` are the names of the ONNX nodes
-    it came from.
+    it came from. ``constant`` tells whether it depends on literals and weights alone.
     """
 
-    __slots__ = ("_users", "inputs", "module", "modules", "op", "origins", "shape")
+    __slots__ = ("_users", "constant", "inputs", "module", "modules", "op", "origins", "shape")
 
     def __init__(
         self,
@@ -42,6 +42,7 @@ class Instruction(Ordered):
         self.op, self.inputs, self.modules = op, inputs, modules
         self.shape, self.origins = shape, origins
         self._users: dict[Instruction, int] = {}
+        self.constant = depends_on_constants(self)
 
     @property
     def owner(self) -> Module:
@@ -64,6 +65,11 @@ class Instruction(Ordered):
     def name(self) -> str:
         """The name of the operation."""
         return self.op.name
+
+    def computes(self) -> bool:
+        """Whether the result is a function of the inputs alone."""
+        declared = traits(self.op)
+        return declared.pure and declared.foldable and not self.modules
 
     def op_as(self, kind: type[OpT]) -> OpT:
         """The operation, if it is of that class; otherwise ``IRError``."""
@@ -362,6 +368,8 @@ class Module:
                 at._users = users
             _infer_again(readers)
             raise
+        if any(old.constant != new.constant for old, new in pairs.items()):
+            _tell_constants(readers)
         self.program.revision += bool(readers)
         for old, new in pairs.items():
             new.origins = merged(new.origins, old.origins)
@@ -401,6 +409,7 @@ class Module:
             user.inputs = before
             _infer_again([user])
             raise IRError(f"cannot make {user!r} read {new!r}: {error}") from error
+        _tell_constants([user])
         self.program.revision += 1
         _forget(old._users, user)
         new._users[user] = new._users.get(user, 0) + 1
@@ -412,6 +421,7 @@ class Module:
             raise IRError(f"{op.name} of {shape} cannot take the place of {instruction!r}")
         self.program.revision += 1
         instruction.op = op
+        _tell_constants([instruction])
         self.program.literals.pop(instruction, None)
         if isinstance(op, Literal):
             self.program.literals[instruction] = None
@@ -491,6 +501,23 @@ def _holds(at: Instruction, other: Instruction) -> bool:
     """Whether ``at`` is the other instruction, or one of its modules contains it."""
     around = () if other.module is None else other.module.enclosing()
     return other is at or any(module.parent is at for module in around)
+
+
+def _tell_constants(changed: Iterable[Instruction]) -> None:
+    """Decides again which values are constant, from some instructions on."""
+    work = list(changed)
+    while work:
+        at = work.pop()
+        if at.constant != (constant := depends_on_constants(at)):
+            at.constant = constant
+            work.extend(at._users)
+
+
+def depends_on_constants(at: Instruction) -> bool:
+    """Whether an instruction is constant, given which of its inputs are."""
+    if isinstance(at.op, SOURCES) or not at.inputs:
+        return isinstance(at.op, SOURCES)
+    return all(value.constant for value in at.inputs) and at.computes()
 
 
 def _infer_again(changed: Iterable[Instruction]) -> None:

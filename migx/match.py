@@ -20,7 +20,7 @@ from migx import askable
 from migx import op as operations
 from migx.ir import Instruction
 from migx.ops import builtin
-from migx.weights import is_constant, is_readable
+from migx.weights import is_readable
 
 Then: TypeAlias = Callable[[], bool]
 """The rest of the match; returns whether it succeeds."""
@@ -37,15 +37,13 @@ class Match:
     """What has been caught so far. ``instructions`` are those matched by ``on``, ``values`` the
     literals whose values may be read.
 
-    ``constants`` caches, between matches, which values are constant; ``relied_on_by`` names the
-    pass in assumptions on weights. ``refused`` is called with each pattern that failed, the
-    instruction and the reason.
+    ``relied_on_by`` names the pass in assumptions on weights. ``refused`` is called with each
+    pattern that failed, the instruction and the reason.
     """
 
     caught: dict[str, Any] = field(default_factory=dict)
     instructions: list[Instruction] = field(default_factory=list)
     values: list[Instruction] = field(default_factory=list, repr=False)
-    constants: dict[Instruction, bool] = field(default_factory=dict, repr=False)
     relied_on_by: str = field(default="", repr=False)
     refused: Callable[[Pattern, Instruction, str], None] | None = field(default=None, repr=False)
 
@@ -63,13 +61,8 @@ class Match:
         del self.caught[name]
         return False
 
-    def is_constant(self, at: Instruction) -> bool:
-        """Whether an instruction depends only on literals and weights."""
-        known = self.constants.get(at)
-        return is_constant(at, self.constants) if known is None else known
-
     def forget(self) -> None:
-        """Resets it for the next match; only ``constants`` stays."""
+        """Resets it for the next match."""
         self.caught.clear()
         self.instructions.clear()
         self.values.clear()
@@ -127,7 +120,7 @@ class Var(Pattern):
         askable.name_and_test(self.name, self.test)
 
     def match(self, at: Instruction, m: Match, then: Then) -> bool:
-        if self.what != "value" and m.is_constant(at) != (self.what == "constant"):
+        if self.what != "value" and at.constant != (self.what == "constant"):
             return m.refuse(self, at, "is {}constant", "" if self.what == "varying" else "not ")
         if self.test is not None and not self.test(at):
             return m.refuse(self, at, "is not what {} asks for", self.name or self.what)

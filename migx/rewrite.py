@@ -366,7 +366,6 @@ class _Driver:
         before = -1
         while before < len(self.applied):
             before = len(self.applied)
-            self.match.constants.clear()
             self.names.clear()
             self.queue.extend(at for at in self.module if self.rules.at(at.op.name))
             self.queued.update(self.queue)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from migx import op as operations
 from migx.errors import IRError, ShapeError, VerifyError
-from migx.ir import Instruction, Module
+from migx.ir import Instruction, Module, depends_on_constants
 from migx.ops.builtin import AssumeEqual, Literal, OnnxExternalWeights, Param, Return, Slot
 from migx.ops.fused import Fused
 from migx.program import Program
 from migx.sizes import bare_symbols, known_symbols
 from migx.text import draw_instruction
-from migx.weights import computes, is_weight, label_of
+from migx.weights import is_weight, label_of
 
 READ_PACKED = frozenset(
     {"@return", "get_tuple_elem", "if", "loop", "scan", "group", "contiguous", "gather"}
@@ -131,6 +131,16 @@ def shapes(module: Module) -> Iterator[Problem]:
             yield at, f"its shape is {at.shape}, its operation infers {shape}"
 
 
+def constants(module: Module) -> Iterator[Problem]:
+    """Every instruction is marked constant exactly if it depends on literals and weights alone."""
+    for at in module:
+        if at.constant != depends_on_constants(at):
+            yield (
+                at,
+                f"it says that it is {'' if at.constant else 'not '}constant",
+            )
+
+
 def parameters(module: Module) -> Iterator[Problem]:
     """Parameters come first, with the names and in the order recorded by the module."""
     front, there = True, list[Instruction]()
@@ -221,7 +231,7 @@ def weights(module: Module) -> Iterator[Problem]:
                 yield at, f"there is no slot {at.op.slot!r}; the slots are {known}"
             elif not at.shape.same_type(value.shape):
                 yield at, f"it is {at.shape}, the slot is {value.shape}"
-        elif module is made and type(at.op) not in WITHIN_WEIGHTS and not computes(at):
+        elif module is made and type(at.op) not in WITHIN_WEIGHTS and not at.computes():
             yield at, f"{at.op.name} is not computed from literals and weights alone"
 
 
@@ -240,6 +250,7 @@ CHECKS: tuple[Check, ...] = (
     inputs_before_users,
     users,
     shapes,
+    constants,
     parameters,
     returns,
     submodules,

@@ -17,7 +17,7 @@ from migx.ops.pointwise import Clip, Convert
 from migx.ops.quantization import limits
 from migx.passes.eliminate_convert import holds
 from migx.shape import TUPLE, DType, Shape
-from migx.weights import is_constant, value_of
+from migx.weights import value_of
 
 
 class Retyping(Pass):
@@ -45,16 +45,15 @@ class Retyping(Pass):
 
     def apply(self, module: Module, manager: PassManager) -> bool:
         """Looks at each instruction once."""
-        constant: dict[Instruction, bool] = {}
         known: dict[Instruction, Instruction] = {}
         done = [
-            manager.change(self, "retype", at, partial(self.made, at, constant, known))
+            manager.change(self, "retype", at, partial(self.made, at, known))
             for at in list(module)
-            if self.can(at, constant)
+            if self.can(at)
         ]
         return any(done)
 
-    def can(self, at: Instruction, constant: dict[Instruction, bool]) -> bool:
+    def can(self, at: Instruction) -> bool:
         """Whether an instruction is one to retype, and means the same in the other type. Constants,
         which are computed only once, stay.
         """
@@ -69,14 +68,13 @@ class Retyping(Pass):
             made = at.op.compute_shape([self._shape(v.shape) for v in at.inputs], ())
         except ShapeError:
             return False
-        if not made.same_type(self._shape(at.shape)) or is_constant(at, constant):
+        if not made.same_type(self._shape(at.shape)) or at.constant:
             return False
         return self.takes(at, made)
 
     def made(
         self,
         at: Instruction,
-        constant: dict[Instruction, bool],
         known: dict[Instruction, Instruction],
     ) -> list[Instruction]:
         """Replaces an instruction by the same operation in the other type."""
@@ -84,7 +82,7 @@ class Retyping(Pass):
         for value in filter(self._changes, at.inputs):
             if value not in known:
                 before = Builder.before(at, value.origins)
-                known[value] = self._converted(before, value, is_constant(value, constant))
+                known[value] = self._converted(before, value, value.constant)
         inputs = [known.get(v, v) for v in at.inputs]
         made = module.insert_instruction(at, at.op, *inputs, origins=at.origins)
         for old, result in self._results(at, made, module):

@@ -23,7 +23,7 @@ from migx.ops.scales import CLIPS
 from migx.passes._common import identity
 from migx.program import Program
 from migx.shape import F16, Dims, DType
-from migx.weights import is_constant, is_source
+from migx.weights import is_source
 from migx.weights.constants import ALLOWANCE, is_stored_narrow, tree
 
 
@@ -231,13 +231,12 @@ def _weights(manager: PassManager, same: Same) -> list[Weight]:
     """The constant operands of products that are not constant themselves, and lookups of rows in
     them, in order.
     """
-    known: dict[Instruction, bool] = {}
     found: list[Weight] = []
     for module in manager.modules():
         for at in () if module.bypass else module:
             if type(at.op) in SUMMED:
-                found += _operands(at, known)
-            elif (rows := _rows(at, known, same)) is not None:
+                found += _operands(at)
+            elif (rows := _rows(at, same)) is not None:
                 found.append(rows)
     tables = {w.value for w in found if w.is_looked_up}
     found = [_of_table(w, tables, same) for w in found]
@@ -245,12 +244,12 @@ def _weights(manager: PassManager, same: Same) -> list[Weight]:
     return [w for w in found if w.form in multiplied]
 
 
-def _operands(at: Instruction, known: dict[Instruction, bool]) -> Iterator[Weight]:
-    constant = [is_constant(v, known) for v in at.inputs]
+def _operands(at: Instruction) -> Iterator[Weight]:
+    constant = [v.constant for v in at.inputs]
     for place in SUMMED[type(at.op)]:
         if constant[place] and not all(constant):
             yield _weight(at, place)
-        elif type(at.op) is Dot and (picked := _picked(at, place, known)) is not None:
+        elif type(at.op) is Dot and (picked := _picked(at, place)) is not None:
             yield picked
 
 
@@ -279,7 +278,7 @@ def _weight(user: Instruction, place: int) -> Weight:
     return Weight(user, place, value, views, dims, axis, tuple(tree(operand)))
 
 
-def _picked(user: Instruction, place: int, known: dict[Instruction, bool]) -> Weight | None:
+def _picked(user: Instruction, place: int) -> Weight | None:
     """The constant stack of matrices from which an operand of a dot is picked; None if there is
     none, or it is a table of rows, such as embeddings.
     """
@@ -287,23 +286,23 @@ def _picked(user: Instruction, place: int, known: dict[Instruction, bool]) -> We
     axis = operand.shape.rank - 1 - place
     if type(operand.op) is Transpose:
         axis, operand = operand.op.permutation[axis], operand.inputs[0]
-    if type(operand.op) is not Gather or not is_constant(operand.inputs[0], known):
+    if type(operand.op) is not Gather or not operand.inputs[0].constant:
         return None
     table, indices = operand.inputs
     first, behind = operand.op.axis, operand.op.axis + indices.shape.rank
-    if table.shape.rank < 3 or first <= axis < behind or is_constant(indices, known):
+    if table.shape.rank < 3 or first <= axis < behind or indices.constant:
         return None
     axis = axis if axis < first else axis - indices.shape.rank + 1
     return Weight(operand, 0, table, (), table.shape.dims, axis, tuple(tree(table)))
 
 
-def _rows(at: Instruction, known: dict[Instruction, bool], same: Same) -> Weight | None:
+def _rows(at: Instruction, same: Same) -> Weight | None:
     """The constant table in which rows are looked up, such as embeddings. A product that reads it
     too must sum within a row.
     """
     if type(at.op) is not Gather or at.op.axis or at.inputs[0].shape.rank != 2:
         return None
-    constant = [is_constant(v, known) for v in at.inputs]
+    constant = [v.constant for v in at.inputs]
     if constant != [True, False]:
         return None
     table = same.first(at.inputs[0])

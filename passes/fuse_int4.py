@@ -16,7 +16,7 @@ from migx.ops.pointwise import Convert
 from migx.ops.quantization import DequantizeLinear
 from migx.planning import is_block
 from migx.shape import BF16, F16, F32, I8, U8
-from migx.weights import is_constant, may_be_finite
+from migx.weights import may_be_finite
 from migx.weights.constants import is_unpacked
 
 Is = Callable[[Instruction], bool]
@@ -86,14 +86,14 @@ def _blocks(product: Instruction) -> Iterator[Instruction]:
 def _is_known(value: Instruction) -> bool:
     """Whether a value is a constant, or a view of a block of one."""
     root = source(value)
-    return is_constant(root.inputs[0] if is_block(root) else root)
+    return (root.inputs[0] if is_block(root) else root).constant
 
 
 def _is_stored_in_bytes(unpack: Instruction, elements: Extent) -> bool:
     """Whether an instruction unpacks constant storage, and so many elements are whole bytes."""
     if not isinstance(unpack.op, UnpackInt4) or unpack.op.axis != FLAT:
         return False
-    return is_constant(unpack.inputs[0]) and elements % 2 == 0
+    return unpack.inputs[0].constant and elements % 2 == 0
 
 
 def _pick_as_stored(block: Instruction) -> list[Instruction]:
@@ -111,7 +111,7 @@ def _picks_levels(at: Instruction, members: list[Instruction]) -> bool:
     indices do not.
     """
     plain = all(isinstance(v.op, Unpack) or viewed(v) is not None for v in members)
-    return plain and at.inputs[1] not in members and not is_constant(at)
+    return plain and at.inputs[1] not in members and not at.constant
 
 
 def _unpacking(product: Instruction, known: dict[Instruction, bool]) -> list[Instruction]:
@@ -122,7 +122,7 @@ def _unpacking(product: Instruction, known: dict[Instruction, bool]) -> list[Ins
 def _widening(product: Instruction, blocks: bool) -> list[Instruction]:
     """The instructions from constants of 8 or 16 bits to the operands of a product in f32."""
     kinds = (Convert,) if product.op.name == "convolution" else (Convert, DequantizeLinear)
-    if is_constant(product):
+    if product.constant:
         return []
 
     def widens(at: Instruction) -> bool:
@@ -157,7 +157,7 @@ def _widens(at: Instruction, kinds: tuple[type[Operation], ...], blocks: bool) -
         return False
     given = at.inputs[0]
     whole = given.inputs[0] if blocks and is_block(given) else given
-    if not is_constant(whole) or (whole is not given and is_unpacked(whole)):
+    if not whole.constant or (whole is not given and is_unpacked(whole)):
         return False
     dtype = given.shape.dtype
     if type(at.op) is DequantizeLinear:

@@ -9,7 +9,6 @@ from migx.manager import Pass, PassManager
 from migx.op import Operation
 from migx.ops.fused import Pointwise
 from migx.shape import Dims
-from migx.weights import is_constant
 
 BY_ELEMENT = frozenset({"pointwise", "quantizelinear", "dequantizelinear"})
 """Operations that work element by element on their first input, besides those with the trait."""
@@ -29,10 +28,9 @@ class FusePointwise(Pass):
     variants = ("singles=true",)
 
     def apply(self, module: Module, manager: PassManager) -> bool:
-        known: dict[Instruction, bool] = {}
 
         def dims(at: Instruction) -> Dims | None:
-            return dims_of(at) if is_by_element(at) and not is_constant(at, known) else None
+            return dims_of(at) if is_by_element(at) and not at.constant else None
 
         return fuse(module, dims, _joined, self._becomes, self.name, manager.log)
 

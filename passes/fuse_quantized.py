@@ -11,7 +11,6 @@ from migx.ops.layout import Pad
 from migx.ops.linear import QuantConvolution
 from migx.ops.quantization import QuantizeLinear
 from migx.passes.fuse_pointwise import dims_of, is_by_element
-from migx.weights import is_constant
 
 SMALL = 100
 """The most elements of a depthwise kernel that has to support padding."""
@@ -30,23 +29,22 @@ class FuseQuantized(Outlining):
     """
 
     def bundles(self, module: Module) -> list[Bundle]:
-        known: dict[Instruction, bool] = {}
         found = list[Bundle]()
         for at in module:
             if at.op.name in TAGS:
-                members = (*_padding(at, known), at, *_until_bytes(at, known))
+                members = (*_padding(at), at, *_until_bytes(at))
                 if len(members) > 1:
                     found.append(Bundle(members, Group(TAGS[at.op.name])))
         return found
 
 
-def _padding(at: Instruction, known: dict[Instruction, bool]) -> list[Instruction]:
+def _padding(at: Instruction) -> list[Instruction]:
     """The pad that only a convolution with constant weights reads, if it has one group, or small
     depthwise kernels of at most two axes.
     """
     image, weights = at.inputs
     op = at.op
-    if not isinstance(op, QuantConvolution) or not is_constant(weights, known):
+    if not isinstance(op, QuantConvolution) or not weights.constant:
         return []
     _, channels, *taps = weights.shape.dims
     each = channels == 1 and len(taps) <= 2 and bounds(product(taps))[1] <= SMALL
@@ -59,14 +57,14 @@ def _padding(at: Instruction, known: dict[Instruction, bool]) -> list[Instructio
     return [image] if plain and joined(pad.pads, op.padding) is not None else []
 
 
-def _until_bytes(at: Instruction, known: dict[Instruction, bool]) -> list[Instruction]:
+def _until_bytes(at: Instruction) -> list[Instruction]:
     """The chain of arithmetic with constants on a value, each the only reader of the one before, up
     to its quantisation; empty if it is not quantised.
     """
     found: list[Instruction] = []
     while (reader := only_reader(at)) is not None and is_by_element(reader):
         others = [v for v in reader.inputs if v is not at]
-        if dims_of(reader) != at.shape.dims or not all(is_constant(v, known) for v in others):
+        if dims_of(reader) != at.shape.dims or not all(v.constant for v in others):
             return []
         found.append(reader)
         if type(reader.op) is QuantizeLinear:

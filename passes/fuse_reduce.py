@@ -13,7 +13,6 @@ from migx.ops.fused import FusedReduce
 from migx.ops.reduce import Softmax
 from migx.passes.fuse_pointwise import dims_of, is_by_element, stays_narrow
 from migx.shape import Dims
-from migx.weights import is_constant
 
 
 class FuseReduce(Pass):
@@ -25,10 +24,9 @@ class FuseReduce(Pass):
     """
 
     def apply(self, module: Module, manager: PassManager) -> bool:
-        known: dict[Instruction, bool] = {}
 
         def space(at: Instruction) -> Space | None:
-            return None if is_constant(at, known) else _space(at)
+            return None if at.constant else _space(at)
 
         return fuse(module, space, _joined, _becomes, self.name, manager.log)
 

@@ -12,7 +12,6 @@ from migx.op import Operation, attributes, reduced_axes, with_attributes
 from migx.ops.channels_last import ConvolutionChannelsLast, to_first, to_last
 from migx.ops.layout import Transpose
 from migx.rewrite import Cursor, rule
-from migx.weights import is_constant
 
 
 @rule(on(ops.Convolution, var("x"), var("w"), name="root"))
@@ -46,7 +45,7 @@ def sink_below_arithmetic(at: Cursor, root: Instruction) -> Instruction | None:
     """
     if not any(_is_back(v) for v in root.inputs):
         return None
-    if not all(_is_back(v) or v.op.name in BROADCASTS or is_constant(v) for v in root.inputs):
+    if not all(_is_back(v) or v.op.name in BROADCASTS or v.constant for v in root.inputs):
         return None
     return _sunk(at, root, root.op)
 
@@ -75,7 +74,7 @@ def _is_back(value: Instruction) -> bool:
     rank = value.shape.rank
     if rank < 3 or value.op != Transpose(to_first(rank)):
         return False
-    return not is_constant(value) and value.inputs[0].op.name not in BROADCASTS
+    return not value.constant and value.inputs[0].op.name not in BROADCASTS
 
 
 def _sunk(at: Cursor, root: Instruction, op: Operation) -> Instruction:

@@ -11,7 +11,6 @@ from migx.ops.layout import Contiguous, Transpose
 from migx.ops.linear import Convolution, QuantConvolution
 from migx.program import Program
 from migx.rewrite import Cursor, Declined, RuleSet, rule
-from migx.weights import is_constant
 from migx.weights.constants import is_unpacked
 from migx.weights.hoisting import hoist
 
@@ -25,7 +24,7 @@ def channels_last(
 ) -> Instruction | Declined:
     """convolution(x, w) is the same with the channels of w contiguous in memory."""
     _, channels, *window = w.shape.dims
-    if not is_constant(w) or is_unpacked(w) or not w.shape.static or type(w.op) is Transpose:
+    if not w.constant or is_unpacked(w) or not w.shape.static or type(w.op) is Transpose:
         return Declined("weights are not constant and of known size, or packed, or transposed")
     if product(window) == 1 or channels == 1 or channels % TOGETHER != 0:
         return Declined(f"channels are contiguous, or no multiple of {TOGETHER}")
@@ -53,4 +52,4 @@ def _is_moved(at: Instruction) -> bool:
     """Whether it moves the channels of constants last, in each run."""
     if type(at.op) is not Contiguous or at.module is at.owner.program.weights:
         return False
-    return type(at.inputs[0].op) is Transpose and at.shape.static and is_constant(at)
+    return type(at.inputs[0].op) is Transpose and at.shape.static and at.constant

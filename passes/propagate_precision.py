@@ -18,7 +18,6 @@ from migx.passes.eliminate_convert import holds
 from migx.pipeline import Approximation
 from migx.rewrite import Cursor, rule
 from migx.shape import F64
-from migx.weights import is_constant
 
 
 @rule(on(Convert, having("pointwise", name="work").once(), name="up"))
@@ -34,7 +33,7 @@ def convert_first(at: Cursor, work: Instruction, up: Instruction) -> Instruction
 def convert_last(at: Cursor, work: Instruction) -> Instruction | None:
     """op(convert(x)) of a narrower type than x is convert(op(x))."""
     downs = [v for v in work.inputs if isinstance(v.op, Convert) and v.use_count == 1]
-    if len(downs) != 1 or not is_uniform(work) or is_constant(downs[0]):
+    if len(downs) != 1 or not is_uniform(work) or downs[0].constant:
         return None
     ((wide,), down) = downs[0].inputs, downs[0].op
     if not is_wider(wide, work):
@@ -55,7 +54,7 @@ def is_uniform(work: Instruction) -> bool:
     """
     if isinstance(work.op, Convert) or work.modules:
         return False
-    varying = {v for v in work.inputs if not is_constant(v)}
+    varying = {v for v in work.inputs if not v.constant}
     same = all(v.shape.dtype is work.shape.dtype for v in work.inputs)
     return len(varying) == 1 and same and operations.traits(work.op).pointwise
 

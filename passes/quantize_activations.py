@@ -24,7 +24,6 @@ from migx.ops.scales import ChooseScales
 from migx.pipeline import Approximation
 from migx.program import Program
 from migx.shape import F32, I8, U8
-from migx.weights import is_constant
 from migx.weights.constants import MOVED
 
 GROUP = 8
@@ -106,7 +105,7 @@ def _product(at: Instruction) -> Instruction | None:
     if dot is None or dot is at or not (levels := _levels(source(dot.inputs[1]))):
         return None
     given = operands(at).get(levels)
-    constant = given is not None and is_constant(given)
+    constant = given is not None and given.constant
     return dot if constant or levels.shape.dtype.is_packed else None
 
 

@@ -12,7 +12,6 @@ from migx.ops.linear import Convolution, Dot
 from migx.ops.pointwise import Mul
 from migx.passes._common import without_gaps, without_padding
 from migx.rewrite import Cursor, Declined, rule
-from migx.weights import is_constant
 from migx.weights.constants import is_unpacked
 
 
@@ -36,7 +35,7 @@ def one_window(
     (outputs, *window), (items, *image) = w.shape.dims, x.shape.dims
     if window != image:
         return Declined("a kernel is not as large as the image")
-    if not is_constant(w) or is_unpacked(w):
+    if not w.constant or is_unpacked(w):
         return Declined("the weights are not constant, or are packed and would lose their layout")
     depth = product(window)
     rows = at(Reshape((items, depth)), x)

@@ -22,7 +22,6 @@ from migx.passes.fuse_pointwise import dims_of, is_by_element
 from migx.passes.simplify_reshapes.views import nested_shape_transforms
 from migx.rewrite import Cursor, rule
 from migx.shape import Dims
-from migx.weights import is_constant
 
 FUSED = (Pointwise, FusedReduce)
 
@@ -74,7 +73,7 @@ def wanted(root: Instruction, here: Space) -> Iterator[Parts]:
     """
     for other, mine, theirs in chain(_above(root), _below(root)):
         there = space_of(other)
-        if there is None or is_constant(other) or is_constant(root):
+        if there is None or other.constant or root.constant:
             continue
         if (mine.shape.dims, theirs.shape.dims) != (here.dims, there.dims):
             continue

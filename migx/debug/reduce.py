@@ -33,7 +33,6 @@ from migx.sizes import bare_symbols, symbols_of
 from migx.specialise import bound, remade
 from migx.structure import copy_instruction
 from migx.verify import captures
-from migx.weights import is_constant
 
 Fails: TypeAlias = Callable[[Program], bool]
 Size: TypeAlias = tuple[int, ...]
@@ -309,10 +308,9 @@ def _return_only(made: Draft, kept: Any) -> None:
 
 def _start_at(made: Draft, k: int) -> None:
     """Replaces values of the first k instructions that later ones read by parameters."""
-    known: dict[Instruction, bool] = {}
     first = dict.fromkeys(computed(made.main)[:k])
     for at in first:
-        if any(u not in first for u in at.users) and not is_constant(at, known):
+        if any(u not in first for u in at.users) and not at.constant:
             made.stand_in(at)
 
 

@@ -18,7 +18,6 @@ from migx.onnx import exporters, extents, held, tensors, widening
 from migx.onnx.extents import Placed
 from migx.onnx.site import Made, Site, Value
 from migx.shape import F64, TUPLE, DType
-from migx.weights import is_constant
 
 if TYPE_CHECKING:
     from migx.onnx.writer import ModelWriter
@@ -264,7 +263,7 @@ class GraphWriter:
 
 def _way_out(at: Instruction) -> str:
     """What to do if an operation without an ONNX form reads weights that were left out."""
-    if not is_constant(at):
+    if not at.constant:
         return ""
     return (
         ", and the weights it reads have no value yet, which would be written: give them by "

@@ -24,7 +24,6 @@ from migx.op import Array, Operation
 from migx.ops.builtin import OnnxExternalWeights
 from migx.ops.control import Assume
 from migx.shape import DType, Shape
-from migx.weights import is_constant
 
 if TYPE_CHECKING:
     from migx.onnx.reader import GraphReader
@@ -141,7 +140,7 @@ class Node(Builder):
 
     def constant(self, value: Instruction) -> Array | None:
         """The value of an operand that depends only on literals; otherwise None."""
-        if is_constant(value):
+        if value.constant:
             self.graph.settle(value, named(self.proto))
         return symbolic.constant_value(value)
 

@@ -28,7 +28,6 @@ from migx.op import Array
 from migx.ops.builtin import Literal
 from migx.program import Program
 from migx.shape import TUPLE, DType
-from migx.weights import is_constant
 from migx.weights.constants import is_unpacked
 from migx.weights.evaluation import evaluated
 from migx.weights.live import holding, live_weights
@@ -68,11 +67,11 @@ def with_forms(program: Program) -> Program:
     """
     if all(map(_has_form, chain(*program.modules.values()))):
         return program
-    made, known = program.copy(), dict[Instruction, bool]()
+    made = program.copy()
     late: dict[Instruction, None] = {}
     for at in chain(*made.modules.values()):
         follows = any(v in late for v in at.inputs)
-        if (follows or not _has_form(at)) and at.inputs and is_constant(at, known):
+        if (follows or not _has_form(at)) and at.inputs and at.constant:
             late[at] = None
     roots = [at for at in late if at.shape.dtype.is_tensor and not is_unpacked(at)]
     for at, value in evaluated(roots, lenient=True).items():

@@ -88,6 +88,10 @@ class Slot(Op):
         return self.shape
 
 
+SOURCES = (Literal, OnnxExternalWeights, Slot)
+"""The operations whose results are constants: literals (a target's own included), deferred weights
+and slots."""
+
 READER = "the reader"
 """Relies on tensors of one element being fixed numbers, unless told otherwise."""
 

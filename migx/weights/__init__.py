@@ -9,7 +9,7 @@ in the weights module and checked when new weights arrive.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import get_ident
 
@@ -18,7 +18,7 @@ import numpy as np
 from migx import op as operations
 from migx.argument import Argument
 from migx.ir import Instruction, Module
-from migx.ops.builtin import AssumeEqual, Literal, OnnxExternalWeights, Slot
+from migx.ops.builtin import SOURCES, AssumeEqual, Literal, OnnxExternalWeights
 from migx.program import Program
 
 WEIGHTS = "weights"
@@ -28,7 +28,7 @@ DEBUG = bool(os.environ.get("MIGX_DEBUG"))
 
 def is_source(at: Instruction) -> bool:
     """Whether it is a literal (a target's own included), a deferred weight or a slot."""
-    return isinstance(at.op, Literal | OnnxExternalWeights | Slot)
+    return isinstance(at.op, SOURCES)
 
 
 def is_weight(at: Instruction) -> bool:
@@ -46,52 +46,6 @@ def label_of(at: Instruction) -> str:
     """The name of a weight."""
     label: str = operations.attributes(at.op)["label"]
     return label
-
-
-def is_constant(at: Instruction, known: dict[Instruction, bool] | None = None) -> bool:
-    """Whether an instruction depends only on literals and weights.
-
-    ``known`` caches answers between calls, so that asking for every instruction of a module visits
-    each once.
-    """
-    return decided(at, _made_of, all, {} if known is None else known)
-
-
-def _made_of(at: Instruction) -> bool | Sequence[Instruction]:
-    """The values that must be constant for an instruction to be; or the answer itself."""
-    if is_source(at) or not at.inputs or not computes(at):
-        return is_source(at)
-    return at.inputs
-
-
-def decided(
-    at: Instruction,
-    by: Callable[[Instruction], bool | Sequence[Instruction]],
-    together: Callable[[Iterable[bool]], bool],
-    known: dict[Instruction, bool],
-) -> bool:
-    """A property of a value that is known by itself, or follows ``by`` others: from ``all`` or
-    ``any`` of theirs; ``known`` caches the answers.
-    """
-    stack = [at]
-    while stack:
-        if (top := stack[-1]) in known:
-            stack.pop()
-            continue
-        others = by(top)
-        if isinstance(others, bool):
-            known[top] = others
-        elif unknown := [v for v in others if v not in known]:
-            stack.extend(unknown)
-        else:
-            known[top] = together(known[v] for v in others)
-    return known[at]
-
-
-def computes(at: Instruction) -> bool:
-    """Whether the result is a function of the inputs alone."""
-    declared = operations.traits(at.op)
-    return declared.pure and declared.foldable and not at.modules
 
 
 def is_readable(at: Instruction, relied_on_by: str = "") -> bool:

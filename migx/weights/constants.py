@@ -19,7 +19,6 @@ from migx.ir import Instruction, merged
 from migx.ops.builtin import Literal, OnnxExternalWeights, Slot
 from migx.program import Program
 from migx.shape import I8, U8, Shape
-from migx.weights import decided
 
 ALLOWANCE = 1 << 20
 """The bytes by which the constants of one set may exceed the sources they free."""
@@ -228,8 +227,18 @@ def _widens(at: Instruction) -> bool:
 def _read_from(
     at: Instruction, reads: Callable[[Instruction], bool], known: dict[Instruction, bool]
 ) -> bool:
-    """Whether some operation ``reads`` a value from storage, then only scaled and moved."""
-    return decided(at, lambda each: reads(each) or _moved_from(each), any, known)
+    """Whether some operation ``reads`` a value from storage, then only scaled and moved; ``known``
+    caches the answers.
+    """
+    stack = [at]
+    while stack:
+        top = stack[-1]
+        sources = () if reads(top) else _moved_from(top)
+        if unknown := [v for v in sources if v not in known]:
+            stack += unknown
+        else:
+            known[stack.pop()] = reads(top) or any(known[v] for v in sources)
+    return known[at]
 
 
 def _moved_from(at: Instruction) -> Sequence[Instruction]:

@@ -20,7 +20,7 @@ from migx.planning import is_block
 from migx.program import Program
 from migx.target import Context
 from migx.text import draw_instruction
-from migx.weights import is_constant, is_weight
+from migx.weights import is_weight
 from migx.weights.constants import Constants, tree
 from migx.weights.evaluation import evaluated
 from migx.weights.hoisting import hoist
@@ -35,7 +35,6 @@ def pack_weights(program: Program, context: Context) -> bool:
     Storage of a few bits is left as it is.
     """
     constants = Constants(program)
-    known: dict[Instruction, bool] = {}
     packed: dict[tuple[Instruction, str], Instruction] = {}
     modules = [m for m in program.modules.values() if not m.bypass]
     for at in [at for module in modules for at in module]:
@@ -43,7 +42,7 @@ def pack_weights(program: Program, context: Context) -> bool:
             views = _views(value, context.target.packs_blocks)
             whole = views[-1].inputs[0] if views else value
             again = isinstance(whole.op, UnpackWeight)
-            if not (whole.shape.static and is_constant(whole.inputs[0] if again else whole, known)):
+            if not (whole.shape.static and (whole.inputs[0] if again else whole).constant):
                 continue
             form = context.target.preferred_weight_format(at, index)
             if form is not None and views and is_block(views[-1]):

@@ -8,7 +8,7 @@ from migx import op as operations
 from migx.ir import Instruction
 from migx.manager import PassManager
 from migx.ops.builtin import Literal, Slot
-from migx.weights import computes, is_source, is_weight
+from migx.weights import is_source, is_weight
 from migx.weights.constants import ALLOWANCE, SMALL, Made, is_stored_narrow, related
 
 
@@ -128,7 +128,7 @@ def _computes(at: Instruction, skip_ops: frozenset[str]) -> bool:
     if type(at.op) is Literal:
         return not at.op.replaceable and at.shape.dtype.is_tensor and at.op.value.available
     return (
-        computes(at)
+        at.computes()
         and at.op.name not in skip_ops
         and operations.can_evaluate(at.op)
         and at.shape.static

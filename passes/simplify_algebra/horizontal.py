@@ -22,7 +22,6 @@ from migx.passes.simplify_algebra.terms import (
 )
 from migx.rewrite import Cursor, Declined, rule
 from migx.shape import Dims
-from migx.weights import is_constant
 
 MANY = 64
 """The most users of a value among which siblings are looked for."""
@@ -67,7 +66,7 @@ def is_sibling(other: Instruction, root: Instruction, axis: int) -> bool:
         and place >= 0
         and rest[0] == rest[1]
         and is_light(theirs.source)
-        and is_constant(theirs.source)
+        and theirs.source.constant
         and is_movable(other.inputs[1])
     )
 
@@ -166,7 +165,7 @@ def is_twin(root: Instruction, cut: Instruction, other: Instruction, part: Instr
         return False
     return all(
         (is_cut(v) and is_cut(u) and v.inputs == u.inputs and (v.op, u.op) == (cut.op, part.op))
-        or (is_constant(v) and is_constant(u))
+        or (v.constant and u.constant)
         for v, u in zip(root.inputs, other.inputs, strict=True)
     )
 

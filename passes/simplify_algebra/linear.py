@@ -28,7 +28,6 @@ from migx.passes.simplify_algebra.terms import (
     varies_along,
 )
 from migx.rewrite import Cursor, Declined, rule
-from migx.weights import is_constant
 from migx.weights.constants import is_unpacked
 
 x, y, w, a, b = varying("x"), var("y"), constant("w"), constant("a"), constant("b")
@@ -210,7 +209,7 @@ def dot_slice(
         own = [span for span in spans if span[0] != other]
         sides.append(sliced(at, side, own))
     cut_constants = [v for v, made in zip((x, y), sides, strict=True) if made is not v]
-    if any(is_constant(v) and not is_movable(v) for v in cut_constants):
+    if any(v.constant and not is_movable(v) for v in cut_constants):
         return Declined("other users read the whole constant")
     return at(Dot(), *sides)
 

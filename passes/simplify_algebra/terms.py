@@ -27,7 +27,7 @@ from migx.ops.pointwise import Add, Binary, Unary
 from migx.passes._common import broadcast_of
 from migx.rewrite import Cursor
 from migx.shape import Dims
-from migx.weights import is_constant, is_readable
+from migx.weights import is_readable
 from migx.weights.constants import is_unpacked, tree
 
 BROADCASTS = (Broadcast, Multibroadcast)
@@ -209,7 +209,7 @@ def is_read_once(constant: Instruction) -> bool:
     """
     if constant.use_count == 1:
         return True
-    runs = [user for user in constant.users if not is_constant(user)]
+    runs = [user for user in constant.users if not user.constant]
     return sum(user.inputs.count(constant) for user in runs) <= 1
 
 

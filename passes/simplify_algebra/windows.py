@@ -20,7 +20,7 @@ from migx.ops.pooling import Pooling
 from migx.passes.simplify_algebra.terms import is_movable
 from migx.rewrite import Cursor, Declined, rule
 from migx.shape import Dims
-from migx.weights import is_constant, may_be_finite
+from migx.weights import may_be_finite
 
 Window: TypeAlias = Convolution | Pooling
 Span: TypeAlias = tuple[int, Extent]
@@ -45,7 +45,7 @@ def conv_padding(
     cut = [(i + 2, *span) for i, span in enumerate(spans) if span != (0, lengths[i])]
     if not cut:
         return None
-    if is_constant(w) and not is_movable(w):
+    if w.constant and not is_movable(w):
         return Declined("other users read the whole constant")
     if not may_be_finite(w):
         return Declined("a weight is infinite or NaN, and makes NaN of padding")

@@ -15,7 +15,7 @@ from migx.passes.simplify_qdq.cleaning import MIDDLE, centred
 from migx.passes.simplify_qdq.zero_points import Factor
 from migx.rewrite import Cursor
 from migx.shape import I8, I32, U8
-from migx.weights import is_constant, looked_at, value_of
+from migx.weights import looked_at, value_of
 
 NAME = "simplify_qdq"
 MOVED = (Transpose, Multibroadcast, Broadcast, Reshape, Squeeze, Unsqueeze)
@@ -81,7 +81,7 @@ def may_do_without(w: Factor) -> bool:
     """Whether weights can be held without a zero point: they have 0, or are constant u8 about
     128.
     """
-    middle = w.source.shape.dtype is U8 and is_constant(w.source)
+    middle = w.source.shape.dtype is U8 and w.source.constant
     return point(w) == 0 or (middle and point(w) == MIDDLE)
 
 

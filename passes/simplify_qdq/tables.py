@@ -13,7 +13,6 @@ from migx.ops.quantization import DequantizeLinear
 from migx.passes.simplify_qdq.cleaning import linear
 from migx.rewrite import Cursor, Declined, rule
 from migx.shape import I8, U8
-from migx.weights import is_constant
 from migx.weights.constants import is_unpacked
 
 
@@ -24,7 +23,7 @@ def behind_indices(axis: int, gathered: int, indices: Instruction) -> int:
 
 def is_of_few_bits(table: Instruction) -> bool:
     """Whether a table is unpacked storage, or constant bytes."""
-    return is_unpacked(table) or (table.shape.dtype in (I8, U8) and is_constant(table))
+    return is_unpacked(table) or (table.shape.dtype in (I8, U8) and table.constant)
 
 
 dequantized = linear(DequantizeLinear, var("x", is_of_few_bits), var("scale"), name="dq")
@@ -64,9 +63,7 @@ def gather_converted(
     """gather(convert(x)) is convert(gather(x)), where x is an unpacked table, or a constant of
     fewer bits.
     """
-    if not is_unpacked(x) and not (
-        is_constant(x) and x.shape.dtype.bits < convert.shape.dtype.bits
-    ):
+    if not is_unpacked(x) and not (x.constant and x.shape.dtype.bits < convert.shape.dtype.bits):
         return Declined("the table is neither unpacked nor a constant of fewer bits")
     return at(convert.op, at(Gather(axis), x, i))
 

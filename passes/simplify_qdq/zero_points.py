@@ -20,7 +20,6 @@ from migx.ops.reduce import ReduceSum
 from migx.passes.insert_pad import explicit
 from migx.rewrite import Cursor
 from migx.shape import I8, I32, U8, Dims
-from migx.weights import is_constant
 
 LARGEST = {I8: 128, U8: 255}
 """The greatest magnitude of a byte."""
@@ -83,7 +82,7 @@ def beyond(x: Factor, w: Factor, channels: int | None, depth: Extent) -> str:
     """Why the terms of zero points cannot be subtracted from a product; empty if they can.
     ``channels`` is the axis of the weights that the result keeps.
     """
-    if x.zero is not None and (x.zero.shape.elements != 1 or not is_constant(w.source)):
+    if x.zero is not None and (x.zero.shape.elements != 1 or not w.source.constant):
         return "the sums of the weights are not constant"
     if w.zero is None:
         return ""

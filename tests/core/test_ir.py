@@ -107,6 +107,33 @@ def test_users_are_counted_as_often_as_they_read() -> None:
     verify(program)
 
 
+def test_what_is_constant_follows_every_edit() -> None:
+    program = Program()
+    main = program.main
+    x, c = main.add_parameter("x", VECTOR), main.add_parameter("c", Shape(BOOL))
+    one, two = (main.add_literal(np.full(3, k, np.float32)) for k in (1, 2))
+    both = main.add_instruction(ops.Add(), one, two)
+    after = main.add_instruction(ops.Exp(), main.add_instruction(ops.Neg(), both))
+    yes, no = program.create_module("yes"), program.create_module("no")
+    inside = yes.add_instruction(ops.Relu(), after)
+    yes.add_return(inside)
+    no.add_return(x)
+    choice = main.add_instruction(ops.If(), c, modules=[yes, no])
+    main.add_return(after, choice)
+
+    def constant() -> list[bool]:
+        verify(program)
+        return [at.constant for at in (both, after, inside)]
+
+    assert constant() == [True] * 3
+    assert not x.constant
+    assert not choice.constant
+    main.replace_input(both, 1, x)
+    assert constant() == [False] * 3
+    main.replace_instruction(x, two)
+    assert constant() == [True] * 3
+
+
 def test_replace_refuses_other_types_and_dims() -> None:
     program, (_, y) = chain(1)
     main, text = program.main, str(program)

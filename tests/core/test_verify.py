@@ -157,6 +157,10 @@ def unknown_parameter(p: Parts) -> None:
     p.program.main.parameters["x"] = p.program.main.parameters["c"]
 
 
+def no_constant(p: Parts) -> None:
+    p.a.constant = p.program.modules["yes"].outputs[0].constant = True
+
+
 def lost_parameter(p: Parts) -> None:
     spare = p.program.main.add_parameter("spare", VECTOR)
     known = dict(p.program.main.parameters)
@@ -273,6 +277,7 @@ BREAKS: dict[str, list[tuple[Callable[[Parts], None], str]]] = {
         (wrong_shape, "its shape is f32[3]{2}, its operation infers f32[3]"),
         (refused_shape, "concat: axis 4 is not one of the 1 axes"),
     ],
+    "constants": [(no_constant, "it says that it is constant")],
     "parameters": [
         (late_parameter, "a parameter comes after other instructions"),
         (unknown_parameter, "the module does not record its parameter 'x'"),
