@@ -27,6 +27,14 @@ REPEATS = frozenset(
 """The modes for which element i of an axis k times as long is element i // k of the input."""
 
 
+@rule(on(Resize, var("x"), name="resize"))
+def same_size(x: Instruction, resize: Instruction) -> Instruction | None:
+    """Resampling that changes no axis is x."""
+    op = resize.op_as(Resize)
+    changed = any(op.changes(axis, length) for axis, length in enumerate(x.shape.dims))
+    return None if changed else x
+
+
 @rule(on(Resize, var("x"), name="resize", mode="nearest"))
 def repeat(at: Cursor, x: Instruction, resize: Instruction) -> Instruction | Declined:
     """Axes that become k times as long are broadcast along a new axis of k and merged with it."""
@@ -40,7 +48,7 @@ def repeat(at: Cursor, x: Instruction, resize: Instruction) -> Instruction | Dec
     for axis in reversed(new):
         dims.insert(axis + 1, times[axis])
     if not new:
-        return x if x.shape.dims == resize.shape.dims else Declined("the lengths may differ")
+        return x
     wide = at(Multibroadcast(tuple(dims)), at(Unsqueeze(places), x))
     return at(Reshape(resize.shape.dims), wide)
 
@@ -78,8 +86,8 @@ def repeats(op: Resize, axis: int, extent: Extent) -> int:
 
 
 class RewriteResize(Pass):
-    """Turns nearest resizing into broadcasts where elements repeat, else into gathers (MIGraphX
-    rewrite_resize).
+    """Turns nearest resizing into broadcasts where elements repeat, else into gathers; drops what
+    changes no axis (MIGraphX rewrite_resize).
     """
 
-    rules = repeat + pick
+    rules = same_size + repeat + pick

@@ -70,3 +70,18 @@ def test_a_scale_that_is_not_the_quotient_of_the_sizes_counts() -> None:
     op = ops.Resize((length * 2,), (2.5,), "nearest", "asymmetric", "floor")
     program.main.add_return(program.main.add_instruction(op, x))
     assert not rewritten(program)[1]
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("coordinates", COORDINATES)
+def test_what_changes_no_axis_is_dropped(mode: str, coordinates: str) -> None:
+    program, n = Program(), Dim("n")
+    x = program.main.add_parameter("x", Shape(F32, (n, 1, 6)))
+    ends = (0.0, 0.0, 0.1, 1.0, 1.0, 0.9)
+    wide = mode != "nearest"
+    op = ops.Resize((n, 1, 6), (), mode, coordinates, "floor", antialias=wide, roi=ends)
+    program.main.add_return(program.main.add_instruction(op, x))
+    after, _ = rewritten(program)
+    if coordinates not in ("tf_half_pixel_for_nn", "tf_crop_and_resize"):
+        assert after.main.outputs[0].name == "@param"
+    assert equal_on(np.linspace(-2, 3, 24, dtype=np.float32).reshape(4, 1, 6), program, after)
