@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import prod
+from math import lcm, prod
 
 from migx import dim
 from migx import shape as dtypes
@@ -41,7 +41,7 @@ from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.epilogue import emittable, evaluated
 from migx.targets.cpu.parts.matrix import Matrix
-from migx.targets.cpu.parts.tile import LATENCY, LOADS, Tile, accumulate
+from migx.targets.cpu.parts.tile import Tile, accumulate, cycles
 from migx.targets.cpu.parts.transpose import gather_columns, scatter_columns
 
 ROW = 2
@@ -129,7 +129,7 @@ def _turns(rows: Extent, height: int, vectors: int) -> float:
     total, left = 0.0, rows if isinstance(rows, int) else height
     while left:
         strips, left = divmod(left, height)
-        total += strips * max(height * vectors / 2 + LOADS * (height + vectors), LATENCY)
+        total += strips * cycles(height, vectors)
         height = max(1, height // 2)
     return total
 
@@ -278,9 +278,10 @@ class Writer(KernelWriter):
         transposed.
         """
         blocking, attention, lanes = self.blocking, self.attention, self.blocking.lanes
+        step = lcm(lanes, blocking.height)  # strips may write more rows than there are
 
         def area(rows: Extent, row: Extent = blocking.width, type_: Type = F32) -> Value:
-            return self.frame.take((rows + lanes - 1) // lanes * lanes * row, type_)
+            return self.frame.take((rows + step - 1) // step * step * row, type_)
 
         self.panel, self.sums = area(attention.depth), area(attention.width)
         self.scores = area(blocking.keys)
@@ -317,14 +318,14 @@ class Writer(KernelWriter):
         with f.loop(0, self.keys, self.frame.extent(blocking.keys), carry=start) as block:
             many = f.intrinsic("smin", self.keys - block.index, self.frame.extent(blocking.keys))
             here = self._widened(keys.moved(block.index, 0), many, depth)
-            heights = product_.heights(attention.count[1])
-            accumulate(product_, self.scores, here, panel, many, depth, heights, fresh=True)
+            strips = product_.strips(attention.count[1])
+            accumulate(product_, self.scores, here, panel, many, depth, strips, fresh=True)
             highest, totals = block.carried[: blocking.vectors], block.carried[blocking.vectors :]
             highest, totals = self._weights(top, rows, block.index, many, highest, totals)
             block.carry(*highest, *totals)
             left = self._widened(values.moved(block.index, 0), many, width).turned
-            heights = weighted.heights(attention.width)
-            accumulate(weighted, self.sums, left, scores, width, many, heights, fresh=once)
+            strips = weighted.strips(attention.width)
+            accumulate(weighted, self.sums, left, scores, width, many, strips, fresh=once)
         output = self.matrix(attention.output).moved(top, 0)
         line = self.panel  # the queries are not needed any more
         for j, total in enumerate(block.carried[blocking.vectors :]):

@@ -193,7 +193,7 @@ class Writer(KernelWriter):
         self.rows, self.columns, self.depth = (
             self.frame.extent(e) for e in (problem.rows, problem.columns, problem.depth)
         )
-        self.heights = self.tile.heights(problem.rows)
+        self.strips = self.tile.strips(problem.rows)
         lanes = self.tile.lanes
         self.epilogue = Epilogue(self.frame, problem.epilogue, problem.sum, lanes, problem.rows)
         self.whole = isinstance(problem.columns, int) and problem.columns % lanes == 0
@@ -276,7 +276,7 @@ class Writer(KernelWriter):
 
     def _add(self, lines: Matrix, right: Matrix, rows: Value, depth: Value, *, fresh: bool) -> None:
         """Adds a part of the depth to the sums."""
-        left, heights = self._left(lines, rows, depth), self.heights
+        left = self._left(lines, rows, depth)
         accumulate(
             self.tile,
             self.sums,
@@ -284,7 +284,7 @@ class Writer(KernelWriter):
             right,
             rows,
             depth,
-            heights,
+            self.strips,
             fresh=fresh,
             ahead=self.format is not None and bounds(self.problem.rows)[1] >= BLOCK // 2,
             multiply=self._multiply,

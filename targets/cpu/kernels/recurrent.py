@@ -30,7 +30,7 @@ from migx.targets.cpu.kernels.recurrent_cells import ACTIVATIONS, Cells, Units, 
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.matrix import Matrix
-from migx.targets.cpu.parts.tile import WORTH, Tile, accumulate
+from migx.targets.cpu.parts.tile import WORTH, Strip, Tile, accumulate
 from migx.targets.cpu.parts.together import Part, Team
 from migx.targets.cpu.parts.transpose import gather_columns
 
@@ -237,7 +237,7 @@ class _Writer(KernelWriter):
         """
         f, weight = self.f, self.at.inputs[self.roles[role]]
         pairs = range(self.panels // PAIR) if pairs is None else pairs
-        heights = self._heights(self.batch if role == "r" else self.time * self.batch)
+        strips = self._strips(self.batch if role == "r" else self.time * self.batch)
         deep, tops = f.as_index(self._depth(weight)), (rows + (BLOCK - 1)) // BLOCK
         begin, end = part.of(tops * len(pairs))
         with f.loop(begin, end) as cell:
@@ -247,15 +247,15 @@ class _Writer(KernelWriter):
                     self._pack(role, direction, first, first + PAIR)
             many, lines = f.minimum(rows - top, BLOCK), left.moved(top, 0)
             place = f.element(to, top * self.width, F32)
-            if 1 in heights:
+            if strips[-1].rows == 1:
                 with f.when(f.compare("eq", many, 1)):
                     pair = [self._panel(role, direction, first + k) for k in range(PAIR)]
                     self._row(lines, pair, deep, f.element(place, first * self.tile.columns, F32))
-            if heights != [1]:
+            if strips[0].rows > 1:
                 with f.when(many > 1), f.loop(first, first + PAIR) as panel:
                     right = self._panel(role, direction, panel.index)
                     there = f.element(place, panel.index * self.tile.columns, F32)
-                    self._block(lines, right, many, deep, heights, there)
+                    self._block(lines, right, many, deep, strips, there)
 
     def _row(self, left: Matrix, panels: list[Matrix], deep: Value, to: Value) -> None:
         """The product of one row and adjacent panels."""
@@ -269,30 +269,29 @@ class _Writer(KernelWriter):
             f.store(total, f.element(to, number * tile.lanes, F32))
 
     def _block(
-        self, left: Matrix, right: Matrix, rows: Value, deep: Value, heights: list[int], to: Value
+        self, left: Matrix, right: Matrix, rows: Value, deep: Value, strips: list[Strip], to: Value
     ) -> None:
         """The product of several rows and a panel, copied to its place."""
         f, tile, sums = self.f, self.tile, self.sums
-        accumulate(tile, sums, left, right, rows, deep, heights, fresh=True)
+        accumulate(tile, sums, left, right, rows, deep, strips, fresh=True)
         with f.loop(0, rows) as row:
             place = f.element(to, row.index * self.width, F32)
             for j in range(0, tile.columns, tile.lanes):
                 taken = f.load(f.element(sums, row.index * tile.columns + j, F32), tile.vector)
                 f.store(taken, f.element(place, j, F32))
 
-    def _heights(self, rows: Extent) -> list[int]:
-        """The heights that so many rows are cut into. Two rows have enough sums to hide a unit's
+    def _strips(self, rows: Extent) -> list[Strip]:
+        """The strips that so many rows are cut into. Two rows have enough sums to hide a unit's
         latency, so heights between two and the tallest would gain little.
         """
         every = sorted({self.tile.rows, 2, 1}, reverse=True)
-        if not isinstance(rows, int) or rows > ROWS:
-            return every
         used = set[int]()
-        for many in (min(rows, BLOCK), rows % BLOCK):
+        for many in (min(rows, BLOCK), rows % BLOCK) if isinstance(rows, int) else ():
             for height in every:
                 used |= {height} if many >= height else set()
                 many %= height
-        return [height for height in every if height in used]
+        few = isinstance(rows, int) and rows <= ROWS
+        return [Strip(height, height) for height in every if height in used or not few]
 
     def _panel(self, role: str, direction: Value, panel: Value) -> Matrix:
         """A panel of a weight for a direction: packed ahead, or made in scratch."""

@@ -16,9 +16,9 @@ With eight levels to a word, the k-th sum has every eighth column from the k-th 
 permuted into that order once for each block, by shuffles, and sums out of it once, when they are
 complete.
 
-A single row is multiplied as weights are unpacked, and each block's sum is scaled once. For more
-rows, a slab of the panel is unpacked and scaled into scratch, and the tiles of ``tile.py`` run over
-it.
+A few rows, as many as have sums in registers, are multiplied as weights are unpacked, and each
+block's sum is scaled once. For more rows than three such strips, a slab of the panel is unpacked and
+scaled into scratch, and the tiles of ``tile.py`` run over it.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.epilogue import Destination, Epilogue, writable
 from migx.targets.cpu.parts.matrix import Matrix
-from migx.targets.cpu.parts.tile import Tile, accumulate, staged
+from migx.targets.cpu.parts.tile import Tile, accumulate, cut, staged, strips
 from migx.targets.cpu.parts.transpose import deinterleaved, interleaved
 from migx.targets.cpu.parts.weight_parameters import Parameter
 
 SLAB = 256
 """About how much of the depth is unpacked at a time: it stays in the L2 cache."""
+SPARE = 8
+"""The registers that are not for sums when a few rows are multiplied."""
 ROWS = 96
 """About how many rows use a slab, enough to amortise unpacking it."""
 
@@ -79,6 +81,8 @@ class _Writer(KernelWriter):
         self.lanes, self.vector = lanes, F32.times(lanes)
         vectors = 4 if machine.registers >= 32 else 2
         height, block = problem.heights((machine.registers - vectors - 1) // vectors, ROWS)
+        self.together = max(1, (machine.registers - SPARE) // self.levels)
+        self.few = 3 * self.together if self.together > 1 else 1
         self.tile = Tile(height, vectors, lanes, block, self._slab(), F32)
         self.epilogue = Epilogue(self.frame, problem.epilogue, F32, lanes, problem.rows)
 
@@ -100,11 +104,11 @@ class _Writer(KernelWriter):
             top, panel = cell.index % many * tile.block, cell.index // many
             count = f.minimum(rows - top, tile.block)
             least, most = bounds(problem.rows)
-            if least <= 1:
-                with f.when(f.compare("le", rows, 1)):
-                    self._one_row(panel)
-            if most > 1:
-                with f.when(rows > 1):
+            if least <= self.few:
+                with f.when(rows <= self.few):
+                    self._few_rows(panel, count)
+            if most > self.few:
+                with f.when(rows > self.few):
                     self._many_rows(panel, top, count)
             self._write(panel, top, count)
         return frame.finished(
@@ -118,7 +122,7 @@ class _Writer(KernelWriter):
         """Takes the sums, grouped by part of the panel, the slab, and widened rows."""
         tile = self.tile
         self.part = tile.block * tile.columns
-        many, widens = bounds(self.problem.rows)[1] > 1, self.problem.left_dtype is not FLOAT
+        many, widens = bounds(self.problem.rows)[1] > self.few, self.problem.left_dtype is not FLOAT
         take = self.frame.take
         self.sums = take(tile.block * self.width, F32)
         self.slab = take(tile.depth * self.width * many, F32)
@@ -131,27 +135,36 @@ class _Writer(KernelWriter):
         start = self.f.as_index(part * self.part + rest * tile.lanes)
         return self.f.element(self.sums, start + self.f.as_index(row) * tile.columns, F32)
 
-    # One row.
+    # A few rows.
 
-    def _one_row(self, panel: Value) -> None:
+    def _few_rows(self, panel: Value, count: Value) -> None:
         f, problem = self.f, self.problem
-        row = self._lines(f.as_index(0), f.as_index(0))
-        zeros = [f.const(self.vector, 0)] * self.levels
+        lines = self._lines(f.as_index(0), f.as_index(0))
+        most = int(min(self.together, bounds(problem.rows)[1]))
+        for top, numbers in cut(count, strips(most, self.levels)):
+            self._strip(panel, top, [lines.moved(row, 0) for row in numbers])
+
+    def _strip(self, panel: Value, top: Value, rows: Sequence[Matrix]) -> None:
+        """The sums of some rows, from ``top`` on."""
+        f, problem, levels = self.f, self.problem, self.levels
+        zeros = [f.const(self.vector, 0)] * (levels * len(rows))
 
         def add(k: Value, weights: list[Value], sums: list[Value]) -> list[Value]:
-            one = elements.loaded(f, f.load(row.at(0, k), memory_of(row.dtype)), row.dtype)
-            one = f.splat(one, self.lanes)
-            return [f.muladd(w, one, s) for w, s in zip(weights, sums, strict=True)]
+            read = [f.load(row.at(0, k), memory_of(row.dtype)) for row in rows]
+            ones = [f.splat(elements.loaded(f, x, problem.left_dtype), self.lanes) for x in read]
+            pairs = [(w, one) for one in ones for w in weights]
+            return [f.muladd(*pair, s) for pair, s in zip(pairs, sums, strict=True)]
 
         first, last = f.as_index(0), f.as_index(-(-problem.depth // problem.block))
         with f.loop(first, last, carry=zeros) as block:
             scales = self._parameters(problem.scale, panel, block.index)
             start = block.index * problem.block
             sums = self._unpacked(panel, block.index, start, self._end(start), zeros, add)
-            totals = zip(sums, scales, block.carried, strict=True)
+            totals = zip(sums, scales * len(rows), block.carried, strict=True)
             block.carry(*(f.muladd(s, by, t) for s, by, t in totals))
-        for k, total in enumerate(block.carried):
-            f.store(total, self._place(k, 0))
+        for number, total in enumerate(block.carried):
+            row, vector = divmod(number, levels)
+            f.store(total, self._place(vector, top + row))
 
     def _end(self, start: Value) -> Value:
         """The end of the block of the depth that begins here."""
@@ -177,7 +190,7 @@ class _Writer(KernelWriter):
                 first = f.element(self.slab, part * tile.columns, F32)
                 sums = f.element(self.sums, part * self.part, F32)
                 right = Matrix.dense(first, self.width, FLOAT)
-                heights = tile.heights(problem.rows)
+                heights = tile.strips(problem.rows)
                 accumulate(tile, sums, left, right, count, deep, heights, fresh=False)
 
     def _unpack(self, panel: Value, begin: Value, end: Value) -> None:

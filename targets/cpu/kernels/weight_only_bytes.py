@@ -32,7 +32,7 @@ from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.epilogue import Destination, Epilogue
 from migx.targets.cpu.parts.matrix import Matrix
-from migx.targets.cpu.parts.tile import Tile
+from migx.targets.cpu.parts.tile import Tile, cut
 
 TOGETHER = 2
 """Vectors of columns that several rows are multiplied with at a time."""
@@ -133,15 +133,11 @@ class Writer(KernelWriter):
     def _panel(self, panel: Value, top: Value, count: Value) -> None:
         """The results of some rows and a panel."""
         f, problem, tile = self.f, self.problem, self.tile
-        first = f.as_index(0)
-        for height in tile.heights(problem.rows):
-            end = first + (count - first) // height * height
+        for row, numbers in cut(count, tile.strips(problem.rows)):
+            height = len(numbers)
             together = tile.vectors if height == 1 else TOGETHER
-            with f.loop(first, end, height) as row:
-                for part in range(0, tile.vectors, together):
-                    strip = _Strip(panel, row.index, height, range(part, part + together))
-                    self._write_strip(strip)
-            first = end
+            for part in range(0, tile.vectors, together):
+                self._write_strip(_Strip(panel, row, height, range(part, part + together)))
         column = panel * self.width
         there = f.minimum(problem.columns - column, self.width)
         to = Destination(f.as_index(0), top, column, count)

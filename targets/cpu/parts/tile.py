@@ -12,8 +12,9 @@ which they are read again for the next rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from migx import dim
 from migx.dim import Extent
@@ -32,6 +33,15 @@ def sum_type(dtype: DType) -> Type | None:
     if dtype.is_float:
         return {64: F64, 32: F32, 16: F32}.get(dtype.bits)
     return (I64 if dtype.bits == 64 else I32) if dtype.is_integer else None
+
+
+class Strip(NamedTuple):
+    """``rows`` that are multiplied at a time while at least ``least`` are left. If there are fewer,
+    the last is repeated, and the sums after its own mean nothing.
+    """
+
+    rows: int
+    least: int
 
 
 @dataclass(frozen=True)
@@ -58,17 +68,16 @@ class Tile:
         """A vector of sums."""
         return self.sum.times(self.lanes)
 
-    def heights(self, rows: Extent) -> list[int]:
-        """The heights that a matrix of so many rows is cut into, the largest first."""
-        every = [self.rows]
-        while every[-1] > 1:
-            every.append(every[-1] // 2)
+    def strips(self, rows: Extent) -> list[Strip]:
+        """The strips that a matrix of so many rows is cut into, the largest first. They take no
+        more rows than the next multiple of the tile's.
+        """
         if not isinstance(rows, int):
-            return every
+            return strips(self.rows, self.vectors)
         blocks = {min(self.block, rows), rows % self.block}
         used = {self.rows for block in blocks if block >= self.rows}
         used |= {block % self.rows for block in blocks}
-        return sorted(used - {0}, reverse=True)
+        return [Strip(height, height) for height in sorted(used - {0}, reverse=True)]
 
 
 # The cost model. Steps of the depth are counted in cycles of the two multiply-add units.
@@ -76,6 +85,8 @@ LOADS = 0.25
 """The cost of a load beyond the arithmetic it hides behind; 0.5 would hide nothing."""
 LATENCY = 4.0
 """Cycles until a sum can be added to again."""
+READING = 2.0
+"""Cycles to read a vector of a panel again, from the L2 cache."""
 MOST_ROWS, MOST_VECTORS = 16, 6
 BLOCK = 64
 """About how many rows use a panel before the next: enough to amortise packing it."""
@@ -83,6 +94,34 @@ FEW_TILES = 8
 """With fewer tiles than this, blocks are made smaller, so that every thread has some."""
 WORTH = 1 << 17
 """The operations worth handing to another thread: under a microsecond of arithmetic."""
+
+
+def cycles(height: int, vectors: int) -> float:
+    """The cost of a step of the depth."""
+    return max(height * vectors / 2 + LOADS * (height + vectors), LATENCY)
+
+
+def strips(height: int, vectors: int) -> list[Strip]:
+    """The strips for any number of rows: as high as the tile, and powers of two far enough below
+    it. Each is used where those below it would cost more.
+    """
+    powers = [2**i for i in range(height.bit_length()) if 3 * 2**i <= 2 * height]
+    found = list[Strip]()
+    costs, taken = [0.0], [0]  # the cost of so many rows, and the rows taken for them
+    for rows in sorted({1, *powers, height}):
+        own, least = max(cycles(rows, vectors), READING * vectors), len(costs)
+        while found and least < rows:
+            below = found[0].rows
+            cost = costs[below] + costs[least - below]
+            if cost >= own or below + taken[least - below] > rows:
+                break
+            costs.append(cost)
+            taken.append(below + taken[least - below])
+            least += 1
+        costs += [own] * (rows - least + 1)
+        taken += [rows] * (rows - least + 1)
+        found.insert(0, Strip(rows, least))
+    return found
 
 
 def chosen(
@@ -99,7 +138,7 @@ def chosen(
         height = min(MOST_ROWS, (machine.registers - vectors - 1) // vectors)
         if height < 1:
             continue
-        turns = max(height * vectors / 2 + LOADS * (height + vectors), LATENCY) / height
+        turns = cycles(height, vectors) / height
         across = -(-columns // (vectors * lanes)) if isinstance(columns, int) else 1 / vectors
         if best is None or turns * across < best[0]:
             best = turns * across, height, vectors
@@ -153,7 +192,7 @@ def accumulate(
     panel: Matrix,
     rows: Value,
     depth: Value,
-    heights: list[int],
+    strips: Sequence[Strip],
     *,
     fresh: bool,
     ahead: bool = False,
@@ -167,43 +206,54 @@ def accumulate(
     given a broadcast number, a vector of the panel and a vector of sums.
     """
     f = left.into
-    first = f.as_index(0)
     enough = rows >= tile.rows * tile.vectors
-    for height in heights:
-        end = first + (rows - first) // height * height
+    for top, numbers in cut(rows, strips):
+        here = f.element(sums, top * tile.columns, tile.sum)
+        behind = None
+        if ahead and len(numbers) == tile.rows:
+            # Each iteration prefetches one vector of every row of the panel, so there must be
+            # enough of them; with fewer, memory bandwidth is the limit, and the hardware
+            # prefetcher does better.
+            vector = top // tile.rows % tile.vectors * tile.lanes
+            place = f.select(enough, panel.at(depth, vector), panel.first)
+            behind = replace(panel, first=place, row=f.select(enough, panel.row, 0))
+        starts = [left.moved(row, 0) for row in numbers]
+        _strip(tile, here, starts, panel, depth, fresh, behind, multiply)
+
+
+def cut(rows: Value, strips: Sequence[Strip]) -> Iterator[tuple[Value, list[Value]]]:
+    """Loops over so many rows, one loop for each height: the first row of a strip, and all of its
+    rows, for the body of the loop.
+    """
+    f = rows.into
+    first, last = f.as_index(0), rows - 1
+    for height, least in strips:
+        end = first + (rows - first + (height - least)) // height * height
         with f.loop(first, end, height) as turn:
-            here = f.element(sums, turn.index * tile.columns, tile.sum)
-            lines, behind = left.moved(turn.index, 0), None
-            if ahead and height == tile.rows:
-                # Each iteration prefetches one vector of every row of the panel, so there must be
-                # enough of them; with fewer, memory bandwidth is the limit, and the hardware
-                # prefetcher does better.
-                vector = turn.index // height % tile.vectors * tile.lanes
-                place = f.select(enough, panel.at(depth, vector), panel.first)
-                behind = replace(panel, first=place, row=f.select(enough, panel.row, 0))
-            _strip(tile, height, here, lines, panel, depth, fresh, behind, multiply)
-        first = end
+            numbers = [turn.index + i for i in range(height)]
+            yield turn.index, numbers[:least] + [f.minimum(n, last) for n in numbers[least:]]
+        first = end if least == height else f.minimum(end, rows)
 
 
 def _strip(
     tile: Tile,
-    height: int,
     sums: Value,
-    left: Matrix,
+    starts: Sequence[Matrix],
     panel: Matrix,
     depth: Value,
     fresh: bool,
     behind: Matrix | None,
     multiply: Multiply,
 ) -> None:
-    """As many rows as fit in registers, over all of the depth; prefetches a column ``behind``."""
-    f, wide = left.into, memory_of(panel.dtype).times(tile.lanes)
+    """Some rows, as many as fit in registers, over all of the depth; prefetches a column
+    ``behind``.
+    """
+    f, wide, height = panel.into, memory_of(panel.dtype).times(tile.lanes), len(starts)
     places = [
         f.element(sums, i * tile.columns + j * tile.lanes, tile.sum)
         for i in range(height)
         for j in range(tile.vectors)
     ]
-    starts = [left.moved(i, 0) for i in range(height)]
     nothing = f.const(tile.vector, 0)
     begun = [nothing if fresh else f.load(p, tile.vector) for p in places]
     with f.loop(0, depth, carry=begun) as k:

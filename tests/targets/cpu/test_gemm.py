@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import migx
@@ -15,7 +17,7 @@ from migx.targets.cpu.code import jit
 from migx.targets.cpu.emit import F32
 from migx.targets.cpu.kernels.gemm import kernel_for
 from migx.targets.cpu.machine import Machine, host
-from migx.targets.cpu.parts.tile import chosen
+from migx.targets.cpu.parts.tile import MOST_ROWS, MOST_VECTORS, Strip, chosen, strips
 from migx.testing.bounds import compare
 from migx.testing.oracles import run_on_ref
 from tests.targets.cpu.alone import OTHER_MACHINES, parsed, problem, produced, result
@@ -357,8 +359,28 @@ def test_what_is_left_of_rows_is_one_strip() -> None:
         tile = chosen(host(), F32, rows, columns, 64)
         for block in (tile.block, rows % tile.block):
             left = min(block, rows) % tile.rows
-            assert not left or left in tile.heights(rows)
-        assert len(tile.heights(rows)) <= 3
+            assert not left or Strip(left, left) in tile.strips(rows)
+        assert len(tile.strips(rows)) <= 3
+
+
+@given(st.integers(1, MOST_ROWS), st.integers(1, MOST_VECTORS), st.integers(1, 3 * MOST_ROWS))
+def test_strips_take_any_number_of_rows_and_little_more(
+    height: int, vectors: int, rows: int
+) -> None:
+    taken, cut = 0, strips(height, vectors)
+    for strip in cut:
+        while rows - taken >= strip.least:
+            taken += strip.rows
+    assert rows <= taken <= -(-rows // height) * height
+    assert [each.rows for each in cut] == sorted({each.rows for each in cut}, reverse=True)
+    assert cut[-1] == Strip(1, 1)
+
+
+def test_few_rows_read_a_panel_once() -> None:
+    """Rows of common numbers are one strip: a panel costs more to read than a row to repeat."""
+    for height, vectors in ((14, 2), (6, 4), (6, 2)):  # 32 registers, 4 vectors, and 16 registers
+        assert [s.rows for s in strips(height, vectors) if s.least <= 4 <= s.rows] == [4]
+        assert [s.rows for s in strips(height, vectors) if s.least <= 2 <= s.rows] == [2]
 
 
 @pytest.mark.parametrize("rows", [3, 64, 70])

@@ -18,6 +18,8 @@ from tests.targets.cpu.alone import parsed, problem, produced
 
 BITS = ("i4", "u4", "i8", "u8")
 SIZES = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1, "u8": 1}
+FEW_AND_MANY = (1, 3, 20)
+"""Numbers of rows: one strip of one row, one of several, and too many for strips."""
 
 
 def literal(name: str, dtype: str, *dims: int) -> str:
@@ -84,7 +86,7 @@ def _numbered(lines: list[str]) -> list[str]:
     return [line.replace("%v", "%") for line in lines]
 
 
-@pytest.mark.parametrize("rows", [0, 1, 2, 7, 70])
+@pytest.mark.parametrize("rows", [0, 1, 2, 7, 13, 70])
 @pytest.mark.parametrize("weight", ["i4", "i8"])
 @pytest.mark.parametrize(("depth", "columns"), [(32, 128), (100, 50), (33, 1), (700, 270)])
 def test_sizes_that_do_not_divide_tiles(rows: int, weight: str, depth: int, columns: int) -> None:
@@ -92,7 +94,14 @@ def test_sizes_that_do_not_divide_tiles(rows: int, weight: str, depth: int, colu
     assert not problem(kernel_for, parsed(text, "fuse_int4"))
 
 
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("weight", ["i4", "u8"])
+def test_a_kernel_serves_any_number_of_rows(weight: str) -> None:
+    program = parsed(product("n", 70, 140, weight=weight), "fuse_int4")
+    for rows in range(24):
+        assert not problem(kernel_for, program, {"n": rows}), rows
+
+
+@pytest.mark.parametrize("rows", FEW_AND_MANY)
 @pytest.mark.parametrize("weight", ["i4", "u8"])
 @pytest.mark.parametrize("block", [1, 5, 16, 128, 256, 300, 512, 1000])
 def test_blocks(rows: int, weight: str, block: int) -> None:
@@ -144,7 +153,7 @@ def whole_blocks(
 SIZES_OF_BLOCKS = [(16, 9, 16), (100, 130, 32), (5, 3, 16), (32, 1, 32), (64, 2, 128), (1, 1, 16)]
 
 
-@pytest.mark.parametrize("rows", [0, 1, 3])
+@pytest.mark.parametrize("rows", [0, *FEW_AND_MANY])
 @pytest.mark.parametrize("zero", ["", "packed"])
 @pytest.mark.parametrize(("depth", "columns", "block"), SIZES_OF_BLOCKS)
 def test_parts_of_whole_blocks(rows: int, zero: str, depth: int, columns: int, block: int) -> None:
@@ -156,7 +165,7 @@ def test_parts_of_whole_blocks(rows: int, zero: str, depth: int, columns: int, b
 @pytest.mark.parametrize("scale", ["f32", "f16"])
 @pytest.mark.parametrize(("depth", "columns", "block"), SIZES_OF_BLOCKS[:-1])
 def test_real_zero_points(weight: str, scale: str, depth: int, columns: int, block: int) -> None:
-    for rows in (1, 3):
+    for rows in FEW_AND_MANY:
         text = whole_blocks(
             rows, depth, columns, block, zero="real", weight=weight, scale=scale, batch="2, "
         )
@@ -185,7 +194,7 @@ module main(x: f32[3, 64]) {{
     assert kernel_for(produced(parsed(text, "fuse_int4")), host()) is None
 
 
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("rows", FEW_AND_MANY)
 @pytest.mark.parametrize("leading", [1, 2])
 def test_a_batch_of_one(rows: int, leading: int) -> None:
     """The weight has axes of one place, as it has where a batch is known to be 1."""
@@ -205,11 +214,11 @@ def test_one_column(zero: str, depth: int, block: int) -> None:
     for weight in BITS if depth > 1 else BITS[:2]:  # a byte by itself is a number inside
         text = product("n", depth, 1, block, weight=weight, zero=zero)
         program = parsed(text, "fuse_int4")
-        for rows in (1, 4):
+        for rows in FEW_AND_MANY:
             assert not problem(kernel_for, program, {"n": rows})
 
 
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("rows", FEW_AND_MANY)
 @pytest.mark.parametrize("zero", ["", "3", "packed", "bytes"])
 @pytest.mark.parametrize("weight", BITS)
 @pytest.mark.parametrize("transposed", [False, True])
@@ -221,7 +230,7 @@ def test_zero_points(rows: int, zero: str, weight: str, transposed: bool) -> Non
 @pytest.mark.parametrize("zero", ["one", "number"])
 @pytest.mark.parametrize("weight", BITS)
 def test_one_packed_zero_point_for_all(zero: str, weight: str) -> None:
-    for rows in (1, 3):
+    for rows in FEW_AND_MANY:
         program = parsed(product(rows, 70, 150, weight=weight, zero=zero), "fuse_int4")
         assert not problem(kernel_for, program)
 
@@ -265,7 +274,7 @@ def test_what_follows_is_done_with_it(weight: str) -> None:
     )
     program = parsed(text, "fuse_int4,fuse_pointwise,fuse_epilogue")
     assert produced(program).name == "group"
-    for rows in (1, 4):
+    for rows in FEW_AND_MANY:
         assert not problem(kernel_for, program, {"n": rows})
 
 
