@@ -136,16 +136,17 @@ class Var(Pattern):
 
 @dataclass(frozen=True)
 class Value(Pattern):
-    """A literal whose value may be read. ``number``: every element must equal it."""
+    """A literal whose value may be read. ``number``: every element must equal it. ``several``:
+    weights of more than one element may be relied on as well.
+    """
 
     name: str = ""
     number: float | Test | None = None
-    fixed: bool = False
+    several: bool = False
 
     def match(self, at: Instruction, m: Match, then: Then) -> bool:
-        if at.op.name != "@literal" or not is_readable(
-            at, "" if self.fixed and at.shape.elements != 1 else m.relied_on_by
-        ):
+        relied_on_by = m.relied_on_by if self.several or at.shape.elements == 1 else ""
+        if at.op.name != "@literal" or not is_readable(at, relied_on_by):
             return m.refuse(self, at, "has no value that may be read")
         if self.number is not None and not _holds(at, self.number):
             if callable(self.number):
@@ -424,16 +425,16 @@ def varying(name: str = "", test: Test | None = None) -> Var:
     return Var(name, test, "varying")
 
 
-def value(number: float | Test | None = None, name: str = "", *, fixed: bool = False) -> Value:
+def value(number: float | Test | None = None, name: str = "", *, several: bool = False) -> Value:
     """A literal whose value may be read; see ``migx.weights.value_of`` for when that is allowed.
     ``number`` is a number that every element must equal, rounded to its type, with -0.0 different
-    from 0.0; or a predicate of the array. ``fixed`` excludes replaceable weights except those of
-    one element.
+    from 0.0; or a predicate of the array. Replaceable weights of more than one element are caught
+    only by ``several``: for values that another set of weights is likely to share, such as indices.
     """
     if not (number is None or callable(number) or isinstance(number, int | float)):
         raise TypeError(f"a value is a number or a test of the array, not {number!r}")
     askable.name_and_test(name)
-    return Value(name, number, fixed)
+    return Value(name, number, several)
 
 
 def attr(name: str, test: Test | None = None) -> Attribute:

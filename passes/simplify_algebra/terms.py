@@ -53,7 +53,7 @@ def throughout(number: float) -> Pattern:
     """Matches a literal, or a broadcast of one, with this number in every element; not a
     replaceable weight, for which that is not likely to stay true.
     """
-    return broadcast_of(value(number, fixed=True))
+    return broadcast_of(value(number))
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def is_sound(scale: Array) -> bool:
         (QuantizeLinear, DequantizeLinear),
         var("x"),
         var("scale"),
-        broadcast_of(value(0)),
+        broadcast_of(value(0, several=True)),
         name="q",
     )
 )
@@ -164,7 +164,7 @@ def same(a: Instruction, b: Instruction) -> bool:
         DequantizeLinear,
         constant("x", lambda v: v.shape.dtype is U8),
         var("scale"),
-        broadcast_of(value(MIDDLE)),
+        broadcast_of(value(MIDDLE, several=True)),
         name="dq",
     )
 )

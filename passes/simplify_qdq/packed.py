@@ -43,8 +43,8 @@ NARROW = {I8: {UnpackInt2: I2, UnpackInt4: I4}, U8: {UnpackInt2: U2, UnpackInt4:
     on(
         Clip,
         constant("x", lambda v: v.shape.dtype in NARROW and v.shape.rank > 0),
-        broadcast_of(value(name="low", fixed=True)),
-        broadcast_of(value(name="high", fixed=True)),
+        broadcast_of(value(name="low")),
+        broadcast_of(value(name="high")),
         name="clip",
     )
 )
@@ -118,7 +118,7 @@ def is_power_of_two(factor: Array) -> bool:
     return bool(np.all(mantissa == 0.5) and np.all(np.abs(exponent) <= 20))
 
 
-sound = value(is_sound, "scale", fixed=True)
+sound = value(is_sound, "scale")
 scaled = linear(DequantizeLinear, var("x", is_unpacked), sound, name="dq", once=True)
 
 

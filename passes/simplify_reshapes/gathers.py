@@ -25,7 +25,7 @@ class Digit(NamedTuple):
     stride: int
 
 
-@rule(on(ops.Gather, var("x"), value(name="indices"), axis=attr("axis"), name="root"))
+@rule(on(ops.Gather, var("x"), value(name="indices", several=True), axis=attr("axis"), name="root"))
 def gather(
     at: Cursor, x: Instruction, indices: Instruction, axis: int, root: Instruction
 ) -> Instruction | Declined:

@@ -286,13 +286,18 @@ def test_values_are_granted_for_fixed_literals_alone(main: Module) -> None:
 
 
 def test_a_replaceable_weight_may_be_read_by_a_pass_with_a_name(main: Module) -> None:
+    number = main.add_literal(np.ones(1, np.float32), name="n", replaceable=True)
     weight = weights(main)["replaceable"]
-    m = find(value(1.0, "c"), weight, Match(relied_on_by="some_pass"))
-    assert m is not None
-    assert m.values == [weight]
+    for literal, several in ((number, False), (number, True), (weight, True)):
+        m = find(value(1.0, "c", several=several), literal, Match(relied_on_by="some_pass"))
+        assert m is not None
+        assert m.values == [literal]
+        twice = value(2.0, "c", several=several)
+        assert find(twice, literal, Match(relied_on_by="some_pass")) is None
     # Only a rule that fires has relied on it.
     assert main.program.assumptions == ()
-    assert find(value(2.0, "c"), weight, Match(relied_on_by="some_pass")) is None
+    # A rewrite that fits one value of several elements would rule out all other weights.
+    assert find(value(1.0, "c"), weight, Match(relied_on_by="some_pass")) is None
 
 
 @pytest.mark.parametrize(

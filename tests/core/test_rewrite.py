@@ -339,7 +339,7 @@ def test_assumptions_are_recorded_when_a_rule_fires_and_only_then() -> None:
     last = main.add_instruction(ops.Mul(), a, used)
     main.add_return(main.add_instruction(ops.Relu(), main.add_instruction(ops.Mul(), last, kept)))
 
-    @rule(on(ops.Mul, x, value(1.0, "c")))
+    @rule(on(ops.Mul, x, value(1.0, "c", several=True)))
     def drop(x: Instruction, c: Instruction) -> Instruction | None:
         """Drops a factor of one; leaves v alone."""
         return x if c.op_as(ops.Literal).label == "w" else None
