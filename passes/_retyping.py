@@ -14,7 +14,7 @@ from migx.manager import Pass, PassManager
 from migx.op import Operation
 from migx.ops.builtin import GetTupleElem
 from migx.ops.pointwise import Clip, Convert
-from migx.ops.quantization import limits
+from migx.ops.quantization import limits, smallest
 from migx.passes.eliminate_convert import holds
 from migx.shape import TUPLE, DType, Shape
 from migx.weights import value_of
@@ -105,15 +105,14 @@ class Retyping(Pass):
     def _converted(self, at: Builder, value: Instruction, constant: bool) -> Instruction:
         """A value in the other type: the input of a lossless convert from that type, else a
         convert. A constant that may be out of range is clipped first, because an infinity would
-        spread.
+        spread, and so is a number that would become zero, since it may be a divisor's only term.
         """
         given, to = value.shape.dtype, DType.of(self.to)
         if isinstance(value.op, Convert) and value.inputs[0].shape.dtype is to and holds(given, to):
             return value.inputs[0]
-        if constant and to.is_float and not holds(to, given):
-            _, limit = limits(to)
-            if not _is_within(value, limit):
-                value = at(Clip(), value, *(full_like(at, value, end) for end in (-limit, limit)))
+        narrows = constant and to.is_float and not holds(to, given)
+        if narrows and (ends := _ends(value, to)) is not None:
+            value = at(Clip(), value, *(full_like(at, value, end) for end in ends))
         return at(Convert(to), value)
 
     def _changes(self, value: Instruction) -> bool:
@@ -126,11 +125,19 @@ class Retyping(Pass):
         return shape.with_type(DType.of(self.to)) if self.replaced(shape.dtype) else shape
 
 
-def _is_within(value: Instruction, limit: float) -> bool:
-    """Whether a value is a readable literal or a view of one, within a limit on either side."""
+def _ends(value: Instruction, to: DType) -> tuple[float, float] | None:
+    """The range to clip a constant to before it is converted to a narrower float type; None if it
+    is a readable literal, or a view of one, that conversion leaves finite, and not zero unless it
+    was or has several elements.
+    """
     while (view := operations.traits(value.op).view) is not None:
         value = value.inputs[view]
-    held = value_of(value)
-    return held is not None and bool(
-        held.array.size == 0 or (held.array.max() <= limit and held.array.min() >= -limit)
-    )
+    held, (least, greatest) = value_of(value), limits(to)
+    if held is None:
+        return least, greatest
+    if held.array.size == 0:
+        return None
+    low, high, tiny = held.array.min(), held.array.max(), smallest(to)
+    if held.array.size == 1 and 0 < abs(low) < tiny:
+        return (tiny, greatest) if low > 0 else (least, -tiny)
+    return None if high <= greatest and low >= least else (least, greatest)

@@ -24,11 +24,13 @@ class TruncateFloat(Retyping):
     """Has instructions compute in the float type ``to``, f16 or bf16: their wider inputs are
     converted, their results converted back (MIGraphX truncate_float).
 
-    ``ops`` are the operations to convert, all if it is empty. Constants beyond the range of ``to``
-    become its least or greatest number, because an infinity would spread. Left as they are:
-    instructions that depend only on constants, and so are computed once; those that dequantise, or
-    read dequantised values or four-bit weights, which other passes turn into products of bytes;
-    those with modules; and those that differ in another type, such as random numbers.
+    ``ops`` are the operations to convert, all if it is empty. Constants beyond the range of
+    ``to`` become its least or greatest number, because an infinity would spread. A single
+    number that would round to zero becomes the nearest that is none, because it may be what
+    keeps a divisor from being zero. Left as they are: instructions that depend only on
+    constants, and so are computed once; those that dequantise, or read dequantised values or
+    four-bit weights, which other passes turn into products of bytes; those with modules; and
+    those that differ in another type, such as random numbers.
     """
 
     left = (Convert, GetTupleElem, DequantizeLinear)

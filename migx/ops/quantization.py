@@ -174,3 +174,8 @@ def limits(dtype: DType) -> tuple[float, float]:
         return float(finite.min), float(finite.max)
     bounds = np.iinfo(dtype.numpy)
     return bounds.min, bounds.max
+
+
+def smallest(dtype: DType) -> float:
+    """The smallest positive number of a float type, which is subnormal."""
+    return float(ml_dtypes.finfo(dtype.numpy).smallest_subnormal)  # type: ignore[no-untyped-call]
