@@ -255,8 +255,8 @@ class Program:
 
     def copy(self) -> Program:
         """An independent program, equal to this one; operations and literal data are shared. It is
-        not compiled. ``copy.copy``, ``copy.deepcopy`` and ``pickle`` do the same; ``migx.save``
-        keeps the compiled form.
+        not compiled, and lacks the updates of weights, which belong to the compiled form.
+        ``copy.copy``, ``copy.deepcopy`` and ``pickle`` do the same; ``migx.save`` keeps both.
         """
         from migx.structure import copied
 

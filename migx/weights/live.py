@@ -83,7 +83,8 @@ def leave_out(program: Program) -> None:
                 continue
             if not op.file:
                 raise WeightError(
-                    f"weight {op.label!r} came from no file, so it cannot be left out"
+                    f"weight {op.label!r} has no file of external data in which it would be looked "
+                    "up, so it cannot be left out: save the program with its weights"
                 )
             place = op.label, op.file, op.offset, int(at.shape.nbytes), at.shape
             module.replace_operation(at, OnnxExternalWeights(*place))

@@ -50,6 +50,13 @@ def test_weights_inside_the_file_may_be_replaced(target: str) -> None:
     assert result(program).tobytes() == wanted.tobytes()
 
 
+def test_weights_without_a_file_of_their_own_are_not_left_out(
+    program: Program, tmp_path: Path
+) -> None:
+    with pytest.raises(WeightError, match="'w1' has no file of external data .* save the program"):
+        migx.save(program, tmp_path / "program.mxr", weights=False)
+
+
 def test_some_may_be_replaced_and_the_rest_stays() -> None:
     program = migx.parse_onnx(model_with(A)).make_replaceable(["w1"]).make_replaceable(["w1"])
     assert [*program.weight_shapes] == ["w1"]
