@@ -22,8 +22,9 @@ from migx.ops.builtin import Literal, OnnxExternalWeights
 class ModelFile:
     """The state shared by all graphs of a model: its folder, the opset version of each domain, its
     own functions, whether to ``defer`` external data, the names of symbols, and the dims given for
-    some; ``ends`` has the used length of each data file, ``weights`` the weights read by name, and
-    ``remarks`` the warnings to issue.
+    some; ``ends`` has the used length of each data file, ``weights`` the weights read by name,
+    ``relied`` the nodes for which values of fixed ones were looked at, and ``remarks`` the warnings
+    to issue.
 
     Where the rank of a result depends on the run, symbols are assumed to be ``not_one``, and the
     first branch of a node is taken; in the ``other`` reading, for files that declare other ranks,
@@ -41,6 +42,7 @@ class ModelFile:
     ends: dict[Path, int] = field(default_factory=dict)
     weights: dict[str, OnnxExternalWeights | Literal] = field(default_factory=dict)
     settled: dict[str, OnnxExternalWeights] = field(default_factory=dict)
+    relied: dict[str, str] = field(default_factory=dict)
     remarks: dict[str, None] = field(default_factory=dict)
     not_one: set[str] = field(default_factory=set)
     first_taken: set[str] = field(default_factory=set)

@@ -21,7 +21,7 @@ from migx.ir import Instruction, Module
 from migx.onnx import symbolic, tensors
 from migx.onnx.graphs import label_of, named
 from migx.op import Array, Operation
-from migx.ops.builtin import OnnxExternalWeights
+from migx.ops.builtin import Literal, OnnxExternalWeights
 from migx.ops.control import Assume
 from migx.shape import DType, Shape
 
@@ -122,8 +122,11 @@ class Node(Builder):
         return symbolic.contents(value)
 
     def _settle_integers(self, value: Instruction) -> None:
-        """Reads a deferred tensor of integers whose contents an importer needs."""
-        if type(value.op) is OnnxExternalWeights and symbolic.may_be_contents(value.shape):
+        """Reads a deferred tensor of integers whose contents an importer needs; notes that those of
+        a literal are looked at.
+        """
+        held = isinstance(value.op, OnnxExternalWeights | Literal)
+        if held and symbolic.may_be_contents(value.shape):
             self.graph.settle(value, named(self.proto))
 
     def extents(self, value: Instruction, *, whole: bool = False) -> tuple[Extent, ...] | None:

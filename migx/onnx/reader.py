@@ -152,9 +152,19 @@ class Reading:
         for module in program.submodules(program.main):
             remove_dead_code(module)
         remove_dead_modules(program)
+        mark_relied(program, source.relied)
         ranks = zip(map(declared_rank, graph.output), program.main.outputs, strict=True)
         fits = all(r in (None, v.shape.rank) for r, v in ranks)
         return cls(source, program, None, fits and not source.misled)
+
+
+def mark_relied(program: Program, relied: Mapping[str, str]) -> None:
+    """Notes in the literals that may be made weights for which node their values were looked at."""
+    for at in list(program.literals):
+        by = relied.get(at.op_as(Literal).label)
+        if by is not None and not must_be_known(at.shape):
+            made = dataclasses.replace(at.op_as(Literal), relied_on_by=by)
+            at.owner.replace_operation(at, made)
 
 
 def refuse_unsupported(graph: onnx.GraphProto, model: ModelFile) -> None:
@@ -306,6 +316,8 @@ class GraphReader:
                 at.module.replace_operation(at, Literal(found, weight.label))
             elif type(at.op) is Literal and wanted_by != READER:
                 if (settled := self.model.settled.get(at.op.label)) is None:
+                    if at.op.label:
+                        self.model.relied.setdefault(at.op.label, wanted_by)
                     continue
                 weight, found = settled, at.op.value
             else:

@@ -31,7 +31,8 @@ class Literal(Op):
     A ``replaceable`` literal is a weight that may be swapped: passes may use its shape and type,
     but its value only under a recorded assumption, and two of them are never merged because their
     values happen to be equal. ``file`` and ``offset`` say where the weight stands in folders that
-    hold another set of its model's weights.
+    hold another set of its model's weights. ``relied_on_by`` is the ONNX node for which the reader
+    looked at the value of a fixed literal: made replaceable, it is assumed to stay.
     """
 
     name = "@literal"
@@ -40,6 +41,7 @@ class Literal(Op):
     replaceable: bool = False
     file: str = ""
     offset: int = 0
+    relied_on_by: str = ""
 
     def __post_init__(self) -> None:
         self.value.freeze()

@@ -11,6 +11,7 @@ from migx.ir import Instruction
 from migx.ops.builtin import READER, AssumeEqual, Literal
 from migx.program import Program
 from migx.shape import I64, STR, Shape
+from migx.weights import assume
 from migx.weights.hoisting import weights_of
 
 KNOWN_INTEGERS = 1024
@@ -45,8 +46,9 @@ def is_number(shape: Shape) -> bool:
 
 def make_replaceable(program: Program, names: Iterable[str] | None = None) -> None:
     """Marks literals as replaceable weights: those with given names, single floats included, or all
-    that have names, except strings and what ``must_be_known``. ``WeightError`` if that leaves none,
-    or a named one does not exist, must be known, or has been relied on.
+    that have names, except strings and what ``must_be_known``. That the reader relied on the value
+    of one is then assumed. ``WeightError`` if that leaves none, or a named one does not exist, must
+    be known, or was left out and had to be read.
     """
     if isinstance(names, str):
         raise WeightError(f"make_replaceable takes a list of names, such as [{names!r}]")
@@ -60,7 +62,9 @@ def make_replaceable(program: Program, names: Iterable[str] | None = None) -> No
             name for name, held in fixed.items() if all(is_number(at.shape) for at, _ in held)
         }
     weights = weights_of(program)
-    chosen = [name for name in fixed if name not in known] if names is None else list(names)
+    settled = {a.label for a in program.assumptions if a.relied_on_by != READER}
+    free = (name for name in fixed if name not in known and name not in settled)
+    chosen = list(free) if names is None else list(names)
     for name in chosen:
         if name in known:
             raise WeightError(
@@ -74,9 +78,12 @@ def make_replaceable(program: Program, names: Iterable[str] | None = None) -> No
         said = f" but {first_few(list(known), 5)}, which must be known" if known else ""
         raise WeightError(f"the program has no literals with names{said}")
     places = {name: _place(program, name) for name in chosen}
-    for name, at, op in ((n, *each) for n in places for each in fixed.get(n, ())):
-        at.owner.replace_operation(at, replace(op, replaceable=True, **places[name]))
     _forget_readings(program, places)
+    for name, at, op in ((n, *each) for n in places for each in fixed.get(n, ())):
+        made = replace(op, replaceable=True, relied_on_by="", **places[name])
+        at.owner.replace_operation(at, made)
+        if op.relied_on_by:
+            assume(program, made, made.value, op.relied_on_by)
 
 
 def _place(program: Program, name: str) -> dict[str, Any]:

@@ -112,6 +112,46 @@ HEAD_VALUES: dict[str, Array] = {
 }
 
 
+def test_a_weight_that_the_reader_looked_at_keeps_its_value() -> None:
+    """The form of the program depends on it: here, how large the result is."""
+    scales = np.array([1, 2, 3], np.float32)
+    text = """g (float[1, 2, 2] x) => (float[a, b, c] y, float[3] z) {
+      y = Resize(x, , scales)
+      z = Add(scales, w)
+    }"""
+    weights = {"scales": scales, "w": np.ones(3, np.float32)}
+    program = migx.parse_onnx(model_with(weights, text)).make_replaceable()
+    assert migx.parse(str(program)) == program
+    for target in ("ref", "cpu"):
+        program.compile(target)
+        with program.update_weights() as new:
+            new.update({"scales": scales, "w": scales})
+        y, z = program.eval({"x": np.ones((1, 2, 2), np.float32)})
+        assert y.shape == (1, 4, 6)
+        assert z.tolist() == [2, 4, 6]
+        with (
+            pytest.raises(AssumptionError, match="'scales' cannot .*: Resize 'y' relied on the"),
+            program.update_weights() as new,
+        ):
+            new["scales"] = scales + 1
+
+
+def test_weights_that_were_left_out_and_read_stay_as_they_are(tmp_path: Path) -> None:
+    text = """g (float[1, 2] x) => (float[a, b] y, float[2] z) <float[2] s> {
+      y = Resize(x, , s)
+      z = Add(s, s)
+    }"""
+    weights = {"s": np.array([1, 2], np.float32)}
+    model = model_of(text, weights)
+    write_weights(model, weights, tmp_path)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    program = migx.parse_onnx(tmp_path / "model.onnx", defer_external_weights=True)
+    assert [*program.weight_shapes] == ["s"]
+    assert program.copy().make_replaceable() == program
+    with pytest.raises(WeightError, match="relied on its value when the model was read"):
+        program.make_replaceable(["s"])
+
+
 def test_a_single_float_is_a_weight_where_it_is_named(tmp_path: Path) -> None:
     """The bias of a head, a scale: by itself a number, on which rewrites may rely."""
     model = model_of(HEADED, HEAD_VALUES)
