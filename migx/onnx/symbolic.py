@@ -127,26 +127,37 @@ sizes are then exact.
 """
 
 
-def _fractions(value: Instruction) -> Fractions | None:
+def _fractions(
+    value: Instruction, known: dict[Instruction, Fractions | None] | None = None
+) -> Fractions | None:
     """Floats as fractions, if they follow from known integers by exact arithmetic, except for one
     rounded division; no integer is near enough to its result to be mistaken for it.
     """
+    known = {} if known is None else known
+    if value not in known:
+        known[value] = _as_fractions(value, known)
+    return known[value]
+
+
+def _as_fractions(
+    value: Instruction, known: dict[Instruction, Fractions | None]
+) -> Fractions | None:
+    name = value.op.name
     if not value.shape.static or int(value.shape.elements) > LIMIT:
         return None
     if type(value.op) is Literal:
         return None if value.op.replaceable else _of_floats(value.op.value.array)
-    if value.op.name == "convert" and (held := contents(value.inputs[0])) is not None:
+    if name == "convert" and (held := contents(value.inputs[0])) is not None:
         return np.asarray(held, object), 1
-    given = _all(map(_fractions, value.inputs))
+    if name not in _ON_FRACTIONS and name not in _KEEPING:
+        return None
+    given = _all(_fractions(each, known) for each in value.inputs)
     if not given:
         return None
-    function = _ON_FRACTIONS.get(value.op.name)
-    if function is not None:
-        return function(*given)
-    if value.op.name in ("broadcast", "convert", "multibroadcast", "reshape", "squeeze"):
-        ((above, below),) = given
-        return (above if value.op.name == "convert" else own(value.op, above)), below
-    return None
+    if name in _ON_FRACTIONS:
+        return _ON_FRACTIONS[name](*given)
+    ((above, below),) = given
+    return (above if name == "convert" else own(value.op, above)), below
 
 
 def _of_floats(held: Array) -> Fractions | None:
@@ -177,6 +188,9 @@ def _over(a: Fractions, b: Fractions) -> Fractions | None:
         return None
     return a[0] * b[1], a[1] * by
 
+
+_KEEPING = ("broadcast", "convert", "multibroadcast", "reshape", "squeeze")
+"""Operations that only move elements, or change their type."""
 
 _ON_FRACTIONS: dict[str, Callable[..., Fractions | None]] = {
     "add": _sum,

@@ -375,3 +375,11 @@ def test_graphs_in_graphs_become_modules_that_capture(tmp_path: Path) -> None:
     }  # fmt: skip
     assert "main:" in str(program)
     assert "main.if.then:%" in str(program)
+
+
+def test_floats_that_are_no_sizes_are_looked_at_once(tmp_path: Path) -> None:
+    """Each is a product of the one before with itself: 2 ** 64 ways lead to the first."""
+    chain = "".join(f"v{i + 1} = Mul(v{i}, v{i})\n" for i in range(64))
+    text = f"main (float[4] v0) => (int64[4] y) {{ {chain} y = Cast<to = 7>(v64) }}"
+    program = read(text, tmp_path)
+    assert [at.name for at in program.main].count("mul") == 64
