@@ -17,8 +17,8 @@ permuted into that order once for each block, by shuffles, and sums out of it on
 complete.
 
 A few rows, as many as have sums in registers, are multiplied as weights are unpacked, and each
-block's sum is scaled once. For more rows than three such strips, a slab of the panel is unpacked and
-scaled into scratch, and the tiles of ``tile.py`` run over it.
+block's sum is scaled once. For more rows than three such strips, a slab of the panel is unpacked
+and scaled into scratch, and the tiles of ``tile.py`` run over it.
 """
 
 from __future__ import annotations
