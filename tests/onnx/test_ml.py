@@ -190,6 +190,21 @@ def test_trees_that_compare_with_nan(mode: str, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("targets", [1, 2])
+@pytest.mark.parametrize("aggregate", ["SUM", "AVERAGE", "MIN", "MAX"])
+def test_leaves_with_several_votes(aggregate: str, targets: int, tmp_path: Path) -> None:
+    assert_estimates(
+        tmp_path,
+        "LEQ",
+        n_targets=targets,
+        aggregate_function=aggregate,
+        target_treeids=LEAVES[0] * 2,
+        target_nodeids=LEAVES[1] * 2,
+        target_ids=[0] * 12,
+        target_weights=[float(v) for v in (5, 2, 4, 8, 16, 32, 1, 3, 5, 7, 9, 64)],
+    )
+
+
 @pytest.mark.parametrize("mode", ["LEQ", "LT", "GTE", "GT"])
 @pytest.mark.parametrize("aggregate", ["SUM", "AVERAGE", "MIN", "MAX"])
 def test_trees_that_estimate(aggregate: str, mode: str, tmp_path: Path) -> None:

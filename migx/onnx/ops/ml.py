@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -412,18 +413,36 @@ def forest(node: Node, kind: str, count: int, aggregate: str = "SUM") -> Instruc
         *map(np.asarray, ways),
         np.asarray([missing[i] for i in inner]),
     ]
-    given = numbers(node, f"{kind}_weights")
-    weights = np.full((len(leaves), count), 0.0 if aggregate in SUMS else np.inf)
-    owners = zip(node.integers(f"{kind}_treeids"), node.integers(f"{kind}_nodeids"), strict=True)
-    for owner, target, weight in zip(owners, node.integers(f"{kind}_ids"), given, strict=True):
-        at = (-1 - place[owner], target)
-        weights[at] = weight + (weights[at] if np.isfinite(weights[at]) else 0)
+    leaf = {name: -1 - at for name, at in place.items() if at < 0}
+    weights = votes(node, kind, leaf, count, aggregate)
     roots: dict[int, int] = {}
     for name in names:
         roots.setdefault(name[0], place[name])
-    scores = trees(node, tests, weights.astype(given.dtype), list(roots.values()), aggregate)
+    scores = trees(node, tests, weights, list(roots.values()), aggregate)
     base = numbers(node, "base_values")
     return binary(node, ops.Add(), scores, node.literal(base)) if base.size == count else scores
+
+
+def votes(
+    node: Node, kind: str, leaf: Mapping[tuple[int, int], int], count: int, aggregate: str
+) -> Array:
+    """The weight that each leaf gives each target: several votes are aggregated, but if there is
+    one target, the first alone counts, as in onnxruntime, and as in what skl2onnx makes of the
+    paths of decisions.
+    """
+    given = numbers(node, f"{kind}_weights")
+    weights = np.full((len(leaf), count), 0.0 if aggregate in SUMS else np.inf)
+    join = {"MIN": min, "MAX": max}.get(aggregate, operator.add)
+    owners = zip(node.integers(f"{kind}_treeids"), node.integers(f"{kind}_nodeids"), strict=True)
+    voted = set()
+    for owner, target, weight in zip(owners, node.integers(f"{kind}_ids"), given, strict=True):
+        at = leaf[owner], target
+        if at not in voted:
+            weights[at] = weight
+        elif count > 1:
+            weights[at] = join(weights[at], weight)
+        voted.add(at)
+    return weights.astype(given.dtype)
 
 
 def numbers(node: Node, name: str) -> Array:
