@@ -57,10 +57,12 @@ def _evaluator(text: str, version: int) -> Any:
     from google.protobuf import text_format
     from onnx.reference import ReferenceEvaluator
 
+    from migx.ops._tokenizer import Tokenizer
+
     node = text_format.Parse(text, onnx.NodeProto())
     for i, name in enumerate(node.input):  # distinct names, as a node may read a value twice
         node.input[i] = name and f"migx.{i}"
     inputs, outputs = ([n for n in names if n] for names in (node.input, node.output))
     opsets = [onnx.helper.make_opsetid(node.domain, version)]
     function = onnx.helper.make_function("migx.host", node.op_type, inputs, outputs, [node], opsets)
-    return ReferenceEvaluator(function)
+    return ReferenceEvaluator(function, new_ops=[Tokenizer])

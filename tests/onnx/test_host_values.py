@@ -13,6 +13,7 @@ import migx
 from migx.errors import EvaluationError, InputError, OnnxError
 from migx.program import Program
 from tests.onnx.build import read
+from tests.onnx.one_node import assert_as_peer, results
 
 A, B = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones((1, 3), np.float32)
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>\n'
@@ -223,6 +224,37 @@ def test_strings_run_on_the_host(tmp_path: Path) -> None:
     assert both.tolist() == ["a.b!", "c!"]
     assert parts.tolist() == [["a", "b"], ["c", ""]]
     assert match.tolist() == [False, True]
+
+
+TEXTS = np.array([["the quick brown", ""], ["a,b;;c  d", "éa ü  stitch!"]], object)
+
+
+@pytest.mark.parametrize("mark", [0, 1])
+@pytest.mark.parametrize("least", [1, 2])
+@pytest.mark.parametrize(
+    "how",
+    [
+        *(
+            {"tokenexp": text}
+            for text in (r"[a-zA-Z0-9_]+", r"\w\w+", "q|qu|b", "q.*?k", "t*", "9")
+        ),
+        *({"separators": texts} for texts in ([" "], [" ", "[,;]+"], ["i|ic"])),
+    ],
+)
+def test_tokens(how: dict[str, Any], least: int, mark: int, tmp_path: Path) -> None:
+    tokens = {"mark": mark, "mincharnum": least, "pad_value": "#", **how}
+    assert_as_peer(tmp_path, "Tokenizer", [TEXTS], **tokens)
+
+
+@pytest.mark.parametrize("how", [{"tokenexp": "."}, {"separators": [""]}])
+def test_characters_as_tokens(how: dict[str, Any], tmp_path: Path) -> None:
+    tokens = {"mark": 0, "mincharnum": 1, "pad_value": "", **how}
+    assert_as_peer(tmp_path, "Tokenizer", [TEXTS[0]], **tokens)
+
+
+def test_a_class_of_characters_that_python_lacks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OnnxError, match=r"classes are wanted as \[a-z\]"):
+        results(tmp_path, "Tokenizer", [TEXTS], tokenexp="[[:alpha:]]+")
 
 
 def test_a_node_on_the_host_may_read_one_value_twice(tmp_path: Path) -> None:

@@ -58,6 +58,15 @@ def regex_full_match(node: Node) -> tuple[Instruction, ...]:
     return host(node, Shape(BOOL, strings(node, 0)))
 
 
+@importer("Tokenizer", domain="com.microsoft")
+def tokenizer(node: Node) -> tuple[Instruction, ...]:
+    dims = strings(node, 0)
+    for expression in (node.string("tokenexp", ""), *node.strings("separators", ())):
+        if "[:" in expression:
+            raise node.fail(f"in {expression!r}, classes are wanted as [a-z], not as [[:alpha:]]")
+    return host(node, Shape(STR, (*dims, node.fresh("tokens"))))
+
+
 @importer("TfIdfVectorizer", since=9)
 def tf_idf_vectorizer(node: Node) -> tuple[Instruction, ...]:
     """The skip is at most the length of a row, because the host tries each value up to it."""
