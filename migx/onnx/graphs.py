@@ -75,6 +75,11 @@ def cycle(graph: onnx.GraphProto, makers: Mapping[str, int], waits: Sequence[int
 def read_by(node: onnx.NodeProto) -> Iterator[str]:
     """The names a node reads, those captured by its graphs included."""
     yield from (name for name in node.input if name)
+    yield from captured_by(node)
+
+
+def captured_by(node: onnx.NodeProto) -> Iterator[str]:
+    """The names that the graphs in a node's attributes read around the node."""
     for graph in graphs_in(node):
         own = {v.name for v in (*graph.input, *graph.initializer)}
         own |= {name for inner in graph.node for name in inner.output}

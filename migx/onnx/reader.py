@@ -41,7 +41,7 @@ from migx.onnx.given import (
     declared_rank,
     expect_alone,
 )
-from migx.onnx.graphs import all_nodes, in_order, label_of, named
+from migx.onnx.graphs import all_nodes, captured_by, in_order, label_of, named
 from migx.onnx.model_file import ModelFile
 from migx.onnx.node import Node
 from migx.onnx.objections import unfit
@@ -389,9 +389,21 @@ class GraphReader:
                 inner.absent.add(name)
             else:
                 inner.define(name, value)
+        self.captured(node, inner)
         inner.body()
         wanted = zip(function.output, proto.output, strict=False)
         return tuple(inner.lookup(n) if out else node.add(ops.Undefined()) for n, out in wanted)
+
+    def captured(self, node: Node, function: GraphReader) -> None:
+        """Defines in a function's body what the graphs given to it read around the calling node."""
+        own = {name for inner in function.graph.node for name in inner.output}
+        for name in sorted(set(captured_by(node.proto))):
+            if name in own | function.values.keys() | function.absent:
+                raise node.fail(
+                    f"its graph reads {name!r}, but in the function that it is given to, this "
+                    "names another value: rename one of them"
+                )
+            function.define(name, self.lookup(name))
 
     def define(self, name: str, value: Instruction) -> None:
         self.expect_new(name)

@@ -36,6 +36,17 @@ def open_model(graph: str, header: str) -> onnx.ModelProto:
 
 Case = tuple[str, str, dict[str, Array]]
 AS_PEER: dict[str, Case] = {
+    "the body of a SequenceMap that reads values around it": (
+        head(18),
+        f"""{IN} => {OUT} {{
+          w = Exp(x)
+          parts = SplitToSequence<axis = 0>(x)
+          made = SequenceMap<
+            body = one (float[1, 3, 4] p) => (float[2, 3, 4] q) {{ q = Mul(p, w) }}>(parts)
+          y = ConcatFromSequence<axis = 0>(made)
+        }}""",
+        {"x": X},
+    ),
     # An operator at an opset where its form is another than today's.
     "softmax of all that follows": (
         head(11),
@@ -406,7 +417,29 @@ def test_a_function_may_call_one_of_its_name(tmp_path: Path) -> None:
     assert [at.name for at in program.main] == ["@param", "exp", "neg", "exp", "neg", "@return"]
 
 
+GIVEN = """main (float[2] x, float[2] w, bool c) => (float[2] y) {
+      y = mine.Chosen<g = one () => (float[2] o) { o = Mul(w, x) }>(x, c)
+    }
+    <domain: "mine", opset_import: ["" : 17]>
+    Chosen <g> (a, d) => (b) {
+      NAME = Exp(a)
+      e = If(d) <then_branch: graph = @g, else_branch: graph = @g>
+      b = Add(e, NAME)
+    }"""
+
+
+def test_a_graph_given_to_a_function_reads_values_around_the_call(tmp_path: Path) -> None:
+    model = open_model(GIVEN.replace("NAME", "f"), head(17, more=', "mine" : 1'))
+    x, w = np.array([1, 2], np.float32), np.array([3, 4], np.float32)
+    (y,) = read(model, tmp_path).compile("ref").eval({"x": x, "w": w, "c": np.array(True)})
+    np.testing.assert_allclose(y, w * x + np.exp(x), 1e-6)
+
+
 WRONG = {
+    "a graph given to a function that has a value of that name": (
+        GIVEN.replace("NAME", "w"),
+        "Chosen 'y': its graph reads 'w', but in the function that it is given to, this names",
+    ),
     "two nodes make one value": (
         "main (float[2] x) => (float[2] y) { y = Neg(x) y = Exp(x) }",
         "two values are named 'y'",
