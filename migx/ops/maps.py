@@ -15,7 +15,7 @@ import numpy as np
 from migx import dim
 from migx.argument import Argument
 from migx.errors import EvaluationError, ShapeError
-from migx.op import Modules, Op, Runnable, Shapes
+from migx.op import Array, Modules, Op, Runnable, Shapes
 from migx.ops._rules import expect
 from migx.ops.sequences import HOST, VARIES, expect_kind
 from migx.shape import I64, MAP, SEQUENCE, STR, DType, Shape
@@ -115,3 +115,23 @@ class MapValues(Op):
     ) -> Argument:
         keys, values = (part.array for part in arguments[0].parts)
         return Argument.of(values[np.argsort(keys, kind="stable")])
+
+
+class KeyPlaces(Op):
+    """For each string of the first input, the place of the first key equal to it, or the number of
+    keys if there is none; the keys are the second input.
+    """
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 2)
+        x, keys = shapes
+        if x.dtype is not STR or keys.dtype is not STR or keys.rank != 1:
+            raise ShapeError(
+                f"{self.name} takes strings and a vector of them, not {x.text} and {keys.text}"
+            )
+        return Shape(I64, x.dims)
+
+    def compute(self, x: Array, keys: Array) -> Array:
+        places = dict(zip(keys[::-1].tolist(), range(len(keys) - 1, -1, -1), strict=True))
+        found = [places.get(text, len(keys)) for text in x.reshape(-1).tolist()]
+        return np.asarray(found, np.int64).reshape(x.shape)

@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
+import migx
+import migx.onnx
 from migx import ops
 from migx.dim import Dim
 from migx.errors import EvaluationError, InputError, ShapeError
@@ -120,9 +122,44 @@ MAP = map_of(STR, F32)
             "from i64 or str to .* not from f32",
         ),
         (ops.MapLookup(), [MAP, Shape(I64, (2,))], "i64.2. are no keys of map"),
+        (ops.KeyPlaces(), [Shape(STR, (2,)), Shape(I64, (2,))], "strings and a vector of them"),
         (ops.MapValues(Dim("n")), [Shape(F32, (3,))], "takes a value of the kind map, got f32"),
     ],
 )
 def test_what_is_no_map_is_refused(op: Operation, shapes: list[Shape], said: str) -> None:
     with pytest.raises(ShapeError, match=said):
         op.compute_shape(shapes, ())
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        'LabelEncoder<keys_strings = ["a", "c"], values_floats = [1.5, 2.5], default_float = 7.0>',
+        'LabelEncoder<keys_strings = ["a", "c"], values_strings = ["A", "C"]>',
+        'OneHotEncoder<cats_strings = ["c", "a", "b"]>',
+    ],
+)
+def test_strings_are_found_among_keys(node: str, tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        f"{HEAD} g (string[n, 2] x) => (float[] y) {{ y = ai.onnx.ml.{node}(x) }}"
+    )
+    model.graph.output[0].ClearField("type")
+    x = np.array([["c", "?"], ["a", "c"], ["", "b"]], object)
+    program = read(model, tmp_path)
+    assert "key_places" in [at.name for at in program.main]
+    migx.onnx.write(program, tmp_path / "again.onnx")
+    again = migx.parse_onnx(tmp_path / "again.onnx")
+    for made in (program, again):
+        (found,), (wanted,) = made.compile("ref").eval({"x": x}), peer(model, {"x": x})
+        assert (found.dtype, found.tolist()) == (wanted.dtype, wanted.tolist())
+
+
+def test_of_equal_keys_the_first_counts(tmp_path: Path) -> None:
+    program = migx.Program()
+    x = program.main.add_parameter("x", Shape(STR, (3,)))
+    keys = program.main.add_literal(np.array(["b", "a", "b"], object))
+    program.main.add_return(program.main.add_instruction(ops.KeyPlaces(), x, keys))
+    migx.onnx.write(program, tmp_path / "keys.onnx")
+    for made in (program, migx.parse_onnx(tmp_path / "keys.onnx")):
+        (found,) = made.compile("ref").eval({"x": np.array(["a", "b", "c"], object)})
+        assert found.tolist() == [1, 0, 3]

@@ -92,6 +92,9 @@ def named_or_numbered(node: Node, names: Array, numbers: Array) -> Instruction:
 
 def mapped(node: Node, x: Instruction, keys: Array, values: Array, default: Array) -> Instruction:
     """The value for the key equal to each element, NaN included; or else the default."""
+    if x.shape.dtype is STR:
+        whole = np.append(values, default.astype(values.dtype))
+        return node.add(ops.Gather(0), node.literal(whole), key_places(node, x, keys))
     hits = equals(node, x, keys)
     axis = (x.shape.rank,)
     place = node.add(ops.Argmax(axis[0]), node.convert(hits, I32))
@@ -100,19 +103,35 @@ def mapped(node: Node, x: Instruction, keys: Array, values: Array, default: Arra
     return node.add(ops.Where(), *node.broadcast(known, found, node.literal(default)))
 
 
+def key_places(node: Node, x: Instruction, keys: Array) -> Instruction:
+    """The places of strings among some keys, found without comparing each with each."""
+    expect_comparable(node, x, keys)
+    return node.add(ops.KeyPlaces(), x, node.literal(keys))
+
+
 def equals(node: Node, x: Instruction, keys: Array) -> Instruction:
-    """Whether each element equals each of some keys, along a new last axis."""
+    """Whether each element equals each of some keys, along a new last axis. Keys that are strings
+    differ.
+    """
+    if x.shape.dtype is STR:
+        x, keys = key_places(node, x, keys), np.arange(len(keys))
+    expect_comparable(node, x, keys)
     dtype = x.shape.dtype
-    kinds = "O" if dtype is STR else "iuf" if dtype.is_float else "iu"
-    if keys.dtype.kind not in kinds:
-        raise node.fail(f"{node.proto.input[0]!r} {x.shape} is compared with keys {keys.dtype}")
     apart = node.add(ops.Unsqueeze((x.shape.rank,)), x)
-    names = node.literal(keys if dtype is STR else keys.astype(dtype.numpy))
+    names = node.literal(keys.astype(dtype.numpy))
     same = binary(node, ops.Equal(), apart, names)
     if not dtype.is_float:
         return same
     nan = binary(node, ops.LogicalAnd(), node.add(ops.Isnan(), apart), node.add(ops.Isnan(), names))
     return node.add(ops.LogicalOr(), same, nan)
+
+
+def expect_comparable(node: Node, x: Instruction, keys: Array) -> None:
+    """``OnnxError`` if elements and keys are of different kinds."""
+    dtype = x.shape.dtype
+    kinds = "O" if dtype is STR else "iuf" if dtype.is_float else "iu"
+    if keys.dtype.kind not in kinds:
+        raise node.fail(f"{node.proto.input[0]!r} {x.shape} is compared with keys {keys.dtype}")
 
 
 @importer("OneHotEncoder", domain=DOMAIN)

@@ -1,4 +1,4 @@
-"""Writes the maps of ``ai.onnx.ml``, whose keys are attributes."""
+"""Writes maps and keys as operators of ``ai.onnx.ml``, whose keys are attributes."""
 
 from __future__ import annotations
 
@@ -28,6 +28,20 @@ def map_values(site: Site) -> str:
         raise site.fail(f"ONNX CastMap does not take a {site.at.inputs[0].shape.text}")
     cast = CASTS[site.shape.dtype]
     return first_row(site, site.node("ai.onnx.ml::CastMap", site.input(0), cast_to=cast))
+
+
+@exporter("key_places")
+def key_places(site: Site) -> str:
+    """ONNX LabelEncoder, whose keys differ: of equal ones, the first is kept."""
+    words = keys(site, 1, "keys_{}s")["keys_strings"]
+    places = dict(zip(words[::-1], range(len(words) - 1, -1, -1), strict=True))
+    return site.node(
+        "ai.onnx.ml::LabelEncoder",
+        site.input(0),
+        keys_strings=list(places),
+        values_int64s=list(places.values()),
+        default_int64=len(words),
+    )
 
 
 def keys(site: Site, index: int, name: str) -> dict[str, Any]:
