@@ -31,32 +31,31 @@ class CoupleChances(Op):
         return Shape(dtype, shape.dims[:2])
 
     def compute(self, x: Array) -> Array:
-        r = wide(x) * (1 - np.eye(x.shape[1], dtype=wide(x).dtype))
-        others = np.swapaxes(r, 1, 2)
-        matrix = -others * r
-        diagonal = np.sum(r**2, axis=1)
-        matrix[:, range(x.shape[1]), range(x.shape[1])] = diagonal
-        chances = np.full(x.shape[:2], 1 / max(x.shape[1], 1), matrix.dtype)
+        """Rows are the last axis here, so that each class's values lie together."""
+        count, wider = x.shape[1], wide(x)
+        r = np.moveaxis(wider, 0, 2) * (1 - np.eye(count, dtype=wider.dtype))[..., None]
+        matrix = -np.swapaxes(r, 0, 1) * r
+        matrix[range(count), range(count)] = np.sum(r**2, axis=0)
+        chances = np.full(x.shape[1::-1], 1 / max(count, 1), matrix.dtype)
         with no_warnings():
             for _ in range(STEPS):
-                slopes = np.einsum("nij,nj->ni", matrix, chances)
-                total = np.sum(chances * slopes, 1, keepdims=True)
-                going = np.abs(slopes - total).max(1, initial=0) >= 0.005 / x.shape[1]
+                slopes = np.sum(matrix * chances, 1)
+                total = np.sum(chances * slopes, 0)
+                going = np.abs(slopes - total).max(0, initial=0) >= 0.005 / max(count, 1)
                 if not going.any():
                     break
-                chances = np.where(going[:, None], self._step(matrix, chances), chances)
-        return rounded(chances, x)
+                np.copyto(chances, _step(matrix, chances, slopes, total), where=going)
+        return rounded(np.ascontiguousarray(chances.T), x)
 
-    def _step(self, matrix: Array, chances: Array) -> Array:
-        """Each probability in turn moved to its optimum given the others."""
-        chances = chances.copy()
-        slopes = np.einsum("nij,nj->ni", matrix, chances)
-        total = np.sum(chances * slopes, 1)
-        for t in range(chances.shape[1]):
-            own = matrix[:, t, t]
-            change = (total - slopes[:, t]) / own
-            chances[:, t] += change
-            total = (total + change * (change * own + 2 * slopes[:, t])) / (1 + change) ** 2
-            slopes = (slopes + change[:, None] * matrix[:, t]) / (1 + change)[:, None]
-            chances /= (1 + change)[:, None]
-        return chances
+
+def _step(matrix: Array, chances: Array, slopes: Array, total: Array) -> Array:
+    """Each probability in turn moved to its optimum given the others."""
+    chances = chances.copy()
+    for t, row in enumerate(matrix):
+        change = (total - slopes[t]) / row[t]
+        chances[t] += change
+        grown = 1 + change
+        total = (total + change * (change * row[t] + 2 * slopes[t])) / grown**2
+        slopes = (slopes + change * row) / grown
+        chances /= grown
+    return chances
