@@ -181,19 +181,23 @@ def _fits(steps: tuple[Extent, ...], wanted: tuple[Extent, ...], dims: tuple[Ext
 
 
 class Writer(KernelWriter):
-    """Writes the kernel of one problem."""
+    """Writes the kernel of one problem. In each cell, some rows may be multiplied ``before`` those
+    of the left operand.
+    """
+
+    before = 0
 
     def __init__(self, at: Instruction, machine: Machine, problem: Problem) -> None:
         super().__init__(at, machine)
         self.problem = problem
         self.items = product(extent for extent, _ in problem.batch)
-        extents = problem.rows, problem.columns, problem.depth, self.items
+        extents = problem.rows + self.before, problem.columns, problem.depth, self.items
         self.tile = self._tile(chosen(machine, problem.sum, *extents))
         self.format = self._format()
         self.rows, self.columns, self.depth = (
             self.frame.extent(e) for e in (problem.rows, problem.columns, problem.depth)
         )
-        self.strips = self.tile.strips(problem.rows)
+        self.strips = self.tile.strips(None if self.before else problem.rows)
         lanes = self.tile.lanes
         self.epilogue = Epilogue(self.frame, problem.epilogue, problem.sum, lanes, problem.rows)
         self.whole = isinstance(problem.columns, int) and problem.columns % lanes == 0
@@ -244,8 +248,10 @@ class Writer(KernelWriter):
         """Takes the sums, the widened rows, and a packed panel."""
         tile, take = self.tile, self.frame.take
         room = (self.problem.depth + tile.lanes - 1) // tile.lanes * tile.lanes
-        self.sums = take(tile.block * tile.columns, tile.sum)
-        self.staged = take(tile.block * tile.depth * self.widens, tile.sum)
+        rows = tile.block + self.before * tile.rows
+        self.all_sums = take(rows * tile.columns, tile.sum)
+        self.sums = self.f.element(self.all_sums, self.before * tile.columns, tile.sum)
+        self.staged = take(rows * tile.depth * self.widens, tile.sum)
         packed = self.format or self._is_packed()
         self.panel = take(0 if packed else room * tile.columns, tile.sum)
 
@@ -262,14 +268,14 @@ class Writer(KernelWriter):
             self._add(lines.moved(top, 0), right, rows, self.depth, fresh=True)
         else:
             zero = f.const(tile.vector, 0)
-            with f.loop(0, rows * tile.vectors) as at:
-                f.store(zero, f.element(self.sums, at.index * tile.lanes, tile.sum))
+            with f.loop(0, (rows + self.before) * tile.vectors) as at:
+                f.store(zero, f.element(self.all_sums, at.index * tile.lanes, tile.sum))
             with f.loop(0, self.depth, tile.depth) as k:
                 deep = self._deep(k.index)
                 further = lines.moved(top, k.index)
                 self._add(further, right.moved(k.index, 0), rows, deep, fresh=False)
         there = f.minimum(self.columns - left, tile.columns)
-        self._complete(right, rows)
+        self._complete(rows)
         to = Destination(item, top, left, rows)
         self.epilogue.write_lines(to, self.sums, tile.columns, there, whole=self.whole)
         return side
@@ -279,10 +285,10 @@ class Writer(KernelWriter):
         left = self._left(lines, rows, depth)
         accumulate(
             self.tile,
-            self.sums,
+            self.all_sums,
             left,
             right,
-            rows,
+            rows + self.before,
             depth,
             self.strips,
             fresh=fresh,
@@ -294,7 +300,7 @@ class Writer(KernelWriter):
         """A total plus the product of an element of a row and a vector of the panel."""
         return f.muladd(one, vector, total)
 
-    def _complete(self, right: Matrix, rows: Value) -> None:
+    def _complete(self, rows: Value) -> None:
         """A hook for what the sums of a cell need when all products are added."""
 
     def _deep(self, begin: Value) -> Value:

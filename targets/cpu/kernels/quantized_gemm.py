@@ -52,7 +52,7 @@ class _Writer(Writer):
         assert isinstance(problem.depth, int)
         self.bytes, self.stored, row = problem.depth, w, problem.left_steps[0]
         whole = isinstance(row, int) and row % BYTES == self.bytes % BYTES == 0
-        self.direct = whole and not self.signs.flip
+        self.direct, self.before = whole and not self.signs.flip, int(self.signs.flip)
         fours = -(-self.bytes // BYTES)
         made = replace(problem, depth=fours, types=(x, WORD), left_steps=(row, BYTES))
         super().__init__(at, machine, made)
@@ -81,6 +81,15 @@ class _Writer(Writer):
         panels = (problem.columns + width - 1) // width
         return step // (self.bytes * problem.columns) * panels * problem.depth * width
 
+    def _divide_scratch(self) -> None:
+        """Writes ones before the rows, if upper bits are inverted: their products are the sums of
+        columns.
+        """
+        super()._divide_scratch()
+        f = self.f
+        with f.loop(0, self.before * self.tile.depth) as k:
+            f.store(f.const(I32, ONES), f.element(self.staged, k.index, I32))
+
     def _left(self, lines: Matrix, rows: Value, depth: Value) -> Matrix:
         """The rows in groups of four bytes, in place or copied to scratch."""
         f, tile = self.f, self.tile
@@ -95,7 +104,7 @@ class _Writer(Writer):
                 words = f.bitcast(read, tile.vector)
                 words = words ^ FLIP if self.signs.flip else words
                 there = None if mask is None else f.first_lanes(depth - k // BYTES, tile.lanes)
-                f.store(words, made.at(row.index, k // BYTES), mask=there)
+                f.store(words, made.at(row.index + self.before, k // BYTES), mask=there)
         return made
 
     @property
@@ -127,18 +136,14 @@ class _Writer(Writer):
         """A total plus the products of four bytes of a row, broadcast, and four of each column."""
         return dot4(f, total, one, vector, self.signs)
 
-    def _complete(self, right: Matrix, rows: Value) -> None:
+    def _complete(self, rows: Value) -> None:
         """Subtracts what inverted upper bits of rows have added."""
         if not self.signs.flip:
             return
         f, tile = self.f, self.tile
-        ones, zeros = f.const(tile.vector, ONES), [f.const(tile.vector, 0)] * tile.vectors
-        places = [j * tile.lanes for j in range(tile.vectors)]
-        with f.loop(0, self.depth, carry=zeros) as k:
-            line = [f.load(right.at(k.index, j), tile.vector) for j in places]
-            pairs = zip(line, k.carried, strict=True)
-            k.carry(*(dot4(f, t, ones, v, self.signs) for v, t in pairs))
-        surplus = [total * self.signs.surplus for total in k.carried]
+        places = range(0, tile.columns, tile.lanes)
+        sums = (f.load(f.element(self.all_sums, j, I32), tile.vector) for j in places)
+        surplus = [total * self.signs.surplus for total in sums]
         with f.loop(0, rows) as row:
             for j, more in zip(places, surplus, strict=True):
                 at = f.element(self.sums, row.index * tile.columns + j, I32)

@@ -68,9 +68,9 @@ class Tile:
         """A vector of sums."""
         return self.sum.times(self.lanes)
 
-    def strips(self, rows: Extent) -> list[Strip]:
-        """The strips that a matrix of so many rows is cut into, the largest first. They take no
-        more rows than the next multiple of the tile's.
+    def strips(self, rows: Extent | None) -> list[Strip]:
+        """The strips that a matrix of so many rows, or of any number, is cut into, the largest
+        first. They take no more rows than the next multiple of the tile's.
         """
         if not isinstance(rows, int):
             return strips(self.rows, self.vectors)

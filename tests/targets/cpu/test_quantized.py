@@ -108,6 +108,13 @@ def test_products(w: tuple[int, ...], signs: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize("signs", SIGNS, ids="-".join)
+def test_a_kernel_serves_any_number_of_rows(signs: tuple[str, str]) -> None:
+    program = parsed(product("n", (70, 50), signs, turned=False), "optimize_module")
+    for rows in (*range(16), 70, 200):
+        assert not problem(quantized_gemm.kernel_for, program, {"n": rows}), rows
+
+
+@pytest.mark.parametrize("signs", SIGNS, ids="-".join)
 @pytest.mark.parametrize("w", [(7, 50), (40, 48), (2, 3, 33, 20)])
 def test_what_is_no_constant(w: tuple[int, ...], signs: tuple[str, str]) -> None:
     for turned in (False, True):
