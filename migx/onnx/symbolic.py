@@ -127,37 +127,43 @@ sizes are then exact.
 """
 
 
-def _fractions(
-    value: Instruction, known: dict[Instruction, Fractions | None] | None = None
-) -> Fractions | None:
+def _fractions(value: Instruction) -> Fractions | None:
     """Floats as fractions, if they follow from known integers by exact arithmetic, except for one
     rounded division; no integer is near enough to its result to be mistaken for it.
     """
-    known = {} if known is None else known
-    if value not in known:
-        known[value] = _as_fractions(value, known)
-    return known[value]
+    found: dict[Instruction, Fractions] = {}
+    for at in _in_order(value, _before_fractions) or ():
+        given = [found[v] for v in _before_fractions(at) or ()]
+        if (made := _as_fractions(at, given)) is None:
+            return None
+        found[at] = made
+    return found.get(value)
 
 
-def _as_fractions(
-    value: Instruction, known: dict[Instruction, Fractions | None]
-) -> Fractions | None:
-    name = value.op.name
+def _before_fractions(value: Instruction) -> Sequence[Instruction] | None:
+    """What fractions are computed from; None if they cannot be."""
     if not value.shape.static or int(value.shape.elements) > LIMIT:
         return None
+    if type(value.op) is Literal or _converted(value) is not None:
+        return ()
+    return value.inputs if value.op.name in (*_ON_FRACTIONS, *_MOVES) else None
+
+
+def _converted(value: Instruction) -> Array | None:
+    """The known integers that a value is converted from."""
+    return contents(value.inputs[0]) if value.op.name == "convert" else None
+
+
+def _as_fractions(value: Instruction, given: Sequence[Fractions]) -> Fractions | None:
+    """A value as fractions, from those it is computed from."""
     if type(value.op) is Literal:
         return None if value.op.replaceable else _of_floats(value.op.value.array)
-    if name == "convert" and (held := contents(value.inputs[0])) is not None:
+    if (held := _converted(value)) is not None:
         return np.asarray(held, object), 1
-    if name not in _ON_FRACTIONS and name not in _KEEPING:
-        return None
-    given = _all(_fractions(each, known) for each in value.inputs)
-    if not given:
-        return None
-    if name in _ON_FRACTIONS:
-        return _ON_FRACTIONS[name](*given)
+    if (function := _ON_FRACTIONS.get(value.op.name)) is not None:
+        return function(*given)
     ((above, below),) = given
-    return (above if name == "convert" else own(value.op, above)), below
+    return (above if value.op.name == "convert" else own(value.op, above)), below
 
 
 def _of_floats(held: Array) -> Fractions | None:
@@ -189,9 +195,6 @@ def _over(a: Fractions, b: Fractions) -> Fractions | None:
     return a[0] * b[1], a[1] * by
 
 
-_KEEPING = ("broadcast", "convert", "multibroadcast", "reshape", "squeeze")
-"""Operations that only move elements, or change their type."""
-
 _ON_FRACTIONS: dict[str, Callable[..., Fractions | None]] = {
     "add": _sum,
     "sub": lambda a, b: _sum(a, b, -1),
@@ -201,6 +204,10 @@ _ON_FRACTIONS: dict[str, Callable[..., Fractions | None]] = {
     "floor": lambda a: (a[0] // a[1], 1),
     "ceil": lambda a: ((a[0] + (a[1] - 1)) // a[1], 1),
 }
+
+
+_MOVES = ("broadcast", "convert", "multibroadcast", "reshape", "squeeze")
+"""Operations on fractions that leave them as they are."""
 
 
 def literal_or_dims(value: Array, like: operations.DType) -> Operation:
@@ -217,37 +224,51 @@ def _plain(x: Any) -> Any:
     return x if isinstance(x, Dim) else int(x)
 
 
-def constant_value(
-    value: Instruction,
-    most: int | None = None,
-    known: dict[Instruction, Array | None] | None = None,
-) -> Array | None:
+def constant_value(value: Instruction, most: int | None = None) -> Array | None:
     """The value of an instruction that depends only on fixed literals, evaluated now; otherwise
     None, also if a value on the way has more than ``most`` elements.
 
     For operands that an importer must know, such as the scales of a Resize.
     """
-    known = {} if known is None else known
-    if value not in known:
-        known[value] = _constant_value(value, most, known)
-    return known[value]
+
+    def before(at: Instruction) -> Sequence[Instruction] | None:
+        if not at.shape.static or (most is not None and int(at.shape.elements) > most):
+            return None
+        if type(at.op) is Literal:
+            return None if at.op.replaceable else ()
+        folds = at.inputs and not at.modules and operations.traits(at.op).foldable
+        return at.inputs if folds and operations.can_evaluate(at.op) else None
+
+    found: dict[Instruction, Array] = {}
+    for at in _in_order(value, before) or ():
+        found[at] = _constant(at, [found[v] for v in at.inputs])
+    return found.get(value)
 
 
-def _constant_value(
-    value: Instruction, most: int | None, known: dict[Instruction, Array | None]
-) -> Array | None:
-    if not value.shape.static or (most is not None and int(value.shape.elements) > most):
-        return None
+def _constant(value: Instruction, arrays: Sequence[Array]) -> Array:
+    """The value of a literal, or of an operation on constants."""
     if type(value.op) is Literal:
-        return None if value.op.replaceable else value.op.value.array
-    if not value.inputs or not operations.traits(value.op).foldable or value.modules:
-        return None
-    if not operations.can_evaluate(value.op):
-        return None
-    arrays = _all(constant_value(v, most, known) for v in value.inputs)
-    if arrays is None:
-        return None
+        return value.op.value.array
     try:
         return _computed(value.op, value.shape, value.inputs, arrays)
     except (MigxError, ArithmeticError, MemoryError, ValueError) as error:
         raise EvaluationError(f"cannot evaluate the constant {value!r}: {error}") from error
+
+
+def _in_order(
+    value: Instruction, before: Callable[[Instruction], Sequence[Instruction] | None]
+) -> list[Instruction] | None:
+    """A value and all it is computed from, each after those ``before`` it; None if that is unknown
+    for one of them. Not by recursion: chains may be longer than Python's stack.
+    """
+    found: dict[Instruction, None] = {}
+    waiting = [value]
+    while waiting:
+        at = waiting[-1]
+        if (inputs := before(at)) is None:
+            return None
+        missing = [v for v in inputs if v not in found]
+        waiting += missing[::-1]
+        if not missing:
+            found[waiting.pop()] = None
+    return list(found)

@@ -368,6 +368,15 @@ def test_shape_arithmetic_becomes_dims_and_leaves_nothing(name: str, tmp_path: P
     assert not [word for word in LEFT_BEHIND if word in text], text
 
 
+@pytest.mark.parametrize("step", ["Add(v{i}, v{i})", "Add(one, v{i})", "Neg(v{i})", "Sin(v{i})"])
+def test_a_long_chain_before_integers_is_looked_at_once(step: str, tmp_path: Path) -> None:
+    """Looked at along every path, it would take for ever; by recursion, the stack."""
+    steps = "\n".join(f"v{i + 1} = {step.format(i=i)}" for i in range(600))
+    head = "main (float[3] v0) => (int64[3] y) <float[1] one = {1}>"
+    program = read(f"{head} {{ {steps} y = Cast<to = 7>(v600) }}", tmp_path)
+    assert [at.name for at in program.main][-2:] == ["convert", "@return"]
+
+
 def test_graphs_in_graphs_become_modules_that_capture(tmp_path: Path) -> None:
     program = read(DATA["nested choices"][0], tmp_path)
     assert set(program.modules) == {
