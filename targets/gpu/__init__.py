@@ -41,6 +41,7 @@ OPTIMISATION = (
 )
 """Folds and simplifies arithmetic, and finds patterns before fusion hides them."""
 FUSION = (
+    "rewrite_concat",
     "hoist_weights",
     "layout_weights",
     "fuse_quantized",

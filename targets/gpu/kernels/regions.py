@@ -9,13 +9,11 @@ from migx.fusion.regions import described
 from migx.ir import Instruction
 from migx.ops.fused import Group
 from migx.ops.layout import Concat
+from migx.passes.rewrite_concat import MOST
 from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.emit.text import Kernel, Writer
 from migx.targets.gpu.kernels.fused import computable, write_line
 from migx.targets.gpu.tiles import tiles
-
-MOST = 64
-"""More parts than these are a long text for little work."""
 
 
 def kernel_for(at: Instruction) -> Kernel | None:

@@ -107,6 +107,16 @@ def test_arithmetic_around_a_concatenation_is_one_kernel(dtype: str) -> None:
     assert holds(text, {"n": 7}) == 1
 
 
+@pytest.mark.parametrize("count", [65, 200])
+def test_many_values_are_joined_in_groups(count: int) -> None:
+    given = ", ".join(f"x{i}: f32[n, {i % 3 + 1}]" for i in range(count))
+    lines = "\n".join(f" %{i} = neg(x{i})" for i in range(0, count, 2))
+    joined = ", ".join(f"x{i}" if i % 2 else f"%{i}" for i in range(count))
+    text = f"module main({given}) {{\n{lines}\n"
+    text += f" %{count} = concat({joined}) {{axis=1}}\n return %{count}\n}}"
+    assert 2 < holds(text, {"n": 3}) <= -(-count // 64) + 1
+
+
 @pytest.mark.parametrize("dtype", ["f32", "i64"])
 def test_numbers_a_step_apart(dtype: str) -> None:
     text = f"""module main(x: {dtype}[n, m]) {{
