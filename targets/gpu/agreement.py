@@ -16,6 +16,7 @@ from migx.ops._windows import reach, split
 from migx.ops.layout import Concat, Multibroadcast
 from migx.ops.linear import Convolution, Dot
 from migx.ops.pooling import Pooling
+from migx.ops.trees import TreeEnsemble
 from migx.shape import Dims
 
 Pair = tuple[Extent, Extent]
@@ -53,6 +54,9 @@ def _pairs(at: Instruction) -> Iterator[Pair]:
     elif isinstance(op, Multibroadcast):
         last = op.out_lens[len(op.out_lens) - len(dims[0]) :]
         yield from (p for p in zip(dims[0], last, strict=True) if p[0] != 1)
+    elif isinstance(op, TreeEnsemble):
+        yield from ((table[0], dims[1][0]) for table in dims[2:5])
+        yield dims[4][1], 2
     elif operations.traits(op).pointwise:
         for first, second in pairwise(dims):
             if len(first) == len(second):
