@@ -17,6 +17,7 @@ from migx.ops.layout import Concat, Multibroadcast
 from migx.ops.linear import Convolution, Dot
 from migx.ops.pooling import Pooling
 from migx.ops.trees import TreeEnsemble
+from migx.ops.vision import RoiAlign
 from migx.shape import Dims
 
 Pair = tuple[Extent, Extent]
@@ -54,6 +55,8 @@ def _pairs(at: Instruction) -> Iterator[Pair]:
     elif isinstance(op, Multibroadcast):
         last = op.out_lens[len(op.out_lens) - len(dims[0]) :]
         yield from (p for p in zip(dims[0], last, strict=True) if p[0] != 1)
+    elif isinstance(op, RoiAlign):
+        yield from ((dims[1][0], dims[2][0]), (dims[1][1], 4))
     elif isinstance(op, TreeEnsemble):
         yield from ((table[0], dims[1][0]) for table in dims[2:5])
         yield dims[4][1], 2

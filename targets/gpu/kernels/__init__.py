@@ -24,6 +24,7 @@ FAMILIES = (
     "resize",
     "recurrent",
     "sampling",
+    "roi_align",
     "trees",
 )
 
