@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from migx.manager import Pass
-from migx.passes.simplify_reshapes import gathers, joins, views
+from migx.passes.simplify_reshapes import gathers, joins, scatters, views
 
 
 class SimplifyReshapes(Pass):
     """Replaces each chain of views by the one shortest chain that reads the same elements, and
-    simplifies concat and gather (MIGraphX pass of this name).
+    simplifies concat, gather and scatter (MIGraphX pass of this name).
     """
 
-    rules = views.rules + joins.rules + gathers.rules
+    rules = views.rules + joins.rules + gathers.rules + scatters.rules
