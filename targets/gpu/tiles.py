@@ -56,6 +56,10 @@ NARROW = 128
 """The most columns of products of f32 that are split: for more there are too few registers."""
 REGISTERS = 128
 """The registers of a thread, about, where one row is multiplied."""
+LOADED = 256
+"""The most words that a thread loads for its elements, about: the assembler loads them early, and
+for many more it runs out of registers.
+"""
 
 
 def power_of_two(least: int) -> int:
@@ -274,19 +278,21 @@ def query(keys: Extent, queries: Extent, depth: int, width: int, bits: int) -> T
     return picked(found)
 
 
-def line(count: Extent, bits: int) -> Tile:
-    """A line of elements that are computed elementwise, the widest of so many bits.
+def line(count: Extent, bits: int, total: int = 0) -> Tile:
+    """A line of elements that are computed elementwise, the widest operand's of so many bits; those
+    of all operands are ``total`` bits.
 
     A thread takes 16 bytes of the widest operand at a time, the widest load, or twice that;
     narrower operands are still read in pieces of 32 bits, which suffice for a warp. With too few
     elements for all units, lines are shorter.
     """
     gpu = chosen().gpu
-    each = max(4, min(8, 128 // max(bits, 8)))
+    most = min(16, _elements(max(bits, total)))
+    each = min(most, max(4, min(8, 128 // max(bits, 8))))
     found = []
     for times in (1, 2):
         size = each * times * 4 * gpu.warp
-        if each * times <= 16 and size <= max(128, power_of_two(many(count))):
+        if each * times <= most and size <= max(128, power_of_two(many(count))):
             read = size * bits / 8 / (gpu.bandwidth / gpu.units)
             programs, residents = -(-many(count) // size), gpu.threads // (4 * gpu.warp)
             tile = Tile(1, size, 1, 4)
@@ -311,6 +317,7 @@ def fold(
     each, least = 32 if high >= gpu.units else 8, 1
     if along_rows or not isinstance(length, int) or length > longest:
         each, least = 16, 4
+    each = min(each, _elements(bits))
     if not isinstance(length, int) or length > longest:
         parts = [(1, 4096), (1, 8192), (1, 2048)] if high >= gpu.units else [(1, 8192), (1, 4096)]
         shapes = [(128, 32), (64, 64)] if along_rows else parts
@@ -318,6 +325,7 @@ def fold(
     else:
         width = power_of_two(max(1, length))
         most = 4096 if along_rows or width <= 4 * gpu.warp else each * gpu.warp
+        most = min(most, 16 * each * gpu.warp)
         full = max(1, min(most // width, 64))
         shapes = [(full, width), (max(1, full // 2), width), (max(1, full // 4), width)]
         enough = [s for s in shapes if high >= s[0] * gpu.units]
@@ -336,6 +344,11 @@ def fold(
         said = f"{height} x {width}: {about}"
         found.append(Tile(height, width, 1, _down(warps), parts=shared, why=said))
     return ranked(list(dict.fromkeys(found)))
+
+
+def _elements(bits: int) -> int:
+    """The most elements of a thread, each with so many bits of operands."""
+    return _down(LOADED * 32 // max(bits, 1))
 
 
 def _down(number: int) -> int:

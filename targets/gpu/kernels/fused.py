@@ -117,8 +117,8 @@ def _line(at: Instruction, fused: FusedKernel) -> Kernel:
     """A kernel without reductions: each program has a line of elements."""
     writer = Writer(at)
     count = product(fused.dims)
-    bits = max((a.dtype.bits for a in fused.accesses if any(s != 0 for s in a.strides)), default=32)
-    tile = choose.line(count, bits)
+    bits = [a.dtype.bits for a in fused.accesses if any(s != 0 for s in a.strides)]
+    tile = choose.line(count, max(bits, default=32), sum(bits))
     size = tile.columns
     write_line(writer, fused, writer.program, size)
     grid = tiles(count, size)

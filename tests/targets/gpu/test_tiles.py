@@ -96,6 +96,18 @@ def test_short_rows_share_a_program_where_there_are_many() -> None:
         assert tiles.fold(1000, 10**7, 16384, 32, 1, along_rows=False).parts == 1
 
 
+def test_of_very_many_operands_a_thread_takes_few_elements() -> None:
+    """All are loaded early: 100 operands of 16 elements each would not fit in its registers."""
+    with around("sm_90"):
+        for operands in (1, 8, 100, 1000):
+            each = max(1, 256 // operands)
+            fold = tiles.fold(10_000, 16, 16384, 32 * operands, 1, along_rows=False)
+            assert fold.rows * fold.columns <= each * fold.warps * 32
+            line = tiles.line(10**6, 32, 32 * operands)
+            assert line.columns <= each * line.warps * 32
+        assert tiles.line(10**6, 32, 8 * 32) == tiles.line(10**6, 32)
+
+
 def test_sizes_that_are_not_known_count_as_many_but_no_more_than_they_may_be() -> None:
     some = Dim("n", 1, 12)
     assert tiles.many(some) == 12
