@@ -215,9 +215,11 @@ def attention(
     bits: int,
     *,
     apart: bool = False,
+    beside: int = 0,
 ) -> Tile:
     """Queries by keys of attention, of heads with so many features to compare and to add up;
-    adjacent keys may be ``apart``, with features between them.
+    adjacent keys may be ``apart``, with features between them. With each score so many bits are
+    read ``beside`` it, as of a bias.
 
     Each block of keys is read once for all queries of a program: more queries mean less reading,
     until scores and sums exceed the registers.
@@ -234,7 +236,8 @@ def attention(
         stages, residents = fitting(
             gpu, how, k * (depth + width) * bits // 8, r * (k + width), warps, always
         )
-        kept = max(r * (k + width) * how.copies, parts // 4) > how.most * warps * gpu.warp
+        sums = r * (k + width) * how.copies + r * k * beside // 32
+        kept = max(sums, parts // 4) > how.most * warps * gpu.warp
         if r > tallest or k > widest or kept or not stages:
             continue
         terms = r * k * (depth + width)

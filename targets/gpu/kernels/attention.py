@@ -226,6 +226,14 @@ class _Writer:
         return text
 
 
+def _beside(attention: Attention) -> int:
+    """The bits that are read beside each score, but for masks, of which a thread keeps a bit."""
+    nodes = attention.nodes
+    read = {nodes[n].of for n in below(nodes, [attention.score, attention.weight], ())}
+    every = [of for of in read if isinstance(of, Access) and of.operand >= 0]
+    return sum(a.dtype.bits for a in every if a.dtype.bits > 8 and 0 not in a.strides[-2:])
+
+
 class _InBlocks(_Writer):
     """Blocks of queries and of keys, multiplied as matrices."""
 
@@ -236,6 +244,7 @@ class _InBlocks(_Writer):
         self.tile = choose.attention(
             *(self.queries, self.keys, self.items, self.depth, self.width, bits),
             apart=apart and not self.turned,
+            beside=_beside(attention),
         )
         self.how = products(self.dtype, self.depth)
         room = tiles(self.keys, self.tile.columns) * self.tile.columns

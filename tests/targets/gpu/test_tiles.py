@@ -96,6 +96,15 @@ def test_short_rows_share_a_program_where_there_are_many() -> None:
         assert tiles.fold(1000, 10**7, 16384, 32, 1, along_rows=False).parts == 1
 
 
+def test_attention_with_a_bias_takes_fewer_scores_at_a_time() -> None:
+    """A bias of f32 takes as many registers as a sum of scores."""
+    with around("sm_80"):
+        plain, biased = (
+            tiles.attention(500, 500, 64, 32, 32, 32, beside=beside) for beside in (0, 32)
+        )
+    assert biased.rows * biased.columns < plain.rows * plain.columns
+
+
 def test_of_very_many_operands_a_thread_takes_few_elements() -> None:
     """All are loaded early: 100 operands of 16 elements each would not fit in its registers."""
     with around("sm_90"):
