@@ -8,7 +8,7 @@ from typing import Any
 from migx import ops
 from migx.dim import Dim, Extent, bounds
 from migx.op import Operation
-from migx.shape import BOOL, F32, I32, I64, Shape
+from migx.shape import BOOL, F32, I32, I64, MOST_AXES, Shape
 from migx.testing.draws.basics import Dice, Draft, Draw, Want, least, numbers, ones, put, vector
 
 
@@ -52,6 +52,8 @@ def _dimensions(dice: Dice, like: Shape) -> Draft:
     if like.dtype is not I64 or like.rank != 1 or not isinstance(like.dims[0], int):
         return None
     size = like.dims[0]
+    if size >= MOST_AXES:
+        return None
     of = Shape(F32, [dice.size(1, 4) for _ in range(size + dice.some(0, 1))])
     return ops.DimensionsOf(0, size), [Want(of)]
 
