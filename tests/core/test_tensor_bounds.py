@@ -398,3 +398,9 @@ def test_what_is_0_and_followed_may_be_off_by_what_it_is_made_of() -> None:
     result, budget = run(text, x=np.array([20.085535, 1e-30, 1, 1], np.float32))  # about exp(3)
     assert not result.any()
     assert 0 < budget.tolerance(F32, 0.0) < 1e-4
+
+
+def test_what_is_far_off_has_a_finite_bound() -> None:
+    far = Budget(variance=1.0).limited(1e300, 1e-30)
+    assert math.isfinite(far.variance)
+    assert far.tolerance(F32, 1.0) > 1e150

@@ -22,6 +22,7 @@ may be off together, if that is less.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -96,7 +97,8 @@ class Budget:
         """The budget with ``most`` as tolerance, given the tensor's largest magnitude."""
         if magnitude < TINY:  # nothing is relative to 0
             return replace(self, scale=most / self.relative, absolute=0.0)
-        variance = (most / (LAMBDA * magnitude)) ** 2
+        share = most / (LAMBDA * magnitude)
+        variance = min(share * share, sys.float_info.max)
         return replace(self, variance=variance, scale=0.0, absolute=0.0)
 
     def explain(self, dtype: DType) -> str:
