@@ -54,7 +54,7 @@ def _other(inputs: Mapping[str, Any], options: argparse.Namespace) -> tuple[str,
     given = {name: value for name, value in vars(options).items() if name != "folder"}
     path, asked = Path(options.against), argparse.Namespace(**given)
     asked.model, asked.passes, asked.dim_param = options.against, None, []
-    asked.activations, asked.fast_math = "float", False
+    asked.activations, asked.fast_math = None, None
     if not _load.is_onnx(path):
         asked.input_dim = []
     if path.suffix == ".mxr":

@@ -111,9 +111,8 @@ def load(options: argparse.Namespace, *, to_run: bool = False) -> Program:
     path = Path(options.model)
     with progress(f"reading {path.name}"):
         program = _read(path, options)
-        if getattr(options, "target", "") is None:
-            made = program._compiled
-            options.target = "cpu" if made is None else made.context.target.name
+        if hasattr(options, "target"):
+            _options.take_recorded(program, options)
         given = [one for each in options.dim_param for one in re.split(AFTER_A_SIZE, each)]
         options.sizes = sizes = _once("--dim-param", map(_size, given))
         if sizes:
@@ -123,7 +122,7 @@ def load(options: argparse.Namespace, *, to_run: bool = False) -> Program:
                 check_sizes(program, sizes)
             else:
                 program, options.sizes = _bound(program, sizes, options), {}
-    if getattr(options, "activations", "float") == "int8" and options.passes is None:
+    if getattr(options, "activations", None) == "int8" and options.passes is None:
         _expect_few_bits(program, options)
     return program
 

@@ -30,7 +30,9 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
 def add_target(
     parser: argparse.ArgumentParser, usual: str | None = None, told: str = "cpu"
 ) -> None:
-    """Declares the target: by default the one the model is compiled for, or else as ``told``."""
+    """Declares the target: by default the one the model is compiled for, or else as ``told``; and
+    the options of compilation, by default those that the model was compiled with for the target.
+    """
     parser.add_argument(
         "--target",
         metavar="T{x=1}",
@@ -45,12 +47,11 @@ def add_target(
     parser.add_argument(
         "--activations",
         metavar="float|int8",
-        default="float",
         help="multiply weights of 4 or 8 bits by activations as they are, or in 8 bits (float)",
     )
     parser.add_argument(
         "--fast-math",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
         help="allow more rounding of f32 (gpu: products in tf32; cpu: Winograd convolutions)",
     )
 
@@ -70,25 +71,53 @@ def seconds(text: str) -> float:
     return given
 
 
+def take_recorded(program: Program, options: argparse.Namespace) -> None:
+    """Notes how a program just loaded is compiled, and takes its target if it is the one asked for,
+    or none is.
+    """
+    options.recorded = {}
+    if program._compiled is None:
+        options.target = options.target or "cpu"
+        return
+    from migx.pipeline import with_options
+
+    made = program._compiled.context
+    text = with_options(made.target.name, made.target)
+    if options.target in (None, made.target.name):
+        options.target = text
+    options.recorded[text] = made.options.plain()
+
+
 def compiling(options: argparse.Namespace) -> dict[str, Any]:
-    """The options of a compilation, as keywords of ``Program.compile``."""
-    asked = {name: getattr(options, name) for name in ("passes", "activations", "fast_math")}
-    return asked | ({"num_threads": options.threads} if hasattr(options, "threads") else {})
+    """The options of a compilation, as keywords of ``Program.compile``: those asked for, and for
+    others what the model was compiled with for this target. Passes asked for replace all of its
+    options but the number of threads.
+    """
+    names = {n: n for n in ("passes", "activations", "fast_math")} | {"num_threads": "threads"}
+    given = {name: getattr(options, option, None) for name, option in names.items()}
+    asked = {name: value for name, value in given.items() if value is not None}
+    recorded: dict[str, Any] = getattr(options, "recorded", {}).get(options.target, {})
+    if "passes" in asked:
+        recorded = {name: recorded[name] for name in ("num_threads",) if name in recorded}
+    return recorded | asked
 
 
 def changes(options: argparse.Namespace) -> bool:
-    """Whether anything but the target's defaults was asked for."""
+    """Whether anything but the target's defaults is asked for."""
     from migx.target import CompileOptions
 
     return CompileOptions(**compiling(options)) != CompileOptions()
 
 
 def ready(program: Program, options: argparse.Namespace) -> bool:
-    """Whether a program is compiled as asked for."""
+    """Whether a program just loaded, or a copy of it, is compiled as asked for."""
+    from migx.target import CompileOptions
+
     made = program._compiled
-    if made is None or made.revision != program.revision or changes(options):
+    if made is None or made.revision != program.revision:
         return False
-    return bool(made.context.target.name == options.target)
+    asked = CompileOptions(**compiling(options)).plain()
+    return bool(options.recorded.get(options.target) == asked)
 
 
 def pipeline(options: argparse.Namespace) -> Pipeline:

@@ -106,7 +106,7 @@ def checked(
             peer = Onnxruntime(path, recorder.budgets if options.each else ())
             expected, values = peer.run(inputs, names)
         notes = peer.notes
-        if options.activations == "float" and (note := rounded_products(path)):
+        if options.activations != "int8" and (note := rounded_products(path)):
             notes.append(note)
     budgets = [spent.of(value) for value in plain.program.main.outputs]
     found = {

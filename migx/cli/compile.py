@@ -1,7 +1,8 @@
 """Compiles a model for a target, and saves it ready to run.
 
 The file holds the program with its weights, and its compiled form, with the weights as kernels read
-them; ``migx run`` and ``migx.load`` take it as it is.
+them; ``migx run`` and ``migx.load`` take it as it is. A file compiled before is compiled for its
+target with its options, unless others are given.
 """
 
 from __future__ import annotations

@@ -67,3 +67,41 @@ def test_what_means_nothing_is_refused(
     result = migx("compile", model, *options)
     assert (result.code, message in result.err) == (2, True)
     assert "Traceback" not in result.err
+
+
+PLAIN = {"activations": "float", "fast_math": False}
+
+
+@pytest.mark.parametrize(
+    ("options", "changed"),
+    [
+        ((), {}),
+        (("--target", "cpu", "--dim-param", "batch=2"), {}),
+        (("--activations", "float"), {"activations": "float"}),
+        (("--threads", 1, "--no-fast-math"), {"num_threads": 1, "fast_math": False}),
+        (("--passes", "optimize_module"), {"passes": "optimize_module", **PLAIN}),
+        (("--target", "ref"), {"num_threads": None, **PLAIN}),
+    ],
+)
+def test_a_file_keeps_the_options_it_was_compiled_with(
+    migx: Migx, model: Path, tmp_path: Path, options: tuple[object, ...], changed: dict[str, object]
+) -> None:
+    """For its target, and where no others are given; passes replace those the options are for."""
+    first, again = tmp_path / "first.mxr", tmp_path / "again.mxr"
+    asked = ("--int4-weights", "--activations", "int8", "--threads", 2, "--fast-math")
+    assert migx("compile", model, "--target", "cpu", *asked, "-o", first).code == 0
+    result = migx("compile", first, *options, "-o", again)
+    assert (result.code, result.err) == (0, "")
+    wanted = {"passes": None, "num_threads": 2, "activations": "int8", "fast_math": True}
+    assert api.load(again).compiled.context.options.plain() == wanted | changed
+
+
+@pytest.mark.parametrize(("asked", "again"), [("int8", False), ("float", True)])
+def test_a_file_is_compiled_again_only_if_something_else_is_asked_for(
+    migx: Migx, model: Path, tmp_path: Path, asked: str, again: bool
+) -> None:
+    small = tmp_path / "small.mxr"
+    options = ("--int4-weights", "--activations", "int8", "--target", "cpu")
+    assert migx("compile", model, *options, "-o", small).code == 0
+    command = ("verify", small, "--activations", asked, "--dim-param", "batch=2")
+    assert ("as the file holds it" in migx(*command).out) == (not again)
