@@ -7,6 +7,7 @@ other values shows only when a program runs (MIGraphX capture_arguments and quan
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from migx.builders import Builder
 from migx.errors import InputError, WeightError
 from migx.ir import Instruction
 from migx.ops.linear import Convolution, Dot
+from migx.ops.packing import UnpackInt4
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.ops.reduce import ReduceMax, ReduceMin
 from migx.program import Program
@@ -48,7 +50,7 @@ def calibrate(
     if not products:
         raise WeightError(
             "no dot or convolution of the main module multiplies floats by weights of bytes that "
-            "have a scale for each column or channel: run the pass quantize_int8 first"
+            f"have a scale for each column or channel; there are {_others(program)}"
         )
     values = list(dict.fromkeys(at.inputs[place] for at, place in products))
     found = ranges(program, values, inputs, target)
@@ -70,10 +72,37 @@ def _multiplied(at: Instruction) -> int | None:
     return 1 - narrow[0]
 
 
-def _is_read_from_bytes(value: Instruction) -> bool:
-    """Whether a value is dequantised bytes, with one scale or one for each index of an axis."""
+def _others(program: Program) -> str:
+    """The products with weights that cannot be calibrated: how many there are of each kind."""
+    products = (at for at in program.instructions() if type(at.op) in (Dot, Convolution))
+    kinds = Counter(_kind(at) for at in products if any(v.constant for v in at.inputs))
+    return "; ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none with weights"
+
+
+def _kind(product: Instruction) -> str:
+    """Why a product with a weight cannot be calibrated."""
+    if product.owner.name != "main":
+        return "in modules of control flow"
+    weight = _viewed(next(v for v in product.inputs if v.constant))
+    if not isinstance(weight.op, DequantizeLinear):
+        return "by weights of floats, of which the pass quantize_int8 makes bytes if that pays"
+    if isinstance(weight.inputs[0].op, UnpackInt4):
+        return "by weights of four bits"
+    if weight.op.block:
+        return "by weights of bytes with a scale for each block"
+    return "of bytes already"
+
+
+def _viewed(value: Instruction) -> Instruction:
+    """What a value is a view of: itself if it is none."""
     while (view := operations.traits(value.op).view) is not None:
         value = value.inputs[view]
+    return value
+
+
+def _is_read_from_bytes(value: Instruction) -> bool:
+    """Whether a value is dequantised bytes, with one scale or one for each index of an axis."""
+    value = _viewed(value)
     whole = isinstance(value.op, DequantizeLinear) and not value.op.block
     return whole and value.inputs[0].shape.dtype in (I8, U8)
 

@@ -11,7 +11,6 @@ from migx.cli import _inputs, _load
 from migx.errors import counted, first_few
 
 if TYPE_CHECKING:
-    from migx.compiler import Compiled
     from migx.program import Program
 
 BITS = {"int4": "four", "int8": "eight"}
@@ -76,8 +75,8 @@ def check(options: argparse.Namespace) -> None:
 
 def squeezed(program: Program, options: argparse.Namespace) -> dict[str, Any]:
     """Quantises weights, and products, as asked for. Returns the number of weights, the bytes of
-    all constants before, the names and bytes of the weights left as they are, and the number of
-    products of bytes.
+    all constants before and after, the names and bytes of the weights left as they are, and the
+    number of products of bytes.
     """
     found: dict[str, Any] = {}
     if options.int4_weights or options.int8_weights:
@@ -108,45 +107,37 @@ def _quantized(program: Program, quantize: Any) -> dict[str, Any]:
     from migx.manager import PassManager
     from migx.rewrite import EventLog
 
-    log, before = EventLog(), given_bytes(program)
+    log, before = EventLog(), read_bytes(program)
     with _load.progress(f"running {quantize}"):
         PassManager(program, log=log).run(str(quantize))
         left = quantize.in_floats(program)
         PassManager(program).run("propagate_constant,hoist_weights")
     count = sum(event.rule == "squeeze" for event in log.events)
-    return {"weights": count, "before": before, "left": left}
+    return {"weights": count, "before": before, "after": read_bytes(program), "left": left}
 
 
 def measured(found: dict[str, Any], program: Program) -> dict[str, Any]:
     """The result of ``squeezed``, with the bytes of constants the compiled program reads."""
     for kind in BITS.keys() & found.keys():
-        found[kind]["after"] = read_bytes(program.compiled)
+        found[kind]["read"] = read_bytes(program.compiled.program)
     return found
 
 
-def given_bytes(program: Program) -> int:
-    """The bytes of a program's constants as given, each counted once."""
-    from migx.ops.builtin import Literal
-    from migx.weights.hoisting import weights_of
-
-    fixed = (at.op_as(Literal) for at in program.literals)
-    values = {id(op.value): op.value.nbytes for op in fixed if not op.replaceable}
-    return sum(values.values()) + sum(int(at.shape.nbytes) for at in weights_of(program).values())
-
-
-def read_bytes(made: Compiled) -> int:
-    """The bytes of the constants that the kernels of a compiled program read, each counted once:
-    literals, and slots with values.
+def read_bytes(program: Program) -> int:
+    """The bytes of the constants that a program reads, each counted once: literals, weights and
+    slots, but not what slots are computed from.
     """
-    from migx.ops.builtin import Literal, Slot
+    from migx.ops.builtin import SOURCES, Literal
 
-    own, every = made.program.weights, made.program.instructions()
-    ops = [at.op for at in every if at.users and at.module is not own]
-    fixed = {id(op.value): op.value for op in ops if isinstance(op, Literal)}
-    slots = {op.slot for op in ops if isinstance(op, Slot)}
-    current = made.weights.current.slots
-    found = [*fixed.values(), *(current[name] for name in slots if name in current)]
-    return sum(value.nbytes for value in found)
+    own, found = program.weights, dict[object, int]()
+    for at in program.instructions():
+        if not at.users or at.module is own:
+            continue
+        if isinstance(at.op, Literal):
+            found[id(at.op.value)] = at.op.value.nbytes
+        elif isinstance(at.op, SOURCES):
+            found[at.op] = int(at.shape.nbytes)
+    return sum(found.values())
 
 
 def _calibration(program: Program, path: Path) -> Iterator[dict[str, Any]]:
@@ -162,10 +153,12 @@ def _calibration(program: Program, path: Path) -> Iterator[dict[str, Any]]:
 def told(found: dict[str, Any]) -> Iterator[str]:
     """The result in words."""
     for kind in BITS.keys() & found.keys():
-        count, before, left, after = found[kind].values()
-        sizes = f"; constants of {before / 1e6:,.2f} MB became {after / 1e6:,.2f} MB"
-        made = "" if found["without_value"] else sizes
-        yield f"in {BITS[kind]} bits: {counted(count, 'weight')}{made}"
+        count, before, after, left, read = found[kind].values()
+        yield (
+            f"in {BITS[kind]} bits: {counted(count, 'weight')}; "
+            f"constants of {before / 1e6:,.2f} MB became {after / 1e6:,.2f} MB; "
+            f"as kernels read them, {read / 1e6:,.2f} MB"
+        )
         if left:
             largest = sorted(left, key=lambda name: -left[name])
             yield (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import migx as api
@@ -48,7 +49,8 @@ def test_products_are_calibrated(migx: Migx, model: Path, tmp_path: Path, severa
         (("--int4-weights", "--calibration", "x.npz"), "is for weights of eight bits"),
         (("--int8-weights", "--calibration", "x.npz"), "cannot read x.npz"),
         (("--int8-weights", "--calibration", "."), "there is no .npz file in it"),
-        (("--calibration", "x.npz"), "run the pass quantize_int8 first"),
+        (("--calibration", "x.npz"), "there are 1 by weights of floats, of which the pass quant"),
+        (("--int8-weights", "--block", 32, "--calibration", "x.npz"), "a scale for each block"),
     ],
 )
 def test_what_means_nothing_is_refused(
@@ -65,17 +67,40 @@ def test_what_means_nothing_is_refused(
     assert "Traceback" not in result.err
 
 
-def test_what_constants_became_is_what_kernels_read(
-    migx: Migx, model: Path, tmp_path: Path
-) -> None:
-    """Columns may be filled up, and a table lie in two layouts: it is asked of the target."""
+def test_what_kernels_read_is_told_as_well(migx: Migx, model: Path, tmp_path: Path) -> None:
+    """Columns may be filled up, and a table lie in two layouts: it is asked of the target. What
+    became of the constants is told of the program, on any target alike.
+    """
     small = tmp_path / "small.mxr"
     command = ("compile", model, "--int8-weights", "--target", "cpu", "-o", small)
     found = migx(*command, "--json").json["int8"]
     listed = migx("params", small, "--layouts", "--json").json["weights"]
-    assert found["after"] == sum(row["bytes"] for row in listed)
+    assert found["read"] == sum(row["bytes"] for row in listed)
+    plain = migx(*command[:-1], tmp_path / "ref.mxr", "--target", "ref", "--json").json["int8"]
+    assert [plain[k] for k in ("before", "after")] == [found[k] for k in ("before", "after")]
     assert found["left"] == {}
     assert "in floats" not in migx(*command).out
+
+
+def test_weights_of_four_bits_are_not_calibrated(migx: Migx, model: Path, tmp_path: Path) -> None:
+    small, inputs = tmp_path / "small.mxr", tmp_path / "x.npz"
+    assert migx("compile", model, "--int4-weights", "--target", "ref", "-o", small).code == 0
+    np.savez(inputs, x=np.ones((2, 8), np.float32))
+    result = migx("compile", small, "--int8-weights", "--calibration", inputs)
+    assert (result.code, "there are 1 by weights of four bits" in result.err) == (2, True)
+
+
+def test_deferred_weights_are_counted_as_those_there(
+    migx: Migx, model: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside.onnx"
+    onnx.save(onnx.load(model), outside, save_as_external_data=True, size_threshold=0)
+    found = [
+        migx("compile", outside, "--int4-weights", *options, "--json").json["int4"]
+        for options in ((), ("--defer-external-weights",))
+    ]
+    assert found[0]["before"] == found[1]["before"]
+    assert found[0]["after"] <= found[1]["after"] < found[0]["before"]
 
 
 def test_what_is_left_in_floats_is_told(migx: Migx, model: Path) -> None:
