@@ -368,3 +368,30 @@ def test_a_linear_resize_hands_on_the_mean_of_errors(form: str) -> None:
     inputs = {name: Argument.of(array) for name, array in given.items()}
     (_, before), (_, after) = run_on_ref(program, inputs, program)
     assert np.min(np.asarray(after)) >= np.min(np.asarray(before))
+
+
+BITS = """
+module main(x: f32[n]) {
+  %0 = exp(x) : f32[n]
+  %1 = bit_cast(%0) {to=i32} : i32[n]
+  %2 = @literal() {value=[2139095040]} : i32[]
+  %3 = multibroadcast(%2) {out_lens=(n,)} : i32[n]
+  %4 = bitwise_and(%1, %3) : i32[n]
+  %5 = bit_cast(%4) {to=f32} : f32[n]
+  return %5
+}
+"""
+
+
+def test_bits_are_as_uncertain_as_the_value_read() -> None:
+    """A power of two within a value is certain unless the value is near the next."""
+
+    def powers(x: Array, less: float = 0) -> Array:
+        made: Array = 2 ** np.floor(np.log2(np.exp(x.astype(np.float64)) - less))
+        return made
+
+    apart_, near = np.array([1.0, 2, 3], np.float32), np.log(np.array([4, 8], np.float32))
+    assert not verdict(BITS, powers, apart_)
+    assert verdict(BITS, lambda x: 2 * powers(x), apart_)
+    assert not verdict(BITS, lambda x: powers(x, 1e-6), near)
+    assert not verdict(BITS, lambda x: powers(x, -1e-6), near)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -175,6 +176,9 @@ def test_domains_of_before(domain: str, tmp_path: Path) -> None:
         ("Trunc", [0.5, 0, 8, 2.5], {}, "input 4 is 2.5: a number of bits is 1 or more"),
         ("Quant", [0.5, 0, [[1], [2]]], {}, "is 1 for some only"),
         ("Trunc", [0.5, 0, 8, 0, 4], {}, "scales are above 0, not 0.5 and 0.0"),
+        ("FloatQuant", [1, 0, 3, 7, 448], {}, "input 2 is 0.0: a number of bits is 1 or more"),
+        ("FloatQuant", [1, 4, 2.5, 7, 448], {}, "input 3 is 2.5: a number of bits is 0 or more"),
+        ("FloatQuant", [1, 4, 3, 7, 448], {"saturation": 0}, "has_inf or has_nan must say what"),
     ],
 )
 def test_refused(
@@ -190,3 +194,75 @@ def test_more_bits_than_a_type_has_cut_nothing_off(bits: int, tmp_path: Path) ->
     for target in ("ref", "cpu"):
         (found,) = read(model, tmp_path).compile(target).eval(fed)
         np.testing.assert_array_equal(found, np.rint(X))
+
+
+FORMATS: dict[str, tuple[Any, list[float]]] = {
+    "e4m3": (ml_dtypes.float8_e4m3fn, [4, 3, 7, 448]),
+    "e5m2": (ml_dtypes.float8_e5m2, [5, 2, 15, 57344]),
+    "e3m2": (ml_dtypes.float6_e3m2fn, [3, 2, 3, 28]),
+    "e2m3": (ml_dtypes.float6_e2m3fn, [2, 3, 1, 1000]),
+    "e2m1": (ml_dtypes.float4_e2m1fn, [2, 1, 1, 6]),
+    "f16": (np.float16, [5, 10, 15, 65504]),
+    "bf16": (ml_dtypes.bfloat16, [8, 7, 127, 3.3895314e38]),
+}
+
+
+def spread(most: float) -> Array:
+    """Values of all magnitudes up to a greatest one, ties, zeros and subnormals of the format."""
+    rng = np.random.default_rng(0)
+    drawn = rng.standard_normal(500) * 10.0 ** rng.uniform(-8, 5, 500)
+    ties = (np.arange(1, 64) / 16)[:, None] * 2.0 ** np.arange(-20, 12)
+    every = np.concatenate([drawn, ties.ravel(), -ties.ravel(), [0.0, -0.0, most, -most]])
+    found: Array = every[np.abs(every) <= most].astype(np.float32)
+    return found
+
+
+@pytest.mark.parametrize("target", ["ref", "cpu"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_floats_of_a_format_are_those_of_its_type(name: str, target: str, tmp_path: Path) -> None:
+    """The types are another implementation of the same formats."""
+    dtype, operands = FORMATS[name]
+    x = spread(7.5 if name == "e2m3" else operands[3])
+    model, fed = given("FloatQuant", [1, *operands], x=x, has_nan=1)
+    (found,) = read(model, tmp_path).compile(target).eval(fed)
+    np.testing.assert_array_equal(found, x.astype(dtype).astype(np.float32))
+
+
+def in_format(x: Array, exponent: int, mantissa: int, bias: int, rounding: Any) -> Array:
+    """The values of a format next to others, however great: computed in double precision."""
+    leading = np.frexp(np.abs(x.astype(np.float64)))[1] - 1
+    step = 2.0 ** (np.maximum(leading, 1 - bias) - mantissa)
+    found: Array = rounding(x / step) * step
+    return found
+
+
+@pytest.mark.parametrize("target", ["ref", "cpu"])
+@pytest.mark.parametrize(
+    ("mode", "rounding"),
+    [("ROUND", np.rint), ("ceil", np.ceil), ("FLOOR", np.floor), ("DOWN", np.trunc)],
+)
+@pytest.mark.parametrize(
+    ("flags", "beyond"),
+    [
+        ({}, 1.0),
+        ({"saturation": 1, "has_inf": 1, "has_nan": 1}, 1.0),
+        ({"saturation": 0, "has_inf": 1, "has_nan": 1}, np.inf),
+        ({"saturation": 0, "has_nan": 1}, np.nan),
+    ],
+)
+def test_floats_by_rounding_and_range(
+    flags: dict[str, int], beyond: float, mode: str, rounding: Any, target: str, tmp_path: Path
+) -> None:
+    """A scale for each row; the greatest value is the format's, or the one given if it is less."""
+    x = np.stack([spread(1e5), spread(1e5)[::-1]])
+    scale, most = np.array([[0.5], [4]], np.float32), np.array([[240], [1e9]], np.float32)
+    wanted = in_format(x / scale, 3, 4, -1, rounding)
+    top = np.minimum(most, (2 - 2.0**-4) * 2.0 ** (7 + 1))
+    over = np.abs(wanted) > top
+    assert over.any(1).all()
+    wanted = np.where(over, np.copysign(top * beyond, wanted), wanted) * scale
+    strange = np.full((2, 3), [np.nan, np.inf, -np.inf], np.float32)
+    x, wanted = np.hstack([x, strange]), np.hstack([wanted, np.full((2, 3), np.nan)])
+    model, fed = given("FloatQuant", [scale, 3, 4, -1, most], x=x, rounding_mode=mode, **flags)
+    (found,) = read(model, tmp_path).compile(target).eval(fed)
+    np.testing.assert_array_equal(found, wanted.astype(np.float32))

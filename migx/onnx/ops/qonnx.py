@@ -1,7 +1,7 @@
 """Quantisation to any number of bits, by QONNX: Brevitas writes it, FINN and hls4ml read it.
 
-Quantised values stay floats: integers of so many bits, scaled back. The semantics are those of the
-reference execution in the package ``qonnx``.
+Quantised values stay floats: integers or floats of so many bits, scaled back. The semantics are
+those of the reference execution in the package ``qonnx``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from migx.onnx.importers import Importer, importer
 from migx.onnx.node import Node
 from migx.onnx.ops.elementwise import binary, clipped
 from migx.op import Operation
+from migx.shape import I16, I32, I64
 
 DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 """The domain of these operators, and its former names."""
@@ -31,6 +32,9 @@ BY_SIZE = {
     "HALF_DOWN": (ops.Ceil, -0.5),
 }
 """The rounding modes of magnitudes: the operation, and what is added to the magnitude before."""
+
+INTEGERS = {dtype.bits: dtype for dtype in (I16, I32, I64)}
+"""The integers that the bits of floats are read as."""
 
 
 def quantizer(*operators: str) -> Callable[[Importer], Importer]:
@@ -59,6 +63,59 @@ def quant(node: Node) -> Instruction:
     else:
         levels = rounded(node, within(node, levels, bits), "ROUND")
     return binary(node, ops.Mul(), binary(node, ops.Sub(), levels, zero), scale)
+
+
+@quantizer("FloatQuant")
+def float_quant(node: Node) -> Instruction:
+    """The operand rounded to floats of so many bits of exponent and mantissa, with subnormals.
+
+    Greater magnitudes than the format has become the greatest; without ``saturation``, infinity
+    with ``has_inf``, or else NaN. Infinity becomes NaN. ``has_subnormal`` means nothing.
+    """
+    x, scale = node.input(0), node.convert(node.input(1), node.input(0).shape.dtype)
+    exponent, mantissa = width(node, 2), width(node, 3, least=0)
+    bias = node.needed(node.input(4), "the exponent's bias").astype(np.float64)
+    value = binary(node, ops.Div(), x, scale)
+    # With the leading bit as 1, a magnitude has the mantissa's bits behind the point.
+    power, digits = leading(node, value, bias), node.literal(2.0**mantissa, x.shape.dtype)
+    found = binary(node, ops.Mul(), binary(node, ops.Div(), value, power), digits)
+    found = binary(node, ops.Div(), rounded(node, found, "ROUND"), digits)
+    found = within_floats(node, binary(node, ops.Mul(), found, power), exponent, mantissa, bias)
+    return binary(node, ops.Mul(), found, scale)
+
+
+def leading(node: Node, x: Instruction, bias: Any) -> Instruction:
+    """The greatest power of two in each magnitude, not less than the format's least normal number;
+    infinity for infinity.
+    """
+    dtype = x.shape.dtype
+    if not dtype.is_float or dtype.bits not in INTEGERS:
+        raise node.fail(f"input 0 is {dtype}: give floats of 16 bits or more")
+    least = np.maximum(2.0 ** (1 - bias), float(np.finfo(dtype.numpy).tiny))
+    size = binary(node, ops.Max(), node.add(ops.Abs(), x), node.literal(least, dtype))
+    bits = INTEGERS[dtype.bits]
+    exponents = node.literal(np.array(np.inf, dtype.numpy).view(bits.numpy), bits)
+    power = binary(node, ops.BitwiseAnd(), node.add(ops.BitCast(bits), size), exponents)
+    return node.add(ops.BitCast(dtype), power)
+
+
+def within_floats(
+    node: Node, x: Instruction, exponent: Any, mantissa: Any, bias: Any
+) -> Instruction:
+    """Values of a format's precision limited to its range: that of its bits, or less."""
+    dtype = x.shape.dtype
+    with np.errstate(over="ignore"):
+        high = ((2 - 2.0**-mantissa) * 2.0 ** (2.0**exponent - 1 - bias)).astype(dtype.numpy)
+    most = binary(node, ops.Min(), node.literal(high), node.convert(node.input(5), dtype))
+    kept = clipped(node, x, node.add(ops.Neg(), most), most)
+    if node.integer("saturation", 1):
+        return kept
+    if not node.integer("has_inf", 0) and not node.integer("has_nan", 0):
+        raise node.fail("saturation is 0: has_inf or has_nan must say what is out of range")
+    beyond = np.inf if node.integer("has_inf", 0) else np.nan
+    outside = binary(node, ops.Greater(), node.add(ops.Abs(), x), most)
+    signed = node.add(ops.Mul(), node.add(ops.Sign(), x), node.scalar(beyond, x))
+    return node.add(ops.Where(), outside, signed, kept)
 
 
 @quantizer("BipolarQuant")
@@ -106,11 +163,11 @@ def operands(node: Node) -> tuple[Instruction, Instruction, Instruction]:
     return x, scale, zero
 
 
-def width(node: Node, index: int) -> Any:
+def width(node: Node, index: int, least: int = 1) -> Any:
     """A number of bits, or one for each channel."""
     found = node.needed(node.input(index), f"input {index}, the number of bits,")
-    if not (found >= 1).all() or not (found == np.round(found)).all():
-        raise node.fail(f"input {index} is {found.tolist()}: a number of bits is 1 or more")
+    if not (found >= least).all() or not (found == np.round(found)).all():
+        raise node.fail(f"input {index} is {found.tolist()}: a number of bits is {least} or more")
     return found.astype(np.float64)
 
 

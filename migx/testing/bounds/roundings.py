@@ -156,8 +156,8 @@ DISCRETE = named(
 """Operations that return indices or counts, and constants: the same on both sides."""
 
 EXACT = named(
-    "abs assume clip compress concat contiguous dynamic_slice gather gather_elements gathernd if"
-    " loop max max_roi_pool min neg onehot pad relu reverse reverse_sequence scan scatter_none"
-    " scatternd_none sign topk trilu unique where"
+    "abs assume bit_cast clip compress concat contiguous dynamic_slice gather gather_elements"
+    " gathernd if loop max max_roi_pool min neg onehot pad relu reverse reverse_sequence scan"
+    " scatter_none scatternd_none sign topk trilu unique where"
 )
 """Operations that select, move or compare elements, and round none."""

@@ -294,6 +294,8 @@ class Step:
 
     def _at_corners(self, errors: list[Doubles]) -> Doubles:
         """The largest difference over all combinations of the ends of the inputs."""
+        if self.op.name == "bit_cast":
+            return self._recast(errors[0])
         ends = []
         for i, (value, error) in enumerate(zip(self.values, errors, strict=True)):
             if self.op.name == "quantizelinear" and i == 0:
@@ -314,6 +316,17 @@ class Step:
             if value.shape.dtype.is_integer and error.shape == found.shape:
                 found = np.where(np.isinf(error), np.inf, found)  # it may wrap in between
         return found
+
+    def _recast(self, error: Doubles) -> Doubles:
+        """The largest difference at both ends: bits are in the order of the values of one sign."""
+        (value,), centre = self.values, doubles(self.result)
+        low, high = (end.astype(value.array.dtype) for end in _moved(value, error))
+        found = [
+            apart(made.astype(np.float64), centre, self.result.shape.dtype)
+            for made in (_run(self.op, [end], self.result.shape) for end in (low, high))
+        ]
+        unordered = np.signbit(low.astype(np.float64)) != np.signbit(high.astype(np.float64))
+        return np.where(unordered & (error > 0), np.inf, np.maximum(*found))
 
     def _sampled(self) -> Error:
         """The bound from several runs on randomly perturbed inputs; indices and counts must not
