@@ -228,6 +228,22 @@ def test_floats_of_a_format_are_those_of_its_type(name: str, target: str, tmp_pa
     np.testing.assert_array_equal(found, x.astype(dtype).astype(np.float32))
 
 
+@pytest.mark.parametrize("given_as", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_other_floats_are_rounded_as_well(given_as: Any, tmp_path: Path) -> None:
+    dtype, operands = FORMATS["e4m3"]
+    x = spread(operands[3]).astype(given_as)
+    model, fed = given("FloatQuant", [1, *operands], x=x)
+    for target in ("ref", "cpu"):
+        (found,) = read(model, tmp_path).compile(target).eval(fed)
+        np.testing.assert_array_equal(found, x.astype(dtype).astype(given_as))
+
+
+def test_floats_of_few_bits_are_not_quantised(tmp_path: Path) -> None:
+    model, _ = given("FloatQuant", [1, 4, 3, 7, 448], x=X.astype(ml_dtypes.float8_e5m2))
+    with pytest.raises(OnnxError, match="input 0 is f8e5m2: give floats of 16 bits or more"):
+        read(model, tmp_path)
+
+
 def in_format(x: Array, exponent: int, mantissa: int, bias: int, rounding: Any) -> Array:
     """The values of a format next to others, however great: computed in double precision."""
     leading = np.frexp(np.abs(x.astype(np.float64)))[1] - 1

@@ -91,9 +91,10 @@ def leading(node: Node, x: Instruction, bias: Any) -> Instruction:
     dtype = x.shape.dtype
     if not dtype.is_float or dtype.bits not in INTEGERS:
         raise node.fail(f"input 0 is {dtype}: give floats of 16 bits or more")
-    least = np.maximum(2.0 ** (1 - bias), float(np.finfo(dtype.numpy).tiny))
-    size = binary(node, ops.Max(), node.add(ops.Abs(), x), node.literal(least, dtype))
     bits = INTEGERS[dtype.bits]
+    normal = float(np.array(1 << (dtype.digits - 1), bits.numpy).view(dtype.numpy))
+    least = np.maximum(2.0 ** (1 - bias), normal)
+    size = binary(node, ops.Max(), node.add(ops.Abs(), x), node.literal(least, dtype))
     exponents = node.literal(np.array(np.inf, dtype.numpy).view(bits.numpy), bits)
     power = binary(node, ops.BitwiseAnd(), node.add(ops.BitCast(bits), size), exponents)
     return node.add(ops.BitCast(dtype), power)
