@@ -14,8 +14,8 @@ import migx.onnx
 from migx import Dim, ops
 from migx.errors import EvaluationError, OnnxError
 from migx.ops.trees import COMPARISONS, GREATER, LESS, UNORDERED
-from tests.onnx.build import Array
-from tests.onnx.one_node import assert_as_peer, results
+from tests.onnx.build import Array, read
+from tests.onnx.one_node import assert_as_peer, node_model, results
 
 RNG = np.random.default_rng(4)
 X = RNG.standard_normal((5, 3), np.float32)
@@ -219,6 +219,27 @@ def test_trees_that_estimate(aggregate: str, mode: str, tmp_path: Path) -> None:
         aggregate_function=aggregate,
         base_values=[0.25, 0.5],
     )
+
+
+def test_a_target_without_votes_is_its_base_value(tmp_path: Path) -> None:
+    """As in ONNX's reference: onnxruntime gives 0."""
+    model, fed = node_model(
+        "TreeEnsembleRegressor",
+        [X],
+        domain="ai.onnx.ml",
+        n_targets=3,
+        nodes_modes=modes("BRANCH_LEQ"),
+        target_treeids=LEAVES[0],
+        target_nodeids=LEAVES[1],
+        target_ids=[1] * 6,
+        target_weights=[1.5, -2.0, 0.5, 3.0, 4.0, -1.0],
+        base_values=[0.25, 0.5, -3.0],
+        **TREES,
+    )
+    for target in ("ref", "cpu"):
+        (y,) = read(model, tmp_path).compile(target).eval(fed)
+        assert (y[:, [0, 2]] == [0.25, -3.0]).all()
+        assert (y[:, 1] != 0.5).any()
 
 
 @pytest.mark.parametrize("transform", ["NONE", "SOFTMAX", "LOGISTIC"])
