@@ -40,6 +40,7 @@ def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
     parser.add_argument(
         "model",
         metavar="MODEL",
+        type=_options.named,
         nargs="?" if optional else None,
         help="an ONNX file, a program as text (.migx), a saved program (.mxr), or - for one of "
         "these on standard input",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,7 +14,10 @@ if TYPE_CHECKING:
 def add_inputs(parser: argparse.ArgumentParser) -> None:
     """Declares the source of inputs."""
     parser.add_argument(
-        "--inputs", metavar="FILE.npz", help="inputs by name; those it lacks are drawn"
+        "--inputs",
+        metavar="FILE.npz",
+        type=named,
+        help="inputs by name; those it lacks are drawn",
     )
     parser.add_argument(
         "--seed", metavar="N", type=int, default=0, help="the seed from which inputs are drawn (0)"
@@ -61,6 +65,20 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", metavar="N", type=int, help="number of threads (the physical cores)"
     )
+
+
+def named(text: str) -> str:
+    """The name of a file or folder; empty ones, as of shell variables that are not set, are
+    refused, for the current folder is meant by them as little as any other.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("its name is empty")
+    return text
+
+
+def path(text: str) -> Path:
+    """A file or folder."""
+    return Path(named(text))
 
 
 def seconds(text: str) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from migx.cli import _inputs, _load
+from migx.cli import _inputs, _load, _options
 from migx.errors import counted, first_few
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def add_squeezing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration",
         metavar="PATH",
-        type=Path,
+        type=_options.path,
         help="quantise what weights of eight bits are multiplied by as well, with scales "
         "calibrated on these inputs: an .npz file, or a folder of them",
     )

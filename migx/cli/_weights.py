@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from migx.cli import _options
 from migx.cli._load import UsageError
 from migx.errors import WeightError, there_are
 
@@ -20,7 +20,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         metavar="SOURCE",
-        type=Path,
+        type=_options.path,
         help="use these weights: a folder with the model's external data, or a .safetensors or "
         ".npz file with weights by name, or the .safetensors.index.json of several",
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from migx.cli import _load, _options, _report, _squeezing, _weights
@@ -42,7 +41,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="leave out the program as it was before compilation, and weights that only it reads",
     )
     _squeezing.add_squeezing(parser)
-    parser.add_argument("-o", "--output", metavar="FILE.mxr", type=Path, help="the file to write")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE.mxr", type=_options.path, help="the file to write"
+    )
     _report.add_json(parser)
 
 

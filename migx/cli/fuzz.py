@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save",
         metavar="FOLDER",
-        type=Path,
+        type=_options.path,
         default=Path("fuzz"),
         help="where failures are saved (fuzz)",
     )

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from migx.cli import _load, _report
+from migx.cli import _load, _options, _report
 
 if TYPE_CHECKING:
     from migx.manager import Observer, Pipeline
@@ -27,7 +27,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _load.add_model(parser)
     parser.add_argument("--passes", metavar="P,Q{x=1}", help="the passes; see `migx passes`")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="the file to write (.migx, .mxr or .onnx)"
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=_options.path,
+        help="the file to write (.migx, .mxr or .onnx)",
     )
     parser.add_argument("--origins", action="store_true", help="add the ONNX node of each line")
     parser.add_argument(

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from migx.cli import _load, _report
+from migx.cli import _load, _options, _report
 from migx.dim import Dim, Extent
 from migx.errors import counted
 
@@ -29,7 +28,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--origins", action="store_true", help="add the ONNX node of each line")
     parser.add_argument("--hashes", action="store_true", help="add the SHA-256 of each literal")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="the file to write (.migx, .mxr or .onnx)"
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=_options.path,
+        help="the file to write (.migx, .mxr or .onnx)",
     )
     _load.add_deferring(parser)
     _report.add_json(parser)

@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        type=Path,
+        type=_options.path,
         help="the file to write (NAME.reduced.migx in the current folder)",
     )
     _command.add_timeout(parser)

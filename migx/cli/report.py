@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FILE.html",
-        type=Path,
+        type=_options.path,
         default=Path("report.html"),
         help="the file to write (report.html)",
     )

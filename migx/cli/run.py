@@ -11,7 +11,6 @@ import argparse
 import statistics
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from migx.cli import _load, _options, _report, _weights
@@ -25,7 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _options.add_target(parser)
     _options.add_threads(parser)
     _weights.add_weights(parser)
-    parser.add_argument("--save", metavar="OUT.npz", type=Path, help="the file for the outputs")
+    parser.add_argument(
+        "--save", metavar="OUT.npz", type=_options.path, help="the file for the outputs"
+    )
     parser.add_argument("--repeat", metavar="N", type=int, default=1, help="run N times (1)")
     _report.add_json(parser)
 

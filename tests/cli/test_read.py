@@ -123,6 +123,10 @@ def test_data_that_lies_nowhere_goes_beside_the_text(migx: Migx, tmp_path: Path)
     [
         (["read", "nowhere.onnx"], "there is no file nowhere.onnx"),
         (["read", "."], ". is no file"),
+        (["read", ""], "argument MODEL: its name is empty"),
+        (["read", "MODEL", "-o", ""], "argument -o/--output: its name is empty"),
+        (["run", "MODEL", "--inputs", ""], "argument --inputs: its name is empty"),
+        (["run", "MODEL", "--weights", ""], "argument --weights: its name is empty"),
         (["read", "a.mxr"], "a.mxr is not an .mxr file"),
         (
             ["read", "MODEL", "-o", "f.txt"],
