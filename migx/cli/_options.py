@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from migx.pipeline import Pipeline
     from migx.program import Program
 
+RECORDED = "as the file was compiled"
+"""The default of the options of a compilation, if the file has its result."""
+
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
     """Declares the source of inputs."""
@@ -32,7 +35,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
 
 
 def add_target(
-    parser: argparse.ArgumentParser, usual: str | None = None, told: str = "cpu"
+    parser: argparse.ArgumentParser, usual: str | None = None, told: str = f"{RECORDED}, or cpu"
 ) -> None:
     """Declares the target: by default the one the model is compiled for, or else as ``told``; and
     the options of compilation, by default those that the model was compiled with for the target.
@@ -51,7 +54,8 @@ def add_target(
     parser.add_argument(
         "--activations",
         metavar="float|int8",
-        help="multiply weights of 4 or 8 bits by activations as they are, or in 8 bits (float)",
+        help="multiply weights of 4 or 8 bits by activations as they are, or in 8 bits "
+        f"({RECORDED}, or float)",
     )
     parser.add_argument(
         "--fast-math",
@@ -63,7 +67,10 @@ def add_target(
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """Declares the number of threads."""
     parser.add_argument(
-        "--threads", metavar="N", type=int, help="number of threads (the physical cores)"
+        "--threads",
+        metavar="N",
+        type=int,
+        help=f"number of threads ({RECORDED}, or the physical cores)",
     )
 
 
@@ -111,8 +118,8 @@ def compiling(options: argparse.Namespace) -> dict[str, Any]:
     others what the model was compiled with for this target. Passes asked for replace all of its
     options but the number of threads.
     """
-    names = {n: n for n in ("passes", "activations", "fast_math")} | {"num_threads": "threads"}
-    given = {name: getattr(options, option, None) for name, option in names.items()}
+    given = {name: getattr(options, name) for name in ("passes", "activations", "fast_math")}
+    given["num_threads"] = getattr(options, "threads", None)
     asked = {name: value for name, value in given.items() if value is not None}
     recorded: dict[str, Any] = getattr(options, "recorded", {}).get(options.target, {})
     if "passes" in asked:
