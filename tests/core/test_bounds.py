@@ -395,3 +395,32 @@ def test_bits_are_as_uncertain_as_the_value_read() -> None:
     assert verdict(BITS, lambda x: 2 * powers(x), apart_)
     assert not verdict(BITS, lambda x: powers(x, 1e-6), near)
     assert not verdict(BITS, lambda x: powers(x, -1e-6), near)
+
+
+RECURRENT = """
+module main(x: f32[64, 1, 1], w: f32[1, 32, 1], r: f32[1, 32, 32]) {
+  %0 = convert(x) {to=TYPE} : TYPE[64, 1, 1]
+  %1 = convert(%0) {to=f32} : f32[64, 1, 1]
+  %2 = rnn(%1, w, r) {hidden_size=32, direction="WAY"} : tuple(f32[64, 1, 1, 32], f32[1, 1, 32])
+  %3 = get_tuple_elem(%2) {index=INDEX} : MADE
+  return %3
+}
+"""
+
+
+@pytest.mark.parametrize("way", ["forward", "reverse"])
+@pytest.mark.parametrize(("index", "made"), [(0, "f32[64, 1, 1, 32]"), (1, "f32[1, 1, 32]")])
+@pytest.mark.parametrize("chaotic", [True, False])
+def test_a_recurrent_layer_grows_what_a_rounding_changes_if_its_weights_are_wide(
+    way: str, index: int, made: str, chaotic: bool
+) -> None:
+    text = RECURRENT.replace("WAY", way).replace("INDEX", str(index)).replace("MADE", made)
+    rounded, plain = (migx.parse(text.replace("TYPE", t)) for t in ("bf16", "f32"))
+    wide = 1.0 if chaotic else 0.05
+    for seed in range(4):
+        arrays = normal(64, 1, 1), 8 * wide * normal(1, 32, 1), wide * normal(1, 32, 32, seed=seed)
+        inputs = {n: Argument.of(a) for n, a in zip("xwr", arrays, strict=True)}
+        (x, error), (y, other) = (run_on_ref(p, inputs, p)[0] for p in (plain, rounded))
+        assert compare("y", y.array, x.array, error, other).passed
+        lost = y.array * (np.arange(32) != 3)
+        assert chaotic or not compare("y", lost, x.array, error, other).passed

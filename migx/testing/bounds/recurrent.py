@@ -17,6 +17,7 @@ import numpy as np
 from migx import op as operations
 from migx.argument import Argument
 from migx.op import Operation
+from migx.ops.rnn import BACKWARD
 from migx.shape import F32, F64, Shape
 from migx.target import get_target
 from migx.testing.bounds.ranges import TINY, Doubles, largest
@@ -52,9 +53,21 @@ def response(
     exact, found = results(0.0), [np.zeros(part.array.shape) for part in result.parts]
     for _ in range(draws):
         pairs = zip(results(size), exact, strict=True)
-        widest = [np.max(np.abs(a - b), -1, keepdims=True, initial=0.0) for a, b in pairs]
-        found = [np.maximum(a, b) for a, b in zip(found, widest, strict=True)]
-    return found
+        found = [np.maximum(np.abs(a - b), c) for (a, b), c in zip(pairs, found, strict=True)]
+    return outgrown(op, found)
+
+
+def outgrown(op: Any, found: Sequence[Doubles]) -> list[Doubles]:
+    """What the errors of a few draws may be in any: in each unit as in the widest, because units
+    are of a kind, and after each step as after those before, because in a chaotic layer errors grow
+    until they are as large as the states, whose difference may then be small in all draws.
+    """
+    widest = [np.max(each, -1, keepdims=True, initial=0.0) for each in found]
+    for direction, backward in enumerate(BACKWARD[op.direction]):
+        steps = widest[0][::-1] if backward else widest[0]
+        steps[:, direction] = np.maximum.accumulate(steps[:, direction])
+    widest[1] = np.maximum(widest[1], np.max(widest[0], 0, initial=0.0))
+    return [np.array(np.broadcast_to(w, a.shape)) for w, a in zip(widest, found, strict=True)]
 
 
 def _size(op: Any, values: Sequence[Argument]) -> float:

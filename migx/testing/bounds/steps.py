@@ -27,7 +27,7 @@ from migx.op import Operation
 from migx.shape import F32, F64, DType, Shape
 from migx.target import Context, get_target
 from migx.testing.bounds.ranges import Doubles, apart, ends, largest
-from migx.testing.bounds.recurrent import RECURRENT, response
+from migx.testing.bounds.recurrent import RECURRENT, outgrown, response
 from migx.testing.bounds.roundings import (
     EXACT,
     FUNCTION,
@@ -188,7 +188,7 @@ class Step:
         size = np.abs(doubles(self.result))
         sums = size
         if self.op.name in SUMS and count > 1:
-            sums = _run(self.op, self._magnitudes(), self.result.shape)
+            sums = self.terms()
         elif self.op.name in UP_TO_ONE:
             sums = np.ones_like(size)
         elif self.op.name == "determinant":  # Hadamard: at most the product of the rows' lengths
@@ -250,6 +250,15 @@ class Step:
         if traits.pointwise or name in ("quantizelinear", "dequantizelinear"):
             return self._at_corners(errors)
         return self._sampled()
+
+    def terms(self, power: int = 1) -> Doubles:
+        """The sum of the magnitudes of the terms of each element of a sum, or of their powers."""
+        sizes = [s if s.dtype.kind == "i" else s**power for s in self._magnitudes()]
+        summed = _run(self.op, sizes, self.result.shape)
+        if self.op.name != "reduce_mean":
+            return summed
+        shared = max(1, self.values[0].shape.elements) // max(1, summed.size)
+        return summed / float(shared) ** (power - 1)
 
     def _magnitudes(self) -> list[Doubles]:
         """The magnitudes of the inputs; indices unchanged."""
@@ -348,7 +357,10 @@ class Step:
                 results.append(_evaluated(self.op, moved, self.result.shape))
             except (MigxError, ArithmeticError, LookupError, ValueError):
                 return unknown(self.result)
-        return _between(results, self.result)
+        found = _between(results, self.result)
+        if self.op.name in RECURRENT and isinstance(found, tuple):
+            return tuple(outgrown(self.op, [*map(filled, found, self.result.parts)]))
+        return found
 
 
 def _within_a_turn(name: str, value: Argument, error: Doubles) -> Doubles:
