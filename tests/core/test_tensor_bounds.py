@@ -59,7 +59,10 @@ def test_a_product_summed_in_another_order_passes_and_a_lost_term_does_not() -> 
     x, w = drawn(5, 8), drawn(8, 6, seed=1)
     exact, budget = run(DOT, x=x, w=w)
     assert (budget.roundings, budget.longest) == (8, 8)
-    assert budget.relative == pytest.approx(LAMBDA * math.sqrt(2 * 8) * U)
+    terms = np.abs(x)[:, :, None].astype(float) * np.abs(w)
+    partial = np.max(terms.sum(1) + np.abs(exact)) / 2
+    most = LAMBDA * math.sqrt(2 * 8) * U * max(partial, np.max(np.abs(exact)))
+    assert budget.tolerance(F32, float(np.max(np.abs(exact)))) == pytest.approx(most)
     backwards = np.zeros_like(exact)
     for k in reversed(range(8)):
         backwards += x[:, k : k + 1] * w[k]
@@ -95,7 +98,8 @@ def test_a_bias_that_is_dropped_and_an_epsilon_that_is_wrong_are_found() -> None
 
 def test_narrow_types_are_accumulated_in_f32_and_rounded_once() -> None:
     text = DOT.replace("f32", "f16")
-    _, budget = run(text, x=drawn(2, 50).astype(np.float16), w=drawn(50, 2).astype(np.float16))
+    x, w = np.abs(drawn(2, 50)), np.abs(drawn(50, 2))
+    _, budget = run(text, x=x.astype(np.float16), w=w.astype(np.float16))
     assert budget.relative == pytest.approx(LAMBDA * math.sqrt(2 * (50 * U**2 + F16.roundoff**2)))
 
 
@@ -192,7 +196,7 @@ def test_what_is_no_float_is_exact_and_kinds_must_agree() -> None:
 
 
 def test_the_derivation_is_told() -> None:
-    _, budget = run(DOT, x=drawn(2, 300), w=drawn(300, 2))
+    _, budget = run(DOT, x=np.abs(drawn(2, 300)), w=np.abs(drawn(300, 2)))
     told = "f32, longest accumulation 300, 300 roundings on the path, 8 * sqrt(V) = 1.2e-05"
     assert budget.explain(F32) == told
     assert Budget().explain(F32) == "f32, exact"
@@ -404,3 +408,47 @@ def test_what_is_far_off_has_a_finite_bound() -> None:
     far = Budget(variance=1.0).limited(1e300, 1e-30)
     assert math.isfinite(far.variance)
     assert far.tolerance(F32, 1.0) > 1e150
+
+
+@pytest.mark.parametrize("after", ["", "mul"])
+def test_what_is_left_of_terms_that_cancel_keeps_their_roundings(after: str) -> None:
+    """As in a classifier whose support vectors are sorted by class."""
+    text = DOT.replace("return %0", "%1 = mul(%0, %0) : f32[m, n]\n  return %1") if after else DOT
+    x = np.abs(drawn(1, 512))
+    w = np.full((512, 1), 1, np.float32)
+    w[256:] = -1
+    w[0] += (0.5 - float((x.astype(float) @ w).item())) / x[0, 0]
+    exact, budget = run(text, x=x, w=w)
+    terms = x[0] * w[:, 0]
+    assert np.abs(terms).sum() > 300 * abs(exact.item())
+    for order in (np.arange(512), np.argsort(terms), np.argsort(np.abs(terms))):
+        other = np.add.accumulate(terms[order], dtype=np.float32)[-1:].reshape(1, 1)
+        assert compare("y", other * other if after else other, exact, budget).passed
+    lost = exact + np.float32(0.1)
+    assert not compare("y", lost, exact, budget).passed
+
+
+@pytest.mark.parametrize("product", ["dot", "convolution"])
+def test_steps_of_a_quantised_value_reach_what_is_left_of_a_sum(product: str) -> None:
+    """Each element may be off by a step, however little of their sum is left."""
+    shape, weight, result, how = "f32[4, 64]", "f32[64, 1]", "f32[4, 1]", ""
+    if product == "convolution":
+        shape, weight, result = "f32[4, 64, 1]", "f32[1, 64, 1]", "f32[4, 1, 1]"
+        how = " {padding=(0, 0), stride=(1,), dilation=(1,)}"
+    text = f"""module main(x: {shape}, w: {weight}) {{
+  %s = @literal() {{value=[0.0625]}} : f32[]
+  %0 = tanh(x) : {shape}
+  %1 = quantizelinear(%0, %s) {{axis=0, to=i8}} : {shape.replace("f32", "i8")}
+  %2 = dequantizelinear(%1, %s) {{axis=0}} : {shape}
+  %3 = {product}(%2, w){how} : {result}
+  return %3
+}}
+"""
+    given = [int(d) for d in shape[4:-1].split(", ")]
+    x = np.full(given, 0.5, np.float32)
+    w = np.resize(np.array([1, -1], np.float32), [int(d) for d in weight[4:-1].split(", ")])
+    w[(0,) * w.ndim] = 1.5
+    left, budget = run(text, x=x, w=w)
+    assert 0 < np.max(left) < 1
+    allowed = budget.tolerance(F32, float(np.max(left)))
+    assert allowed == pytest.approx(0.0625 * math.sqrt(64), rel=0.1)

@@ -11,12 +11,12 @@ it. A value that is quantised near the middle of two steps may fall on either: t
 step.
 
 All of this is relative to the largest magnitude of a tensor, and keeps its relative size from one
-instruction to the next, as in sums and products; a logarithm multiplies it by its mean slope. If a
-function flattens its input, the bound is relative to the effect of a difference in the input.
-Functions with values up to 1 are approximated with an error relative to 1, however small the
-result. Around logarithms and roundings to integers, errors are ``followed`` element by element. The
-bound of a concatenation is that of the part with the largest error; that of a sum is what its parts
-may be off together, if that is less.
+instruction to the next, as in sums and products; a logarithm multiplies it by its mean slope, and a
+sum by what its terms exceed it, if they cancel: see ``sums``. If a function flattens its input, the
+bound is relative to the effect of a difference in the input. Functions with values up to 1 are
+approximated with an error relative to 1, however small the result. Around logarithms and roundings
+to integers, errors are ``followed`` element by element. The bound of a concatenation is that of the
+part with the largest error; that of a sum of two is what they may be off together, if that is less.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from migx.testing.bounds.followed import Followed
 from migx.testing.bounds.ranges import TINY, largest
 from migx.testing.bounds.recurrent import RECURRENT, growth
 from migx.testing.bounds.roundings import DISCRETE, LAMBDA, UP_TO_ONE, WHOLE, roundings
+from migx.testing.bounds.sums import FACTORS, LONG, MOST, norm, sizes
 
 Approximations: TypeAlias = "Mapping[str, Sequence[float | Approximation]]"
 """How far off operations' results, by name, may be on purpose, perhaps for several causes."""
@@ -57,10 +58,10 @@ class Budget:
     """What rounding may have done to a value so far.
 
     ``variance`` is V; ``roundings``, ``longest`` (accumulation) and ``quantised`` count what is on
-    the worst path. ``entering`` is V before the value was rounded to whole steps, if that was the
-    last operation. ``scale`` is the magnitude that V is relative to, if it exceeds that of the
-    value, and ``absolute`` a variance that is not relative. ``hangs`` describes a choice on the way
-    between elements whose order rounding may change.
+    the worst path. ``entering`` is V before the value was rounded to whole steps, if it has only
+    been scaled and moved since. ``scale`` is the magnitude that V is relative to, if it exceeds
+    that of the value, and ``absolute`` a variance that is not relative. ``hangs`` describes a
+    choice on the way between elements whose order rounding may change.
     """
 
     variance: float = 0.0
@@ -71,6 +72,11 @@ class Budget:
     scale: float = 0.0
     absolute: float = 0.0
     hangs: str = ""
+
+    @property
+    def fresh(self) -> float:
+        """What the last rounding to whole steps added to V, if its steps are still of one size."""
+        return 0.0 if self.entering is None else self.variance - self.entering
 
     @property
     def relative(self) -> float:
@@ -130,7 +136,13 @@ class TensorBounds:
         self._shapes: dict[Instruction, Shape] = {}
         self._known: dict[tuple[Instruction, str], float] = {}
         self._held: dict[Instruction, Argument] = {}
-        """The values read by recurrent layers and by operations that choose by order."""
+        """The values read by recurrent layers, by operations that choose by order, and by sums
+        that are added again.
+        """
+        self._largest: dict[Instruction, float] = {}
+        self._norms: dict[tuple[Instruction, str, int], float] = {}
+        """The magnitudes of the factors of sums of products, where values are quantised."""
+        self._quantises = any(at.name == "quantizelinear" for at in program.instructions())
         self._joins: dict[Instruction, float] = {}
         """The tolerances of the parts of concatenations and sums."""
         main = program.main
@@ -139,7 +151,7 @@ class TensorBounds:
         for name, parameter in main.parameters.items():
             self._budgets[parameter] = Budget()
             self._shapes[parameter] = arguments[name].shape
-            self._held[parameter] = arguments[name]
+            self._remember(parameter, arguments[name])
             self._followed.keep(parameter, arguments[name])
 
     def __call__(self, at: Instruction, result: Argument) -> None:
@@ -161,6 +173,8 @@ class TensorBounds:
         elif operations.traits(at.op).view is not None and at.inputs:
             given = self.of(at.inputs[0])
             made = replace(made, scale=given.scale, absolute=given.absolute)
+        if at.name in LONG and made.variance and result.shape.dtype.is_float:
+            made = self._left(at, result, worst, made)
         self._followed.keep(at, result)
         made = self._sharper(at, result, made)
         if more := sum(
@@ -170,13 +184,43 @@ class TensorBounds:
             made = replace(made, variance=made.variance + more)
         hangs = next((b.hangs for b in read if b.hangs), "") or self._hangs(at, result)
         self._budgets[at] = replace(made, hangs=hangs)
-        if any(user.name in RECURRENT or user.name in CHOOSING for user in at.users):
-            self._held[at] = result
+        self._remember(at, result)
         if made.variance and any(user.name in JOINING for user in at.users):
             self._joins[at] = made.tolerance(result.shape.dtype, largest(result.array))
         if made.variance and result.shape.dtype.is_float:
             for name in {user.name for user in at.users} & STEEPEST.keys():
                 self._known[at, name] = STEEPEST[name](result.array)
+
+    def _remember(self, at: Instruction, result: Argument) -> None:
+        """Keeps what those who read a value will ask."""
+        readers = {user.name for user in at.users}
+        if readers & HOLDING or (readers & LONG and result.shape.elements <= MOST):
+            self._held[at] = result
+        if not (self._quantises and result.shape.dtype.is_float and readers & PRODUCTS):
+            return
+        self._largest[at] = largest(result.array)
+        for user in at.users:
+            for place, value in enumerate(user.inputs):
+                if value is at and (user.name, place) in FACTORS:
+                    self._norms[at, user.name, place] = norm(user.name, place, result)
+
+    def _left(self, at: Instruction, result: Argument, worst: Budget, made: Budget) -> Budget:
+        """The budget of a sum, of which less may be left than its errors are relative to."""
+        dtype, magnitude = result.shape.dtype, largest(result.array)
+        together = summed = 0.0
+        if all(v in self._held for v in at.inputs):
+            together, summed = sizes(at, [self._held[v] for v in at.inputs], result)
+        together, summed = max(together, magnitude), max(summed, magnitude)
+        once = 2 * _once(dtype) ** 2
+        own = max(0.0, made.variance - worst.variance - once)
+        pairs = [(worst.variance, together), (own, summed), (once, magnitude)]
+        for i, value in enumerate(at.inputs):
+            others = [self._norms.get((v, at.name, k)) for k, v in enumerate(at.inputs) if k != i]
+            alike = self._largest.get(value, 0.0) * max((n for n in others if n), default=0.0)
+            if alike > together:
+                pairs.append((self.of(value).fresh * (1 - (together / alike) ** 2), alike))
+        most = LAMBDA * math.hypot(*(math.sqrt(variance) * size for variance, size in pairs))
+        return made.limited(most, magnitude) if most > made.tolerance(dtype, magnitude) else made
 
     def _joined(self, at: Instruction, result: Argument, worst: Budget) -> Budget:
         """The budget of a concatenation or sum, a part of which may be much smaller than others: an
@@ -318,17 +362,24 @@ def _spent(op: Operation, worst: Budget, shapes: Sequence[Shape], shape: Shape) 
     """The budget after an operation; narrow types are accumulated in f32 and rounded once."""
     count = roundings(op, shapes, shape)
     if not count:
-        return replace(worst, entering=None)
+        moved = operations.traits(op).view is not None
+        return worst if moved else replace(worst, entering=None)
     dtype = next((s.dtype for s in (shape, *shape.parts) if s.dtype.is_float), F32)
-    once = dtype.roundoff if dtype.digits < F32.digits else 0.0
+    once = _once(dtype)
     accumulated = min(dtype.roundoff, F32.roundoff)
     return Budget(
         worst.variance + 2 * (count * accumulated**2 + once**2),
         worst.roundings + count + bool(once),
         max(worst.longest, count),
         worst.quantised,
+        worst.entering if op.name == "dequantizelinear" else None,
         absolute=2 * count * accumulated**2 if op.name in UP_TO_ONE else 0.0,
     )
+
+
+def _once(dtype: DType) -> float:
+    """The rounding of what has been accumulated in a wider type."""
+    return dtype.roundoff if dtype.digits < F32.digits else 0.0
 
 
 def _logarithm(inputs: NDArray[Any]) -> float:
@@ -340,6 +391,9 @@ def _logarithm(inputs: NDArray[Any]) -> float:
 
 JOINING: dict[str, Callable[[Sequence[float]], float]] = {"concat": max, "add": sum, "sub": sum}
 """How much an element of a result may be off, from how much its parts may be."""
+
+HOLDING = RECURRENT | CHOOSING.keys()
+PRODUCTS = frozenset(name for name, _ in FACTORS)
 
 STEEPEST: dict[str, Callable[[NDArray[Any]], float]] = {
     "clip": largest,
