@@ -12,7 +12,7 @@ from migx.ops.linear import Convolution, QuantConvolution
 from migx.program import Program
 from migx.rewrite import Cursor, Declined, RuleSet, rule
 from migx.weights.constants import is_unpacked
-from migx.weights.hoisting import hoist
+from migx.weights.hoisting import drop_unread, hoist
 
 TOGETHER = 16
 """Channels are read together in multiples of this."""
@@ -44,7 +44,9 @@ class LayoutWeights(Pass):
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:
         moved = [at for at in program.instructions() if _is_moved(at)]
-        hoist(program, moved)
+        if moved:
+            hoist(program, moved)
+            drop_unread(program)  # what only another of them was computed from
         return bool(moved)
 
 
