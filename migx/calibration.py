@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from migx import op as operations
 from migx.builders import Builder
 from migx.errors import InputError, WeightError
 from migx.ir import Instruction
@@ -22,6 +21,7 @@ from migx.ops.linear import Convolution, Dot
 from migx.ops.packing import UnpackInt4
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.ops.reduce import ReduceMax, ReduceMin
+from migx.planning import viewed
 from migx.program import Program
 from migx.shape import I8, U8, DType, integers
 from migx.target import Target
@@ -83,7 +83,7 @@ def _kind(product: Instruction) -> str:
     """Why a product with a weight cannot be calibrated."""
     if product.owner.name != "main":
         return "in modules of control flow"
-    weight = _viewed(next(v for v in product.inputs if v.constant))
+    weight = viewed(next(v for v in product.inputs if v.constant))
     if not isinstance(weight.op, DequantizeLinear):
         return "by weights of floats, of which the pass quantize_int8 makes bytes if that pays"
     if isinstance(weight.inputs[0].op, UnpackInt4):
@@ -93,16 +93,9 @@ def _kind(product: Instruction) -> str:
     return "of bytes already"
 
 
-def _viewed(value: Instruction) -> Instruction:
-    """What a value is a view of: itself if it is none."""
-    while (view := operations.traits(value.op).view) is not None:
-        value = value.inputs[view]
-    return value
-
-
 def _is_read_from_bytes(value: Instruction) -> bool:
     """Whether a value is dequantised bytes, with one scale or one for each index of an axis."""
-    value = _viewed(value)
+    value = viewed(value)
     whole = isinstance(value.op, DequantizeLinear) and not value.op.block
     return whole and value.inputs[0].shape.dtype in (I8, U8)
 

@@ -67,6 +67,13 @@ def lies_in(at: Instruction) -> tuple[Instruction, tuple[int, ...]]:
     return at, member
 
 
+def viewed(value: Instruction) -> Instruction:
+    """What a value is a view of, even if its layout cannot alias it; itself if it is none."""
+    while (view := operations.traits(value.op).view) is not None:
+        value = value.inputs[view]
+    return value
+
+
 def pieces(module: Module, known: set[str]) -> list[tuple[list[Instruction], Instruction | None]]:
     """The instructions of a module, cut after each one whose result alone determines its size; each
     list comes with the instruction that follows it. ``known`` are the symbols known outside.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import ClassVar
 
-from migx import op as operations
 from migx import plugins
 from migx.builders import Builder, full_like
 from migx.errors import ShapeError, UnknownName, there_are
@@ -16,6 +15,7 @@ from migx.ops.builtin import GetTupleElem
 from migx.ops.pointwise import Clip, Convert
 from migx.ops.quantization import limits, smallest
 from migx.passes.eliminate_convert import holds
+from migx.planning import viewed
 from migx.shape import TUPLE, DType, Shape
 from migx.weights import value_of
 
@@ -72,17 +72,13 @@ class Retyping(Pass):
             return False
         return self.takes(at, made)
 
-    def made(
-        self,
-        at: Instruction,
-        known: dict[Instruction, Instruction],
-    ) -> list[Instruction]:
+    def made(self, at: Instruction, known: dict[Instruction, Instruction]) -> list[Instruction]:
         """Replaces an instruction by the same operation in the other type."""
         module = at.owner
         for value in filter(self._changes, at.inputs):
             if value not in known:
                 before = Builder.before(at, value.origins)
-                known[value] = self._converted(before, value, value.constant)
+                known[value] = self._converted(before, value)
         inputs = [known.get(v, v) for v in at.inputs]
         made = module.insert_instruction(at, at.op, *inputs, origins=at.origins)
         for old, result in self._results(at, made, module):
@@ -102,7 +98,7 @@ class Retyping(Pass):
                 module.replace_instruction(old, result)
         return [pair for pair in pairs if self._changes(pair[0])]
 
-    def _converted(self, at: Builder, value: Instruction, constant: bool) -> Instruction:
+    def _converted(self, at: Builder, value: Instruction) -> Instruction:
         """A value in the other type: the input of a lossless convert from that type, else a
         convert. A constant that may be out of range is clipped first, because an infinity would
         spread, and so is a number that would become zero, since it may be a divisor's only term.
@@ -110,7 +106,7 @@ class Retyping(Pass):
         given, to = value.shape.dtype, DType.of(self.to)
         if isinstance(value.op, Convert) and value.inputs[0].shape.dtype is to and holds(given, to):
             return value.inputs[0]
-        narrows = constant and to.is_float and not holds(to, given)
+        narrows = value.constant and to.is_float and not holds(to, given)
         if narrows and (ends := _ends(value, to)) is not None:
             value = at(Clip(), value, *(full_like(at, value, end) for end in ends))
         return at(Convert(to), value)
@@ -130,9 +126,7 @@ def _ends(value: Instruction, to: DType) -> tuple[float, float] | None:
     is a readable literal, or a view of one, that conversion leaves finite, and not zero unless it
     was or has several elements.
     """
-    while (view := operations.traits(value.op).view) is not None:
-        value = value.inputs[view]
-    held, (least, greatest) = value_of(value), limits(to)
+    held, (least, greatest) = value_of(viewed(value)), limits(to)
     if held is None:
         return least, greatest
     if held.array.size == 0:

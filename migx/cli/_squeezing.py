@@ -127,7 +127,8 @@ def read_bytes(program: Program) -> int:
     """The bytes of the constants that a program reads, each counted once: literals, weights and
     slots, but not what slots are computed from.
     """
-    from migx.ops.builtin import SOURCES, Literal
+    from migx.ops.builtin import Literal
+    from migx.weights import is_source
 
     own, found = program.weights, dict[object, int]()
     for at in program.instructions():
@@ -135,7 +136,7 @@ def read_bytes(program: Program) -> int:
             continue
         if isinstance(at.op, Literal):
             found[id(at.op.value)] = at.op.value.nbytes
-        elif isinstance(at.op, SOURCES):
+        elif is_source(at):
             found[at.op] = int(at.shape.nbytes)
     return sum(found.values())
 

@@ -92,7 +92,8 @@ class Slot(Op):
 
 SOURCES = (Literal, OnnxExternalWeights, Slot)
 """The operations whose results are constants: literals (a target's own included), deferred weights
-and slots."""
+and slots.
+"""
 
 READER = "the reader"
 """Relies on tensors of one element being fixed numbers, unless told otherwise."""

@@ -8,6 +8,7 @@ the axis (the rank of the tensor, ``ceil(d / block)`` long on that axis).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import ml_dtypes
 import numpy as np
@@ -176,6 +177,7 @@ def limits(dtype: DType) -> tuple[float, float]:
     return bounds.min, bounds.max
 
 
+@cache
 def smallest(dtype: DType) -> float:
     """The smallest positive number of a float type, which is subnormal."""
     return float(ml_dtypes.finfo(dtype.numpy).smallest_subnormal)  # type: ignore[no-untyped-call]

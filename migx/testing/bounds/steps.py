@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +23,7 @@ from migx import ops
 from migx.argument import Argument
 from migx.errors import MigxError
 from migx.op import Operation
+from migx.ops.quantization import smallest
 from migx.shape import F32, F64, DType, Shape
 from migx.target import Context, get_target
 from migx.testing.bounds.ranges import Doubles, apart, ends, largest
@@ -170,7 +170,7 @@ class Step:
         return tuple(
             _ulps(count, part.shape.dtype) * np.maximum(1.0, np.abs(doubles(part)))
             + part.shape.dtype.roundoff * np.abs(doubles(part))
-            + _smallest(part.shape.dtype)
+            + smallest(part.shape.dtype)
             + 2 * more
             if count and part.shape.dtype.is_float
             else None
@@ -200,7 +200,7 @@ class Step:
         elif count > 1 and self.op.name == "pooling":
             sums = np.full_like(size, largest(self.values[0].array))
         # Sums and differences are exact below the normal numbers.
-        least = 0.0 if self.op.name in ("add", "sub") else _smallest(dtype)
+        least = 0.0 if self.op.name in ("add", "sub") else smallest(dtype)
         own = _ulps(count, dtype) * sums + dtype.roundoff * size + least
         counts = self.counts and self.op.name in WHOLE_OF_WHOLE
         return np.where(self._is_whole(size), 0.0, own) if counts else own
@@ -426,11 +426,6 @@ def _context() -> Context:
 def _ulps(count: int, dtype: DType) -> float:
     """A bound on this many roundings: their sum, or one exceeded with probability 3e-14."""
     return min(count, LAMBDA * math.sqrt(count)) * min(dtype.roundoff, F32.roundoff)
-
-
-@cache
-def _smallest(dtype: DType) -> float:
-    return float(ml_dtypes.finfo(dtype.numpy).smallest_subnormal)  # type: ignore[no-untyped-call]
 
 
 def doubles(value: Argument) -> Doubles:
