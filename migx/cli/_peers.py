@@ -22,6 +22,8 @@ from migx.testing.bounds import Budget, TensorBounds
 
 Array: TypeAlias = NDArray[Any]
 Seen: TypeAlias = Callable[[Instruction, Argument], None]
+EXACT, ROUNDS = 1, 4
+"""Values of ``accuracy_level``: products of floats, and products of bytes."""
 
 
 def refusals() -> tuple[type[Exception], ...]:
@@ -35,23 +37,30 @@ def refusals() -> tuple[type[Exception], ...]:
 class Onnxruntime:
     """An ONNX file run by onnxruntime, without graph optimisations that change results.
 
-    ``wanted`` maps names of nodes to their landmarks: only nodes with one output can be compared.
-    ``notes`` says what had to be done differently.
+    ``wanted`` are names of nodes to show: only nodes with one output can be compared. Unless
+    ``rounds``, it does not quantise the inputs of products where a file leaves it to the runtime
+    (``accuracy_level`` 4 of MatMulNBits). ``notes`` says what had to be done differently.
     """
 
-    def __init__(self, path: Path, wanted: Iterable[str] = ()) -> None:
+    def __init__(self, path: Path, wanted: Iterable[str] = (), rounds: bool = False) -> None:
         try:
             import onnxruntime
         except ImportError as error:
             raise PeerError(
                 "--against onnxruntime needs onnxruntime: pip install onnxruntime, or --against ref"
             ) from error
+        from migx.onnx.wire import read_stripped
+
         self._runtime = onnxruntime
         self.path, self.notes = path, list[str]()
         self.inner: dict[str, str] = {}
+        nodes = read_stripped(path).model.graph.node
+        # Several threads quantise the states of parts of a batch, each by its own range.
+        self._threads = int(any(node.op_type == "DynamicQuantizeLSTM" for node in nodes))
+        rounded = 0 if rounds else sum(level.i == ROUNDS for level in _levels(nodes))
         model: bytes | str = str(path)
-        if wanted:
-            model = self._with_inner(set(wanted))
+        if wanted or rounded:
+            model = self._changed(set(wanted), rounded)
         self._session = self._make(model)
 
     def run(
@@ -84,17 +93,28 @@ class Onnxruntime:
         options = self._runtime.SessionOptions()
         options.graph_optimization_level = level
         options.log_severity_level = 3
+        options.intra_op_num_threads = self._threads
         folder = str(self.path.absolute().parent)
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", folder
         )
         return self._runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
-    def _with_inner(self, wanted: set[str]) -> bytes:
-        """The model with the results of nodes as outputs, too; external data is not copied."""
+    def _changed(self, wanted: set[str], rounded: int) -> bytes:
+        """The model with the results of nodes as outputs, too, and with products that are not
+        ``rounded``; external data is not copied.
+        """
         import onnx
 
         model = onnx.load(self.path, load_external_data=False)
+        if rounded:
+            for level in _levels(model.graph.node):
+                level.i = EXACT
+            self.notes.append(
+                f"onnxruntime may round to bytes what {rounded} nodes multiply, by their "
+                f"accuracy_level of {ROUNDS}; it was told {EXACT}, not to (--activations int8: "
+                "both round)"
+            )
         known = {output.name for output in model.graph.output}
         for node in model.graph.node:
             names = [name for name in node.output if name]
@@ -107,20 +127,9 @@ class Onnxruntime:
         return data
 
 
-def rounded_products(path: Path) -> str:
-    """A message if a file lets onnxruntime quantise the inputs of products to bytes
-    (``accuracy_level`` 4 of MatMulNBits); empty otherwise.
-    """
-    from migx.onnx.wire import read_stripped
-
-    nodes = read_stripped(path).model.graph.node
-    levels = [a.i for n in nodes for a in n.attribute if a.name == "accuracy_level"]
-    if not (count := levels.count(4)):
-        return ""
-    return (
-        f"onnxruntime may round to bytes what {count} nodes multiply, by their accuracy_level of "
-        "4; --activations int8 does so here"
-    )
+def _levels(nodes: Iterable[Any]) -> list[Any]:
+    """The attributes of nodes that say how products may be rounded."""
+    return [a for node in nodes for a in node.attribute if a.name == "accuracy_level"]
 
 
 def landmarks(program: Program) -> dict[str, Instruction]:

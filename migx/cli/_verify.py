@@ -22,7 +22,6 @@ from migx.cli._peers import (
     Onnxruntime,
     Recorder,
     landmarks,
-    rounded_products,
     rounding,
     traced,
 )
@@ -103,11 +102,10 @@ def checked(
     names, values, notes = program.main.output_names, recorder.values, list[str]()
     if against == "onnxruntime":
         with _load.progress("running on onnxruntime"):
-            peer = Onnxruntime(path, recorder.budgets if options.each else ())
+            shown = recorder.budgets if options.each else ()
+            peer = Onnxruntime(path, shown, rounds=options.activations == "int8")
             expected, values = peer.run(inputs, names)
         notes = peer.notes
-        if options.activations != "int8" and (note := rounded_products(path)):
-            notes.append(note)
     budgets = [spent.of(value) for value in plain.program.main.outputs]
     found = {
         "target": options.target,

@@ -83,8 +83,8 @@ class RefExecutable:
         seen: Callable[[Instruction, Argument], object] | None,
         slots: Mapping[str, Argument] = NO_SLOTS,
     ) -> list[Argument]:
-        """``run``, with ``seen(instruction, result)`` called for each instruction of any module as
-        it is computed.
+        """``run``, with ``seen(instruction, result)`` called for each parameter and instruction of
+        any module, as they get their values.
         """
         main = self.program.main
         given = [arguments[name].read_only() for name in main.parameters]
@@ -108,6 +108,8 @@ class RefExecutable:
     ) -> list[Argument]:
         for parameter, argument in zip(module.parameters.values(), arguments, strict=True):
             values[parameter] = argument
+            if call.seen is not None:
+                call.seen(parameter, argument)
         known = tuple(
             (name, sizes[name]) for name in self._layouts[module].symbols if name in sizes
         )

@@ -325,13 +325,14 @@ def test_what_is_compiled_usually_is_verified(migx: Migx, model: Path) -> None:
 
 
 def test_a_bound_that_decides_nothing_says_so(migx: Migx, tmp_path: Path) -> None:
-    """Steps of 0.5 in a value of at most 1, and one rounding alone."""
+    """Steps of 0.5 in values of at most 1, one between two of them; and one rounding alone."""
     head, text = "module main(x: f32[8], s: f32[8]) {\n  %0 = tanh(x)\n", tmp_path / "wide.migx"
     steps = (
         '  %1 = quantizelinear(%0, s) {axis=0, to="i8"}\n  %2 = dequantizelinear(%1, s) {axis=0}\n'
     )
     text.write_text(f"{head}{steps}  return %2, %0\n}}\n")
     x = np.linspace(-1, 1, 8, dtype=np.float32)
+    x[3] = np.arctanh(0.25)
     np.savez(tmp_path / "in.npz", x=x, s=np.full(8, 0.5, np.float32))
     words = (text, "--inputs", tmp_path / "in.npz")
     shown = migx("verify", *words)
@@ -349,10 +350,8 @@ def test_a_bound_that_decides_nothing_says_so(migx: Migx, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("level", [0, 4])
-def test_products_that_onnxruntime_may_round_are_told(
-    level: int, migx: Migx, tmp_path: Path
-) -> None:
-    """With activations in bytes both sides do so, and there is nothing to tell."""
+def test_products_are_compared_as_exact_as_here(level: int, migx: Migx, tmp_path: Path) -> None:
+    """With activations in bytes both sides round, and there is nothing to tell."""
     held = [
         numpy_helper.from_array(np.full((4, 1, 16), 0x95, np.uint8), "b"),
         numpy_helper.from_array(np.full((4, 1), 0.25, np.float32), "s"),
@@ -371,5 +370,32 @@ def test_products_that_onnxruntime_may_round_are_told(
     file.write_bytes(
         helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
     )
-    assert ("accuracy_level of 4" in migx("verify", file).out) == (level == 4)
+    shown = migx("verify", file)
+    assert (shown.code, "accuracy_level of 4" in shown.out) == (0, level == 4)
     assert "accuracy_level" not in migx("verify", file, "--activations", "int8").out
+
+
+def test_states_are_quantised_by_the_range_of_the_whole_batch(migx: Migx, tmp_path: Path) -> None:
+    """As on one thread; several would each take a range of their own."""
+    rng, hidden = np.random.default_rng(0), 16
+    weights = {
+        "w": rng.integers(-127, 127, (1, 8, 4 * hidden), np.int8),
+        "r": rng.integers(-127, 127, (1, hidden, 4 * hidden), np.int8),
+        "s": np.full(1, 0.01, np.float32),
+        "z": np.zeros(1, np.int8),
+    }
+    node = helper.make_node(
+        "DynamicQuantizeLSTM", ["x", "w", "r", *[""] * 5, "s", "z", "s", "z"], ["y"],
+        domain="com.microsoft", hidden_size=hidden,
+    )  # fmt: skip
+    graph = helper.make_graph(
+        [node], "graph", [helper.make_tensor_value_info("x", TensorProto.FLOAT, (6, 4, 8))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (6, 1, 4, hidden))],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    file = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), file)
+    found = migx("verify", file, "--json").json
+    assert found["passed"], found
+    assert found["outputs"][0]["tolerance"] < 1e-4

@@ -1,10 +1,10 @@
 """Errors followed element by element, where one number for a tensor would say too little.
 
-A logarithm is as steep as its smallest argument, and a value is rounded to another integer only if
-it is close to a boundary between two. So around these, through views and pointwise operations,
-errors are computed for each element by the rules of ``steps``: what a sigmoid flattens and a
-logarithm steepens is as before, and table indices computed in floats are exact unless an element
-that is selected is close to a boundary.
+A logarithm is as steep as its smallest argument, and a value is rounded or quantised to another
+integer only if it is close to a boundary between two. So around these, through views and pointwise
+operations, errors are computed for each element by the rules of ``steps``: what a sigmoid flattens
+and a logarithm steepens is as before, and table indices computed in floats, as quantised values,
+are exact unless an element that is selected is close to a boundary.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Followed:
 
 
 def _around(program: Program) -> frozenset[Instruction]:
-    """Logarithms and roundings to integers, and the views and pointwise operations before and after
-    them.
+    """Logarithms, roundings to integers and quantisations, and the views and pointwise operations
+    before and after them.
     """
     todo = [at for at in program.instructions() if _is_steep(at)]
     found = set(todo)
@@ -97,10 +97,10 @@ def _around(program: Program) -> frozenset[Instruction]:
 
 
 def _is_steep(at: Instruction) -> bool:
-    """Whether an instruction is a logarithm or a rounding to integers."""
+    """Whether an instruction is a logarithm, a rounding to integers or a quantisation."""
     if at.name == "convert":
         return at.shape.dtype.is_integer and at.inputs[0].shape.dtype.is_float
-    return at.name == "log" or at.name in WHOLE
+    return at.name in ("log", "quantizelinear") or at.name in WHOLE
 
 
 def _is_followed(at: Instruction) -> bool:

@@ -200,10 +200,18 @@ class Step:
         elif count > 1 and self.op.name == "pooling":
             sums = np.full_like(size, largest(self.values[0].array))
         # Sums and differences are exact below the normal numbers.
-        least = 0.0 if self.op.name in ("add", "sub") else smallest(dtype)
+        least = 0.0 if self.op.name in ("add", "sub") else smallest(dtype) * ~self._is_zero(size)
         own = _ulps(count, dtype) * sums + dtype.roundoff * size + least
         counts = self.counts and self.op.name in WHOLE_OF_WHOLE
         return np.where(self._is_whole(size), 0.0, own) if counts else own
+
+    def _is_zero(self, size: Doubles) -> NDArray[np.bool_]:
+        """Where a product or quotient is 0 because a factor or the dividend is exactly that."""
+        found = np.zeros(size.shape, bool)
+        for i in {"mul": (0, 1), "div": (0,)}.get(self.op.name, ()):
+            value = self.values[i]
+            found |= (value.array == 0) & (filled(self.errors[i], value) == 0)
+        return np.asarray(found & (size == 0))
 
     def _is_whole(self, size: Doubles) -> NDArray[np.bool_]:
         """Where the inputs are exact integers, and the type of the result holds it exactly."""

@@ -14,9 +14,10 @@ All of this is relative to the largest magnitude of a tensor, and keeps its rela
 instruction to the next, as in sums and products; a logarithm multiplies it by its mean slope, and a
 sum by what its terms exceed it, if they cancel: see ``sums``. If a function flattens its input, the
 bound is relative to the effect of a difference in the input. Functions with values up to 1 are
-approximated with an error relative to 1, however small the result. Around logarithms and roundings
-to integers, errors are ``followed`` element by element. The bound of a concatenation is that of the
-part with the largest error; that of a sum of two is what they may be off together, if that is less.
+approximated with an error relative to 1, however small the result. Around logarithms, roundings to
+integers and quantisations, errors are ``followed`` element by element. The bound of a concatenation
+is that of the part with the largest error; that of a sum of two is what they may be off together,
+if that is less.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from migx.argument import Argument
 from migx.binding import sizes_told
 from migx.ir import Instruction, Module
 from migx.op import Operation
-from migx.ops.builtin import Literal, Param
+from migx.ops.builtin import Param
+from migx.ops.quantization import QuantizeLinear
 from migx.pipeline import Approximation
 from migx.program import Program
 from migx.shape import F32, DType, Shape
@@ -148,19 +150,28 @@ class TensorBounds:
         main = program.main
         sizes = sizes_told(main, [arguments[name] for name in main.parameters])
         self._followed = Followed(program, sizes, self._tolerance)
-        for name, parameter in main.parameters.items():
-            self._budgets[parameter] = Budget()
-            self._shapes[parameter] = arguments[name].shape
-            self._remember(parameter, arguments[name])
-            self._followed.keep(parameter, arguments[name])
 
     def __call__(self, at: Instruction, result: Argument) -> None:
         self._shapes[at] = result.shape
+        if type(at.op) is Param:
+            self._followed.keep(at, result)
+        else:
+            self._budgets[at] = self._budget(at, result)
+        self._remember(at, result)
+
+    def _budget(self, at: Instruction, result: Argument) -> Budget:
+        """The budget of a result, given those of the inputs."""
         read = [self.of(v) for v in (*at.inputs, *(o for m in at.modules for o in m.outputs))]
+        zeros = self._held.get(at.inputs[ZERO]) if _has_zeros(at) else None
+        if zeros is not None and read[ZERO].variance:
+            share = largest(zeros.array) * self._step(at, result, zeros)
+            read[ZERO] = replace(read[ZERO], variance=read[ZERO].variance * share**2)
         worst = replace(_worst(read), scale=0.0, absolute=0.0)
         if at.name in JOINING and worst.variance:
             worst = self._joined(at, result, worst)
         made = _after(at, worst, [self._shape(v) for v in at.inputs], result)
+        if at.name == "quantizelinear":
+            made = _stepped(worst, self._step(at, result, zeros))
         if at.name in RECURRENT and all(v in self._held for v in at.inputs):
             grown = growth(at.op, [self._held[v] for v in at.inputs], result)
             made = replace(made, variance=made.variance * max(1.0, grown) ** 2)
@@ -183,18 +194,18 @@ class TensorBounds:
             self._followed.forget(at)
             made = replace(made, variance=made.variance + more)
         hangs = next((b.hangs for b in read if b.hangs), "") or self._hangs(at, result)
-        self._budgets[at] = replace(made, hangs=hangs)
-        self._remember(at, result)
-        if made.variance and any(user.name in JOINING for user in at.users):
-            self._joins[at] = made.tolerance(result.shape.dtype, largest(result.array))
-        if made.variance and result.shape.dtype.is_float:
-            for name in {user.name for user in at.users} & STEEPEST.keys():
-                self._known[at, name] = STEEPEST[name](result.array)
+        return replace(made, hangs=hangs)
 
     def _remember(self, at: Instruction, result: Argument) -> None:
         """Keeps what those who read a value will ask."""
-        readers = {user.name for user in at.users}
-        if readers & HOLDING or (readers & LONG and result.shape.elements <= MOST):
+        readers, made = {user.name for user in at.users}, self.of(at)
+        if made.variance and readers & JOINING.keys():
+            self._joins[at] = made.tolerance(result.shape.dtype, largest(result.array))
+        if made.variance and result.shape.dtype.is_float:
+            for name in readers & STEEPEST.keys():
+                self._known[at, name] = STEEPEST[name](result.array)
+        scales = any(at in user.inputs[SCALE:] for user in at.users if _has_zeros(user))
+        if readers & HOLDING or scales or (readers & LONG and result.shape.elements <= MOST):
             self._held[at] = result
         if not (self._quantises and result.shape.dtype.is_float and readers & PRODUCTS):
             return
@@ -203,6 +214,19 @@ class TensorBounds:
             for place, value in enumerate(user.inputs):
                 if value is at and (user.name, place) in FACTORS:
                     self._norms[at, user.name, place] = norm(user.name, place, result)
+
+    def _step(self, at: Instruction, result: Argument, zeros: Argument | None) -> float:
+        """A step, relative to the greatest distance of codes from their zero point."""
+        if at.name == "dequantizelinear":
+            steps = self._held[at.inputs[SCALE]]
+            return largest(steps.array) / max(largest(result.array), TINY)
+        if not result.shape.dtype.is_integer:
+            return 2 * result.shape.dtype.roundoff
+        op, codes = at.op_as(QuantizeLinear), result.array
+        if zeros is not None:
+            zero = op.aligned(zeros.array, codes)
+            codes = np.subtract(op.folded(codes), zero, dtype=np.float32)
+        return 1 / max(1.0, largest(codes))
 
     def _left(self, at: Instruction, result: Argument, worst: Budget, made: Budget) -> Budget:
         """The budget of a sum, of which less may be left than its errors are relative to."""
@@ -310,8 +334,6 @@ def _after(at: Instruction, worst: Budget, shapes: Sequence[Shape], result: Argu
     if op.name == "get_tuple_elem" and dtype.is_integer:
         whole = at.inputs[0].shape.parts
         return Budget() if any(part.dtype.is_float for part in whole) else worst
-    if op.name == "quantizelinear":
-        return _stepped(worst, _step(at, result))
     if op.name in WHOLE or (op.name == "convert" and dtype.is_integer):
         if not worst.variance or not shapes[0].dtype.is_float:
             return worst
@@ -319,25 +341,6 @@ def _after(at: Instruction, worst: Budget, shapes: Sequence[Shape], result: Argu
     if dtype.is_float or (dtype.kind == "tuple" and not at.modules):
         return _spent(op, worst, shapes, result.shape)
     return replace(worst, entering=None)
-
-
-def _step(at: Instruction, codes: Argument) -> float:
-    """The step of a quantisation, relative to the largest magnitude of its result.
-
-    That magnitude is the distance of the codes from the zero point; if this is unknown, the least
-    it can be for any zero point.
-    """
-    if not codes.shape.dtype.is_integer:
-        return 2 * codes.shape.dtype.roundoff
-    found = codes.array.astype(np.float64)
-    low, high = float(np.min(found, initial=np.inf)), float(np.max(found, initial=-np.inf))
-    zero = 0.0
-    if len(at.inputs) == 3:
-        op = at.inputs[2].op
-        zero = (low + high) / 2
-        if isinstance(op, Literal) and op.value.shape.elements == 1:
-            zero = float(op.value.array.item())
-    return 1 / max(1.0, high - zero, zero - low)
 
 
 def _stepped(worst: Budget, step: float) -> Budget:
@@ -377,6 +380,11 @@ def _spent(op: Operation, worst: Budget, shapes: Sequence[Shape], shape: Shape) 
     )
 
 
+def _has_zeros(at: Instruction) -> bool:
+    """Whether an instruction quantises or dequantises with zero points."""
+    return at.name in ("quantizelinear", "dequantizelinear") and len(at.inputs) > ZERO
+
+
 def _once(dtype: DType) -> float:
     """The rounding of what has been accumulated in a wider type."""
     return dtype.roundoff if dtype.digits < F32.digits else 0.0
@@ -391,6 +399,9 @@ def _logarithm(inputs: NDArray[Any]) -> float:
 
 JOINING: dict[str, Callable[[Sequence[float]], float]] = {"concat": max, "add": sum, "sub": sum}
 """How much an element of a result may be off, from how much its parts may be."""
+
+SCALE, ZERO = 1, 2
+"""The inputs of quantisations by role."""
 
 HOLDING = RECURRENT | CHOOSING.keys()
 PRODUCTS = frozenset(name for name, _ in FACTORS)
