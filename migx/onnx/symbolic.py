@@ -77,7 +77,8 @@ def evaluated(op: Operation, inputs: Sequence[Instruction]) -> Array | None:
     if not shape.static or shape.dtype not in (I64, I32, BOOL) or int(shape.elements) > LIMIT:
         return None
     if not symbolic:
-        return _computed(op, shape, inputs, arrays)
+        arguments = [Argument(v.shape, a) for v, a in zip(inputs, arrays, strict=True)]
+        return _computed(op, shape, arguments).array
     function = ON_EXTENTS.get(op.name)
     if function is None:
         return None
@@ -94,13 +95,9 @@ def _all(values: Iterable[T | None]) -> list[T] | None:
     return known if len(known) == len(every) else None
 
 
-def _computed(
-    op: Operation, shape: Shape, inputs: Sequence[Instruction], arrays: Sequence[Array]
-) -> Array:
-    """The result of an operation on its inputs' values."""
-    arguments = [Argument(v.shape, a) for v, a in zip(inputs, arrays, strict=True)]
-    result: Array = operations.evaluator(type(op))(op, None, shape, arguments, []).array
-    return result
+def _computed(op: Operation, shape: Shape, arguments: Sequence[Argument]) -> Argument:
+    """The result of an operation on arguments."""
+    return operations.evaluator(type(op))(op, None, shape, arguments, [])
 
 
 def _truncated(op: Any, value: Instruction) -> Array | None:
@@ -239,18 +236,18 @@ def constant_value(value: Instruction, most: int | None = None) -> Array | None:
         folds = at.inputs and not at.modules and operations.traits(at.op).foldable
         return at.inputs if folds and operations.can_evaluate(at.op) else None
 
-    found: dict[Instruction, Array] = {}
+    found: dict[Instruction, Argument] = {}
     for at in _in_order(value, before) or ():
         found[at] = _constant(at, [found[v] for v in at.inputs])
-    return found.get(value)
+    return found[value].array if value in found else None
 
 
-def _constant(value: Instruction, arrays: Sequence[Array]) -> Array:
+def _constant(value: Instruction, arguments: Sequence[Argument]) -> Argument:
     """The value of a literal, or of an operation on constants."""
     if type(value.op) is Literal:
-        return value.op.value.array
+        return value.op.value
     try:
-        return _computed(value.op, value.shape, value.inputs, arrays)
+        return _computed(value.op, value.shape, arguments)
     except (MigxError, ArithmeticError, MemoryError, ValueError) as error:
         raise EvaluationError(f"cannot evaluate the constant {value!r}: {error}") from error
 

@@ -51,6 +51,13 @@ SYMBOLIC: dict[str, tuple[str, list[dict[str, int]], str]] = {
         <int64[2] starts = {-3, 1}, int64[2] ends = {9223372036854775807, -1}> {
           y = Slice(x, starts, ends)
         }""", [{"n": 5}, {"n": 3}], "slice(x)"),
+    "a size that follows from the largest of some": ("""
+        main (float[n, 4] x) => (float[n, a] y)
+        <float[3] sizes = {1.5, 2.5, 0.5}, int64[1] one = {1}, int64[1] zero = {0}> {
+          most, where = TopK<axis = 0>(sizes, one)
+          end = Cast<to = 7>(most)
+          y = Slice(x, zero, end, one)
+        }""", [{"n": 2}, {"n": 0}], "slice(x)"),
     "slice of the last of all": ("""
         main (float[n, m] x) => (float[a, m] y) <int64[1] minus = {-1}, int64[1] far = {9999999999},
                                                  int64[1] first = {0}> {
