@@ -112,10 +112,11 @@ class Form:
         self._extents = Extents()
         self._layouts: dict[Shape, Latest[Layout]] = {}
         self.rules = ShapeRules(outline.instructions)
-        mine = [c for c in outline.cells if c.kind is Kind.ARENA and c.same_as is None]
+        own = [cell for cell in outline.cells if cell.same_as is None]
+        mine = [cell for cell in own if cell.kind is Kind.ARENA]
         self.arena = dict(zip(mine, range(len(mine)), strict=True))
         self.arranged = Arena([(c.nbytes, c.first, c.last) for c in mine]).arranged
-        self.made = [c for c in outline.cells if c.kind is Kind.RESULT]
+        self.made = [cell for cell in own if cell.kind is Kind.RESULT]
         self.nbytes = np.array([self.place(c.nbytes) for c in (*self.arena, *self.made)], int)
         self.handed = [
             Handed(at, self.rules.latest(at.shape), self._places(at)) for at in outline.results

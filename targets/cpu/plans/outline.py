@@ -332,14 +332,17 @@ class Outline:
 
     def _share(self) -> None:
         """Lets results reuse the memory of inputs that are dead afterwards, if the kernel has one
-        result: with several small ones, each is slower for it.
+        result: with several small ones, each is slower for it. A value that escapes lies in an
+        array of its own from the first of them on.
         """
+        escaping = {*self._cells(self.lasting)}
         for step, work in enumerate(self.works):
             if len(work.writes) != 1:
                 continue
             for written, cell in self.overwritten(step, work):
-                if written.kind is cell.kind is Kind.ARENA:
-                    written.same_as = cell
+                fits = written.kind is Kind.ARENA or written in escaping
+                if cell.kind is Kind.ARENA and fits:
+                    written.same_as, cell.kind = cell, written.kind
                     cell.last = written.last
                     break
 

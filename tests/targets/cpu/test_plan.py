@@ -62,12 +62,31 @@ def test_what_is_needed_at_one_step_does_not_overlap(drawn: list[tuple[int, int,
 def test_results_take_over_memory_and_views_take_none() -> None:
     program = compiled(
         "module main(x: f32[8]) {\n %0 = exp(x)\n %1 = abs(%0)\n %2 = neg(%1)\n"
-        " %3 = unsqueeze(%2) {axes=(0,)}\n %4 = sin(%3)\n return %4\n}\n"
+        " %3 = unsqueeze(%2) {axes=(0,)}\n %4 = sin(%3)\n %5 = reduce_sum(%4) {axes=(1,)}\n"
+        " return %5\n}\n"
     )
     ((piece,),) = executable(program).pieces.values()
     arena = [c for c in piece.outline.cells if c.kind is Kind.ARENA]
-    assert (len(arena), sum(c.same_as is None for c in arena)) == (3, 1)
+    assert (len(arena), sum(c.same_as is None for c in arena)) == (4, 1)
     assert piece.plans.at({}).arena_bytes == 64
+
+
+def test_what_escapes_takes_over_memory_in_an_array_of_its_own() -> None:
+    program = compiled(
+        "module main(x: f32[n, 8], i: i64[2, 8], u: f32[2, 8]) {\n %0 = exp(x)\n %1 = abs(%0)\n"
+        " %2 = scatter_none(%1, i, u)\n %3 = transpose(%2) {permutation=(1, 0)}\n"
+        " return %3\n}\n"
+    )
+    ((piece,),) = executable(program).pieces.values()
+    made = [c for c in piece.outline.cells if c.kind in (Kind.ARENA, Kind.RESULT)]
+    assert len(made) == 3
+    assert len({c.root for c in made}) == 1
+    assert {c.root.kind for c in made} == {Kind.RESULT}
+    inputs: dict[str, Any] = {"x": np.ones((3, 8), np.float32), "i": np.zeros((2, 8), np.int64)}
+    results = [program.eval({**inputs, "u": np.full((2, 8), k, np.float32)})[0] for k in (1, 2)]
+    assert [int(y[0, 0]) for y in results] == [1, 2]
+    assert not np.shares_memory(*results)
+    assert piece.plans.at({"n": 3}).arena_bytes == 0
 
 
 def test_an_arena_that_is_not_needed_is_given_back() -> None:
