@@ -188,6 +188,19 @@ class Argument:
             return self
         return Argument(self.shape, read_only(self._data))
 
+    def viewed(self, shape: Shape, array: NDArray[Any]) -> Argument:
+        """An argument from an array that may be a view of this value. If this value lies in a file,
+        so does a view whose elements are adjacent there.
+        """
+        made, whole = Argument(shape, array), self._data
+        adjacent = array.flags.c_contiguous and shape.strides is None
+        if self.source is None or not adjacent or not np.may_share_memory(array, whole):
+            return made
+        first, start = (a.__array_interface__["data"][0] for a in (whole, array))
+        offset = self.source.offset + start - first
+        made.source, made._mapped = Source(self.source.file, offset, array.nbytes), self._mapped
+        return made
+
     def by_member(self, change: Callable[[Argument], Argument]) -> Argument:
         """A function's result for the value, or for a tuple, for each of its members."""
         if self.shape.dtype is TUPLE:

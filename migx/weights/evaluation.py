@@ -19,7 +19,7 @@ from migx.argument import Argument
 from migx.errors import AssumptionError, DataError, EvaluationError
 from migx.ir import Instruction
 from migx.meaning import FAILURES, failed
-from migx.op import evaluator
+from migx.op import evaluator, traits
 from migx.ops._row_major import row_major
 from migx.ops.builtin import Literal
 from migx.shape import Shape
@@ -109,7 +109,11 @@ class _Run:
             return given
         if type(at.op) is Literal:
             return at.op.value
-        return evaluator(type(at.op))(at.op, self.context, at.shape, arguments, [])
+        made = evaluator(type(at.op))(at.op, self.context, at.shape, arguments, [])
+        view = traits(at.op).view
+        if view is None or arguments[view].source is None:
+            return made
+        return arguments[view].viewed(made.shape, made.array)
 
     def refuse(self, at: Instruction, error: BaseException) -> None:
         if self.lenient:
@@ -128,4 +132,4 @@ def settled(value: Argument, shape: Shape) -> Argument:
         array.shape != shape.dims and not shape.dtype.is_packed
     ):
         raise EvaluationError(f"computed {array.dtype} {list(array.shape)} for {shape}")
-    return Argument(shape, array)
+    return value.viewed(shape, array)

@@ -12,12 +12,12 @@ import pytest
 
 import migx
 from migx import Shape, ops
-from migx.argument import Argument
+from migx.argument import Argument, Source
 from migx.base import mapping, memory
 from migx.base.memory import HUGE, Memory
 from migx.errors import DataError, EvaluationError, WeightError
 from migx.onnx import replace_onnx_external_weights
-from migx.ops.builtin import OnnxExternalWeights
+from migx.ops.builtin import Literal, OnnxExternalWeights
 from migx.program import Program
 from migx.specialise import bound
 from migx.weights import evaluation
@@ -141,6 +141,42 @@ def test_a_fixed_literal_of_a_file_that_is_written_to(read: Program, tmp_path: P
     changed_in_place(tmp_path / "weights.bin")
     with pytest.raises(DataError, match="written to"):
         program.eval(x())
+
+
+@pytest.mark.parametrize(
+    ("view", "offset", "dims"),
+    [
+        ("unsqueeze(%0) {axes=(0, 2)}", 64, (1, 6, 1, 4)),
+        ("reshape(%0) {dims=(24,)}", 64, (24,)),
+        ("slice(%0) {axes=(0,), starts=(2,), ends=(5,)}", 96, (3, 4)),
+        ("slice(%0) {axes=(1,), starts=(2,), ends=(4,)}", None, (6, 2)),
+        ("transpose(%0) {permutation=(1, 0)}", None, (4, 6)),
+    ],
+)
+def test_views_of_a_file_lie_in_the_file(
+    view: str, offset: int | None, dims: tuple[int, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "w.bin"
+    stored = np.arange(-16, 24, dtype=np.float32)
+    stored.tofile(path)
+    program = migx.parse(
+        f"module main() {{\n %0 = @literal() {{value=bytes({str(path)!r}, 64, 96)}} : f32[6, 4]\n"
+        f" %1 = {view}\n return %1\n}}".replace("'", '"')
+    )
+    expected = program.compile("ref", passes="").eval({})[0]
+    program.compile("ref", passes="propagate_constant")
+    (folded,) = (at.op_as(Literal).value for at in program.compiled.program.literals)
+    assert folded.shape.dims == dims
+    source = None if offset is None else Source(path, offset, folded.nbytes)
+    assert folded.source == source
+    assert len(program.compiled.files) == (source is not None)
+    np.testing.assert_array_equal(program.eval({})[0], expected)
+    folded.give_back()
+    np.testing.assert_array_equal(folded.array, expected)
+    if source is not None:
+        changed_in_place(path)
+        with pytest.raises(DataError, match="written to"):
+            program.eval({})
 
 
 def test_a_file_that_is_renamed_over_changes_nothing(live: Program, tmp_path: Path) -> None:
