@@ -94,18 +94,14 @@ def checked(
     recorder = Recorder(plain.program, spent, keep=options.each and against == "ref")
     with _load.progress("running on ref"):
         expected = got = traced(plain, inputs, [spent, recorder] if options.each else [spent])
+    names, values, notes = program.main.output_names, recorder.values, list[str]()
+    if against == "onnxruntime":
+        expected, values, notes = _by_onnxruntime(path, inputs, names, recorder, options)
     subject = plain
     if held is not None or options.target != "ref" or _options.changes(options):
         with _load.progress(f"running on {options.target}"):
             subject = held or compiled(program, options.target, **_options.compiling(options))
             got = subject.eval(inputs)
-    names, values, notes = program.main.output_names, recorder.values, list[str]()
-    if against == "onnxruntime":
-        with _load.progress("running on onnxruntime"):
-            shown = recorder.budgets if options.each else ()
-            peer = Onnxruntime(path, shown, rounds=options.activations == "int8")
-            expected, values = peer.run(inputs, names)
-        notes = peer.notes
     budgets = [spent.of(value) for value in plain.program.main.outputs]
     found = {
         "target": options.target,
@@ -117,6 +113,23 @@ def checked(
     if options.each:
         found |= _each(subject, inputs, values, recorder.budgets)
     return found
+
+
+def _by_onnxruntime(
+    path: Path,
+    inputs: Mapping[str, Any],
+    names: Sequence[str],
+    recorder: Recorder,
+    options: argparse.Namespace,
+) -> tuple[list[Any], dict[str, Array], list[str]]:
+    """The outputs and inner values by onnxruntime, and notes. It has freed its weights before the
+    target packs them.
+    """
+    with _load.progress("running on onnxruntime"):
+        shown = recorder.budgets if options.each else ()
+        peer = Onnxruntime(path, shown, rounds=options.activations == "int8")
+        expected, values = peer.run(inputs, names)
+    return expected, values, peer.notes
 
 
 def _judged(
