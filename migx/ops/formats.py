@@ -29,6 +29,8 @@ from migx.ops._rules import expect
 from migx.shape import DType, Shape
 
 SPATIAL = "dhw"
+PART = 1 << 16
+"""About how many codes are put in order at a time."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,6 @@ class Format:
         if tuple(whole) != x.shape:
             x = np.pad(x, [(0, w - d) for w, d in zip(whole, x.shape, strict=True)])
         return x.reshape(self._split(whole)).transpose(self._order())
-
-    def pack(self, x: Array) -> Array:
-        """The elements in this order, in a contiguous array."""
-        return np.ascontiguousarray(self.ordered(x))
 
     def unpack(self, packed: Array, dims: Sequence[int]) -> Array:
         """The tensor of these dims that was packed."""
@@ -177,8 +175,7 @@ class UnpackWeight(Op):
 
 def pack(value: Argument, text: str) -> Argument:
     """A value in a format."""
-    packed = read(text, value.shape.rank).pack(_elements(value))
-    return _stored(packed, value.shape.dtype)
+    return _stored(read(text, value.shape.rank).ordered(_elements(value)), value.shape.dtype)
 
 
 def unpack(value: Argument, text: str, dims: Sequence[int]) -> Argument:
@@ -193,5 +190,15 @@ def _elements(value: Argument) -> Array:
 
 def _stored(elements: Array, dtype: DType) -> Argument:
     """The elements, or codes, as a value."""
-    data = packed_codes(elements.reshape(-1), dtype.bits) if dtype.is_packed else elements
+    data = _packed(elements, dtype.bits) if dtype.is_packed else np.ascontiguousarray(elements)
     return Argument(Shape(dtype, elements.shape), data)
+
+
+def _packed(codes: Array, bits: int) -> Array:
+    """Codes packed in row-major order, some rows at a time: a copy in that order takes two to eight
+    times the bytes.
+    """
+    row = math.prod(codes.shape[1:])
+    rows = -(-PART // max(row, 1)) * (8 // bits)  # of whole bytes
+    parts = (codes[i : i + rows].reshape(-1) for i in range(0, max(len(codes), 1), rows))
+    return np.concatenate([packed_codes(part, bits) for part in parts])

@@ -20,15 +20,15 @@ def counted(*dims: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
 def test_plain_orders_are_transposes() -> None:
     w = counted(4, 3, 2, 5)
     for text, order in {"hwio": (2, 3, 1, 0), "ohwi": (0, 2, 3, 1), "dcba": (3, 2, 1, 0)}.items():
-        assert np.array_equal(read(text, 4).pack(w), w.transpose(order)), text
+        assert np.array_equal(read(text, 4).ordered(w), w.transpose(order)), text
     assert np.array_equal(
-        read("wio", 3).pack(counted(2, 3, 4)), counted(2, 3, 4).transpose(2, 1, 0)
+        read("wio", 3).ordered(counted(2, 3, 4)), counted(2, 3, 4).transpose(2, 1, 0)
     )
 
 
 def test_a_matrix_in_panels() -> None:
     w = counted(3, 5)
-    packed = read("Ba4b", 2).pack(w)
+    packed = read("Ba4b", 2).ordered(w)
     assert packed.shape == (2, 3, 4)
     assert np.array_equal(packed[0], w[:, :4])
     assert np.array_equal(packed[1], np.pad(w[:, 4:], [(0, 0), (0, 3)]))
@@ -36,7 +36,7 @@ def test_a_matrix_in_panels() -> None:
 
 def test_blocks_of_two_axes() -> None:
     w = counted(20, 6, 1, 2)
-    packed = read("ABcd16a4b", 4).pack(w)
+    packed = read("ABcd16a4b", 4).ordered(w)
     assert packed.shape == (2, 2, 1, 2, 16, 4)
     assert packed[1, 1, 0, 1, 2, 1] == w[18, 5, 0, 1]
     assert packed[1, 1, 0, 1, 4, 1] == 0  # row 20 is padding
@@ -44,7 +44,7 @@ def test_blocks_of_two_axes() -> None:
 
 def test_an_axis_divided_twice() -> None:
     w = counted(16, 32)
-    packed = read("AB4b16a4b", 2).pack(w)
+    packed = read("AB4b16a4b", 2).ordered(w)
     assert packed.shape == (1, 2, 4, 16, 4)
     assert packed[0, 1, 2, 7, 3] == w[7, 16 + 2 * 4 + 3]
 
