@@ -135,18 +135,31 @@ def compiled(text: str) -> bytes:
 
 
 def _emitted(text: str) -> bytes:
-    made: bytes = _llvm()[1].emit_object(_optimised(text))
+    machine = _llvm()[1]
+    made: bytes = machine.emit_object(_optimised(text, machine))
     return made
 
 
-def assembly(text: str) -> str:
-    """The machine code of a text as assembly, for human readers."""
-    return str(_llvm()[1].emit_assembly(_optimised(text)))
+def assembly(text: str, cpu: str = "", triple: str = "") -> str:
+    """The machine code of a text as assembly, for human readers: that of this CPU, or of another,
+    which LLVM calls ``cpu``, on the system of ``triple``.
+    """
+    machine = _elsewhere(cpu, triple) if cpu else _llvm()[1]
+    return str(machine.emit_assembly(_optimised(text, machine)))
 
 
-def _optimised(text: str) -> Any:
+def _elsewhere(cpu: str, triple: str) -> Any:
+    """The target machine of a CPU unlike this one."""
+    llvm = _binding()
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    return llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, opt=3, reloc="pic")
+
+
+def _optimised(text: str, machine: Any) -> Any:
     """The module of a text after those LLVM passes that vector code needs: the ones that tidy."""
-    llvm, machine, _, header = _llvm()
+    llvm = _binding()
+    header = f'target triple = "{machine.triple}"\ntarget datalayout = "{machine.target_data}"\n'
     try:
         module = llvm.parse_assembly(header + text)
         module.verify()
@@ -177,7 +190,7 @@ def about() -> str:
 def _linked(objects: Mapping[str, bytes]) -> dict[str, Code]:
     if not objects:
         return {}
-    llvm, _, jit, _ = _llvm()
+    llvm, _, jit = _llvm()
     builder = llvm.JITLibraryBuilder().add_current_process()
     for name, made in objects.items():
         builder = builder.add_object_img(made).export_symbol(name)
@@ -237,13 +250,12 @@ def _binding() -> Any:
 
 
 @cache
-def _llvm() -> tuple[Any, Any, Any, str]:
-    """The binding, the target machine, the linker, and the header of every text."""
+def _llvm() -> tuple[Any, Any, Any]:
+    """The binding, the target machine and the linker."""
     llvm = _binding()
     cpu, _ = host_features()
     target = llvm.Target.from_default_triple()
     features = llvm.get_host_cpu_features().flatten()
     machine = target.create_target_machine(cpu=cpu, features=features, opt=3, reloc="pic")
     jit = llvm.create_lljit_compiler(machine, use_jit_link=False, suppress_errors=False)
-    header = f'target triple = "{target.triple}"\ntarget datalayout = "{machine.target_data}"\n'
-    return llvm, machine, jit, header
+    return llvm, machine, jit

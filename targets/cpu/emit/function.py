@@ -408,6 +408,14 @@ class Function:
         """Stack memory, live while the function runs, aligned to 64 bytes."""
         return self.hoisted(f"alloca {type_}, i64 {count}, align 64", PTR)
 
+    def reread(self, constant: Value) -> Value:
+        """A constant that is read from memory here. LLVM moves constants out of all loops, where
+        they take registers from other loops; this one it leaves here.
+        """
+        place = self.local(constant.type)
+        self.at_entry.append(f"  store {constant.type} {constant.text}, ptr {place.text}")
+        return self.emit(f"load volatile {constant.type}, ptr {place.text}", constant.type)
+
     # Control flow.
 
     def block(self, name: str) -> str:

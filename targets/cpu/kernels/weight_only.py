@@ -16,14 +16,18 @@ With eight levels to a word, the k-th sum has every eighth column from the k-th 
 permuted into that order once for each block, by shuffles, and sums out of it once, when they are
 complete.
 
-A few rows, as many as have sums in registers, are multiplied as weights are unpacked, and each
-block's sum is scaled once. For more rows than three such strips, a slab of the panel is unpacked
-and scaled into scratch, and the tiles of ``tile.py`` run over it.
+A few rows are multiplied as weights are unpacked, and each block's sum is scaled once. Sums take
+half of the registers: if there are more in a strip, it takes some of a word's levels after the
+others. If the constants do not fit beside them, levels are shifted to fewer positions, whose
+constants they share. For more rows than a few such strips (the more registers, the nearer are these
+to a tile), a slab of the panel is unpacked and scaled into scratch, and the tiles of ``tile.py``
+run over it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from migx.dim import bounds
 from migx.ir import Instruction
@@ -43,8 +47,8 @@ from migx.targets.cpu.parts.weight_parameters import Parameter
 
 SLAB = 256
 """About how much of the depth is unpacked at a time: it stays in the L2 cache."""
-SPARE = 8
-"""The registers that are not for sums when a few rows are multiplied."""
+WORKING = 5
+"""The registers for a word, its levels as they are unpacked, and the number they multiply."""
 ROWS = 96
 """About how many rows use a slab, enough to amortise unpacking it."""
 
@@ -69,6 +73,16 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     return writer(at, machine, problem).kernel()
 
 
+class _Position(NamedTuple):
+    """Where in a shifted word a level is: its bits, the exponent that makes a float of them by an
+    exclusive or, and the power of two that this float has too much.
+    """
+
+    mask: Value
+    exponent: Value
+    power: Value
+
+
 class _Writer(KernelWriter):
     """Writes the kernel of one problem."""
 
@@ -81,8 +95,9 @@ class _Writer(KernelWriter):
         self.lanes, self.vector = lanes, F32.times(lanes)
         vectors = 4 if machine.registers >= 32 else 2
         height, block = problem.heights((machine.registers - vectors - 1) // vectors, ROWS)
-        self.together = max(1, (machine.registers - SPARE) // self.levels)
-        self.few = 3 * self.together if self.together > 1 else 1
+        self.most_sums = machine.registers // 2
+        self.together = max(2, self.most_sums // self.levels)
+        self.few = machine.registers // 8 * self.together
         self.tile = Tile(height, vectors, lanes, block, self._slab(), F32)
         self.epilogue = Epilogue(self.frame, problem.epilogue, F32, lanes, problem.rows)
 
@@ -140,31 +155,34 @@ class _Writer(KernelWriter):
     def _few_rows(self, panel: Value, count: Value) -> None:
         f, problem = self.f, self.problem
         lines = self._lines(f.as_index(0), f.as_index(0))
-        most = int(min(self.together, bounds(problem.rows)[1]))
+        most, _ = problem.heights(self.together, self.few)
         for top, numbers in cut(count, strips(most, self.levels)):
-            self._strip(panel, top, [lines.moved(row, 0) for row in numbers])
+            rows = [lines.moved(row, 0) for row in numbers]
+            several = min(self.levels, self.most_sums // len(rows))
+            for first in range(0, self.levels, several):
+                self._strip(panel, top, rows, range(self.levels)[first : first + several])
 
-    def _strip(self, panel: Value, top: Value, rows: Sequence[Matrix]) -> None:
-        """The sums of some rows, from ``top`` on."""
-        f, problem, levels = self.f, self.problem, self.levels
-        zeros = [f.const(self.vector, 0)] * (levels * len(rows))
+    def _strip(self, panel: Value, top: Value, rows: Sequence[Matrix], levels: range) -> None:
+        """The sums of some rows, from ``top`` on, for some levels of each word."""
+        f, problem, some = self.f, self.problem, slice(levels.start, levels.stop)
+        zeros = [f.const(self.vector, 0)] * (len(levels) * len(rows))
 
         def add(k: Value, weights: list[Value], sums: list[Value]) -> list[Value]:
             read = [f.load(row.at(0, k), memory_of(row.dtype)) for row in rows]
             ones = [f.splat(elements.loaded(f, x, problem.left_dtype), self.lanes) for x in read]
-            pairs = [(w, one) for one in ones for w in weights]
+            pairs = [(w, one) for one in ones for w in weights[some]]
             return [f.muladd(*pair, s) for pair, s in zip(pairs, sums, strict=True)]
 
         first, last = f.as_index(0), f.as_index(-(-problem.depth // problem.block))
         with f.loop(first, last, carry=zeros) as block:
-            scales = self._parameters(problem.scale, panel, block.index)
+            scales = self._parameters(problem.scale, panel, block.index)[some]
             start = block.index * problem.block
             sums = self._unpacked(panel, block.index, start, self._end(start), zeros, add)
             totals = zip(sums, scales * len(rows), block.carried, strict=True)
             block.carry(*(f.muladd(s, by, t) for s, by, t in totals))
         for number, total in enumerate(block.carried):
-            row, vector = divmod(number, levels)
-            f.store(total, self._place(vector, top + row))
+            row, vector = divmod(number, len(levels))
+            f.store(total, self._place(levels[vector], top + row))
 
     def _end(self, start: Value) -> Value:
         """The end of the block of the depth that begins here."""
@@ -240,38 +258,55 @@ class _Writer(KernelWriter):
         real = problem.zero.dtype.is_float
         zeros = self._parameters(problem.zero, panel, block, problem.signed and not real)
         # A whole zero point is combined with the power; a fractional one would be rounded there.
-        offsets = [self._bias(k) + (self.base if real else z) for k, z in enumerate(zeros)]
+        positions = self._positions(max(len(carry), self.levels), problem.signed)
+        if not carry:  # the tiles that follow need the registers
+            positions = [_Position(*map(f.reread, position)) for position in positions]
+        powers = self._powers(positions)
+        offsets = [p + (self.base if real else z) for p, z in zip(powers, zeros, strict=True)]
         start = panel * (problem.stored * self.width * problem.bits // 8)
         words = f.element(self.frame.operands[problem.weight], start, I8)
         with f.loop(begin, end, carry=carry) as k:
             place = f.element(words, k.index * lanes, I32)
             f.prefetch(f.element(place, weight_only_bytes.AHEAD, I8))
             word = f.load(place, I32.times(lanes))
-            weights = self._levels(word, problem.signed, offsets)
+            weights = self._levels(word, offsets, positions)
             if real:
                 weights = [w - z for w, z in zip(weights, zeros, strict=True)]
             k.carry(*use(k.index, weights, k.carried))
         return k.carried
 
-    def _bias(self, number: int) -> Value:
-        """The power of two in the float made of a level."""
-        return self.f.const(self.vector, float(2 ** (23 - self._where(number))))
+    def _positions(self, live: int, signed: bool) -> list[_Position]:
+        """The positions that levels are shifted to, half of them at most, if so many registers have
+        values: with more there are fewer shifts, but more constants. The sign of ``signed`` levels
+        is inverted with the exponent, so that they start from 0.
+        """
+        f, bits, whole = self.f, self.problem.bits, I32.times(self.lanes)
+        count, room = self.levels // 2, self.frame.machine.registers - WORKING - live
+        while count > 1 and count * len(_Position._fields) > room:
+            count //= 2
+        made = []
+        for place in range(0, count * bits, bits):
+            mask, exponent = (1 << bits) - 1 << place, (127 + 23 - place) << 23
+            exponent |= 1 << place + bits - 1 if signed else 0
+            power = f.const(self.vector, float(2 ** (23 - place)))
+            made.append(_Position(f.const(whole, mask), f.const(whole, exponent), power))
+        return made
 
-    def _where(self, number: int) -> int:
-        """The position, in bits, of a level in its half of a word."""
-        return self.problem.bits * (number % (self.levels // 2))
+    def _powers(self, positions: Sequence[_Position]) -> list[Value]:
+        """The powers of two in the floats made of the levels of a word."""
+        return [positions[k % len(positions)].power for k in range(self.levels)]
 
-    def _levels(self, word: Value, signed: bool, offsets: Sequence[Value]) -> list[Value]:
+    def _levels(
+        self, word: Value, offsets: Sequence[Value], positions: Sequence[_Position]
+    ) -> list[Value]:
         """The levels in words as floats, each less its offset."""
-        f, made, bits = self.f, [], self.problem.bits
-        if signed:
-            word = word ^ (sum(1 << sign for sign in range(bits - 1, WORD, bits)) - (1 << WORD))
-        high = word >> 16
+        f, made, bits, each = self.f, [], self.problem.bits, len(positions)
+        shifts = range(0, WORD, bits * each)
+        shifted = [word >> shift if shift else word for shift in shifts]
         for k in range(self.levels):
-            place = self._where(k)
-            exponent = (127 + 23 - place) << 23
-            level = (high if 2 * k >= self.levels else word) & ((1 << bits) - 1 << place)
-            made.append(f.bitcast(level | exponent, self.vector) - offsets[k])
+            mask, exponent, _ = positions[k % each]
+            level = shifted[k // each] & mask
+            made.append(f.bitcast(level ^ exponent, self.vector) - offsets[k])
         return made
 
     def _parameters(
@@ -291,7 +326,8 @@ class _Writer(KernelWriter):
         first = self.frame.operands[parameter.operand]
         if parameter.dtype.is_packed:
             word = f.load(f.element(first, place * lanes, I32), I32.times(lanes))
-            return self._levels(word, signed, [self._bias(k) for k in range(self.levels)])
+            positions = self._positions(self.levels, signed)
+            return self._levels(word, self._powers(positions), positions)
         memory = memory_of(parameter.dtype)
         start = f.element(first, place * self.width, memory)
         wide = memory.times(lanes)

@@ -73,7 +73,10 @@ class Problem:
         """The rows that are multiplied at a time, and the rows of a block: at most ``most`` and
         about ``about``, the block a multiple of the height, and no more than there are.
         """
-        height = int(min(most, max(1, bounds(self.rows)[1])))
+        rows = max(1, bounds(self.rows)[1])
+        height = int(min(most, rows))
+        if isinstance(self.rows, int):  # strips of about equal height: a low one does not pay
+            height = int(-(-rows // -(-rows // height)))
         block = max(1, about // height) * height
         if isinstance(self.rows, int):
             block = min(block, -(-max(1, self.rows) // height) * height)

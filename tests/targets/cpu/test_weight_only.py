@@ -15,6 +15,7 @@ from migx.targets.cpu.kernels.weight_only import kernel_for
 from migx.targets.cpu.machine import Machine, host
 from migx.targets.cpu.runs.executable import CpuExecutable
 from tests.targets.cpu.alone import parsed, problem, produced
+from tests.targets.cpu.assembled import AVX2, NEON, count, loops, spills
 
 BITS = ("i4", "u4", "i8", "u8")
 SIZES = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1, "u8": 1}
@@ -446,3 +447,15 @@ module main(x: f32[n, 700]) {{
     np.testing.assert_allclose(got, wanted, atol=700 * 2**-24 * np.abs(wanted).max())
     packed = [int(at.shape.nbytes) for at in programs[0].compiled.program.literals]
     assert max(packed) <= nbytes
+
+
+@pytest.mark.parametrize("weight", ["i4", "u8"])
+@pytest.mark.parametrize("rows", [1, 2, 4, 7, 13])
+@pytest.mark.parametrize("machine", [AVX2, NEON], ids=lambda machine: machine.cpu)
+def test_loops_keep_their_values_in_registers(machine: Machine, rows: int, weight: str) -> None:
+    text = product(rows, 512, 256, weight=weight)
+    kernel = kernel_for(produced(parsed(text, "fuse_int4")), machine)
+    assert kernel is not None
+    products = [each for each in loops(kernel.text, machine) if count(each, r"vfmadd.*|fmla")]
+    assert products
+    assert not [line for each in products for line in spills(each)]
