@@ -9,10 +9,17 @@ and has the same bits on every CPU. VNNI (x86) and dotprod (NEON) do it in one i
 each for every pair of signs: if ``signs.flip``, it is cheaper to pass x with the upper bit of each
 byte inverted (``x ^ FLIP``), which then has the other sign, and to subtract ``signs.surplus`` times
 the sum of the bytes of w.
+
+Where there is none, and the bytes of x are small, x86 has an instruction for half of it: if
+``signs.short``, ``SHORT`` products are added in 16 bits, exactly, and widened together.
+
+    few = dot4_short(f, few, x, w)  # vectors of twice as many i16, from zeros on
+    totals = widened(f, totals, few)
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from migx.targets.cpu.emit import I8, I16, Function, Type, Value
@@ -24,25 +31,35 @@ FLIP = -0x7F7F7F80
 """The upper bit of each of four bytes, as i32. A byte with it inverted, read with the other sign,
 is 128 more or less than it was.
 """
+SMALL = 16
+"""What small bytes are under."""
+SHORT = 2**15 // (2 * (SMALL - 1) * 128)
+"""The most products of small bytes whose sum fits in 16 bits, two bytes of a lane in each half."""
 ONES = 0x01010101
 """Four bytes of 1; a product with it sums bytes."""
 
 
 @dataclass(frozen=True)
 class Signs:
-    """Whether bytes of x and of w are signed, and whether the upper bits of x are inverted before
-    multiplying.
+    """Whether bytes of x and of w are signed, whether the upper bits of x are inverted before
+    multiplying, and whether products are summed in 16 bits first.
     """
 
     x: bool
     w: bool
     flip: bool = False
+    short: bool = False
 
     @classmethod
-    def chosen(cls, machine: Machine, lanes: int, *, x: bool, w: bool) -> Signs:
-        """The signs for x and w, which are multiplied as vectors of so many i32."""
+    def chosen(
+        cls, machine: Machine, lanes: int, *, x: bool, w: bool, small: bool = False
+    ) -> Signs:
+        """The signs for x, whose bytes may be ``small``, and w, which are multiplied as vectors of
+        so many i32.
+        """
         has = [_instruction(machine.features, lanes, pair) for pair in ((x, w), (not x, w))]
-        return cls(x, w, flip=has[0] is None and has[1] is not None)
+        short = has == [None, None] and small and w and _has(machine.features, _PAIRS, lanes)
+        return cls(x, w, flip=has[0] is None and has[1] is not None, short=short)
 
     @property
     def multiplied(self) -> tuple[bool, bool]:
@@ -68,6 +85,40 @@ def dot4(f: Function, totals: Value, x: Value, w: Value, signs: Signs) -> Value:
     parts = I8.times(BYTES * lanes)
     name = name if name.startswith("x86") else f"{name}.{whole.suffix}.{parts.suffix}"
     return f.call(f"llvm.{name}", whole, totals, f.bitcast(x, parts), f.bitcast(w, parts))
+
+
+def dot4_short(f: Function, totals: Value, x: Value, w: Value) -> Value:
+    """The totals plus, in each half of a lane, the two products of small bytes of x and signed
+    bytes of w.
+    """
+    lanes = x.type.lanes
+    parts = I8.times(BYTES * lanes)
+    return totals + f.call(
+        f"llvm.x86.{_PAIRS[lanes][1]}", totals.type, f.bitcast(x, parts), f.bitcast(w, parts)
+    )
+
+
+def widened(f: Function, totals: Value, few: Value) -> Value:
+    """The totals plus the halves of the lanes of sums in 16 bits."""
+    return totals + _multiplied(f, few, f.const(few.type, 1), totals.type)
+
+
+_PAIRS = {
+    4: ("ssse3", "ssse3.pmadd.ub.sw.128"),
+    8: ("avx2", "avx2.pmadd.ub.sw"),
+    16: ("avx512bw", "avx512.pmaddubs.w.512"),
+}
+_WORDS = {
+    4: ("sse2", "sse2.pmadd.wd"),
+    8: ("avx2", "avx2.pmadd.wd"),
+    16: ("avx512bw", "avx512.pmaddw.d.512"),
+}
+"""The feature and the name of x86's products of pairs, of bytes or of i16, by the number of i32."""
+
+
+def _has(features: frozenset[str], names: Mapping[int, tuple[str, str]], lanes: int) -> bool:
+    """Whether a CPU has an instruction for so many lanes."""
+    return lanes in names and names[lanes][0] in features
 
 
 def _instruction(has: frozenset[str], lanes: int, signed: tuple[bool, bool]) -> str | None:
@@ -107,10 +158,8 @@ def _half(f: Function, pairs: Value, signed: bool, odd: bool) -> Value:
 
 def _multiplied(f: Function, a: Value, b: Value, to: Type) -> Value:
     """Products of i16, those of each pair added; two products of bytes never overflow i32."""
-    names = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}
-    needs = {4: "sse2", 8: "avx2", 16: "avx512bw"}
-    if to.lanes in names and needs[to.lanes] in f.module.features:
-        return f.call(f"llvm.x86.{names[to.lanes]}", to, a, b)
+    if _has(f.module.features, _WORDS, to.lanes):
+        return f.call(f"llvm.x86.{_WORDS[to.lanes][1]}", to, a, b)
     total = f.const(to, 0)
     for odd in (False, True):
         left, right = (_word(f, f.bitcast(v, to), odd) for v in (a, b))

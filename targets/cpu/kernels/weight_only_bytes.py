@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from migx.ir import Instruction
 from migx.ops.quantization import limits
 from migx.shape import I8 as BYTE
-from migx.targets.cpu.emit import F32, I8, I32, Value
-from migx.targets.cpu.emit.dot4 import FLIP, Signs, dot4
+from migx.targets.cpu.emit import F32, I8, I16, I32, Value
+from migx.targets.cpu.emit.dot4 import FLIP, SHORT, Signs, dot4, dot4_short, widened
 from migx.targets.cpu.kernel import Kernel, KernelWriter, memory_of
 from migx.targets.cpu.kernels.weight_only_forms import WORD, Problem
 from migx.targets.cpu.machine import Machine
@@ -40,8 +40,10 @@ ROWS = 48
 """About how many rows are rounded together, if they fit in a quarter of the L2 cache."""
 SHARES = 8
 """The most tiles for a block of rows: each tile must round the rows first."""
-UNROLLED = 4
-"""Groups that are multiplied in one iteration, if they divide a block."""
+UNROLLED = SHORT // 2
+"""Groups that are multiplied in one iteration, if they divide a block; each of small levels is two
+products.
+"""
 WRITTEN_OUT = 8
 """The most vectors of a block that are rounded without a loop."""
 AHEAD = 8192
@@ -101,7 +103,7 @@ class Writer(KernelWriter):
         self.tile = Tile(height, self.width // lanes, lanes, block, self.depth, F32)
         self.epilogue = Epilogue(self.frame, problem.epilogue, F32, lanes, problem.rows)
         # The signs of the factors; levels of four bits are under 128, so either sign reads them.
-        self.signs = Signs.chosen(machine, lanes, x=False, w=True)
+        self.signs = Signs.chosen(machine, lanes, x=False, w=True, small=problem.bits == 4)
         self.turned = problem.signed != (problem.bits == 8 and self.signs.flip)
         self.base = (1 << problem.bits - 1) * (1 if problem.signed else -1) * self.turned
         zero = problem.zero
@@ -308,6 +310,7 @@ class Writer(KernelWriter):
         carried = begun + [f.const(self.integers, 0)] * (len(begun) if single else 0)
         with f.loop(start, end, self.group * self.unrolled, carry=carried) as k:
             sums = list(k.carried)
+            few = [f.const(I16.times(2 * self.lanes), 0)] * len(sums)
             for group in range(self.unrolled):
                 at = k.index + group * self.group
                 line = f.element(words, at // self.group * size, I8)
@@ -323,7 +326,12 @@ class Writer(KernelWriter):
                         to = f.element(self.bytes, row * self.depth + at + number * 4, I8)
                         x = f.splat(f.load(to, I32, align=4), self.lanes)
                         for s, w in enumerate(fours, of_row + i * len(strip.vectors)):
-                            sums[s] = dot4(f, sums[s], w, x, self.signs)
+                            if self.signs.short:
+                                few[s] = dot4_short(f, few[s], w, x)
+                            else:
+                                sums[s] = dot4(f, sums[s], w, x, self.signs)
+            if self.signs.short:
+                sums = [widened(f, *pair) for pair in zip(sums, few, strict=True)]
             k.carry(*sums)
         found = k.carried
         if single:

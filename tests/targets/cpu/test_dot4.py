@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 
 from migx.targets.cpu.code import jit
-from migx.targets.cpu.emit import I32, I64, PTR, Module
-from migx.targets.cpu.emit.dot4 import BYTES, FLIP, ONES, Signs, dot4
+from migx.targets.cpu.emit import I16, I32, I64, PTR, Module
+from migx.targets.cpu.emit.dot4 import (
+    BYTES,
+    FLIP,
+    ONES,
+    SHORT,
+    SMALL,
+    Signs,
+    dot4,
+    dot4_short,
+    widened,
+)
 from migx.targets.cpu.machine import Machine, host
 
 SIGNS = [(False, True), (True, False), (True, True), (False, False)]
@@ -66,3 +76,34 @@ def run(address: int, *arrays: np.ndarray) -> None:
 
     args = np.array([a.ctypes.data for a in arrays], np.int64)
     ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)(args.ctypes.data)
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+@pytest.mark.parametrize("w", [-128, 127])
+def test_as_many_products_as_may_be_are_exact_in_16_bits(w: int, lanes: int) -> None:
+    machine = OTHERS["avx2"]
+    if not Signs.chosen(machine, lanes, x=False, w=True, small=True).short:
+        pytest.skip("this CPU has no such instruction")
+    module = Module(machine.features)
+    f = module.function("kernel", [("args", PTR), ("a", I64), ("b", I64), ("s", PTR)])
+    x, of, to = (f.load(f.element(f.parameters[0], i, I64), PTR) for i in range(3))
+    left, right, few = (
+        *(f.load(p, I32.times(lanes)) for p in (x, of)),
+        f.const(I16.times(2 * lanes), 0),
+    )
+    for _ in range(SHORT):
+        few = dot4_short(f, few, left, right)
+    f.store(widened(f, f.load(to, I32.times(lanes)), few), to)
+    code = jit.load([module.text])[module.text]
+    levels, bytes_ = np.full(BYTES * lanes, SMALL - 1, np.uint8), np.full(BYTES * lanes, w, np.int8)
+    total = np.full(lanes, 7, np.int32)
+    run(code.address, levels, bytes_, total)
+    assert (total == 7 + SHORT * BYTES * (SMALL - 1) * w).all()
+
+
+def test_an_instruction_for_four_is_preferred() -> None:
+    machine = replace(host(), features=frozenset({"avx2", "avxvnni"}))
+    assert not Signs.chosen(machine, 8, x=False, w=True, small=True).short
+    without = replace(host(), features=frozenset({"avx2"}))
+    assert Signs.chosen(without, 8, x=False, w=True, small=True).short
+    assert not Signs.chosen(without, 8, x=False, w=True).short

@@ -24,6 +24,7 @@ from migx.targets.cpu.kernels.weight_only import kernel_for
 from migx.targets.cpu.machine import Machine, host
 from migx.testing.oracles import Trial, Violation, expect_same, run_on_ref
 from tests.targets.cpu.alone import parsed, problem, produced
+from tests.targets.cpu.assembled import AVX2, NEON, count, loops
 from tests.targets.cpu.test_weight_only import (
     BITS,
     SIZES_OF_BLOCKS,
@@ -137,6 +138,24 @@ def test_texts_for_arm_compile(features: set[str], weight: str) -> None:
     kernel = kernel_for(produced(rounding("n", 70, 50, weight=weight, zero="packed")), machine)
     assert kernel is not None
     assert "dotprod" in features or jit.compiled(kernel.text)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_instructions_of_small_levels(rows: int) -> None:
+    """For each vector of levels and row two, and a few for all that is added in 16 bits."""
+    kernel = kernel_for(produced(rounding(rows, 512, 64, weight="u4")), AVX2)
+    assert kernel is not None
+    (loop,) = (each for each in loops(kernel.text, AVX2) if count(each, "vpmaddubsw"))
+    products = count(loop, "vpmaddubsw")
+    assert products == 16 * rows  # two vectors, four indices of eight to a lane
+    assert count(loop, "vpaddw") < products
+    assert count(loop, "vpmaddwd") <= products // 4
+
+
+def test_instructions_of_arm() -> None:
+    kernel = kernel_for(produced(rounding(4, 512, 64, weight="u4")), NEON)
+    assert kernel is not None
+    assert any(count(each, "[us]dot") for each in loops(kernel.text, NEON))
 
 
 @pytest.mark.parametrize(
