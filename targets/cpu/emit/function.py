@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
+from migx.targets.cpu.emit import masked
 from migx.targets.cpu.emit.types import F32, I1, I32, I64, PTR, VOID, Type, folded, literal
 from migx.targets.cpu.emit.values import Carried, Loop, Operand, Value
 
@@ -251,10 +252,12 @@ class Function:
     def shuffle(self, a: Value, b: Value, lanes: Sequence[int]) -> Value:
         """The lanes of a and then b with these numbers; -1 is any."""
         mask = ", ".join(f"i32 {n}" if n >= 0 else "i32 poison" for n in lanes)
-        return self.emit(
-            f"shufflevector {a.type} {a.text}, {b.type} {b.text}, <{len(lanes)} x i32> <{mask}>",
-            a.type.times(len(lanes)),
+        x, y = (self.bitcast(v, masked.in_lanes(v.type)) for v in (a, b))
+        made = self.emit(
+            f"shufflevector {x.type} {x.text}, {y.type} {y.text}, <{len(lanes)} x i32> <{mask}>",
+            x.type.times(len(lanes)),
         )
+        return self.bitcast(made, a.type.times(len(lanes)))
 
     def extract(self, x: Value, lane: int | Value) -> Value:
         """One lane."""
@@ -361,8 +364,7 @@ class Function:
         unit = align or type_.one.nbytes
         if mask is None:
             return self.emit(f"load {type_}, ptr {pointer.text}, align {unit}", type_)
-        name, rest = f"llvm.masked.load.{type_.suffix}.p0", other or self.const(type_, 0)
-        return self.call(name, type_, pointer, self.const(I32, unit), mask, rest)
+        return masked.loaded(self, pointer, type_, mask, other, unit)
 
     def store(
         self, value: Value, pointer: Value, *, mask: Value | None = None, align: int | None = None
@@ -371,26 +373,27 @@ class Function:
         unit = align or value.type.one.nbytes
         if mask is None:
             self.do(f"store {value.type} {value.text}, ptr {pointer.text}, align {unit}")
-            return
-        name = f"llvm.masked.store.{value.type.suffix}.p0"
-        self.invoke(name, value, pointer, self.const(I32, unit), mask)
+        else:
+            masked.store(self, value, pointer, mask, unit)
 
     def gather(
         self, pointer: Value, indices: Value, type_: Type, mask: Value | None = None
     ) -> Value:
         """Elements of an array at a vector of i64 indices, one for each lane."""
-        to = type_.times(indices.type.lanes)
+        to = masked.in_lanes(type_.times(indices.type.lanes))
         places, chosen = self._places(pointer, indices, type_, mask)
         name, size = f"llvm.masked.gather.{to.suffix}.{places.type.suffix}", type_.one.nbytes
-        return self.call(name, to, places, self.const(I32, size), chosen, self.const(to, 0))
+        read = self.call(name, to, places, self.const(I32, size), chosen, self.const(to, 0))
+        return self.bitcast(read, type_.times(to.lanes))
 
     def scatter(
         self, value: Value, pointer: Value, indices: Value, mask: Value | None = None
     ) -> None:
         """Stores each lane at its own index of an array."""
         places, chosen = self._places(pointer, indices, value.type, mask)
-        name = f"llvm.masked.scatter.{value.type.suffix}.{places.type.suffix}"
-        self.invoke(name, value, places, self.const(I32, value.type.one.nbytes), chosen)
+        bits = self.bitcast(value, masked.in_lanes(value.type))
+        name = f"llvm.masked.scatter.{bits.type.suffix}.{places.type.suffix}"
+        self.invoke(name, bits, places, self.const(I32, bits.type.one.nbytes), chosen)
 
     def _places(
         self, pointer: Value, indices: Value, type_: Type, mask: Value | None

@@ -1,15 +1,17 @@
-"""Kernels that move elements, written for CPUs unlike this one: LLVM takes their texts."""
+"""Kernels written for CPUs unlike this one: LLVM takes their texts, and its code stands alone."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from migx.targets.cpu.code import jit
 from migx.targets.cpu.kernels import FAMILIES, kernel_for
-from migx.targets.cpu.machine import host
+from migx.targets.cpu.machine import Machine, host
 from tests.targets.cpu.alone import parsed, produced
+from tests.targets.cpu.assembled import AVX2, NEON, TRIPLES
 from tests.targets.cpu.test_recurrent import layer
 
 MACHINES = {"avx2": (32, 16), "neon": (16, 32), "sse": (16, 16)}
@@ -50,3 +52,37 @@ def test_texts_compile(family: str, machine: str) -> None:
     kernel = kernel_for(produced(parsed(text)), other)
     assert kernel is not None
     assert jit.compiled(kernel.text)
+
+
+@pytest.mark.parametrize("machine", [AVX2, NEON], ids=lambda machine: machine.cpu)
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+@pytest.mark.parametrize(
+    "op",
+    [
+        'pooling(x) {mode="max", lengths=(3,), padding=(1, 1), stride=(2,), dilation=(1,)}',
+        "convolution(x, w) {padding=(1, 1), stride=(1,), dilation=(1,)}",
+        "concat(x, x) {axis=2}",
+        "gather(x, i) {axis=2}",
+        "tanh(x)",
+        "reduce_sum(x) {axes=(2,)}",
+    ],
+)
+def test_no_function_of_a_runtime_is_called(op: str, dtype: str, machine: Machine) -> None:
+    given = f"x: {dtype}[n, 16, 50], w: {dtype}[20, 16, 3], i: i64[7]"
+    text = f"module main({given}) {{\n%0 = {op}\nreturn %0\n}}\n"
+    kernel = kernel_for(produced(parsed(text)), machine)
+    assert kernel is not None
+    code = jit.assembly(kernel.text, machine.cpu, TRIPLES[machine.cpu])
+    assert not re.findall(r"\b__\w+", code)
+
+
+@pytest.mark.parametrize("machine", [AVX2, NEON], ids=lambda machine: machine.cpu)
+def test_whole_vectors_are_not_moved_lane_by_lane(machine: Machine) -> None:
+    text = "module main(x: f16[64, 100], w: f16[100, 50]) {\n%0 = dot(x, w)\nreturn %0\n}\n"
+    kernel = kernel_for(produced(parsed(text)), machine)
+    assert kernel is not None
+    code = kernel.text.splitlines()
+    for number, line in enumerate(code):
+        if "call" in line and re.search(r"llvm\.masked\.(?:load|store)\.v\d+f16", line):
+            before = next(one for one in code[number::-1] if one.endswith(":"))
+            assert before.startswith("when")

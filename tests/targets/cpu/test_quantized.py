@@ -19,6 +19,7 @@ from migx.targets.cpu.kernels import (
 )
 from migx.targets.cpu.machine import Machine, host
 from tests.targets.cpu.alone import parsed, problem, produced
+from tests.targets.cpu.assembled import AVX2, TRIPLES
 from tests.targets.cpu.test_convolution import GEOMETRIES, convolved
 
 FUSE = "fuse_pointwise,fuse_epilogue"
@@ -230,8 +231,10 @@ def test_other_machines(machine: Machine, signs: tuple[str, str]) -> None:
     for program, family in zip((image, rows, each), families, strict=True):
         kernel = family.kernel_for(produced(program), machine)
         assert kernel is not None
-        assert jit.compiled(kernel.text)
-        if "vnni" not in machine.features:
+        if "avxvnni" in machine.features:
+            assert jit.assembly(kernel.text, "alderlake", TRIPLES[AVX2.cpu])
+        else:
+            assert jit.compiled(kernel.text)
             assert not problem(lambda at, _, f=family: f.kernel_for(at, machine), program)  # type: ignore[misc]
 
 
