@@ -30,7 +30,7 @@ NEON = replace(
 TRIPLES = {AVX2.cpu: "x86_64-unknown-linux-gnu", NEON.cpu: "aarch64-unknown-linux-gnu"}
 _LABEL = re.compile(r"([.\w]+):")
 _JUMP = re.compile(r"(?:j\w+|b\.\w+|b|cbn?z\s+\w+,|tbn?z\s+\w+,\s*\S+,)\s+([.\w]+)$")
-_ON_STACK = re.compile(r".*(?:\(%r[sb]p\)|\[(?:sp|x29)\b)")
+_ON_STACK = re.compile(r".*(?:\(%rsp\b|\[sp\b)")
 _VECTOR = re.compile(r"[ (]%[xyz]mm\d|\s[qv]\d+")
 
 

@@ -11,7 +11,7 @@ from migx.targets.cpu.code import jit
 from migx.targets.cpu.kernels import FAMILIES, kernel_for
 from migx.targets.cpu.machine import Machine, host
 from tests.targets.cpu.alone import parsed, produced
-from tests.targets.cpu.assembled import AVX2, NEON, TRIPLES
+from tests.targets.cpu.assembled import AVX2, NEON, TRIPLES, count, loops, spills
 from tests.targets.cpu.test_recurrent import layer
 
 MACHINES = {"avx2": (32, 16), "neon": (16, 32), "sse": (16, 16)}
@@ -86,3 +86,35 @@ def test_whole_vectors_are_not_moved_lane_by_lane(machine: Machine) -> None:
         if "call" in line and re.search(r"llvm\.masked\.(?:load|store)\.v\d+f16", line):
             before = next(one for one in code[number::-1] if one.endswith(":"))
             assert before.startswith("when")
+
+
+@pytest.mark.parametrize("machine", [AVX2, NEON], ids=lambda machine: machine.cpu)
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("rows", [4, 64])
+def test_tiles_of_dots_fill_the_registers(rows: int, dtype: str, machine: Machine) -> None:
+    text = f"module main(x: {dtype}[{rows}, 512], w: {dtype}[512, 384]) {{\n"
+    assert products(f"{text}%0 = dot(x, w)\nreturn %0\n}}\n", machine) >= tile(machine, rows)
+
+
+@pytest.mark.parametrize("machine", [AVX2, NEON], ids=lambda machine: machine.cpu)
+@pytest.mark.parametrize("size", [14, 56])
+@pytest.mark.parametrize("taps", [1, 3])
+def test_tiles_of_convolutions_fill_the_registers(taps: int, size: int, machine: Machine) -> None:
+    text = f"module main(x: f32[1, 64, {size}, {size}], w: f32[64, 64, {taps}, {taps}]) {{\n"
+    sides = ", ".join([str(taps // 2)] * 4)
+    op = f"%0 = convolution(x, w) {{padding=({sides}), stride=(1, 1), dilation=(1, 1)}}"
+    assert products(f"{text}{op}\nreturn %0\n}}\n", machine) >= tile(machine, 64)
+
+
+def products(text: str, machine: Machine) -> int:
+    """The most multiply-adds in an inner loop of a kernel, none of which spills."""
+    kernel = kernel_for(produced(parsed(text)), machine)
+    assert kernel is not None
+    found = {count(each, r"vfmadd.*|fmla"): spills(each) for each in loops(kernel.text, machine)}
+    assert not found[max(found)]
+    return max(found)
+
+
+def tile(machine: Machine, rows: int) -> int:
+    """About the sums that registers hold beside a vector for each column and a number of a row."""
+    return min(rows * 3, machine.registers * 3 // 4)
