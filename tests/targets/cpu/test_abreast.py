@@ -136,8 +136,8 @@ def test_where_the_greatest_of_each_row_is(length: int) -> None:
 def test_no_value_takes_more_registers_than_there_is_room_for() -> None:
     """On fewer registers, fewer rows are abreast: the texts are shorter."""
     at = produced(reduction("softmax", "f32[n, 100]", "axis=1"))
-    few = fused.kernel_for(at, replace(host(), registers=8))
-    many = fused.kernel_for(at, host())
+    wide = replace(host(), vector_bytes=64, masks=True)
+    few, many = (fused.kernel_for(at, replace(wide, registers=n)) for n in (8, 32))
     assert few is not None
     assert many is not None
     assert len(few.text) < len(many.text)
