@@ -259,8 +259,8 @@ class _Writer(KernelWriter):
         zeros = self._parameters(problem.zero, panel, block, problem.signed and not real)
         # A whole zero point is combined with the power; a fractional one would be rounded there.
         positions = self._positions(max(len(carry), self.levels), problem.signed)
-        if not carry:  # the tiles that follow need the registers
-            positions = [_Position(*map(f.reread, position)) for position in positions]
+        # Other loops need the registers.
+        positions = [_Position(*map(f.reread, position)) for position in positions]
         powers = self._powers(positions)
         offsets = [p + (self.base if real else z) for p, z in zip(powers, zeros, strict=True)]
         start = panel * (problem.stored * self.width * problem.bits // 8)

@@ -450,9 +450,11 @@ module main(x: f32[n, 700]) {{
 
 
 @pytest.mark.parametrize("weight", ["i4", "u8"])
-@pytest.mark.parametrize("rows", [1, 2, 4, 7, 13])
+@pytest.mark.parametrize("rows", ["n", 1, 2, 4, 7, 13])
 @pytest.mark.parametrize("machine", [AVX2, NEON], ids=lambda machine: machine.cpu)
-def test_loops_keep_their_values_in_registers(machine: Machine, rows: int, weight: str) -> None:
+def test_loops_keep_their_values_in_registers(
+    machine: Machine, rows: int | str, weight: str
+) -> None:
     text = product(rows, 512, 256, weight=weight)
     kernel = kernel_for(produced(parsed(text, "fuse_int4")), machine)
     assert kernel is not None
