@@ -1,8 +1,7 @@
 """Memory for large values that come and go: in huge pages, and reused.
 
 Touching fresh memory for the first time takes longer than copying into it, and unmapping stops
-every other thread of Python. So memory that nobody reads any more is kept for the next copy; the
-system may reclaim it, because it is told that the content is not needed.
+every other thread of Python. So memory that nobody reads any more is kept for the next values.
 """
 
 from __future__ import annotations
@@ -37,11 +36,14 @@ Arrays = Sequence[NDArray[Any]]
 
 
 class Memory:
-    """The memory of values that replace each other. Besides what is in use, it keeps what the next
-    update could reuse, at most as much as the largest has taken. Thread-safe, except ``copies``.
+    """The memory of values that replace each other: the weights of an update, or the results of a
+    run. Besides what is in use, it keeps what the next could reuse, at most as much as the largest
+    has taken; if ``lazy``, the system may reclaim it meanwhile, and telling it takes time.
+    Thread-safe, except ``copies``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lazy: bool = True) -> None:
+        self._lazy = lazy
         self._spare: list[mmap.mmap] = []
         self._taken = self._most = 0
 
@@ -49,9 +51,13 @@ class Memory:
         """Row-major copies that nobody else can write to; ``MemoryError`` if they do not fit."""
         self._taken = 0
         made = [array for group in _groups(arrays) for array in self._like(group)]
-        self._most = max(self._most, self._taken)
+        self.keep(self._taken)
         copy(zip(made, arrays, strict=True))
         return made
+
+    def keep(self, mapped: int) -> None:
+        """Lets at least so many mapped bytes be kept for reuse."""
+        self._most = max(self._most, mapped)
 
     def _like(self, arrays: Arrays) -> Iterator[NDArray[Any]]:
         """Uninitialised arrays with the types and dims of others, allocated together."""
@@ -59,22 +65,26 @@ class Memory:
         if total < HUGE or os.name == "nt" or any(array.dtype.hasobject for array in arrays):
             yield from (np.empty(array.shape, array.dtype) for array in arrays)
             return
-        whole, start = self._block(total), 0
+        whole, start = self.block(total), 0
         for array in arrays:
             part = whole[start : start + array.nbytes]
             yield part.view(array.dtype).reshape(array.shape)
             start += aligned(array.nbytes)
 
-    def _block(self, nbytes: int) -> NDArray[np.uint8]:
-        """Memory that begins at a huge page, and is reused when its last view is gone."""
-        size = -(-nbytes // HUGE) * HUGE + HUGE
+    def block(self, nbytes: int) -> NDArray[np.uint8]:
+        """Uninitialised memory that is reused when its last view is gone; that of a huge page or
+        more begins at one. ``MemoryError`` if there is none.
+        """
+        size, huge = mapped(nbytes), nbytes >= HUGE
         self._taken += size
         found = self._again(size)
         if found is None:
-            self._drop(0)
+            self._drop(max(0, self._most - size))
             found = _fresh(size)
-            _advise(_address(found), size, "MADV_HUGEPAGE")
-        whole = np.frombuffer(found, np.uint8, nbytes, -_address(found) % HUGE)
+            if huge:
+                _advise(_address(found), size, "MADV_HUGEPAGE")
+        start = -_address(found) % HUGE if huge else 0
+        whole = np.frombuffer(found, np.uint8, nbytes, start)
         weakref.finalize(whole, self._returned, found).atexit = False
         return whole
 
@@ -88,7 +98,8 @@ class Memory:
         return None
 
     def _returned(self, block: mmap.mmap) -> None:
-        _advise(_address(block), len(block), "MADV_FREE")
+        if self._lazy:
+            _advise(_address(block), len(block), "MADV_FREE")
         self._spare.append(block)
         self._drop(self._most)
 
@@ -146,6 +157,12 @@ def _groups(arrays: Arrays) -> Iterator[Arrays]:
 def aligned(nbytes: int) -> int:
     """A number of bytes, rounded up to the alignment."""
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def mapped(nbytes: int) -> int:
+    """The bytes that are mapped for a block: whole pages, and if huge, one more to begin at one."""
+    page = HUGE if nbytes >= HUGE else mmap.PAGESIZE
+    return -(-nbytes // page) * page + (HUGE if nbytes >= HUGE else 0)
 
 
 def _fresh(size: int) -> mmap.mmap:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from ctypes import addressof, c_char
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from migx.base.memory import ALIGNMENT
+from migx.base.memory import ALIGNMENT, Memory
 from migx.errors import EvaluationError, InputError
 from migx.shape import Shape
 
@@ -25,8 +26,16 @@ def allocated(nbytes: int) -> NDArray[np.uint8]:
     return block(nbytes)[0]
 
 
-def block(nbytes: int) -> tuple[NDArray[np.uint8], int]:
-    """The array that ``allocated`` gives, and its address."""
+def block(nbytes: int, reused: Memory | None = None) -> tuple[NDArray[np.uint8], int]:
+    """The array that ``allocated`` gives, and its address; of memory that is ``reused``, if given
+    and the system can.
+    """
+    if reused is not None and os.name != "nt":
+        try:
+            made = reused.block(nbytes)
+        except MemoryError as error:
+            raise _missing(nbytes) from error
+        return made, address(made)
     raw, at = empty((nbytes + ALIGNMENT,), _BYTES)
     start = -at % ALIGNMENT
     return raw[start : start + nbytes], at + start
@@ -39,9 +48,12 @@ def empty(dims: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[NDArray[Any], in
     try:
         made = np.empty(dims, dtype)
     except (MemoryError, ValueError) as error:
-        nbytes = math.prod(dims) * dtype.itemsize
-        raise EvaluationError(f"there is no memory for {nbytes:,} bytes") from error
+        raise _missing(math.prod(dims) * dtype.itemsize) from error
     return made, address(made)
+
+
+def _missing(nbytes: int) -> EvaluationError:
+    return EvaluationError(f"there is no memory for {nbytes:,} bytes")
 
 
 def address(array: Any) -> int:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from migx import dim
 from migx import op as operations
-from migx.base.memory import aligned
+from migx.base.memory import Memory, aligned
 from migx.dim import Extent
 from migx.dims.extents import Latest, Numbers
 from migx.ir import Instruction
@@ -33,6 +33,8 @@ ALONE = 1 << 16
 """Results of up to so many bytes are allocated faster as arrays than as views of aligned bytes,
 which outweighs the slower stores of vectors that cross cache lines.
 """
+LARGE = 1 << 20
+"""Results of so many bytes take longer to fault in than to compute."""
 Patch: TypeAlias = list[tuple[int, int]]
 """The words that hold addresses in one piece of memory, each with its offset there."""
 
@@ -55,11 +57,13 @@ class Block:
         self.nbytes = start + nbytes
         return start
 
-    def allocated(self) -> tuple[NDArray[Any], int]:
-        """New memory for the block, and its address."""
+    def allocated(self, reused: Memory) -> tuple[NDArray[Any], int]:
+        """Memory for the block, and its address: a large one reuses that of results which nobody
+        reads any more.
+        """
         if (lie := self.alone) is not None:
             return empty(lie.dims, lie.shape.dtype.numpy)
-        return block(self.nbytes)
+        return block(self.nbytes, reused if self.nbytes >= LARGE else None)
 
 
 class Plan:

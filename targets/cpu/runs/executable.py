@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from migx.argument import Argument
+from migx.base.memory import Memory
 from migx.binding import Sizes, Told
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Param
@@ -52,7 +53,7 @@ class CpuExecutable:
         self.threads = wanted_threads(context.options.num_threads)
         self.kernels: dict[Instruction, Kernel | None] = {}
         self.counting: dict[Instruction, Kernel] = {}
-        self.literals = Literals()
+        self.literals, self.results = Literals(), Memory(lazy=False)
         self.pieces: dict[Module, list[Piece]] = {}
         self.outputs: dict[Module, tuple[Instruction, ...]] = {}
         self._sizes, self._lengths = Told(program.main), Lengths(program.main)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
+from migx.base.memory import mapped
 from migx.binding import Sizes
 from migx.dims.extents import BySizes
 from migx.errors import InputError
@@ -61,13 +62,15 @@ class Piece:
 
     def _planned(self, outline: Outline, sizes: Mapping[str, int]) -> Plan:
         try:
-            return Plan(self._form(outline), sizes, self.executable.threads)
+            plan = Plan(self._form(outline), sizes, self.executable.threads)
         except InputError:
             refused = {} if outline.refused else control.refused(outline, sizes)
             other = outline.without(refused) if refused else self.plain
             if other is outline or (other.native and not refused):
                 raise
-        return self._planned(other, sizes)
+            return self._planned(other, sizes)
+        self.executable.results.keep(sum(mapped(block.nbytes) for block in plan.blocks))
+        return plan
 
     def _form(self, outline: Outline) -> Form:
         """The form of an outline. An outline that omits what some sizes refuse is for these alone,

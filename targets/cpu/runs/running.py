@@ -147,7 +147,7 @@ class Run:
         """Runs every step."""
         plan, words = self.plan, self.workspace.words
         for made in plan.blocks:
-            memory, base = made.allocated()
+            memory, base = made.allocated(self.executable.results)
             self.memory.append(memory)
             for word, offset in made.patch:
                 words[word] = base + offset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 from itertools import combinations
 from typing import Any
@@ -17,6 +18,7 @@ from migx.planning import Life, arranged
 from migx.profile import Profile
 from migx.program import Program
 from migx.targets.cpu.plans.outline import Kind
+from migx.targets.cpu.plans.plan import LARGE
 from migx.targets.cpu.runs.executable import CpuExecutable
 from migx.targets.cpu.runs.running import ROOMY
 from migx.testing import check_target
@@ -138,16 +140,34 @@ def test_results_are_the_callers_own() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(first, kept, strict=True))
 
 
-def test_small_results_share_memory_and_large_ones_do_not() -> None:
-    program = compiled(
-        """module main(x: f32[n]) {
+THREE = """module main(x: f32[n]) {
   %0 = relu(x) : f32[n]
   %1 = neg(x) : f32[n]
   %2 = exp(x) : f32[n]
   return %0, %1, %2
 }
 """
-    )
+
+
+def test_large_results_take_the_memory_of_those_that_nobody_reads() -> None:
+    lines = "".join(f"  %{i} = relu(x) : f32[n]\n" for i in range(32))
+    returned = ", ".join(f"%{i}" for i in range(32))
+    program = compiled(f"module main(x: f32[n]) {{\n{lines}  return {returned}\n}}\n")
+    x = np.linspace(-1, 1, LARGE // 4, dtype=np.float32)
+    kept = program.eval({"x": x})[1][-3:]
+    x *= 2
+    for _ in range(3):
+        program.eval({"x": x})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        program.eval({"x": x})
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert faults * resource.getpagesize() < x.nbytes
+    np.testing.assert_array_equal(kept, x[-3:] / 2)
+
+
+def test_small_results_share_memory_and_large_ones_do_not() -> None:
+    program = compiled(THREE)
     for n, blocks in ((0, 1), (3, 1), (400, 2), (2000, 3)):
         x = np.linspace(-1, 1, n, dtype=np.float32)
         results = program.eval({"x": x})
