@@ -4,7 +4,7 @@ instructions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -181,7 +181,7 @@ class Node(Builder):
         value = self._attribute(name, default, "s")
         return value.decode() if isinstance(value, bytes) else str(value)
 
-    def choice(self, name: str, options: Sequence[str], default: str | None = None) -> str:
+    def choice(self, name: str, options: Iterable[str], default: str | None = None) -> str:
         """A string attribute that must be one of some options."""
         given = self.string(name, default)
         if given not in options:

@@ -276,7 +276,7 @@ def test_groups_are_one_kernel_of_attention(case: str, tmp_path: Path) -> None:
 
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [
-    ("k_quant_type 'PER_ROW' of 8 bits; there are NONE, PER_TENSOR", {"k_quant_type": "PER_ROW"}),
+    ("no k_quant_type 'PER_ROW'; there are NONE, PER_TENSOR", {"k_quant_type": "PER_ROW"}),
     ("i8 is wanted", {"k_quant_type": "PER_TENSOR"}),
     ("local_window_size 2 with causal 0", {"causal": 0, "local_window_size": 2}),
     ("no qk_output 3; there are 0, 1", {"qk_output": 3}),

@@ -266,7 +266,7 @@ REFUSED: list[tuple[str, list[Any], dict[str, Any], str]] = [
         "CropAndResize",
         [IMAGES, BOXES, WHICH, size(4, 3)],
         {"constant": [3], "mode": "cubic"},
-        "no mode 'cubic'; there are bilinear and nearest",
+        "no mode 'cubic'; there are bilinear, nearest",
     ),
     (
         "ConvTransposeWithDynamicPads",

@@ -85,7 +85,7 @@ REFUSED: list[tuple[list[Any], dict[str, Any], str]] = [
     (drawn(0), {"state_update_capacity": 2}, "state_update_capacity 2 is not supported; 0 is"),
     (drawn(0), {"update_rule": "square"}, "no update_rule 'square'; there are linear, gated,"),
     (drawn(0), {"gate_activation": "tanh"}, "no gate_activation 'tanh'; there are none, softplus"),
-    (drawn(0), {"beta_activation": "tanh"}, "no beta_activation 'tanh'; there are none and"),
+    (drawn(0), {"beta_activation": "tanh"}, "no beta_activation 'tanh'; there are none, sigmoid"),
     (drawn(0, flat=True)[:6], {}, "initial_state says how many members a batch has"),
     (packed(drawn(0))[:6], {}, "initial_state says how many heads packed operands have"),
     (

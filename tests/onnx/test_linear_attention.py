@@ -187,7 +187,7 @@ REFUSED: list[tuple[str, list[Array | None], dict[str, Any], str]] = [
     ("CausalConvWithState", [X, W], {"dilation": 0}, "dilation 0; it is 1 or more"),
     ("CausalConvWithState", [X, W], {"state_length": 9}, "state_length 9 is not supported; 0 is"),
     ("GatedRMSNorm", [X, BIAS[:4], X], {}, "5 is no multiple of 4"),
-    ("GatedRMSNorm", [X, BIAS[:5], X], {"activation": "relu"}, "there are silu, swish and sigmoid"),
+    ("GatedRMSNorm", [X, BIAS[:5], X], {"activation": "relu"}, "there are silu, swish, sigmoid"),
 ]
 
 

@@ -140,7 +140,7 @@ CASES = [
         "ScatterElements",
         [ROWS, np.zeros((1, 3), np.int64), floats(1, 3)],
         {"domain": "", "version": 18, "reduction": "avg"},
-        "its reduction is none, add, mul, max or min, not 'avg'",
+        "no reduction 'avg'; there are none, add, mul, max, min",
     ),
     case(
         "Slice",
@@ -172,9 +172,7 @@ CASES = [
         "it has neither a window nor a frame length",
     ),
     case("StringConcat", [ROWS, ROWS], {"domain": "", "version": 20}, "but strings are wanted"),
-    case(
-        "Normalizer", [ROWS], {"domain": ML, "norm": "L3"}, "no norm 'L3'; there are MAX, L1 and L2"
-    ),
+    case("Normalizer", [ROWS], {"domain": ML, "norm": "L3"}, "no norm 'L3'; there are MAX, L1, L2"),
     case("Imputer", [ROWS], {"domain": ML}, "it has no imputed values"),
     case("LabelEncoder", [ROWS], {"domain": ML, "version": 2}, "it has no keys or no values"),
     case(
@@ -194,7 +192,7 @@ CASES = [
         "the post transform X is not supported",
     ),
     case(
-        "CDist", [ROWS, ROWS], {"metric": "cosine"}, "no metric 'cosine'; there are euclidean and"
+        "CDist", [ROWS, ROWS], {"metric": "cosine"}, "no metric 'cosine'; there are euclidean, sq"
     ),
     case("Attention", HEADS, {"num_heads": 2, "do_rotary": 1}, "do_rotary is not supported"),
     case(

@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_an_error(tmp_path: Path) -> None:
             domain=DOMAIN,
             **options | {"classlabels_ints": [1, 2]},
         )
-    with pytest.raises(OnnxError, match="no kernel 'NEAR'; there are LINEAR, POLY, RBF and"):
+    with pytest.raises(OnnxError, match="no kernel_type 'NEAR'; there are LINEAR, POLY, RBF,"):
         results(
             tmp_path, "SVMClassifier", [X], 2, domain=DOMAIN, **options | {"kernel_type": "NEAR"}
         )

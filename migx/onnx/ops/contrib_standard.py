@@ -77,9 +77,7 @@ def distances(node: Node) -> Instruction:
     )
     square = node.add(ops.ReduceSum((2,)), node.add(ops.Mul(), apart, apart))
     square = node.add(ops.Squeeze((2,)), square)
-    metric = node.string("metric", "sqeuclidean")
-    if metric not in ("euclidean", "sqeuclidean"):
-        raise node.fail(f"no metric {metric!r}; there are euclidean and sqeuclidean")
+    metric = node.choice("metric", ("euclidean", "sqeuclidean"), "sqeuclidean")
     return square if metric == "sqeuclidean" else node.add(ops.Sqrt(), square)
 
 

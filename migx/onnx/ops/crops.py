@@ -43,9 +43,7 @@ def crop_and_resize(node: Node) -> Instruction:
     sampled from corner to corner. Samples outside of the image have a fixed value.
     """
     x, size = node.input(0), node.extents(node.input(3))
-    mode = node.string("mode", "bilinear")
-    if mode not in ("bilinear", "nearest"):
-        raise node.fail(f"no mode {mode!r}; there are bilinear and nearest")
+    mode = node.choice("mode", ("bilinear", "nearest"), "bilinear")
     if size is None or len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
         raise node.fail(f"crop_size {node.proto.input[3]!r} must be two known integers above 0")
     y, x_ = (places(node, axis, int(n)) for axis, n in enumerate(size))

@@ -257,7 +257,7 @@ def is_fused(node: Node, third: Layer) -> bool:
     """Whether the first layer of an expert computes both gates and gated values. ``OnnxError`` if
     activation, fusion and layers do not go together.
     """
-    kind, fusion = node.string("activation_type", "relu"), node.integer("swiglu_fusion", 0)
+    kind, fusion = activation(node), node.integer("swiglu_fusion", 0)
     has_third = node.optional(third.weights) is not None
     if fusion not in (0, 1, 2) or (fusion and (kind != "swiglu" or has_third)):
         raise node.fail(
@@ -284,7 +284,7 @@ def gated(node: Node, gate: Instruction, x: Instruction) -> Instruction:
     """SiLU of the gate times the gated value; with ``swiglu`` both are clipped, the gate before or
     after its activation, and ``activation_beta`` is added to the value.
     """
-    if node.string("activation_type") == "silu":
+    if activation(node) == "silu":
         return node.add(ops.Mul(), self_gated(node, gate), x)
     limit = node.number("swiglu_limit", math.inf)
     most, after = node.scalar(limit, x), bool(node.integer("swiglu_limit_after_activation", 0))
@@ -299,13 +299,16 @@ def gated(node: Node, gate: Instruction, x: Instruction) -> Instruction:
 
 def activated(node: Node, x: Instruction) -> Instruction:
     """An ungated activation."""
-    match kind := node.string("activation_type", "relu"):
+    match activation(node):
         case "relu":
             return node.add(ops.Relu(), x)
         case "gelu":
             return delegated(node, "Gelu", x, approximate="tanh")
         case "silu":
             return self_gated(node, x)
-        case "identity":
-            return x
-    raise node.fail(f"no activation_type {kind!r}; there are relu, gelu, silu, swiglu and identity")
+    return x
+
+
+def activation(node: Node) -> str:
+    """The activation of experts, by name; swiglu is gated, and silu may be."""
+    return node.choice("activation_type", ("relu", "gelu", "silu", "swiglu", "identity"), "relu")

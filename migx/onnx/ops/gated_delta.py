@@ -11,7 +11,7 @@ from migx.onnx.ops._common import delegated, divided
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import scaled
-from migx.onnx.ops.linear_attention import RULES, Steps, scale_of, scanned, shared
+from migx.onnx.ops.linear_attention import Steps, rule_of, scale_of, scanned, shared
 from migx.shape import F32
 
 GATES = {"none": "none", "softplus": "softplus", "qwen": "softplus", "sigmoid": "sigmoid"}
@@ -29,9 +29,7 @@ def gated_delta_net(node: Node) -> tuple[Instruction, Instruction]:
     if node.optional(3) is not None:
         raise node.fail("cu_seqlens is not supported: all sequences must have one length")
     node.expect_integers(state_update_capacity=0)
-    rule = node.string("update_rule", "gated_delta")
-    if rule not in RULES:
-        raise node.fail(f"no update_rule {rule!r}; there are {', '.join(RULES)}")
+    decays, corrects = rule_of(node)
     q, k, v = operands(node)
     lead, heads = v.shape.dims[:-2], v.shape.dims[-2]
     if not isinstance(heads, int):
@@ -49,7 +47,6 @@ def gated_delta_net(node: Node) -> tuple[Instruction, Instruction]:
         state = node.add(ops.Transpose((0, 1, 3, 2)), past)
     steps = (batch, length)
     q, k, v = (node.reshape(x, (*steps, x.shape.dims[-2], 1, x.shape.dims[-1])) for x in (q, k, v))
-    decays, corrects = RULES[rule]
     of = Steps(
         scaled(node, shared(node, q, heads), scale_of(node, size)),
         shared(node, k, heads),
@@ -102,16 +99,14 @@ def gate(node: Node, place: int, steps: tuple[Extent, Extent], heads: int) -> In
 
 def decay(node: Node, steps: tuple[Extent, Extent], heads: int) -> Instruction:
     """The factor of the state: the exponential of the operand, or of an activation of it."""
-    kind = node.string("gate_activation", "none")
-    if kind not in GATES:
-        raise node.fail(f"no gate_activation {kind!r}; there are {', '.join(GATES)}")
+    kind = GATES[node.choice("gate_activation", GATES, "none")]
     x = gate(node, 4, steps, heads)
-    if GATES[kind] != "none":
+    if kind != "none":
         each = node.add(ops.Exp(), node.reshape(node.input(7), (heads, 1, 1)))
         if (bias := node.optional(8)) is not None:
             size = bias.shape.elements // heads
             x = binary(node, ops.Add(), x, node.reshape(bias, (heads, size, 1)))
-        if GATES[kind] == "softplus":
+        if kind == "softplus":
             x = node.add(ops.Neg(), binary(node, ops.Mul(), delegated(node, "Softplus", x), each))
         else:
             opened = node.add(ops.Sigmoid(), binary(node, ops.Mul(), x, each))
@@ -121,8 +116,6 @@ def decay(node: Node, steps: tuple[Extent, Extent], heads: int) -> Instruction:
 
 def rate(node: Node, steps: tuple[Extent, Extent], heads: int) -> Instruction:
     """The rate of updates of the state."""
-    kind = node.string("beta_activation", "none")
-    if kind not in ("none", "sigmoid"):
-        raise node.fail(f"no beta_activation {kind!r}; there are none and sigmoid")
+    kind = node.choice("beta_activation", ("none", "sigmoid"), "none")
     x = gate(node, 5, steps, heads)
     return x if kind == "none" else node.add(ops.Sigmoid(), x)

@@ -88,13 +88,10 @@ def normalized(node: Node, x: Instruction, place: int) -> Instruction:
 def bits_of(node: Node, place: int) -> int:
     """The bits of cached elements, for the scale at an operand; 0 if they are not quantised."""
     name = "k_quant_type" if place == 12 else "v_quant_type"
-    kind, bits = node.string(name, "NONE"), node.integer("kv_cache_bit_width", 8)
-    if kind == "NONE":
+    if node.choice(name, ("NONE", "PER_TENSOR", "PER_CHANNEL"), "NONE") == "NONE":
         return 0
-    if kind not in ("PER_TENSOR", "PER_CHANNEL") or bits not in LEVELS:
-        raise node.fail(
-            f"{name} {kind!r} of {bits} bits; there are NONE, PER_TENSOR and PER_CHANNEL, of 8 or 4"
-        )
+    if (bits := node.integer("kv_cache_bit_width", 8)) not in LEVELS:
+        raise node.fail(f"kv_cache_bit_width {bits}; it is {' or '.join(map(str, LEVELS))}")
     past, wanted = node.optional(place - 9), LEVELS[bits][0]
     if past is not None and past.shape.dtype is not wanted:
         raise node.fail(f"{node.proto.input[place - 9]!r} {past.shape}: {wanted} is wanted")

@@ -48,10 +48,7 @@ def of_width(node: Node, indices: Instruction, width: int) -> Instruction:
 
 def combined_by(node: Node) -> str:
     """The suffix of the operation's name for how updates are combined with existing values."""
-    given = node.string("reduction", "none")
-    if given not in ("none", "add", "mul", "max", "min"):
-        raise node.fail(f"its reduction is none, add, mul, max or min, not {given!r}")
-    return given.title()
+    return node.choice("reduction", ("none", "add", "mul", "max", "min"), "none").title()
 
 
 @importer("ScatterElements", "Scatter")

@@ -85,9 +85,7 @@ def scanned(node: Node, of: Steps, state: Instruction) -> tuple[Instruction, Ins
 
 def read_steps(node: Node) -> Steps:
     """The operands, by heads of the state."""
-    rule = node.string("update_rule", "gated_delta")
-    if rule not in RULES:
-        raise node.fail(f"no update_rule {rule!r}; there are {', '.join(RULES)}")
+    decays, corrects = rule_of(node)
     count, heads = node.integer("q_num_heads"), node.integer("kv_num_heads")
     if count < 1 or heads < 1 or (count % heads and heads % count):
         raise node.fail(f"{count} heads of queries, {heads} of values: one must divide the other")
@@ -104,7 +102,6 @@ def read_steps(node: Node) -> Steps:
     q = node.reshape(q, (batch, length, min(count, heads), group, size))
     k = node.reshape(k, (batch, length, keys, 1, size))
     scale = scale_of(node, size)
-    decays, corrects = RULES[rule]
     decay, rate = factors(node, decays, 4, heads, size), factors(node, corrects, 5, heads, 1)
     return Steps(
         scaled(node, shared(node, q, heads), scale),
@@ -113,6 +110,11 @@ def read_steps(node: Node) -> Steps:
         None if decay is None else node.add(ops.Exp(), decay),
         rate,
     )
+
+
+def rule_of(node: Node) -> tuple[bool, bool]:
+    """Whether the state decays, and whether its content is corrected."""
+    return RULES[node.choice("update_rule", RULES, "gated_delta")]
 
 
 def scale_of(node: Node, size: Extent) -> float:
@@ -210,9 +212,7 @@ def gated_norm(node: Node) -> Instruction:
     gate, in f32.
     """
     x, scale, gate = (node.convert(node.input(i), F32) for i in range(3))
-    kind = node.string("activation", "silu")
-    if kind not in ("silu", "swish", "sigmoid"):
-        raise node.fail(f"no activation {kind!r}; there are silu, swish and sigmoid")
+    kind = node.choice("activation", ("silu", "swish", "sigmoid"), "silu")
     *lead, width = x.shape.dims
     count = scale.shape.dims[0]
     if not may_equal(width % count, 0):
@@ -230,9 +230,8 @@ def causal_convolution(node: Node) -> tuple[Instruction, Instruction]:
     is the past of the next call.
     """
     x, w, bias, past = node.input(0), node.input(1), node.optional(2), node.optional(3)
-    kind, dilation = node.string("activation", "none"), node.integer("dilation", 1)
-    if kind not in ("none", "silu", "swish"):
-        raise node.fail(f"no activation {kind!r}; there are none, silu and swish")
+    kind = node.choice("activation", ("none", "silu", "swish"), "none")
+    dilation = node.integer("dilation", 1)
     if node.integer("ndim", 1) != 1 or node.integer("state_window", 0):
         raise node.fail("ndim is 1 and state_window 0; others are not supported")
     node.expect_integers(

@@ -33,11 +33,8 @@ def dict_vectorizer(node: Node) -> Instruction:
 @importer("CastMap", domain=DOMAIN)
 def cast_map(node: Node) -> Instruction:
     """One row: the values in the order of their keys, or at the index of each if SPARSE."""
-    form, cast = node.string("map_form", "DENSE"), node.string("cast_to", "TO_FLOAT")
-    if form not in ("DENSE", "SPARSE") or cast not in CASTS:
-        raise node.fail(
-            f"no form {form!r} or type {cast!r}; there are DENSE and SPARSE, {', '.join(CASTS)}"
-        )
+    form = node.choice("map_form", ("DENSE", "SPARSE"), "DENSE")
+    cast = node.choice("cast_to", CASTS, "TO_FLOAT")
     if form == "DENSE":
         found = node.add(ops.MapValues(node.fresh()), node.input(0))
     else:

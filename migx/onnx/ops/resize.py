@@ -17,6 +17,9 @@ from migx.onnx.ops.elementwise import binary
 from migx.op import Array
 from migx.shape import F32, F64, I64
 
+POLICIES = ("stretch", "not_larger", "not_smaller")
+"""How sizes are changed to keep the aspect ratio."""
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -74,6 +77,7 @@ def resize(node: Node) -> Instruction:
     crops = transformation == "tf_crop_and_resize"
     if crops and region is None:
         raise node.fail("tf_crop_and_resize needs a region of interest")
+    policy = node.choice("keep_aspect_ratio_policy", POLICIES, "stretch")
     wanted = Wanted(
         tuple(node.axis(a, rank) for a in node.integers("axes", range(rank))),
         scales if sizes is None else None,
@@ -81,10 +85,8 @@ def resize(node: Node) -> Instruction:
         region if crops else None,
         transformation,
         node.string("nearest_mode", "round_prefer_floor"),
-        node.string("keep_aspect_ratio_policy", "stretch") if sizes is not None else "stretch",
+        "stretch" if sizes is None else policy,
     )
-    if wanted.policy not in ("stretch", "not_larger", "not_smaller"):
-        raise node.fail(f"no keep_aspect_ratio_policy {wanted.policy!r}")
     return resized(node, wanted)
 
 

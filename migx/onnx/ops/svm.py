@@ -70,7 +70,7 @@ def product(node: Node, x: Instruction, matrix: Array, offset: Array) -> Instruc
 
 def kernel(node: Node, x: Instruction, vectors: Array) -> Instruction:
     """The kernel function of each row and each support vector."""
-    kind = node.string("kernel_type", "LINEAR")
+    kind = node.choice("kernel_type", ("LINEAR", "POLY", "RBF", "SIGMOID"), "LINEAR")
     gamma, offset, degree = (*node.numbers("kernel_params", ()), 0.0, 0.0, 0.0)[:3]
     if kind == "RBF":
         apart = binary(
@@ -85,9 +85,7 @@ def kernel(node: Node, x: Instruction, vectors: Array) -> Instruction:
     moved = node.add(ops.Add(), moved, node.scalar(offset, moved))
     if kind == "SIGMOID":
         return node.add(ops.Tanh(), moved)
-    if kind == "POLY":
-        return node.add(ops.Pow(), moved, node.scalar(degree, moved))
-    raise node.fail(f"no kernel {kind!r}; there are LINEAR, POLY, RBF and SIGMOID")
+    return node.add(ops.Pow(), moved, node.scalar(degree, moved))
 
 
 def linear_scores(node: Node, count: int) -> Instruction:
