@@ -88,10 +88,12 @@ class FusedKernel:
         """Every access, inputs first."""
         return [n.of for n in self.nodes if isinstance(n.of, Access)] + [a for _, a in self.outputs]
 
-    @property
-    def in_place(self) -> tuple[int, ...]:
-        """The inputs with exactly the layout of the result; none if there are several results."""
-        return self.lying_as(0) if len(self.outputs) == 1 else ()
+    def in_place(self, *used: int) -> tuple[tuple[int, int], ...]:
+        """The inputs with exactly the layout of the only result, which is number 0, except those
+        ``used`` elsewhere; none if there are several results.
+        """
+        alike = self.lying_as(0) if len(self.outputs) == 1 else ()
+        return tuple((i, 0) for i in alike if i not in used)
 
     def lying_as(self, output: int) -> tuple[int, ...]:
         """The inputs with exactly the layout of a result, wherever they are read."""

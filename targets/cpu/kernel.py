@@ -100,11 +100,10 @@ class Kernel:
     reports.
 
     ``formats`` are the inputs that are constants, each with the weight format it is read in
-    (``(1, "ABcd16a4b")``), which is the format of the constant ``behind`` its views. ``in_place``
-    are the inputs whose memory the result may take if nobody else reads them and they have its
-    layout: the kernel reads each element before it writes it. ``over`` is the same for several
-    results: inputs, each with the number of a result. ``symbol`` names the machine code; a kernel
-    loaded from a file has no text.
+    (``(1, "ABcd16a4b")``), which is the format of the constant ``behind`` its views. ``over`` are
+    inputs, each with the number of a result that may take its memory if nobody else reads it and it
+    has the result's layout: the kernel reads each element before it writes it. ``symbol`` names the
+    machine code; a kernel loaded from a file has no text.
 
     ``fault`` is the error message for wrong operands. A kernel that finds them wrong stores 1 into
     its word that is initialised to 0; there is then no result, and the run ends with an error.
@@ -124,12 +123,11 @@ class Kernel:
     shared: Extent = 0
     flops: Extent = 0
     formats: tuple[tuple[int, str], ...] = ()
-    in_place: tuple[int, ...] = ()
+    over: tuple[tuple[int, int], ...] = ()
     fault: str = ""
     symbol: str = ""
     most: Extent | None = None
     finds: bool = False
-    over: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.symbol:
@@ -298,9 +296,8 @@ class Frame:
         shared: Extent = 0,
         flops: Extent = 0,
         formats: tuple[tuple[int, str], ...] = (),
-        in_place: tuple[int, ...] = (),
-        most: Extent | None = None,
         over: tuple[tuple[int, int], ...] = (),
+        most: Extent | None = None,
     ) -> Kernel:
         """The kernel, once its function is written."""
         assert self.shares == (shared != 0)
@@ -314,10 +311,9 @@ class Frame:
             shared,
             flops,
             formats,
-            in_place,
+            over,
             self._fault,
             most=most,
-            over=over,
         )
 
     def _address(self, index: int) -> Value:

@@ -23,7 +23,7 @@ from migx.base import disk_cache
 from migx.base.mapping import GIVE_BACK
 from migx.errors import TargetError
 
-VERSION = 4
+VERSION = 5
 """The version of how text becomes an object and of how kernels are serialised; changing it
 invalidates what has been cached.
 """

@@ -116,10 +116,9 @@ class Problem:
         return fewest(zip(extents, steps, strict=True)) or [(1, (1,))]
 
     @property
-    def in_place(self) -> tuple[int, ...]:
+    def over(self) -> tuple[tuple[int, int], ...]:
         """Operands of the epilogue alone whose memory the result may take."""
-        factors = (self.image, self.kernels)
-        return tuple(i for i in self.epilogue.in_place if i not in factors)
+        return self.epilogue.in_place(self.image, self.kernels)
 
     @property
     def pixels(self) -> Extent:
@@ -330,7 +329,7 @@ class Writer(KernelWriter):
             product(counts),
             flops=flops + problem.epilogue.flops,
             formats=self._formats(),
-            in_place=problem.in_place,
+            over=problem.over,
         )
 
     def _e(self, extent: Extent) -> Value:

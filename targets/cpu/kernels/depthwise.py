@@ -53,7 +53,7 @@ class Writer(KernelWriter):
             self.name,
             tiles,
             flops=2 * elements * problem.taps * problem.axes[0].length + problem.epilogue.flops,
-            in_place=problem.in_place,
+            over=problem.over,
         )
 
     def _sliding(self) -> Sliding:

@@ -88,8 +88,7 @@ class Writer:
             name_of(self.frame.at),
             self.tiles,
             flops=self.fused.flops,
-            in_place=self.fused.in_place,
-            over=self._over() if len(self.fused.outputs) > 1 else (),
+            over=self._over() if len(self.fused.outputs) > 1 else self.fused.in_place(),
         )
 
     @property

@@ -237,7 +237,7 @@ class Writer(KernelWriter):
             flops=2 * self.items * problem.rows * problem.columns * problem.depth
             + problem.epilogue.flops,
             formats=self._formats(),
-            in_place=self._in_place(),
+            over=self._over(),
         )
 
     def _formats(self) -> tuple[tuple[int, str], ...]:
@@ -412,10 +412,10 @@ class Writer(KernelWriter):
             value = evaluated(f, kernel.nodes, read)[kernel.outputs[0][0]]
             f.store(f.cast(f.splat(value, tile.lanes), tile.sum), made.at(k.index, j.index))
 
-    def _in_place(self) -> tuple[int, ...]:
+    def _over(self) -> tuple[tuple[int, int], ...]:
         """Operands of the epilogue alone whose memory the result may take."""
-        computed = self.problem.computed
-        others = {a.operand for a in computed.accesses} if computed else {self.problem.right}
-        return tuple(
-            i for i in self.problem.epilogue.in_place if i != self.problem.left and i not in others
-        )
+        problem = self.problem
+        others = [] if problem.right is None else [problem.right]
+        if problem.computed is not None:
+            others = [access.operand for access in problem.computed.accesses]
+        return problem.epilogue.in_place(problem.left, *others)

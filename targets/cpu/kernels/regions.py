@@ -44,9 +44,8 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     if isinstance(at.op, Assume):
         _check(frame, at.op)
     name = at.op.tag if isinstance(at.op, Group) else at.name
-    return frame.finished(
-        name, tiles, flops=sum((r.flops for r in regions), 0), in_place=_in_place(at)
-    )
+    over = ((0, 0),) if isinstance(at.op, Assume) else ()
+    return frame.finished(name, tiles, flops=sum((r.flops for r in regions), 0), over=over)
 
 
 def _alike(regions: Sequence[FusedKernel]) -> list[list[FusedKernel]]:
@@ -103,7 +102,3 @@ def _check(frame: Frame, op: Assume) -> None:
     f = frame.function
     condition = f.load(frame.operands[1], I8)
     frame.fails(f.compare("ne", condition, int(op.expected)), op.fault)
-
-
-def _in_place(at: Instruction) -> tuple[int, ...]:
-    return (0,) if isinstance(at.op, Assume) else ()

@@ -92,7 +92,7 @@ class _Put(_Writer):
         with f.when(frame.begin < frame.end):
             self.copy()
             self.walk()
-        return frame.finished(self.at.name, tiles=1, in_place=(0,))
+        return frame.finished(self.at.name, tiles=1, over=((0, 0),))
 
     def copy(self) -> None:
         """Copies the data, unless the result is in its memory."""

@@ -201,13 +201,13 @@ class Writer(KernelWriter):
                 self._multiply(strip.index)
                 self._make(corner, strip.index * cut.rows)
         products = problem.items * (PLACES * down * across * problem.outputs * problem.channels)
-        used = (problem.image, problem.weights)
+
         return self.frame.finished(
             "convolution by tiles",
             problem.items * (rows * columns * cut.shares),
             flops=2 * products + problem.epilogue.flops,
             formats=((problem.weights, f"Bac{cut.rows}b"),),
-            in_place=tuple(i for i in problem.epilogue.in_place if i not in used),
+            over=problem.epilogue.in_place(problem.image, problem.weights),
         )
 
     def _see(self, corner: Corner) -> None:

@@ -352,10 +352,7 @@ class Outline:
         """
         if work.kernel is None or work.times is not None:
             return
-        pairs = work.kernel.over
-        if len(work.writes) == 1:
-            pairs = tuple((index, 0) for index in work.kernel.in_place)
-        for index, result in pairs:
+        for index, result in work.kernel.over:
             read, written = work.reads[index], work.writes[result]
             cell = read.cell.root
             if (

@@ -66,8 +66,7 @@ class Rounds:
         """Whether a result is written over the carried value it replaces, which is read once."""
         parameter, _, _ = self.iterations.carried[self.carried[number]]
         places = [i for i, v in enumerate(self.inner.inputs) if lies_in(v)[0] is parameter]
-        pairs = self.kernel.over or tuple((i, 0) for i in self.kernel.in_place)
-        if len(places) != 1 or (places[0], number) not in pairs:
+        if len(places) != 1 or (places[0], number) not in self.kernel.over:
             return False
         read, made = self.inner.inputs[places[0]].shape, results(self.inner)[number]
         return read.dims == made.dims and read.true_strides == made.true_strides

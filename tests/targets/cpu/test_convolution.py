@@ -261,7 +261,7 @@ module main(x: f32[1, 4, 6, 6], w: f32[4, 4, 1, 1], r: f32[1, 4, 6, 6]) {
     same = kernel_for(produced(parsed(text.replace("(%0, r)", "(%0, x)"), FUSE)), host())
     assert other is not None
     assert same is not None
-    assert (other.in_place, same.in_place) == ((2,), ())
+    assert (other.over, same.over) == (((2, 0),), ())
 
 
 @pytest.mark.parametrize(

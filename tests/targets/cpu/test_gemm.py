@@ -307,10 +307,10 @@ def test_weights_are_dequantised_on_the_way(text: str) -> None:
 def test_the_result_may_take_the_place_of_a_residual_only() -> None:
     kernel = kernel_for(produced(parsed(EPILOGUES["gelu, residual"], FUSE)), host())
     assert kernel is not None
-    assert kernel.in_place == (2,)
+    assert kernel.over == ((2, 0),)
     across = kernel_for(produced(parsed(EPILOGUES["a residual that lies across"], FUSE)), host())
     assert across is not None
-    assert across.in_place == ()
+    assert across.over == ()
 
 
 SYMBOLIC = """
