@@ -10,9 +10,9 @@ from migx.manager import Pass, PassManager
 from migx.match import on, var
 from migx.op import Operation
 from migx.ops.control import Assume, Loop
-from migx.ops.sequences import SequenceAt, SequenceConstruct, SequenceInsert, SplitToSequence
+from migx.ops.sequences import SequenceAt, SplitToSequence
 from migx.passes.simplify_counting.counters import Counters
-from migx.passes.simplify_loops import Carrying, fresh, goes_on, is_own, is_true, say_length
+from migx.passes.simplify_loops import Carrying, fresh, is_own, say_length
 from migx.rewrite import Cursor, Declined, RuleSet, rule
 from migx.shape import I64
 
@@ -76,19 +76,14 @@ class _Repeats:
 
     def holds(self) -> bool:
         """Whether it does."""
-        loop, (trips, starts) = self.loop, self.at.inputs[:2]
-        if loop.count != 1 or len(self.at.shape.parts) != 1 or not goes_on(self.at):
+        loop, of = self.loop, self.loop.iterations
+        if loop.count != 1 or len(self.at.shape.parts) != 1:
             return False
-        value, parameter = loop.returned[1], loop.parameters[0]
-        collects = isinstance(value.op, SequenceInsert) and len(value.inputs) == 2
-        if not collects or value.inputs[0] is not parameter or parameter.use_count != 1:
-            return False
-        first, member = loop.firsts[0], value.inputs[1]
-        if not isinstance(first.op, SequenceConstruct) or first.inputs or not is_true(starts):
+        if (member := loop.member(0)) is None or not (of.is_counted and of.begins):
             return False
         return (
             self._is_repeated(member)
-            and self.counters.one(trips) == self.x.shape.dims[0]
+            and self.counters.one(self.at.inputs[0]) == self.x.shape.dims[0]
             and self.times.shape.dims == self.x.shape.dims[:1]
             and all(self._joins(read, member) for read in loop.readers(0))
         )

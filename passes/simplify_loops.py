@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
 from functools import cached_property
 from itertools import takewhile
 
@@ -12,15 +11,15 @@ from migx.builders import Builder
 from migx.dim import Dim, Extent, bounds, maximum, substitute, symbols
 from migx.errors import DimError, ShapeError
 from migx.ir import Instruction, Module
+from migx.iterations import Iterations, changing_dims, free, is_undefined
 from migx.manager import Pass, PassManager
-from migx.ops.builtin import GetTupleElem, Literal, Return
+from migx.op import Operation
+from migx.ops.builtin import GetTupleElem, Return
 from migx.ops.control import Loop
-from migx.ops.dims import DimLiteral
 from migx.ops.layout import Concat, Contiguous, Multibroadcast, Reshape, Transpose
-from migx.ops.pointwise import Identity
 from migx.ops.sequences import ConcatFromSequence, SequenceConstruct, SequenceInsert
 from migx.program import Program
-from migx.shape import BOOL, OPTIONAL, Shape
+from migx.shape import BOOL, Shape
 from migx.sizes import given_symbols, known_symbols, symbols_in
 from migx.specialise import substitute_symbols
 
@@ -61,7 +60,8 @@ def _sized(at: Instruction) -> bool:
 
 def told_sizes(at: Instruction) -> dict[str, Extent]:
     """The symbols of a loop's body and results that equal other extents, by name."""
-    dims = list(_open_dims(at))
+    loop = Carrying(at)
+    dims = list(changing_dims(zip(loop.carried, at.shape.parts, strict=False), loop.known))
     stays: dict[str, Extent] = {name: start for name, start, _, _ in dims}
     while changing := [
         name
@@ -83,21 +83,6 @@ def told_sizes(at: Instruction) -> dict[str, Extent]:
     return {name: extent for name, extent in found.items() if extent != Dim(name)}
 
 
-def _open_dims(at: Instruction) -> Iterator[tuple[str, Extent, Extent, str | None]]:
-    """The dims of carried values that are symbols of the body: the name, the initial extent, that
-    in the next iteration, and the symbol of the result's dim, if there is one.
-    """
-    loop = Carrying(at)
-    known = loop.known
-    for i, parameter in enumerate(loop.parameters):
-        shapes = (loop.firsts[i].shape, loop.returned[1 + i].shape, at.shape.parts[i])
-        four = zip(parameter.shape.dims, *(shape.dims for shape in shapes), strict=False)
-        for here, start, then, end in four:
-            name, after = _free(here, known), _free(end, known)
-            if name is not None and here == Dim(name):  # and may be any size
-                yield name, start, then, after if after and end == Dim(after) else None
-
-
 def is_own(at: Instruction) -> bool:
     """Whether the loop owns its body, and only ``get_tuple_elem`` reads its results."""
     return at.modules[0].parent is at and all(isinstance(u.op, GetTupleElem) for u in at.users)
@@ -113,7 +98,7 @@ def simplified(at: Instruction) -> bool:
     if not gone:
         return False
     results: dict[int, Instruction] = {i: loop.from_outside(i) for i in passed_on}
-    rows = [loop.returned[1 + i].inputs[1] for i in (*grown, *collected)]
+    rows = [loop.carried[i].again.inputs[1] for i in (*grown, *collected)]
     kept = [i for i in range(len(at.shape.parts)) if i not in gone]
     made = loop.replaced(kept, rows)
     places = enumerate((*kept, *grown, *collected))
@@ -131,15 +116,6 @@ def simplified(at: Instruction) -> bool:
     return True
 
 
-def goes_on(at: Instruction) -> bool:
-    """Whether a loop, once begun, ends by its trip count alone."""
-    (body,) = at.modules
-    ends = body.outputs[0]
-    while isinstance(ends.op, Identity):
-        (ends,) = ends.inputs
-    return ends is list(body.parameters.values())[1] or is_true(ends)
-
-
 def trip_count(at: Instruction) -> Extent | None:
     """The iterations of a loop, if known and the condition does not end it earlier."""
     return Carrying(at).trips()
@@ -152,7 +128,7 @@ def filled(at: Instruction) -> bool:
     loop = Carrying(at)
     unread = [i for i in range(loop.count) if loop.runs() and loop.is_unread(i)]
     for i in unread:
-        shape = loop.returned[1 + i].shape
+        shape = loop.carried[i].again.shape
         zero = loop.add.literal(np.zeros((), shape.dtype.numpy), shape.dtype)
         zeros = loop.add(Contiguous(), loop.add(Multibroadcast(shape.dims), zero))
         loop.module.replace_input(at, 2 + i, zeros)
@@ -185,12 +161,10 @@ class Carrying:
     """A loop, its body, and the values it carries."""
 
     def __init__(self, at: Instruction) -> None:
-        self.at, self.module, self.body = at, at.owner, at.modules[0]
+        self.at, self.module, self.iterations = at, at.owner, Iterations.of(at)
         self.add = Builder.before(at)
-        self.firsts = at.inputs[2:]
-        self.count = len(self.firsts)
-        self.parameters = list(self.body.parameters.values())[2:]
-        self.returned, ends = self.body.outputs, self.body.returned
+        self.body, self.carried = self.iterations.body, self.iterations.carried
+        self.count, ends = len(self.carried), self.body.returned
         self.named = ends is not None and isinstance(ends.op, Return) and bool(ends.op.names)
 
     @cached_property
@@ -208,99 +182,94 @@ class Carrying:
 
     def trips(self) -> Extent | None:
         """The iterations, if known and the condition does not end the loop earlier."""
-        told = self._told_trips() if goes_on(self.at) and self._begins() else None
+        ends = self.iterations.is_counted and self.iterations.begins
+        told = self.iterations.told_trips if ends else None
         return None if told is None else maximum(told, 0)
 
     def runs(self) -> bool:
         """Whether every run has at least one iteration."""
-        told = self._told_trips()
-        endless = self.at.inputs[0].shape.dtype is OPTIONAL
-        return self._begins() and (endless if told is None else bounds(told)[0] > 0)
-
-    def _told_trips(self) -> Extent | None:
-        """The trip count operand, if it is known."""
-        match self.at.inputs[0].op:
-            case DimLiteral(values=[extent]):
-                return extent
-            case Literal(value=value, replaceable=False):
-                return int(value.array)
-        return None
-
-    def _begins(self) -> bool:
-        """Whether only the trip count can prevent a first iteration."""
-        starts = self.at.inputs[1]
-        return starts.shape.dtype is OPTIONAL or is_true(starts)
+        told, endless = self.iterations.told_trips, is_undefined(self.at.inputs[0])
+        return self.iterations.begins and (endless if told is None else bounds(told)[0] > 0)
 
     def is_unread(self, i: int) -> bool:
         """Whether no iteration reads a numeric value whose initial dims differ from later ones."""
-        shape = self.returned[1 + i].shape
+        parameter, first, again = self.carried[i]
+        shape = again.shape
         numbers = shape.dtype.is_float or shape.dtype.is_integer or shape.dtype is BOOL
         return (
-            self.parameters[i].use_count == 0
+            parameter.use_count == 0
             and numbers
-            and shape.dims != self.firsts[i].shape.dims
+            and shape.dims != first.shape.dims
             and symbols_in(shape) <= self.known
         )
 
     def is_passed_on(self, i: int) -> bool:
         """Whether the body returns a value unchanged."""
-        shape = self.parameters[i].shape
-        same = shape.same_type(self.firsts[i].shape) and shape.same_type(self.at.shape.parts[i])
-        return same and self.returned[1 + i] is self.parameters[i]
+        parameter, first, again = self.carried[i]
+        shape = parameter.shape
+        same = shape.same_type(first.shape) and shape.same_type(self.at.shape.parts[i])
+        return same and again is parameter
 
     def from_outside(self, i: int) -> Instruction:
         """Makes the body read the initial value instead of the parameter; returns it."""
-        first = self.firsts[i]
-        if first.shape != self.parameters[i].shape:
+        parameter, first, _ = self.carried[i]
+        if first.shape != parameter.shape:
             first = self.add(Contiguous(), first)
-        return self.body.replace_instruction(self.parameters[i], first)
+        return self.body.replace_instruction(parameter, first)
 
     def axis(self, i: int) -> int:
         """The axis along which a value grows."""
-        return self.returned[1 + i].op_as(Concat).axis
+        return self.carried[i].again.op_as(Concat).axis
 
     def grows(self, i: int) -> bool:
         """Whether the body only appends a piece of the same dims to a value in each iteration."""
-        value, parameter = self.returned[1 + i], self.parameters[i]
-        if not isinstance(value.op, Concat) or len(value.inputs) != 2:
-            return False
-        before, piece = value.inputs
+        piece = self._appended(i, Concat)
         return (
-            before is parameter
-            and parameter.use_count == value.use_count == 1
-            and piece is not parameter
+            piece is not None
+            and piece is not self.carried[i].parameter
+            and self.carried[i].again.use_count == 1
             and symbols_in(piece.shape) <= self.known
             and self._is_longer(i, piece.shape)
         )
 
+    def _appended(self, i: int, kind: type[Operation]) -> Instruction | None:
+        """What the body appends to a value that it does not read otherwise, by an operation of that
+        kind; None if it does something else.
+        """
+        parameter, _, value = self.carried[i]
+        appends = isinstance(value.op, kind) and len(value.inputs) == 2
+        if not appends or value.inputs[0] is not parameter or parameter.use_count != 1:
+            return None
+        return value.inputs[1]
+
     def _is_longer(self, i: int, piece: Shape) -> bool:
         """Whether a loop changes only the length along the axis, to a free symbol."""
-        dims = [s.dims for s in (self.firsts[i].shape, piece, self.at.shape.parts[i])]
+        dims = [s.dims for s in (self.carried[i].first.shape, piece, self.at.shape.parts[i])]
         first, *others = [(*d[: self.axis(i)], *d[self.axis(i) + 1 :]) for d in dims]
         return all(other == first for other in others) and self._is_open(i)
 
     def _is_open(self, i: int) -> bool:
         """Whether the length after the loop is a symbol of its own."""
-        given = symbols_in(*(v.shape for v in self.firsts)) | given_symbols(self.module.program)
-        return _is_free(self.at.shape.parts[i].dims[self.axis(i)], given)
+        firsts = (each.first.shape for each in self.carried)
+        given = symbols_in(*firsts) | given_symbols(self.module.program)
+        return free(self.at.shape.parts[i].dims[self.axis(i)], given) is not None
 
     def collects(self, i: int) -> bool:
-        """Whether a value is an initially empty sequence to which the body only appends a member of
-        the same dims in each iteration, and that is read as one tensor.
-        """
-        value, parameter = self.returned[1 + i], self.parameters[i]
-        if not isinstance(value.op, SequenceInsert) or len(value.inputs) != 2:
-            return False
-        before, member = value.inputs
+        """Whether a value is a sequence of members of the same dims that is read as one tensor."""
+        member = self.member(i)
         return (
-            before is parameter
-            and parameter.use_count == value.use_count == 1
-            and isinstance(self.firsts[i].op, SequenceConstruct)
-            and not self.firsts[i].inputs
+            member is not None
+            and self.carried[i].again.use_count == 1
             and member.shape.dtype.is_tensor
             and symbols_in(member.shape) <= self.known
             and all(self.joins(read, member.shape) for read in self.readers(i))
         )
+
+    def member(self, i: int) -> Instruction | None:
+        """What the body appends to an initially empty sequence; None if that is not all it does."""
+        first = self.carried[i].first
+        is_empty = isinstance(first.op, SequenceConstruct) and not first.inputs
+        return self._appended(i, SequenceInsert) if is_empty else None
 
     def readers(self, i: int) -> list[Instruction]:
         """The users of a value after the loop."""
@@ -321,11 +290,11 @@ class Carrying:
         wanted[axis : axis + (not op.new_axis)] = [None]
         known = known_before(read)
         pairs = zip(op.output.dims, wanted, strict=True)
-        return all(mine == theirs or _is_free(mine, known) for mine, theirs in pairs)
+        return all(mine == theirs or free(mine, known) is not None for mine, theirs in pairs)
 
     def grown(self, rows: Instruction, i: int) -> Instruction:
         """The grown value, with the dims of the loop's result."""
-        joined = self.joined(rows, self.axis(i), self.firsts[i])
+        joined = self.joined(rows, self.axis(i), self.carried[i].first)
         return self.add(Reshape(self.at.shape.parts[i].dims), joined)
 
     def concatenated(self, rows: Instruction, read: Instruction) -> Instruction:
@@ -345,14 +314,14 @@ class Carrying:
         outputs = [self.body.outputs[0], *(self.body.outputs[1 + i] for i in kept), *rows]
         named = [names[0], *(names[1 + i] for i in kept), *(f"rows.{i}" for i in range(len(rows)))]
         self.body.add_return(*outputs, names=named if self.named else ())
-        carried = [self.firsts[i] for i in kept if i < self.count]
+        carried = [self.carried[i].first for i in kept if i < self.count]
         self._drop(kept)
         op = Loop((*(parts[i] for i in kept), *stacks))
         return self.add(op, *self.at.inputs[:2], *carried, modules=[self.body])
 
     def _drop(self, kept: list[int]) -> None:
         """Removes the parameters that are not kept from the body, and their users."""
-        for i, parameter in enumerate(self.parameters):
+        for i, (parameter, _, _) in enumerate(self.carried):
             if i in kept:
                 continue
             for user in list(parameter.users):
@@ -370,23 +339,6 @@ class Carrying:
         whole = (*dims[1 : axis + 1], dims[0] * dims[axis + 1], *dims[axis + 2 :])
         pieces = self.add(Reshape(whole), self.turned(rows, axis))
         return self.add(Concat(axis), *before, pieces) if before else pieces
-
-
-def _free(extent: Extent, known: Collection[str]) -> str | None:
-    """The name of a dim that is a symbol not ``known``; else None."""
-    symbol = extent.symbol if isinstance(extent, Dim) else None
-    return None if symbol is None or symbol.name in known else symbol.name
-
-
-def _is_free(extent: Extent, known: Collection[str]) -> bool:
-    """Whether a dim is a symbol that is not ``known``."""
-    return _free(extent, known) is not None
-
-
-def is_true(value: Instruction) -> bool:
-    """Whether a condition is known to hold."""
-    op = value.op
-    return isinstance(op, Literal) and not op.replaceable and bool(op.value.array.all())
 
 
 def fresh(program: Program, name: str) -> Dim:

@@ -14,12 +14,13 @@ from migx.dims.arithmetic import ON_EXTENTS
 from migx.dims.symbol import Symbol
 from migx.errors import MigxError
 from migx.ir import Instruction, Module
+from migx.iterations import Carried, Iterations, is_true, is_undefined
 from migx.op import Array
 from migx.ops.builtin import Literal, Param
 from migx.ops.control import Loop
 from migx.ops.fused import Pointwise
 from migx.passes.simplify_counting.facts import Replaced, replaced, told_by
-from migx.passes.simplify_loops import is_true, known_before
+from migx.passes.simplify_loops import known_before
 from migx.shape import BOOL, I32, I64, DType, Shape
 from migx.sizes import known_symbols
 
@@ -116,12 +117,14 @@ class Counters:
         loop = at.owner.parent
         if loop is None or not isinstance(loop.op, Loop):
             return None
-        number = [*loop.modules[0].parameters.values()].index(at)
-        if number == 0:
+        of = Iterations.of(loop)
+        number, condition = of.state
+        if at is number:
             return np.array(self.iteration(loop), object)
-        if number == 1:  # else there is no such iteration
+        if at is condition:  # else there is no such iteration
             return np.array(True, object)
-        return self._carried(loop, number, at) if self._explores else None
+        (value,) = (each for each in of.carried if each.parameter is at)
+        return self._carried(loop, value) if self._explores else None
 
     def iteration(self, loop: Instruction) -> Dim:
         """The number of a loop's current iteration, as a symbol."""
@@ -131,13 +134,13 @@ class Counters:
                 most = max(int(value.array) - 1, 0)
         return Dim(f"{HIDDEN}{loop.modules[0].name}", 0, most)
 
-    def _carried(self, loop: Instruction, number: int, at: Instruction) -> Array | None:
+    def _carried(self, loop: Instruction, value: Carried) -> Array | None:
         """A carried value that grows by the same amount in each iteration. The amount is found for
         a supposed value, then verified from each iteration to the next.
         """
+        at, begin, again = value
         self._known[at] = None  # where it depends on itself by way of others
-        first, count = self.of(loop.inputs[number]), self.iteration(loop)
-        again = loop.modules[0].outputs[number - 1]
+        first, count = self.of(begin), self.iteration(loop)
         if first is None or first.size != 1 or first.shape != again.shape.dims:
             return None
         supposed = Dim(f"{HIDDEN}{id(at)}", 0, SOON)
@@ -168,11 +171,11 @@ class Counters:
     def _facts(self, loop: Instruction) -> Iterator[Extent]:
         """Extents that are not negative in any iteration."""
         count = self.iteration(loop)
-        trips = None if _is_undefined(loop.inputs[0]) else self.one(loop.inputs[0])
+        trips = None if is_undefined(loop.inputs[0]) else self.one(loop.inputs[0])
         if trips is not None:
             yield trips - count - 1
         given, (body,) = loop.inputs[1], loop.modules
-        begins = [] if _is_undefined(given) else [*self._holds(given)]
+        begins = [] if is_undefined(given) else [*self._holds(given)]
         for less, most in self._holds(body.outputs[0]):
             if not (more := self._rate(less, most, loop)):
                 continue
@@ -187,15 +190,14 @@ class Counters:
         """The iterations of a loop that its condition ends when a counter reaches a bound, without
         regard to its trip count; None if it has no such condition, or they are unknown.
         """
-        (body,), given, count = loop.modules, loop.inputs[1], self.iteration(loop)
-        _, condition, *_ = body.parameters.values()
-        if (asked := self._asked(body.outputs[0], condition)) is None:
+        of, given, count = Iterations.of(loop), loop.inputs[1], self.iteration(loop)
+        if (asked := self._asked(of.body.outputs[0], of.state[1])) is None:
             return None
         less, most = asked
         if not (more := self._rate(less, most, loop)) or count.symbol is None:
             return None
         start = dim.substitute(less, {count.symbol.name: 0})
-        if is_true(given) or _is_undefined(given):
+        if of.begins:
             return _steps(start, most, more) + 1
         start = start - more
         return _steps(start, most, more) if self._asked(given) == (start, most) else None
@@ -345,7 +347,3 @@ def _after(extent: Extent, count: Dim) -> Extent:
     """An extent in the next iteration."""
     assert count.symbol is not None
     return dim.substitute(extent, {count.symbol.name: count + 1})
-
-
-def _is_undefined(at: Instruction) -> bool:
-    return not at.shape.dtype.is_tensor

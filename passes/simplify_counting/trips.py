@@ -11,13 +11,12 @@ from migx.builders import Builder, number
 from migx.dim import Call, Dim, Extent, Monomial
 from migx.dims.symbol import Symbol
 from migx.ir import Instruction
+from migx.iterations import ENDLESS, Iterations, is_undefined
 from migx.op import Operation
+from migx.ops.builtin import Return
 from migx.passes.simplify_counting.counters import SIGNS, Counters, is_told
-from migx.passes.simplify_loops import goes_on
 from migx.shape import I64
 
-ENDLESS = 1 << 62
-"""The least trip count with which only the condition ends a loop."""
 CALLS: dict[str, type[Operation]] = {"min": ops.Min, "max": ops.Max, "floordiv": ops.Div}
 
 
@@ -26,10 +25,12 @@ def count_trips(at: Instruction) -> bool:
     returns whether it did.
     """
     counters, (body,) = Counters(), at.modules
-    if goes_on(at) or body.returned is None or (count := counters.trips(at)) is None:
+    if (ends := body.returned) is None or Iterations.of(at).is_counted:
+        return False
+    if (count := counters.trips(at)) is None:
         return False
     maker, (limit, begins) = _Maker(counters, at), at.inputs[:2]
-    most = counters.one(limit) if limit.shape.dtype.is_tensor else ENDLESS
+    most = ENDLESS if is_undefined(limit) else counters.one(limit)
     if not isinstance(most, int) or most < ENDLESS:
         count = None if most is None else dim.minimum(count, dim.maximum(most, 0))
     if count is None or any(abs(c) >= ENDLESS for _, c in dim.terms(count)):
@@ -38,13 +39,10 @@ def count_trips(at: Instruction) -> bool:
         return False
     at.owner.replace_input(at, 0, trips)
     holds = maker.add.literal(np.array(True))
-    if begins.shape.dtype.is_tensor:
+    if not is_undefined(begins):
         at.owner.replace_input(at, 1, holds)
     _, condition, *_ = body.parameters.values()
-    names = body.output_names
-    outputs = [condition, *body.outputs[1:]]
-    named = bool(getattr(body.returned.op, "names", ()))
-    body.add_return(*outputs, names=names if named else ())
+    body.add_return(condition, *body.outputs[1:], names=ends.op_as(Return).names)
     return True
 
 

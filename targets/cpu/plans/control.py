@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from migx.dim import Dim, Extent
 from migx.errors import InputError
 from migx.ir import Instruction
+from migx.iterations import Iterations, Row
 from migx.ops.builtin import Literal, Param, Return, Slot, Undefined
 from migx.ops.control import If, Loop, Scan
 from migx.ops.formats import UnpackWeight
@@ -19,7 +20,6 @@ from migx.shape import Shape
 from migx.sizes import asked_again, check_sizes, symbols_of
 from migx.targets.cpu.plans.control_steps import Late, write_choice, write_iterations
 from migx.targets.cpu.plans.growth import Growth
-from migx.targets.cpu.plans.iterations import Iterations, Row
 from migx.targets.cpu.plans.outline import KernelOf, Outline, Writer, is_taken_packed
 from migx.targets.cpu.plans.rounds import Rounds
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from migx.binding import Sizes
 from migx.dim import Dim, Extent, product
 from migx.ir import Instruction
+from migx.iterations import Iterations, Row
 from migx.ops.builtin import Param
 from migx.ops.control import CONDITION, ITERATION
 from migx.shape import Shape
@@ -30,7 +31,6 @@ from migx.targets.cpu.plans.control_kernels import (
     UNLESS,
 )
 from migx.targets.cpu.plans.growth import Growth, beginning
-from migx.targets.cpu.plans.iterations import Iterations, Row
 from migx.targets.cpu.plans.outline import Cell, Kind, Label, Outline, Reference, Work
 
 

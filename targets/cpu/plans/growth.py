@@ -18,6 +18,7 @@ from migx.binding import Sizes
 from migx.dim import Atom, Call, Dim, Extent, maximum
 from migx.dims.symbol import Symbol
 from migx.ir import Instruction
+from migx.iterations import ENDLESS, Carried, changing_dims
 from migx.planning import is_alias, results
 from migx.shape import Shape
 from migx.sizes import asked_again
@@ -26,11 +27,6 @@ from migx.targets.cpu.kernel import PARAMETERS, Kernel
 from migx.targets.cpu.machine import host
 from migx.targets.cpu.plans.outline import Cell, KernelOf, Reference, Work
 from migx.targets.cpu.threads.runtime import STEP_WORDS, TILES_WORD
-
-ENDLESS = 1 << 62
-"""More iterations than there will ever be."""
-Carried = tuple[Instruction, Instruction, Instruction]
-"""A parameter of a body, its first value, and its next one."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +48,12 @@ class Growth:
         first: dict[str, Extent] = {}
         more: dict[str, Extent] = {}
         ends: dict[str, str] = {}
-        for (parameter, given, again), result in zip(carried, made, strict=False):
-            if parameter.shape.dtype.is_packed:
-                continue
-            dims = (each.shape.dims for each in (parameter, given, again))
-            for here, start, then, end in zip(*dims, result.dims, strict=False):
-                if (name := _new(here, known)) is not None:
-                    first.setdefault(name, start)
-                    more.setdefault(name, then - here)
-                    if (after := _new(end, known)) is not None:
-                        ends.setdefault(after, name)
+        pairs = (pair for pair in zip(carried, made, strict=False) if not _is_packed(pair[0]))
+        for name, start, then, end in changing_dims(pairs, known):
+            first.setdefault(name, start)
+            more.setdefault(name, then - Dim(name))
+            if end is not None:
+                ends.setdefault(end, name)
         return cls(first, more, ends)
 
     @property
@@ -280,12 +272,8 @@ class _Beginning:
         return reduce(f.minimum if atom.function == "min" else f.maximum, others, first_of)
 
 
-def _new(extent: Extent, known: set[str]) -> str | None:
-    """The name of the symbol that an extent is, if it is not ``known`` and may have any size."""
-    symbol = extent.symbol if isinstance(extent, Dim) else None
-    if symbol is None or symbol.name in known or (symbol.low, symbol.high) != (0, None):
-        return None
-    return symbol.name
+def _is_packed(value: Carried) -> bool:
+    return value.parameter.shape.dtype.is_packed
 
 
 def _names(extent: Extent) -> set[str]:

@@ -13,10 +13,10 @@ from migx.argument import Argument
 from migx.binding import Sizes
 from migx.dim import Dim, Extent
 from migx.ir import Instruction, Module
+from migx.iterations import Iterations, is_undefined
 from migx.ops.builtin import Param
 from migx.ops.control import Loop
 from migx.passes.simplify_counting.counters import Counters, is_told
-from migx.passes.simplify_loops import goes_on, is_true
 from migx.sizes import symbols_of
 
 
@@ -55,13 +55,10 @@ class Lengths:
 
     def _trips(self, loop: Instruction, length: str) -> Extent | None:
         """The trip count of a loop that makes rows, as many as ``length``."""
-        trips, begins, *carried = loop.inputs
-        rows = loop.shape.parts[len(carried) :]
-        starts = not begins.shape.dtype.is_tensor or is_true(begins)
-        if not rows or rows[0].dims[0] != Dim(length) or not starts or not goes_on(loop):
+        of, counters = Iterations.of(loop), Counters()
+        if of.length != Dim(length) or not of.begins or not of.is_counted:
             return None
-        counters = Counters()
-        found = counters.one(trips) if trips.shape.dtype.is_tensor else None
+        found = None if of.trips is None or is_undefined(of.trips) else counters.one(of.trips)
         numbers = {} if found is None else self._given(found, counters)
         if found is None or numbers is None:
             return None

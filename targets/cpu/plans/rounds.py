@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 
 from migx.dim import Extent, product
 from migx.ir import Instruction
+from migx.iterations import Iterations, Row
 from migx.ops.builtin import Literal, Param, Return
 from migx.ops.control import Scan
 from migx.planning import is_alias, lies_in, results
 from migx.shape import Shape
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.plans.control_kernels import COPY
-from migx.targets.cpu.plans.iterations import Iterations, Row
 from migx.targets.cpu.plans.outline import Cell, KernelOf, Outline, Reference, Round, Work, operands
 
 
