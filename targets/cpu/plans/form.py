@@ -24,7 +24,7 @@ from migx.sizes import ShapeRules
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.plans.control_kernels import ROUNDS
 from migx.targets.cpu.plans.memory import Layout
-from migx.targets.cpu.plans.outline import Cell, Kind, Outline, Reference, Work
+from migx.targets.cpu.plans.outline import Cell, Kind, Outline, Reference, Work, parts_of
 from migx.targets.cpu.threads.runtime import STEP_WORDS, TILES_WORD
 
 
@@ -148,10 +148,9 @@ class Form:
         return self._layouts[shape]
 
     def _places(self, at: Instruction) -> list[tuple[Address, Latest[Layout]]]:
-        indices = range(len(at.shape.parts)) if at.shape.parts else (-1,)
-        found = [self.outline.where.get((at, index)) for index in indices]
+        found = [self.outline.where.get((at, index)) for index in parts_of(at)]
         own = [r for r in found if r is not None and r.cell.root.kind is Kind.RESULT]
-        if len(own) < len(indices):
+        if len(own) < len(found):
             return []
         return [(self.address(r), self.layout(r.shape)) for r in own]
 

@@ -20,7 +20,7 @@ from migx.ops.builtin import GetTupleElem, Literal, Param, Return, Slot, Undefin
 from migx.ops.formats import UnpackWeight, of_blocks
 from migx.ops.layout import Slice
 from migx.planning import is_alias, is_block, is_memory
-from migx.shape import U8, Shape
+from migx.shape import TUPLE, U8, Shape
 from migx.sizes import read_symbols, symbols_within
 from migx.targets.cpu.kernel import Kernel
 
@@ -123,6 +123,11 @@ def _root(at: Instruction) -> Instruction:
     while is_alias(at) and type(at.op) is not GetTupleElem:
         at = at.inputs[0]
     return at
+
+
+def parts_of(at: Instruction) -> dict[int, Shape]:
+    """The shapes of an instruction's results, by the numbers of the parts they are."""
+    return dict(enumerate(at.shape.parts)) if at.shape.dtype is TUPLE else {-1: at.shape}
 
 
 def lies_in_literal(at: Instruction) -> bool:
@@ -246,10 +251,8 @@ class Outline:
 
     def _from_outside(self, at: Instruction) -> None:
         self.given[at] = None
-        if at.shape.parts:
-            for index, part in enumerate(at.shape.parts):
-                self.cell(at, index, part, Kind.GIVEN if is_memory(part) else Kind.OBJECT)
-        self.cell(at, -1, at.shape, Kind.GIVEN if is_memory(at.shape) else Kind.OBJECT)
+        for index, part in (parts_of(at) | {-1: at.shape}).items():
+            self.cell(at, index, part, Kind.GIVEN if is_memory(part) else Kind.OBJECT)
 
     def _work(self, at: Instruction, kernel: Kernel | None) -> None:
         inner = captured(at, self._kernel_of) if kernel is None else []
@@ -260,15 +263,13 @@ class Outline:
             cell = self.cell(at, -1, at.shape, Kind.FOUND)
             self.works.append(Work(at, kernel, reads, (), finds=cell))
             return
-        parts = at.shape.parts if _is_tuple(at.shape) else (at.shape,)
-        first = 0 if _is_tuple(at.shape) else -1
         writes = tuple(
-            self.cell(at, first + i, s, Kind.ARENA if is_memory(s) else Kind.OBJECT)
-            for i, s in enumerate(parts)
+            self.cell(at, index, part, Kind.ARENA if is_memory(part) else Kind.OBJECT)
+            for index, part in parts_of(at).items()
         )
         if kernel is not None and kernel.shared != 0:
             shared = Shape(U8, (kernel.shared,))
-            writes = (*writes, self.cell(at, first + len(parts), shared))
+            writes = (*writes, self.cell(at, len(writes), shared))
         self.works.append(Work(at, kernel, reads, writes, tuple(inner)))
 
     def cell(self, at: Instruction, index: int, shape: Shape, kind: Kind = Kind.ARENA) -> Cell:
@@ -287,8 +288,8 @@ class Outline:
             else:
                 self._from_outside(at)
         step = len(self.works)
-        if _is_tuple(at.shape) and (at, -1) not in self.where:
-            for index in range(len(at.shape.parts)):
+        if at.shape.dtype is TUPLE and (at, -1) not in self.where:
+            for index in parts_of(at):
                 cell = self.where[at, index].cell
                 cell.last = max(cell.last, step)
             return Reference(Cell(Kind.OBJECT, at.shape, (at, -1)), 0, at.shape)
@@ -320,8 +321,7 @@ class Outline:
     def _cells(self, values: Iterable[Instruction]) -> Iterator[Cell]:
         """The cells of some values, or of the parts of those that are tuples."""
         for value in values:
-            indices = range(len(value.shape.parts)) if _is_tuple(value.shape) else (-1,)
-            found = (self.where.get((value, index)) for index in indices)
+            found = (self.where.get((value, index)) for index in parts_of(value))
             yield from (reference.cell for reference in found if reference is not None)
 
     def _outlive(self) -> None:
@@ -412,7 +412,3 @@ def captured(at: Instruction, kernel_of: KernelOf) -> list[Instruction]:
     for module in at.modules:
         visit(module)
     return list(found)
-
-
-def _is_tuple(shape: Shape) -> bool:
-    return shape.dtype.name == "tuple"

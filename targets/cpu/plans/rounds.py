@@ -20,7 +20,16 @@ from migx.planning import is_alias, lies_in, results
 from migx.shape import Shape
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.plans.control_kernels import COPY
-from migx.targets.cpu.plans.outline import Cell, KernelOf, Outline, Reference, Round, Work, operands
+from migx.targets.cpu.plans.outline import (
+    Cell,
+    KernelOf,
+    Outline,
+    Reference,
+    Round,
+    Work,
+    operands,
+    parts_of,
+)
 
 
 @dataclass(frozen=True)
@@ -115,10 +124,9 @@ class Rounds:
         """The cells that the results are written to."""
         known = {number: carried[i] for number, i in self.carried.items()}
         known |= {number: stacks[i] for number, i in self.made.items()}
-        first = 0 if self.inner.shape.parts else -1
         return tuple(
-            known[number] if number in known else o.cell(self.inner, first + number, shape)
-            for number, shape in enumerate(results(self.inner))
+            known[number] if number in known else o.cell(self.inner, index, shape)
+            for number, (index, shape) in enumerate(parts_of(self.inner).items())
         )
 
     def _write_rows(self, first: int, stacks: Sequence[Cell]) -> list[Round]:

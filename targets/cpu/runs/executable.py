@@ -30,6 +30,7 @@ from migx.targets.cpu.plans import control, control_kernels
 from migx.targets.cpu.plans.finding import finding
 from migx.targets.cpu.plans.lengths import Lengths
 from migx.targets.cpu.plans.outline import (
+    KernelOf,
     Outline,
     captured,
     is_taken_packed,
@@ -52,7 +53,6 @@ class CpuExecutable:
         self.program, self.context = program, context
         self.threads = wanted_threads(context.options.num_threads)
         self.kernels: dict[Instruction, Kernel | None] = {}
-        self.counting: dict[Instruction, Kernel] = {}
         self.literals, self.results = Literals(), Memory(lazy=False)
         self.pieces: dict[Module, list[Piece]] = {}
         self.outputs: dict[Module, tuple[Instruction, ...]] = {}
@@ -71,19 +71,21 @@ class CpuExecutable:
         """The texts of the kernels and of the runtime, by their symbols."""
         made = [piece for parts in self.pieces.values() for piece in parts]
         flows = any(p.outline.native or isinstance(p.grows, GrowingLoop) for p in made)
-        kernels = [*self.all_kernels.values(), *(control_kernels.KERNELS if flows else ())]
+        kernels = [*self.kernels.values(), *(control_kernels.KERNELS if flows else ())]
         kernels += [p.grows.begins for p in made if isinstance(p.grows, GrowingLoop)]
         return runtime_texts() | {k.symbol: k.text for k in kernels if k is not None}
 
-    @property
-    def all_kernels(self) -> dict[Instruction, Kernel | None]:
-        """The kernels of instructions, including those whose result lengths depend on data."""
-        return {**self.kernels, **self.counting}
+    def kernel_of(self, at: Instruction) -> Kernel | None:
+        """The kernel of an instruction that is a step like any other; one that counts its results
+        ends its piece.
+        """
+        kernel = self.kernels.get(at)
+        return None if kernel is None or kernel.most is not None else kernel
 
     def save_code(self) -> dict[str, bytes]:
         """What to save so that loading compiles nothing; see ``saved.py``."""
         known = objects_of(self.context.saved)
-        return saved_as(self.all_kernels, jit.objects(self._texts(), known))
+        return saved_as(self.kernels, jit.objects(self._texts(), known))
 
     def _prepare(self, module: Module, known: set[str]) -> None:
         """Cuts a module, and those its instructions run, into pieces."""
@@ -99,11 +101,7 @@ class CpuExecutable:
         """Makes the kernels of a module, and of those its instructions run."""
         for at in module:
             if not is_alias(at) and at not in self.kernels:
-                kernel = self._kernel(at)
-                counts = kernel is not None and kernel.most is not None
-                self.kernels[at] = None if counts else kernel
-                if kernel is not None and counts:
-                    self.counting[at] = kernel
+                self.kernels[at] = self._kernel(at)
             if self.kernels.get(at) is None:
                 for inner in at.modules:
                     self._find_kernels(inner)
@@ -112,7 +110,7 @@ class CpuExecutable:
         """Lets blocks picked from packed constants be read in place."""
         for at in self.kernels:
             of_packed = is_block(at) and isinstance(at.inputs[0].op, UnpackWeight)
-            if of_packed and is_taken_packed(at, self.kernels.get):
+            if of_packed and is_taken_packed(at, self.kernel_of):
                 self.kernels[at] = finding(at)
 
     def _kernel(self, at: Instruction) -> Kernel | None:
@@ -188,16 +186,17 @@ def _is_handed_on(at: Instruction, module: Module) -> bool:
 
 def _cut(executable: CpuExecutable, module: Module, known: set[str]) -> list[Piece]:
     """The pieces of a module."""
-    flow = control.native(module, known, executable.kernels.get)
-    every = executable.all_kernels
+    flow = control.native(module, known, executable.kernel_of)
     made: list[Piece] = []
     read_later = dict.fromkeys(module.outputs)
     given_away = {lies_in(v)[0] for v in module.outputs}
     for instructions, late in reversed(pieces(module, known)):
-        counted, kernel_of = None, executable.kernels.get
-        if late in executable.counting:
-            counted = Counted(late, executable.counting[late])
-            instructions, kernel_of = [*instructions, late], every.get
+        counted: Counted | None = None
+        kernel_of: KernelOf = executable.kernel_of
+        kernel = None if late is None else executable.kernels.get(late)
+        if late is not None and kernel is not None and kernel.most is not None:
+            counted = Counted(late, kernel)
+            instructions, kernel_of = [*instructions, late], executable.kernels.get
         elif late is not None:
             read_later.pop(late, None)
             read_later |= dict.fromkeys((*late.inputs, *captured(late, kernel_of)))

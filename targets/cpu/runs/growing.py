@@ -47,7 +47,7 @@ class GrowingLoop:
         assert isinstance(late, Late)
         self.at, self.late = at, late
         self.state = list(at.modules[0].parameters.values())[:2]
-        outline = Outline([at], [at, *self.state], executable.kernels.get, flow)
+        outline = Outline([at], [at, *self.state], executable.kernel_of, flow)
         self.piece = Piece(executable, outline, outline)
         self.begins = next((w.kernel for w in outline.works if w.knows_itself), None)
         self.most, self._limit = SHORTEST, late.room

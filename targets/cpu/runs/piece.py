@@ -47,7 +47,7 @@ class Piece:
     ) -> None:
         self.executable, self.outline, self.plain = executable, outline, plain
         self.late, self.grows, self.counted = late, grows, counted
-        self.captured = captured(late, executable.kernels.get) if late else []
+        self.captured = captured(late, executable.kernel_of) if late else []
         self._forms: dict[Outline, Form] = {}
         self.plans = BySizes(outline.symbols, partial(self._planned, outline), PLANS)
         self._late = BySizes(symbols_of(late), partial(bound, late), PLANS) if late else None
