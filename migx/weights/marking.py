@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -31,10 +31,20 @@ def fixed_weights(program: Program) -> list[str]:
     """The names of the fixed float literals with several elements: those that ``make_replaceable``
     would take, and for which a checkpoint is likely to have other values.
     """
-    ops = (at.op for at in program.literals)
-    named = [op for op in ops if type(op) is Literal and op.label and not op.replaceable]
-    held = (op for op in named if op.value.shape.dtype.is_float and not _is_read(op.value.shape))
-    return [*dict.fromkeys(op.label for op in held)]
+    return [
+        name
+        for name, held in _fixed(program).items()
+        if any(at.shape.dtype.is_float and not _is_read(at.shape) for at, _ in held)
+    ]
+
+
+def _fixed(program: Program) -> dict[str, list[tuple[Instruction, Literal]]]:
+    """The fixed literals that have names, by name."""
+    found: dict[str, list[tuple[Instruction, Literal]]] = {}
+    for at in program.literals:
+        if type(at.op) is Literal and at.op.label and not at.op.replaceable:
+            found.setdefault(at.op.label, []).append((at, at.op))
+    return found
 
 
 def is_number(shape: Shape) -> bool:
@@ -52,30 +62,18 @@ def make_replaceable(program: Program, names: Iterable[str] | None = None) -> No
     """
     if isinstance(names, str):
         raise WeightError(f"make_replaceable takes a list of names, such as [{names!r}]")
-    fixed: dict[str, list[tuple[Instruction, Literal]]] = {}
-    for at in program.literals:
-        if type(at.op) is Literal and at.op.label and not at.op.replaceable:
-            fixed.setdefault(at.op.label, []).append((at, at.op))
-    known = {name for name, held in fixed.items() if any(_is_read(at.shape) for at, _ in held)}
-    if names is not None:
-        known -= {
-            name for name, held in fixed.items() if all(is_number(at.shape) for at, _ in held)
-        }
-    weights = weights_of(program)
-    settled = {a.label for a in program.assumptions if a.relied_on_by != READER}
-    free = (name for name in fixed if name not in known and name not in settled)
-    chosen = list(free) if names is None else list(names)
-    for name in chosen:
-        if name in known:
-            raise WeightError(
-                f"literal {name!r}, {fixed[name][0][0].shape}, cannot be made replaceable: dims, "
-                "axes and single integers are read with the model, and the program's form may "
-                "depend on them; change it in the model"
-            )
-        if name not in fixed and name not in weights:
-            raise WeightError(f"there is no literal {name!r}; {there_are(name, [*fixed])}")
+    fixed, weights = _fixed(program), weights_of(program)
+    known = [name for name, held in fixed.items() if any(_is_read(at.shape) for at, _ in held)]
+    if names is None:
+        settled = {a.label for a in program.assumptions if a.relied_on_by != READER}
+        chosen = [name for name in fixed if name not in known and name not in settled]
+    else:
+        chosen = list(names)
+        for name in chosen:
+            if name not in weights or name in fixed:
+                _expect_free(name, fixed)
     if not chosen and not weights:
-        said = f" but {first_few(list(known), 5)}, which must be known" if known else ""
+        said = f" but {first_few(known, 5)}, which must be known" if known else ""
         raise WeightError(f"the program has no literals with names{said}")
     places = {name: _place(program, name) for name in chosen}
     _forget_readings(program, places)
@@ -84,6 +82,19 @@ def make_replaceable(program: Program, names: Iterable[str] | None = None) -> No
         at.owner.replace_operation(at, made)
         if op.relied_on_by:
             assume(program, made, made.value, op.relied_on_by)
+
+
+def _expect_free(name: str, fixed: Mapping[str, list[tuple[Instruction, Literal]]]) -> None:
+    """``WeightError`` if there is no fixed literal of a name, or it must be known."""
+    if name not in fixed:
+        raise WeightError(f"there is no literal {name!r}; {there_are(name, [*fixed])}")
+    shapes = [at.shape for at, _ in fixed[name]]
+    if any(map(_is_read, shapes)) and not all(map(is_number, shapes)):
+        raise WeightError(
+            f"literal {name!r}, {shapes[0]}, cannot be made replaceable: dims, axes and single "
+            "integers are read with the model, and the program's form may depend on them; change "
+            "it in the model"
+        )
 
 
 def _place(program: Program, name: str) -> dict[str, Any]:
