@@ -69,6 +69,17 @@ def up_to(node: Node, x: Instruction, axis: int, end: Instruction, count: Extent
     return node.add(ops.DynamicSlice((axis,), (count,)), x, *bounds)
 
 
+def repeated(node: Node, x: Instruction, axis: int, count: Extent) -> Instruction:
+    """Each index of an axis repeated, in order, until there are ``count``, a multiple."""
+    *lead, given = x.shape.dims[: axis + 1]
+    if given == count:
+        return x
+    rest = x.shape.dims[axis + 1 :]
+    apart = node.add(ops.Unsqueeze((axis + 1,)), x)
+    each = node.broadcast_to(apart, (*lead, given, count // given, *rest))
+    return node.reshape(each, (*lead, count, *rest))
+
+
 def channels_first(node: Node, x: Instruction) -> Instruction:
     """[N, ..., C] as [N, C, ...]."""
     return node.add(ops.Transpose((0, x.shape.rank - 1, *range(1, x.shape.rank - 1))), x)

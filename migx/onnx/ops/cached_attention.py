@@ -8,7 +8,7 @@ from migx.dim import Extent, may_equal
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._common import divided, up_to
+from migx.onnx.ops._common import divided, repeated, up_to
 from migx.onnx.ops.attention import (
     Pair,
     column,
@@ -21,7 +21,7 @@ from migx.onnx.ops.attention import (
 )
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary, plus
-from migx.onnx.ops.group_query import kept_with, repeated, separate
+from migx.onnx.ops.group_query import kept_with, separate
 from migx.shape import BOOL, I64
 
 
@@ -122,7 +122,7 @@ def sparse_attention(node: Node) -> tuple[Instruction, ...]:
     total = node.extents(node.input(7))
     end: Extent = node.fresh("total") if total is None else total[0]
     seen = [first_keys(node, x, end) for x in (k, v)]
-    keys, values = (repeated(node, x, heads) for x in seen)
+    keys, values = (repeated(node, x, 1, heads) for x in seen)
     product = node.add(ops.Dot(), q, node.add(ops.Transpose((0, 1, 3, 2)), keys))
     scores = to_scale(node, product, q.shape.dims[3])
     allowed = in_layout(node, heads, node.reshape(places, (batch, length)), arange(node, end))

@@ -15,7 +15,7 @@ from migx.onnx.node import Node
 from migx.onnx.ops._common import channels_first, channels_last, delegated, divided
 from migx.onnx.ops.elementwise import binary, plus
 from migx.onnx.ops.linear import matrix_product, scaled
-from migx.onnx.ops.normalization import normalized, over_root_mean_square
+from migx.onnx.ops.normalization import by_groups, normalized, over_root_mean_square
 from migx.shape import F32, I32
 
 DOMAIN = "com.microsoft"
@@ -193,13 +193,7 @@ def normalized_groups(node: Node, x: Instruction) -> Instruction:
     """
     last = bool(node.integer("channels_last", 1))
     first = channels_first(node, x) if last else x
-    batch, channels, *rest = first.shape.dims
-    groups = node.integer("groups")
-    wide = node.convert(first, F32)
-    apart = node.reshape(wide, (batch, groups, channels // groups, *rest))
-    epsilon = node.number("epsilon", 1e-5)
-    result, _, _ = normalized(node, apart, range(2, apart.shape.rank), epsilon)
-    result = node.reshape(result, first.shape.dims)
+    result = by_groups(node, node.convert(first, F32), node.integer("groups"))
     for op, i in ((ops.Mul(), 1), (ops.Add(), 2)):
         vector = node.convert(node.input(i), F32)
         result = node.add(op, result, node.add(ops.Broadcast(1, result.shape.dims), vector))

@@ -23,6 +23,7 @@ from migx.onnx.node import Node
 from migx.onnx.ops._common import delegated
 from migx.onnx.ops.contrib import DOMAIN, self_gated
 from migx.onnx.ops.elementwise import binary, plus
+from migx.onnx.ops.normalization import over_size
 from migx.onnx.ops.quantization import first_of, packed_rows
 from migx.shape import BOOL, F32, I64, U8, Shape
 
@@ -177,9 +178,7 @@ def routed(
     if not sums_to_one:
         return shares, chosen
     total = node.add(ops.ReduceSum((1,)), shares)
-    nothing = node.add(ops.Equal(), total, node.scalar(0, total))
-    safe = node.add(ops.Where(), nothing, node.scalar(1, total), total)
-    return binary(node, ops.Div(), shares, safe), chosen
+    return over_size(node, shares, total), chosen
 
 
 def sparsely(

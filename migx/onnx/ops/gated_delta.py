@@ -7,11 +7,11 @@ from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._common import delegated, divided
+from migx.onnx.ops._common import delegated, divided, repeated
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import scaled
-from migx.onnx.ops.linear_attention import Steps, rule_of, scale_of, scanned, shared
+from migx.onnx.ops.linear_attention import Steps, rule_of, scale_of, scanned
 from migx.shape import F32
 
 GATES = {"none": "none", "softplus": "softplus", "qwen": "softplus", "sigmoid": "sigmoid"}
@@ -48,8 +48,8 @@ def gated_delta_net(node: Node) -> tuple[Instruction, Instruction]:
     steps = (batch, length)
     q, k, v = (node.reshape(x, (*steps, x.shape.dims[-2], 1, x.shape.dims[-1])) for x in (q, k, v))
     of = Steps(
-        scaled(node, shared(node, q, heads), scale_of(node, size)),
-        shared(node, k, heads),
+        scaled(node, repeated(node, q, 2, heads), scale_of(node, size)),
+        repeated(node, k, 2, heads),
         v,
         decay(node, steps, heads) if decays else None,
         rate(node, steps, heads) if corrects else None,

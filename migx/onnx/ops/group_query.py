@@ -13,7 +13,7 @@ from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._common import divided, up_to
+from migx.onnx.ops._common import divided, repeated, up_to
 from migx.onnx.ops.attention import column, headed, kept, merged, rotated, to_scale
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import binary, plus
@@ -231,7 +231,7 @@ def grouped(
     """
     batch, heads, _, size = q.shape.dims
     total, sink = k.shape.dims[2], sink_of(node, heads, q)
-    k, v = (repeated(node, x, heads) for x in (k, v))
+    k, v = (repeated(node, x, 1, heads) for x in (k, v))
     product = node.add(ops.Dot(), q, node.add(ops.Transpose((0, 1, 3, 2)), k))
     scores = to_scale(node, product, size)
     if cap := node.number("softcap", 0.0):
@@ -280,16 +280,6 @@ def first_of_total(node: Node, scores: Instruction) -> Instruction:
     if total is not None:
         return node.add(ops.Slice((3,), (0,), (total[0],)), scores)
     return up_to(node, scores, 3, node.input(6), node.fresh("total"))
-
-
-def repeated(node: Node, x: Instruction, heads: Extent) -> Instruction:
-    """Each head of keys or values, repeated for each query head that shares it."""
-    batch, groups, *rest = x.shape.dims
-    if groups == heads:
-        return x
-    apart = node.add(ops.Unsqueeze((2,)), x)
-    each = node.broadcast_to(apart, (batch, groups, heads // groups, *rest))
-    return node.reshape(each, (batch, heads, *rest))
 
 
 def sink_of(node: Node, heads: Extent, like: Instruction) -> Instruction | None:

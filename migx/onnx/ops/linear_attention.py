@@ -14,7 +14,7 @@ from migx.dim import Extent, may_equal
 from migx.ir import Instruction, Module
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._common import delegated
+from migx.onnx.ops._common import delegated, repeated
 from migx.onnx.ops.contrib import DOMAIN, self_gated
 from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import scaled, with_bias
@@ -104,8 +104,8 @@ def read_steps(node: Node) -> Steps:
     scale = scale_of(node, size)
     decay, rate = factors(node, decays, 4, heads, size), factors(node, corrects, 5, heads, 1)
     return Steps(
-        scaled(node, shared(node, q, heads), scale),
-        shared(node, k, heads),
+        scaled(node, repeated(node, q, 2, heads), scale),
+        repeated(node, k, 2, heads),
         node.reshape(v, (batch, length, heads, 1, width)),
         None if decay is None else node.add(ops.Exp(), decay),
         rate,
@@ -130,16 +130,6 @@ def part(node: Node, place: int, width: Extent, count: int) -> Extent:
     if not may_equal(width % count, 0):
         raise node.fail(f"{node.proto.input[place]!r}: {width} elements are not {count} heads")
     return width // count
-
-
-def shared(node: Node, x: Instruction, heads: int) -> Instruction:
-    """Heads [batch, time, heads, group, size], repeated for those that share them."""
-    batch, length, given, *rest = x.shape.dims
-    if given == heads:
-        return x
-    each = node.add(ops.Unsqueeze((3,)), x)
-    each = node.broadcast_to(each, (batch, length, given, heads // given, *rest))
-    return node.reshape(each, (batch, length, heads, *rest))
 
 
 def factors(node: Node, wanted: bool, place: int, heads: int, size: Extent) -> Instruction | None:

@@ -16,6 +16,7 @@ from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import scaled
+from migx.onnx.ops.normalization import over_size
 from migx.op import Array
 from migx.ops.trees import COMPARISONS, UNORDERED
 from migx.shape import F32, I32, I64, STR
@@ -195,9 +196,7 @@ def normalizer(node: Node) -> Instruction:
         size = node.add(ops.ReduceSum(axes), node.add(ops.Abs(), x))
     else:
         size = node.add(ops.Sqrt(), node.add(ops.ReduceSum(axes), node.add(ops.Mul(), x, x)))
-    empty = node.add(ops.Equal(), size, node.scalar(0, size))
-    size = node.add(ops.Where(), empty, node.scalar(1, size), size)
-    return binary(node, ops.Div(), x, size)
+    return over_size(node, x, size)
 
 
 @importer("Imputer", domain=DOMAIN)

@@ -142,16 +142,19 @@ def instance_normalization(node: Node) -> Instruction:
 
 @importer("GroupNormalization", since=21)
 def group_normalization(node: Node) -> Instruction:
-    x, groups = node.input(0), node.integer("num_groups")
-    batch, channels, *rest = x.shape.dims
+    x = node.input(0)
     wide = node.convert(x, node.dtype("stash_type", 1))
-    grouped = node.reshape(wide, (batch, groups, channels // groups, *rest))
-    result, _, _ = normalized(
-        node, grouped, range(2, grouped.shape.rank), node.number("epsilon", 1e-5)
-    )
-    result = node.convert(node.reshape(result, x.shape.dims), x.shape.dtype)
+    result = node.convert(by_groups(node, wide, node.integer("num_groups")), x.shape.dtype)
     scale, bias = (per_channel(node, node.input(i), x) for i in (1, 2))
     return node.add(ops.Add(), node.add(ops.Mul(), result, scale), bias)
+
+
+def by_groups(node: Node, x: Instruction, groups: int) -> Instruction:
+    """Groups of channels, which come second, each normalised."""
+    batch, channels, *rest = x.shape.dims
+    apart = node.reshape(x, (batch, groups, channels // groups, *rest))
+    axes, epsilon = range(2, apart.shape.rank), node.number("epsilon", 1e-5)
+    return node.reshape(normalized(node, apart, axes, epsilon)[0], x.shape.dims)
 
 
 @importer("Softmax", "LogSoftmax")
@@ -248,9 +251,14 @@ def lp_normalization(node: Node) -> Instruction:
         norm = node.add(ops.ReduceSum(axes), node.add(ops.Abs(), x))
     else:
         norm = node.add(ops.Sqrt(), node.add(ops.ReduceSum(axes), node.add(ops.Mul(), x, x)))
-    zero, one = node.scalar(0, norm), node.scalar(1, norm)
-    norm = node.add(ops.Where(), node.add(ops.Equal(), norm, zero), one, norm)
-    return node.add(ops.Div(), x, node.broadcast_to(norm, x.shape.dims))
+    return over_size(node, x, norm)
+
+
+def over_size(node: Node, x: Instruction, size: Instruction) -> Instruction:
+    """The value divided by its size along some axes; where that is 0, it stays."""
+    zero, one = node.scalar(0, size), node.scalar(1, size)
+    size = node.add(ops.Where(), node.add(ops.Equal(), size, zero), one, size)
+    return node.add(ops.Div(), x, node.broadcast_to(size, x.shape.dims))
 
 
 @importer("CumSum")
