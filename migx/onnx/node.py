@@ -26,7 +26,7 @@ from migx.ops.control import Assume
 from migx.shape import DType, Shape
 
 if TYPE_CHECKING:
-    from migx.onnx.reader import GraphReader
+    from migx.onnx.graph_reader import GraphReader
 
 T = TypeVar("T")
 _TYPES = {

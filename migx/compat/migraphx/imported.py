@@ -25,8 +25,8 @@ def read(
     from onnx import GraphProto, helper
 
     from migx.onnx import importers
+    from migx.onnx.graph_reader import GraphReader
     from migx.onnx.model_file import ModelFile
-    from migx.onnx.reader import GraphReader
 
     names = ["" if value is None else f"input_{i}" for i, value in enumerate(inputs)]
     result = f"{module.name}.{operator}.{len(module)}"
