@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 
 import migx
 from migx.errors import EvaluationError
 from migx.ir import Module
-from migx.program import Program
 from migx.sizes import symbols_within
-from migx.targets.cpu.runs.executable import CpuExecutable
 from migx.testing.oracles import Trial
+from tests.targets.cpu.whole import at_once, compiled, executable, native
 from tests.targets.flow import COUNTED, EVERY, NESTED, RUNS, STOPPED, given, same
-
-
-def compiled(text: str, target: str = "cpu", passes: str = "", threads: int = 2) -> Program:
-    return migx.parse(text).compile(
-        target, passes=passes, num_threads=threads if target == "cpu" else None
-    )
-
-
-def fallbacks(program: Program) -> list[str]:
-    found = program.executable
-    assert isinstance(found, CpuExecutable)
-    return [at.name for at in found.fallbacks()]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("text", EVERY)
 def test_control_flow_is_steps(text: str, threads: int) -> None:
     program, ref = compiled(text, threads=threads), compiled(text, "ref")
-    assert not fallbacks(program)
+    native(program)
     for n, t, c in RUNS:
         inputs = given(program, n, t, c)
         assert same(program.eval(inputs), ref.eval(inputs))
@@ -70,9 +55,7 @@ module body(i: i64[], c: bool[], a: f32[n, 4]) {
 
 def test_what_is_around_a_loop_is_run_with_it_where_an_input_says_how_long_it_is() -> None:
     program, ref = compiled(TOLD), compiled(TOLD, "ref")
-    found = program.executable
-    assert isinstance(found, CpuExecutable)
-    assert len(found.pieces[program.compiled.program.main]) == 1
+    assert len(executable(program).pieces[program.compiled.program.main]) == 1
     x = np.arange(12, dtype=np.float32).reshape(3, 4)
     for count in (4, 1, 0, -3, 70, 4):
         inputs = {"t": np.array([9, count]), "x": x}
@@ -116,11 +99,7 @@ def test_runs_of_one_loop_overlap() -> None:
         again = ([a.tobytes() for a in program.eval(inputs)] for _ in range(40))
         wrong.extend(t for found in again if found != expected)
 
-    workers = [threading.Thread(target=work, args=(t,)) for t in (3, 90, 20, 200)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    at_once(work, (3, 90, 20, 200))
     assert not wrong
 
 
@@ -146,7 +125,7 @@ module no() {
 
 def test_a_view_of_what_is_outside_a_module_for_the_host() -> None:
     program, x = compiled(VIEWED), np.arange(4, dtype=np.float32).reshape(2, 2)
-    assert fallbacks(program) == ["if", "scatternd_min"]
+    assert [at.name for at in executable(program).fallbacks()] == ["if", "scatternd_min"]
     halves = {"y": np.ones(4, np.float16), "z": np.ones(1, np.float16)}
     (result,) = program.eval({"c": np.bool_(False), "x": x, "dims": np.array([2, 2]), **halves})
     assert np.array_equal(result, x)
@@ -184,7 +163,7 @@ def test_a_branch_that_is_not_taken_may_refuse_the_sizes() -> None:
 def test_a_loop_that_ends_early_has_no_result_of_the_dims_it_says() -> None:
     text = STOPPED.replace("trips", "4")
     program = compiled(text)
-    assert not fallbacks(program)
+    native(program)
     with pytest.raises(EvaluationError, match="number of iterations"):
         program.eval({"t": np.array(4), "x": np.array(3)})
     assert program.eval({"t": np.array(4), "x": np.array(9)})[2].tolist() == [9, 0, 1, 2]
@@ -212,7 +191,7 @@ module body(n: i64[], c: bool[], i: i64[]) {
 
 def test_a_fault_ends_a_loop() -> None:
     program = compiled(ENDLESS)
-    assert not fallbacks(program)
+    native(program)
     x = np.array([1, 2, np.nan, 3], np.float32)
     assert program.eval({"x": x, "i": np.array(0)})[0] == 3
     with pytest.raises(EvaluationError, match="gather"):
@@ -224,9 +203,7 @@ def test_a_profile_has_every_step_that_was_run() -> None:
     program = compiled(NESTED)
     inputs = given(program, 3, 4, True)
     arguments = {name: migx.Argument.of(value) for name, value in inputs.items()}
-    found = program.executable
-    assert isinstance(found, CpuExecutable)
-    names = [cost.kernel for cost in found.profile(arguments, {}).costs]
+    names = [cost.kernel for cost in executable(program).profile(arguments, {}).costs]
     # The inner loop runs 0 + 1 + 2 + 3 times, and in its third iteration takes the first branch.
     assert (names.count("abs"), names.count("relu"), names.count("greater")) == (4, 1, 6)
 
@@ -252,7 +229,7 @@ module body(i: i64[], c: bool[], a: f32[n, 8], w: f32[8, 8], all: f32[n, k]) {
 
 def test_what_a_loop_need_not_carry_is_packed_once() -> None:
     program = migx.parse(WEIGHTS, draw_missing=3)
-    assert not fallbacks(program.copy().compile("cpu"))
+    native(program.copy().compile("cpu"))
     for n, t in ((2, 0), (3, 1), (1, 70)):
         inputs = given(program, n, t, True)
         Trial(program, {k: migx.Argument.of(v) for k, v in inputs.items()}).target("cpu")
@@ -292,7 +269,7 @@ module many() {
 
 def test_a_branch_in_a_loop_may_refuse_the_sizes() -> None:
     program, ref = compiled(PADDED), compiled(PADDED, "ref")
-    assert not fallbacks(program)
+    native(program)
     for n, t in ((3, 5), (2, 2), (1, 1)):
         inputs = given(program, n, t, True)
         assert same(program.eval(inputs), ref.eval(inputs))
@@ -322,7 +299,7 @@ def test_no_module_is_walked_again_at_each_level(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("migx.targets.cpu.plans.outline.symbols_within", counted)
     depth = 12
     program = compiled(_nested(depth))
-    assert not fallbacks(program)
+    native(program)
     assert len(walked) <= 2 * depth
     x = np.arange(4, dtype=np.float32)
     (result,) = program.eval({"x": x, "c": np.array(True)})

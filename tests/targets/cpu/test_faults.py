@@ -24,9 +24,9 @@ from migx.errors import EvaluationError
 from migx.targets.cpu.code import compiling, jit
 from migx.targets.cpu.plans import memory
 from migx.targets.cpu.runs import running
-from migx.targets.cpu.runs.executable import CpuExecutable
 from migx.targets.cpu.threads import pool
 from migx.testing.oracles import Trial
+from tests.targets.cpu.whole import at_once, executable
 
 TEXT = """
 module main(x: f32[n, 64], y: f32[64, 48]) {
@@ -205,11 +205,7 @@ def test_eight_threads_at_once() -> None:
             if not same(program.eval(inputs(n)), expected[n]):
                 wrong.append(n)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, range(8))
     assert wrong == []
 
 
@@ -258,8 +254,7 @@ def test_what_lay_in_memory_before_does_not_matter(
 
     program, given = compiled(3), inputs(201)
     expected = program.eval(given)
-    made = program.compiled.executable
-    assert isinstance(made, CpuExecutable)
+    made = executable(program)
     monkeypatch.setattr(running, "allocated", filled)
     for piece in (piece for pieces in made.pieces.values() for piece in pieces):
         for workspace in piece._idle:

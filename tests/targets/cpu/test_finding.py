@@ -13,10 +13,10 @@ from migx.ops.builtin import Literal
 from migx.planning import is_block
 from migx.program import Program
 from migx.target import get_target
-from migx.targets.cpu.runs.executable import CpuExecutable
 from migx.testing.law import check_law
 from migx.testing.oracles import Trial
 from tests.targets.cpu.test_int4_lookups import literal
+from tests.targets.cpu.whole import native
 
 E, N, K = 5, 37, 44
 """Blocks, columns that are no whole panels, and the depth."""
@@ -129,10 +129,7 @@ def inputs(rows: int, chosen: list[int]) -> dict[str, NDArray[np.generic]]:
 
 def found(program: Program) -> list[str]:
     """What the steps of a program are that find blocks."""
-    executable = program.executable
-    assert isinstance(executable, CpuExecutable)
-    assert not executable.fallbacks()
-    parts = executable.pieces[program.compiled.program.main]
+    parts = native(program).pieces[program.compiled.program.main]
     works = [work for part in parts for work in part.outline.works]
     assert all(is_block(w.at) for w in works if w.finds is not None)
     return [w.kernel.name for w in works if w.kernel is not None and w.finds is not None]
@@ -243,8 +240,7 @@ def test_blocks_beside_state_that_grows() -> None:
     """The steps of such a body are given new sizes each time, by their places among all words."""
     program = drawn(GROWING)
     made = program.copy().compile("cpu", num_threads=2)
-    assert isinstance(made.executable, CpuExecutable)
-    assert not made.executable.fallbacks()
+    native(made)
     rng = np.random.default_rng(2)
     for n, t in ((2, 0), (3, 1), (1, 7), (2, 33)):
         x = rng.standard_normal((n, 2, 4)).astype(np.float32)

@@ -12,8 +12,8 @@ from migx.argument import Argument
 from migx.dim import Dim
 from migx.errors import EvaluationError
 from migx.targets.cpu.kernels.gather import kernel_for
-from migx.targets.cpu.runs.executable import CpuExecutable
 from tests.targets.cpu.alone import parsed, problem
+from tests.targets.cpu.whole import native
 
 CASES: Mapping[str, tuple[str, dict[str, int]]] = {
     "rows": ("x: f32[200, 33], i: i64[n, 2]|gather(x, i)", {"n": 5}),
@@ -60,8 +60,7 @@ module main(x: {dtype}[9, {row}], i: {given}) {{
     held = rng.integers(0, 256, int(x.nbytes), np.uint8)
     given_ = {"x": Argument.packed(x, held), "i": Argument.of(indices)}
     made = program.copy().compile("cpu")
-    assert isinstance(made.executable, CpuExecutable)
-    assert not made.executable.fallbacks()
+    native(made)
     assert np.array_equal(made.eval(given_)[0], program.copy().compile("ref").eval(given_)[0])
     with pytest.raises(EvaluationError, match="an index is outside axis 0"):
         made.eval({**given_, "i": Argument.of(np.full_like(indices, 9))})

@@ -19,8 +19,8 @@ from migx.errors import EvaluationError
 from migx.program import Program
 from migx.targets.cpu.code import jit
 from migx.targets.cpu.plans.outline import Work
-from migx.targets.cpu.runs.executable import CpuExecutable
 from migx.targets.cpu.runs.growing import GrowingLoop
+from tests.targets.cpu.whole import at_once, compiled, executable, native
 from tests.targets.flow import given, same
 
 CACHE = """
@@ -175,20 +175,8 @@ RUNS = ((3, 0), (1, 1), (2, 5), (5, 63), (3, 64), (2, 65), (1, 200), (4, 2))
 """Sizes and trips."""
 
 
-def compiled(text: str, target: str = "cpu", threads: int = 2) -> Program:
-    return migx.parse(text).compile(
-        target, passes="", num_threads=threads if target == "cpu" else None
-    )
-
-
-def native(program: Program) -> CpuExecutable:
-    found = program.executable
-    assert isinstance(found, CpuExecutable)
-    return found
-
-
 def loops(program: Program) -> list[GrowingLoop]:
-    pieces = (piece for parts in native(program).pieces.values() for piece in parts)
+    pieces = (piece for parts in executable(program).pieces.values() for piece in parts)
     return [piece.grows for piece in pieces if isinstance(piece.grows, GrowingLoop)]
 
 
@@ -209,7 +197,7 @@ def inputs(program: Program, n: int, t: int) -> dict[str, Any]:
 @pytest.mark.parametrize("text", EVERY)
 def test_state_that_grows_is_steps(text: str, threads: int) -> None:
     program, ref = compiled(text, threads=threads), compiled(text, "ref")
-    assert not native(program).fallbacks()
+    native(program)
     assert loops(program)[0].begins is not None
     for n, t in RUNS:
         assert same(*(each.eval(inputs(each, n, t)) for each in (program, ref)))
@@ -272,7 +260,7 @@ SHRINKS = BY_ANY.replace(
 @pytest.mark.parametrize("text", [TWICE, CAPPED, SHRINKS])
 def test_what_does_not_grow_by_as_much_each_time_is_for_the_host(text: str) -> None:
     program, ref = compiled(text), compiled(text, "ref")
-    assert [at.name for at in native(program).fallbacks()] == ["loop"]
+    assert [at.name for at in executable(program).fallbacks()] == ["loop"]
     for n, t in ((3, 0), (4, 2), (5, 5)):
         assert same(*(each.eval(inputs(each, n, t)) for each in (program, ref)))
 
@@ -297,11 +285,7 @@ def test_runs_overlap() -> None:
         again = (program.eval(inputs(program, *case)) for _ in range(30))
         wrong.extend(case[1] for found in again if not same(found, expected[case]))
 
-    workers = [threading.Thread(target=work, args=(case,)) for case in cases]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    at_once(work, cases)
     assert not wrong
 
 
@@ -323,7 +307,7 @@ module body(i: i64[], c: bool[], k: f32[a]) {
 
 def test_a_run_has_the_weights_it_began_with() -> None:
     program = migx.parse(WEIGHED, draw_missing=0).compile("cpu")
-    assert not native(program).fallbacks()
+    native(program)
     asked, mixed, ends = inputs(program, 3, 200), list[float](), threading.Event()
 
     def work() -> None:
@@ -353,11 +337,11 @@ def test_a_fault_says_where() -> None:
     text = text.replace("unsqueeze(%0) {axis=0}", "unsqueeze(%0) {axes=(0,)}")
     text = text.replace("return c, %0\n", "%2 = concat(a, %1) {axis=0}\n  return c, %2\n")
     program = compiled(text)
-    assert not native(program).fallbacks()
+    native(program)
     assert len(program.eval(inputs(program, 3, 100))[0]) == 103
     text = text.replace("gather(a, i)", "gather(main:x, i)")
     program = compiled(text)
-    assert not native(program).fallbacks()
+    native(program)
     with pytest.raises(EvaluationError, match="gather"):
         program.eval(inputs(program, 3, 4))
     assert len(program.eval(inputs(program, 3, 3))[0]) == 6
@@ -366,7 +350,7 @@ def test_a_fault_says_where() -> None:
 def test_a_profile_has_every_step_that_was_run() -> None:
     program = compiled(EXCHANGED)
     arguments = {k: migx.Argument.of(v) for k, v in inputs(program, 3, 70).items()}
-    names = [cost.kernel for cost in native(program).profile(arguments, {}).costs]
+    names = [cost.kernel for cost in executable(program).profile(arguments, {}).costs]
     # It runs twice, for there is room for 64 iterations at first; of the five that are carried, two
     # do not lie in two places in turn, and three may be in the second at the end.
     assert names.count("copy") == 2 * 134 + 2 * (5 + 3)

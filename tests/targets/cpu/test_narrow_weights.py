@@ -19,11 +19,11 @@ from migx.targets.cpu.code import jit
 from migx.targets.cpu.kernels import convolution, kernel_for
 from migx.targets.cpu.machine import Machine, host
 from migx.targets.cpu.plans.memory import address
-from migx.targets.cpu.runs.executable import CpuExecutable
 from migx.testing.law import check_law
 from tests.targets.cpu import alone
 from tests.targets.cpu.alone import OTHER_MACHINES, parsed, problem, produced
 from tests.targets.cpu.test_weight_only import literal
+from tests.targets.cpu.whole import native
 
 FUSE = "fuse_int4,fuse_epilogue"
 PADDED = "padding=(1, 1, 1, 1)"
@@ -207,8 +207,7 @@ def test_bits_are_those_of_weights_in_f32(name: str) -> None:
 
 def _compiled(program: Program) -> Program:
     program.compile("cpu")
-    assert isinstance(made := program.compiled.executable, CpuExecutable)
-    assert not made.fallbacks()
+    native(program)
     return program
 
 

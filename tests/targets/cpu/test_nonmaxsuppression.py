@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import migx
 from migx.errors import EvaluationError
-from tests.targets.cpu.test_plan import executable
+from tests.targets.cpu.whole import executable
 
 Array = NDArray[Any]
 LIMITS = (", m: i64[1]", ", o: f32[1]", ", s: f32[1]")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import migx
 from migx.program import Program
 from migx.shape import DType
-from tests.targets.cpu.test_plan import executable
+from tests.targets.cpu.whole import executable
 
 Array = NDArray[Any]
 RANKS = {"a": 1, "a, b": 2, "a, b, c": 3}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import threading
 from itertools import combinations
 from typing import Any
 
@@ -16,13 +15,12 @@ import migx
 from migx.errors import EvaluationError, InputError
 from migx.planning import Life, arranged
 from migx.profile import Profile
-from migx.program import Program
 from migx.targets.cpu.plans.outline import Kind
 from migx.targets.cpu.plans.plan import LARGE
-from migx.targets.cpu.runs.executable import CpuExecutable
 from migx.targets.cpu.runs.running import ROOMY
 from migx.testing import check_target
 from migx.testing.oracles import Trial
+from tests.targets.cpu.whole import at_once, compiled, executable, native
 
 CHAIN = """
 module main(x: f32[n, 8]) {
@@ -34,16 +32,6 @@ module main(x: f32[n, 8]) {
   return %4, %1
 }
 """
-
-
-def compiled(text: str, passes: str | None = "", threads: int = 2) -> Program:
-    return migx.parse(text).compile("cpu", passes=passes, num_threads=threads)
-
-
-def executable(program: Program) -> CpuExecutable:
-    found = program.executable
-    assert isinstance(found, CpuExecutable)
-    return found
 
 
 @given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 9), st.integers(0, 5)), max_size=40))
@@ -186,11 +174,7 @@ def test_runs_overlap() -> None:
         expected = program.eval({"x": x})[0].tobytes()
         wrong.extend(n for _ in range(60) if program.eval({"x": x})[0].tobytes() != expected)
 
-    workers = [threading.Thread(target=work, args=(50 + n,)) for n in range(8)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    at_once(work, range(50, 58))
     assert not wrong
 
 
@@ -360,7 +344,7 @@ module main(x: f32[2*n, 3, 4], y: f32[n]) {
 
 def test_a_constant_that_is_copied_first_is_not_asked_for_packed() -> None:
     program = compiled(REPEATED)
-    assert not executable(program).fallbacks()
+    native(program)
     (got,) = program.eval({"x": np.ones((4, 3, 4), np.float32), "y": np.ones(2, np.float32)})
     assert np.array_equal(got[:, 0, 0], [10, 26, 10, 26])
 
@@ -388,7 +372,7 @@ module no() {
 
 def test_modules_of_control_flow_run_natively() -> None:
     program = compiled(BRANCH)
-    assert not executable(program).fallbacks()
+    native(program)
     x = np.array([1.0, -2.0], np.float32)
     for c, sign in ((True, 2), (False, 0)):
         (got,) = program.eval({"c": np.array(c), "x": x})
@@ -452,7 +436,7 @@ def test_sizes_as_values_are_known_to_the_plan() -> None:
         "module main(x: f32[n, m]) {\n %0 = dim_literal() {values=(n, n*m + 1, 7), lens=(3,)}\n"
         " %1 = add(%0, %0)\n return %1\n}\n"
     )
-    assert not executable(program).fallbacks()
+    native(program)
     for n, m in ((2, 5), (0, 1)):
         (got,) = program.eval({"x": np.zeros((n, m), np.float32)})
         assert got.tolist() == [2 * n, 2 * (n * m + 1), 14]

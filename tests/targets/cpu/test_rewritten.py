@@ -9,7 +9,7 @@ import migx
 from migx.argument import Argument
 from migx.testing.oracles import Trial
 from tests.targets.cpu.alone import random
-from tests.targets.cpu.test_plan import executable
+from tests.targets.cpu.whole import executable
 
 PROGRAMS = {
     "trilu": "main(x: f32[2, n, 9], k: i64[1]) {\n  %0 = trilu(x, k)",

@@ -12,8 +12,8 @@ import pytest
 import migx
 from migx.argument import Argument
 from migx.program import Program
-from migx.targets.cpu.runs.executable import CpuExecutable
 from migx.testing.oracles import Trial
+from tests.targets.cpu.whole import native
 from tests.targets.flow import same
 
 FILTER = """
@@ -78,10 +78,7 @@ def given(program: Program, **sizes: int) -> dict[str, Any]:
 
 def steps(program: Program) -> list[str]:
     """The kernels of a program that runs as steps."""
-    found = program.executable
-    assert isinstance(found, CpuExecutable)
-    assert not found.fallbacks()
-    parts = found.pieces[program.compiled.program.main]
+    parts = native(program).pieces[program.compiled.program.main]
     works = [work for part in parts for work in part.outline.works]
     return [work.kernel.name for work in works if work.kernel is not None]
 
@@ -207,9 +204,7 @@ AROUND = {
 @pytest.mark.parametrize("name", AROUND)
 def test_scans_in_loops(name: str) -> None:
     program, ref = (migx.parse(AROUND[name]).compile(target) for target in ("cpu", "ref"))
-    found = program.executable
-    assert isinstance(found, CpuExecutable)
-    assert not found.fallbacks()
+    native(program)
     for n, m, t in ((1, 1, 1), (3, 4, 5), (2, 0, 3), (40, 3, 2)):
         inputs = given(program, n=n, m=m) | {"t": np.array(t)}
         assert same(program.eval(inputs), ref.eval(inputs))

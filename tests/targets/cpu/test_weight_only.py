@@ -13,9 +13,9 @@ from migx.targets.cpu.code import jit
 from migx.targets.cpu.kernels import convolution, gemm
 from migx.targets.cpu.kernels.weight_only import kernel_for
 from migx.targets.cpu.machine import Machine, host
-from migx.targets.cpu.runs.executable import CpuExecutable
 from tests.targets.cpu.alone import parsed, problem, produced
 from tests.targets.cpu.assembled import AVX2, NEON, count, loops, spills
+from tests.targets.cpu.whole import native
 
 BITS = ("i4", "u4", "i8", "u8")
 SIZES = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1, "u8": 1}
@@ -368,8 +368,7 @@ def test_rows_that_lie_apart_are_brought_together(read: str, batch: str) -> None
     (expected,) = program.copy().compile("ref").eval(x)
     program.compile("cpu")
     assert [at.op.name for at in program.compiled.program.main][-3:-1] == ["contiguous", "group"]
-    assert isinstance(made := program.compiled.executable, CpuExecutable)
-    assert not made.fallbacks()
+    native(program)
     bound = 64 * float(np.finfo(np.float32).eps) * float(np.abs(expected).max())
     np.testing.assert_allclose(program.eval(x)[0], expected, rtol=0, atol=bound)
 
