@@ -15,7 +15,7 @@ from migx.dims.extents import Numbers
 from migx.ir import Instruction, Module
 from migx.ops.builtin import GetTupleElem, Param
 from migx.ops.indexing import Gather
-from migx.ops.layout import Reshape
+from migx.ops.layout import Reshape, Slice
 from migx.shape import I32, I64, Shape
 from migx.sizes import symbols_of
 
@@ -42,6 +42,15 @@ def is_alias(at: Instruction) -> bool:
     if not is_memory(at.shape) or at.shape.dtype.is_packed:
         return False
     return not isinstance(at.op, Reshape) or at.inputs[0].shape.strides is None
+
+
+def shift(at: Instruction) -> Extent:
+    """How many elements after the start of its source an alias begins."""
+    if not isinstance(at.op, Slice):
+        return 0
+    strides = at.inputs[0].shape.true_strides
+    pairs = zip(at.op.axes, at.op.starts, strict=True)
+    return sum((start * strides[axis] for axis, start in pairs), 0)
 
 
 def is_block(at: Instruction) -> bool:

@@ -8,8 +8,8 @@ from functools import partial
 
 from migx import op as operations
 from migx.base.memory import installed
-from migx.dim import Dim
-from migx.dims.extents import Latest
+from migx.dim import Dim, Extent
+from migx.dims.extents import Extents, Latest, Numbers
 from migx.dims.symbol import listed
 from migx.errors import DimError, EvaluationError, InputError, ShapeError
 from migx.ir import Instruction, Module
@@ -212,6 +212,24 @@ class ShapeRules:
                 wanted.at(sizes)
 
         return check
+
+
+class Numbered:
+    """What the plans of some instructions share, for any sizes: their shape rules, and extents that
+    are evaluated together, each by its index among the numbers.
+    """
+
+    def __init__(self, instructions: Iterable[Instruction]) -> None:
+        self.rules, self._extents = ShapeRules(instructions), Extents()
+
+    def place(self, extent: Extent) -> int:
+        """The index of an extent among the numbers."""
+        return self._extents.place(extent)
+
+    def numbers(self, sizes: Mapping[str, int]) -> Numbers:
+        """All extents evaluated at these sizes, which the shape rules have checked."""
+        self.rules.check(sizes)
+        return self._extents.at(sizes)
 
 
 def check_room(nbytes: int, sizes: Mapping[str, int]) -> None:

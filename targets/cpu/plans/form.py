@@ -16,11 +16,11 @@ import numpy as np
 
 from migx.base.memory import aligned
 from migx.dim import Extent
-from migx.dims.extents import Extents, Latest, Numbers
+from migx.dims.extents import Latest, Numbers
 from migx.ir import Instruction
 from migx.planning import Arena
 from migx.shape import Shape
-from migx.sizes import ShapeRules
+from migx.sizes import Numbered
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.plans.control_kernels import ROUNDS
 from migx.targets.cpu.plans.memory import Layout
@@ -93,7 +93,7 @@ class Handed:
     places: list[tuple[Address, Latest[Layout]]]
 
 
-class Form:
+class Form(Numbered):
     """What all plans of an outline share. ``words`` are those that kernels are called with;
     ``sized`` pairs words with the ``numbers`` they hold, ``in_arena`` and the like are words with
     addresses in one kind of memory, ``in_args`` words with addresses of words.
@@ -108,10 +108,9 @@ class Form:
         code_of: Mapping[str, int],
         literals: Callable[[Instruction], int],
     ) -> None:
+        super().__init__(outline.instructions)
         self.outline = outline
-        self._extents = Extents()
         self._layouts: dict[Shape, Latest[Layout]] = {}
-        self.rules = ShapeRules(outline.instructions)
         own = [cell for cell in outline.cells if cell.same_as is None]
         mine = [cell for cell in own if cell.kind is Kind.ARENA]
         self.arena = dict(zip(mine, range(len(mine)), strict=True))
@@ -130,15 +129,6 @@ class Form:
         self.cells_in_arena = np.array([self.arena[c] for c in self.in_arena.cells], int)
         for word, cell in zip(self.in_literals.words, self.in_literals.cells, strict=True):
             self.words[word] = literals(cell.of[0])
-
-    def place(self, extent: Extent) -> int:
-        """The index of an extent among the numbers."""
-        return self._extents.place(extent)
-
-    def numbers(self, sizes: Mapping[str, int]) -> Numbers:
-        """All extents evaluated at these sizes, which the shape rules have checked."""
-        self.rules.check(sizes)
-        return self._extents.at(sizes)
 
     def layout(self, shape: Shape) -> Latest[Layout]:
         """The layout of a value of a shape, in memory that begins with it."""

@@ -18,8 +18,7 @@ from migx.dim import Extent
 from migx.ir import Instruction, Module
 from migx.ops.builtin import GetTupleElem, Literal, Param, Return, Slot, Undefined
 from migx.ops.formats import UnpackWeight, of_blocks
-from migx.ops.layout import Slice
-from migx.planning import is_alias, is_block, is_memory
+from migx.planning import is_alias, is_block, is_memory, shift
 from migx.shape import TUPLE, U8, Shape
 from migx.sizes import read_symbols, symbols_within
 from migx.targets.cpu.kernel import Kernel
@@ -309,12 +308,7 @@ class Outline:
             part = self.where.get((source, at.op.index))  # None if the tuple is a member of another
             return None if part is None else Reference(part.cell, part.offset, at.shape)
         found = self.read(source)
-        offset = found.offset
-        if isinstance(at.op, Slice):
-            strides = source.shape.true_strides
-            for axis, start in zip(at.op.axes, at.op.starts, strict=True):
-                offset = offset + start * strides[axis]
-        return Reference(found.cell, offset, at.shape)
+        return Reference(found.cell, found.offset + shift(at), at.shape)
 
     # Memory of cells.
 

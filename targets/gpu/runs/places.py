@@ -10,8 +10,7 @@ from migx.dim import Extent
 from migx.ir import Instruction
 from migx.ops.builtin import GetTupleElem, Param, Slot
 from migx.ops.control import Assume
-from migx.ops.layout import Slice
-from migx.planning import is_alias
+from migx.planning import is_alias, shift
 from migx.targets.gpu.operations import Allocate, CodeObject, CopyTo, DeviceLiteral, Sync
 
 
@@ -48,12 +47,9 @@ def lies_in(at: Instruction) -> Instruction | None:
 def is_aligned(value: Instruction) -> bool:
     """Whether a value on the device is known to be aligned to 16 bytes."""
     while is_alias(value):
-        if isinstance(value.op, Slice):
-            source = value.inputs[0].shape
-            for axis, start in zip(value.op.axes, value.op.starts, strict=True):
-                step = start * source.true_strides[axis]
-                if not isinstance(step, int) or step * source.dtype.bits % 128:
-                    return False
+        step = shift(value)
+        if not isinstance(step, int) or step * value.shape.dtype.bits % 128:
+            return False
         value = value.inputs[0]
     return True
 
@@ -79,9 +75,7 @@ class Places:
         while at is not root:
             source = lies_in(at)
             assert source is not None
-            if isinstance(at.op, Slice):
-                strides, bits = source.shape.true_strides, source.shape.dtype.bits
-                for axis, start in zip(at.op.axes, at.op.starts, strict=True):
-                    offset = offset + start * strides[axis] * bits // 8
+            if (step := shift(at)) != 0:
+                offset = offset + step * at.shape.dtype.bits // 8
             at = source
         return root, offset

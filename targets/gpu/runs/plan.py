@@ -18,7 +18,7 @@ from migx import op as operations
 from migx.base.recent import Recent
 from migx.binding import Sizes
 from migx.dim import Extent
-from migx.dims.extents import Extents, Numbers
+from migx.dims.extents import Numbers
 from migx.errors import InputError
 from migx.ir import Instruction
 from migx.op import Operation
@@ -26,7 +26,7 @@ from migx.ops.builtin import GetTupleElem, Literal, Param, Return
 from migx.ops.control import Assume
 from migx.planning import Arena
 from migx.shape import Shape
-from migx.sizes import ShapeRules
+from migx.sizes import Numbered
 from migx.targets.gpu.devices.device import ALIGNMENT
 from migx.targets.gpu.emit.text import MOST, is_vast
 from migx.targets.gpu.operations import Allocate, CodeObject, CopyTo, DeviceLiteral, Sync
@@ -140,7 +140,7 @@ class Stretch(NamedTuple):
     varying: tuple[Instruction, ...]
 
 
-class Form:
+class Form(Numbered):
     """What all plans of a piece share. ``steps`` are kernels, and instructions in which the host
     takes part; ``inside`` are the roots in the arena, and ``outlive`` those that are read after the
     piece.
@@ -149,23 +149,18 @@ class Form:
     def __init__(
         self, instructions: Sequence[Instruction], places: Places, kept: Iterable[Instruction]
     ) -> None:
-        self.places, self.rules = places, ShapeRules(instructions)
-        self._extents = Extents()
+        super().__init__(instructions)
+        self.places = places
         first, last = self._lives(instructions)
         given = (v for at in instructions if at.modules for v in at.inputs)  # and may be returned
         later = {places.roots[v] for v in (*kept, *given) if v in places.roots}
         self.inside = [root for root in first if root not in later]
         self.outlive = [root for root in first if root in later]
         every = (*self.inside, *self.outlive)
-        self._nbytes = np.array([self._place(r.shape.nbytes) for r in every], int)
+        self._nbytes = np.array([self.place(r.shape.nbytes) for r in every], int)
         self._arena = Arena([(r.shape.nbytes, first[r], last[r]) for r in self.inside])
         self.steps: list[Stretch | Instruction] = []
         self._add_steps(instructions)
-
-    def numbers(self, sizes: Sizes) -> Numbers:
-        """All extents evaluated at these sizes, which the shape rules have checked."""
-        self.rules.check(sizes)
-        return self._extents.at(sizes)
 
     def arranged(self, numbers: Numbers) -> tuple[list[int], int, list[int]]:
         """The offsets of roots in the arena, its bytes, and the bytes of the roots that outlive
@@ -175,9 +170,6 @@ class Form:
         count = len(self.inside)
         offsets, total = self._arena.arranged(nbytes[:count])
         return offsets.tolist(), total, nbytes[count:].tolist()
-
-    def _place(self, extent: Extent) -> int:
-        return self._extents.place(extent)
 
     def _lives(
         self, instructions: Sequence[Instruction]
@@ -223,13 +215,13 @@ class Form:
         spaces = [(value, value.shape.element_space) for value in at.inputs]
         return KernelForm(
             at,
-            grid=self._place(op.grid),
-            turns=None if op.turns == 0 else self._place(op.turns),
-            words=tuple(map(self._place, op.words)),
-            operands=tuple((root, self._place(offset)) for root, offset in starts),
-            equal=tuple(map(self._place, op.equal)),
+            grid=self.place(op.grid),
+            turns=None if op.turns == 0 else self.place(op.turns),
+            words=tuple(map(self.place, op.words)),
+            operands=tuple((root, self.place(offset)) for root, offset in starts),
+            equal=tuple(map(self.place, op.equal)),
             large=tuple(
-                (value, self._place(space))
+                (value, self.place(space))
                 for value, space in spaces
                 if dim.bounds(space)[1] >= MOST and not is_vast(value.shape)
             ),
