@@ -19,7 +19,8 @@ from migx.op import Operation
 from migx.ops.builtin import Literal
 from migx.ops.dims import DimLiteral, DynamicRange
 from migx.ops.layout import Concat, Multibroadcast, Slice
-from migx.ops.pointwise import Convert
+from migx.ops.logic import Less
+from migx.ops.pointwise import Add, Convert, Where
 from migx.shape import F32, Dims, DType
 
 LISTED = 1 << 16
@@ -92,6 +93,14 @@ def arange(at: Builder, count: Extent, start: int = 0) -> Instruction:
         return at.literal(np.arange(start, start + count, dtype=np.int64))
     bounds = (number(at, extent) for extent in (start, count + start, 1))
     return at(DynamicRange(count), *bounds)
+
+
+def from_front(at: Builder, index: Instruction, extent: Extent) -> Instruction:
+    """Indices, i64, of an axis of some extent; negative ones, which count from its end, counted
+    from its front.
+    """
+    zero, size = (broadcast_to(at, number(at, n), index.shape.dims) for n in (0, extent))
+    return at(Where(), at(Less(), index, zero), at(Add(), index, size), index)
 
 
 def concatenate(at: Builder, axis: int, values: Sequence[Instruction]) -> Instruction:

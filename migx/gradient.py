@@ -18,7 +18,7 @@ from migx.dim import Extent
 from migx.errors import UnknownName
 from migx.ir import Instruction
 from migx.shape import I64, DType
-from migx.verify import captures
+from migx.verify import captures_of
 
 
 class Tape(Builder):
@@ -104,7 +104,7 @@ def recomputed(y: Instruction, given: Mapping[Instruction, Instruction], tape: T
 
 def _read(at: Instruction) -> tuple[Instruction, ...]:
     """The values an instruction depends on, captures of its modules included."""
-    return (*at.inputs, *(v for module in at.modules for v in captures(module)))
+    return (*at.inputs, *captures_of(at))
 
 
 def _before(y: Instruction, stops: Collection[Instruction]) -> list[Instruction]:

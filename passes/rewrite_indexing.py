@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from migx.builders import arange, broadcast_to, number
+from migx.builders import arange, broadcast_to, from_front
 from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import on, var
 from migx.ops.indexing import Onehot, Trilu
 from migx.ops.layout import Reshape, Slice, Unsqueeze
-from migx.ops.logic import Equal, GreaterOrEqual, Less, LessOrEqual
-from migx.ops.pointwise import Add, Convert, Sub, Where
+from migx.ops.logic import Equal, GreaterOrEqual, LessOrEqual
+from migx.ops.pointwise import Convert, Sub, Where
 from migx.rewrite import Cursor, Declined, rule
 from migx.shape import I64
 
@@ -41,9 +41,7 @@ def hot(at: Cursor, x: Instruction, values: Instruction, root: Instruction) -> I
     front.
     """
     op, dims = root.op_as(Onehot), root.shape.dims
-    index = at(Convert(I64), x)
-    zero, depth = (broadcast_to(at, number(at, n), x.shape.dims) for n in (0, op.depth))
-    index = at(Where(), at(Less(), index, zero), at(Add(), index, depth), index)
+    index = from_front(at, at(Convert(I64), x), op.depth)
     behind = tuple(range(1, len(dims) - op.axis))
     place = arange(at, op.depth)
     place = at(Unsqueeze(behind), place) if behind else place

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from migx import ops
 from migx.blocks import Blocks, in_blocks
-from migx.builders import Builder, arange, astype, broadcast_to, number
+from migx.builders import Builder, arange, astype, from_front
 from migx.dim import bounds, product
 from migx.ir import Instruction
 from migx.manager import Pass
@@ -48,17 +48,10 @@ def by_blocks(
     turned = isinstance(matrix.op, Transpose)
     depth = 3 - summed if turned else summed
     rows = at(ops.Reshape((x.shape.dims[0], table.shape.dims[depth])), x)
-    owners = _counted(at, chosen, count)
+    owners = from_front(at, astype(at, chosen, I64), count)
     blocks = in_blocks(at, owners, arange(at, chosen.shape.dims[0]), count)
     made = _multiplied(at, rows, table, blocks, depth == 2)
     return at(ops.Reshape(root.shape.dims), made)
-
-
-def _counted(at: Cursor, chosen: Instruction, matrices: int) -> Instruction:
-    """Choices as i64, counted from the front."""
-    index = astype(at, chosen, I64)
-    zero, count = (broadcast_to(at, number(at, n), index.shape.dims) for n in (0, matrices))
-    return at(ops.Where(), at(ops.Less(), index, zero), at(ops.Add(), index, count), index)
 
 
 def _multiplied(

@@ -24,7 +24,7 @@ from migx.ops.builtin import GetTupleElem, Literal
 from migx.ops.fused import Fused
 from migx.rewrite import Event, EventLog
 from migx.sizes import known_symbols, symbols_in, symbols_of
-from migx.verify import captures
+from migx.verify import captures_of
 
 BROADCASTS = frozenset({"multibroadcast", "broadcast"})
 SAME_ORDER = frozenset({"reshape", "squeeze", "unsqueeze"})
@@ -124,7 +124,7 @@ def dependences(module: Module) -> Iterator[tuple[Instruction, list[Instruction]
             before += [teller[name] for name in sorted(late) if name in teller]
             teller |= {name: at for name in late if name not in teller}
         if at.modules and not isinstance(at.op, Fused):
-            before += [value for inner in at.modules for value in captures(inner)]
+            before += captures_of(at)
         plain = operations.traits(at.op).pure and not at.modules
         if not plain and at.op.name != "@param" and not is_pure(at):
             before += [effect] if effect is not None else []
