@@ -42,6 +42,11 @@ though they are compiled for this one.
 KernelFor = Callable[[Instruction, Machine], Kernel | None]
 
 
+def one(given: str, call: str) -> str:
+    """The text of a program of one instruction, with these parameters."""
+    return f"module main({given}) {{\n  %0 = {call}\n  return %0\n}}\n"
+
+
 def parsed(text: str, passes: str = "") -> Program:
     """A program whose output is the instruction to try, after some passes; weights are drawn."""
     program = migx.parse(text, draw_missing=1)

@@ -12,7 +12,7 @@ from migx.argument import Argument
 from migx.dim import Dim
 from migx.errors import EvaluationError
 from migx.targets.cpu.kernels.gather import kernel_for
-from tests.targets.cpu.alone import parsed, problem
+from tests.targets.cpu.alone import one, parsed, problem
 from tests.targets.cpu.whole import native
 
 CASES: Mapping[str, tuple[str, dict[str, int]]] = {
@@ -31,15 +31,10 @@ CASES: Mapping[str, tuple[str, dict[str, int]]] = {
 }
 
 
-def program_of(case: str) -> str:
-    given, op = case.split("|")
-    return f"module main({given}) {{\n  %0 = {op}\n  return %0\n}}\n"
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_picks(name: str) -> None:
     text, sizes = CASES[name]
-    assert not problem(kernel_for, parsed(program_of(text)), sizes)
+    assert not problem(kernel_for, parsed(one(*text.split("|"))), sizes)
 
 
 @pytest.mark.parametrize(("dtype", "row"), [("u4", "7, 6"), ("i2", "4"), ("i4", "66")])
@@ -91,7 +86,7 @@ module main(x: f32[200, 3], i: i32[40]) {
 
 @pytest.mark.parametrize("place", [0, 20, 36])
 def test_one_of_many_outside_is_an_error(place: int) -> None:
-    program = migx.parse(program_of("x: f32[2, 5], i: i32[37]|gather(x, i) {axis=1}"))
+    program = migx.parse(one("x: f32[2, 5], i: i32[37]", "gather(x, i) {axis=1}"))
     program.compile("cpu")
     x, i = np.arange(10, dtype=np.float32).reshape(2, 5), np.arange(37, dtype=np.int32) % 5 - 5
     np.testing.assert_array_equal(program.eval({"x": x, "i": i})[0], x[:, i])
@@ -102,7 +97,7 @@ def test_one_of_many_outside_is_an_error(place: int) -> None:
 
 @pytest.mark.parametrize("index", [5, -6, 2**40])
 def test_an_index_outside_its_axis_is_an_error(index: int) -> None:
-    program = migx.parse(program_of("x: f32[5, 3], i: i64[n]|gather(x, i)"))
+    program = migx.parse(one("x: f32[5, 3], i: i64[n]", "gather(x, i)"))
     program.compile("cpu")
     x = np.arange(15, dtype=np.float32).reshape(5, 3)
     with pytest.raises(EvaluationError, match="outside axis 0 of f32"):

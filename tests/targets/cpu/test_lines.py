@@ -8,7 +8,7 @@ import pytest
 import migx
 from migx.errors import InputError
 from migx.targets.cpu.kernels.lines import kernel_for
-from tests.targets.cpu.alone import parsed, problem
+from tests.targets.cpu.alone import one, parsed, problem
 
 OPS = {
     "argmax": "argmax(x) {axis=AXIS}",
@@ -19,8 +19,7 @@ OPS = {
 
 
 def program_of(op: str, axis: int, given: str) -> str:
-    call = OPS[op].replace("AXIS", str(axis))
-    return f"module main(x: {given}) {{\n  %0 = {call}\n  return %0\n}}\n"
+    return one(f"x: {given}", OPS[op].replace("AXIS", str(axis)))
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -12,7 +12,7 @@ from migx.errors import EvaluationError
 from migx.targets.cpu.kernels.places import kernel_for
 from migx.targets.cpu.machine import host
 from migx.targets.cpu.parts.resampling import COORDINATES
-from tests.targets.cpu.alone import parsed, problem, produced
+from tests.targets.cpu.alone import one, parsed, problem, produced
 
 ASYMMETRIC = 'coordinate_transformation_mode="asymmetric", nearest_mode="ceil"'
 CASES: Mapping[str, tuple[str, dict[str, int]]] = {
@@ -46,22 +46,17 @@ CASES: Mapping[str, tuple[str, dict[str, int]]] = {
 }
 
 
-def program_of(case: str) -> str:
-    given, op = case.split("|")
-    return f"module main({given}) {{\n  %0 = {op}\n  return %0\n}}\n"
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_places(name: str) -> None:
     text, sizes = CASES[name]
-    assert not problem(kernel_for, parsed(program_of(text)), sizes)
+    assert not problem(kernel_for, parsed(one(*text.split("|"))), sizes)
 
 
 @pytest.mark.parametrize("rounding", ["round_prefer_floor", "round_prefer_ceil"])
 @pytest.mark.parametrize("mode", sorted(COORDINATES))
 def test_nearest_as_numpy_rounds(mode: str, rounding: str) -> None:
     options = f'coordinate_transformation_mode="{mode}", nearest_mode="{rounding}"'
-    text = program_of(f"x: f32[6, n]|resize(x) {{sizes=(6, 15), {options}}}")
+    text = one("x: f32[6, n]", f"resize(x) {{sizes=(6, 15), {options}}}")
     assert not problem(kernel_for, parsed(text), {"n": 10})
 
 
@@ -93,7 +88,7 @@ def test_sequences(dims: str, batch: int, time: int, dtype: str) -> None:
 
 
 def test_an_empty_axis_has_nothing_to_repeat() -> None:
-    program = migx.parse(program_of('x: f32[n, 3]|pad(x) {pads=(1, 0, 0, 0), mode="edge"}'))
+    program = migx.parse(one("x: f32[n, 3]", 'pad(x) {pads=(1, 0, 0, 0), mode="edge"}'))
     program.compile("cpu")
     with pytest.raises(EvaluationError, match="no elements"):
         program.eval({"x": np.zeros((0, 3), np.float32)})
@@ -101,4 +96,4 @@ def test_an_empty_axis_has_nothing_to_repeat() -> None:
 
 def test_other_ways_are_left() -> None:
     for op in ("pad(x) {pads=(1, 1)}", 'resize(x) {sizes=(7,), mode="linear"}'):
-        assert kernel_for(produced(parsed(program_of(f"x: f32[5]|{op}"))), host()) is None
+        assert kernel_for(produced(parsed(one("x: f32[5]", op))), host()) is None

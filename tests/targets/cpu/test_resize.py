@@ -7,16 +7,11 @@ import pytest
 from migx.targets.cpu.kernels.resize import kernel_for
 from migx.targets.cpu.machine import host
 from migx.targets.cpu.parts.resampling import COORDINATES
-from tests.targets.cpu.alone import parsed, problem, produced
+from tests.targets.cpu.alone import one, parsed, problem, produced
 
 
 def program_of(given: str, sizes: str, options: str = "") -> str:
-    return f"""
-module main(x: {given}) {{
-  %0 = resize(x) {{sizes={sizes}, mode="linear"{options}}}
-  return %0
-}}
-"""
+    return one(f"x: {given}", f'resize(x) {{sizes={sizes}, mode="linear"{options}}}')
 
 
 @pytest.mark.parametrize("mode", sorted(COORDINATES))

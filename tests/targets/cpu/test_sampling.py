@@ -14,18 +14,13 @@ from migx.errors import EvaluationError
 from migx.ops.vision import MODES, PADDINGS
 from migx.targets.cpu.kernels.sampling import kernel_for
 from migx.targets.cpu.machine import host
-from tests.targets.cpu.alone import parsed, problem, produced
+from tests.targets.cpu.alone import one, parsed, problem, produced
 
 WAYS = [*itertools.product(MODES, PADDINGS)]
 
 
 def program_of(x: str, grid: str, options: str = "") -> str:
-    return f"""
-module main(x: {x}, g: {grid}) {{
-  %0 = grid_sample(x, g) {{{options}}}
-  return %0
-}}
-"""
+    return one(f"x: {x}, g: {grid}", f"grid_sample(x, g) {{{options}}}")
 
 
 @pytest.mark.parametrize(("mode", "padding"), WAYS)

@@ -7,12 +7,12 @@ import pytest
 
 import migx
 from migx.targets.cpu.kernels.topk import kernel_for
-from tests.targets.cpu.alone import parsed, problem
+from tests.targets.cpu.alone import one, parsed, problem
 
 
 def program_of(given: str, axis: int, k: int | str, *, largest: bool = True) -> str:
     call = f"topk(x) {{axis={axis}, k={k}, largest={str(largest).lower()}}}"
-    return f"module main(x: {given}) {{\n  %0 = {call}\n  return %0\n}}\n"
+    return one(f"x: {given}", call)
 
 
 @pytest.mark.parametrize("largest", [True, False])
