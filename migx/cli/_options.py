@@ -74,6 +74,14 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_output(
+    parser: argparse.ArgumentParser, metavar: str, told: str = "", usual: Path | None = None
+) -> None:
+    """Declares the file to write: which is ``told``, such as by its suffixes."""
+    said = f"the file to write ({told})" if told else "the file to write"
+    parser.add_argument("-o", "--output", metavar=metavar, type=path, default=usual, help=said)
+
+
 def named(text: str) -> str:
     """The name of a file or folder; empty ones, as of shell variables that are not set, are
     refused, for the current folder is meant by them as little as any other.

@@ -41,9 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="leave out the program as it was before compilation, and weights that only it reads",
     )
     _squeezing.add_squeezing(parser)
-    parser.add_argument(
-        "-o", "--output", metavar="FILE.mxr", type=_options.path, help="the file to write"
-    )
+    _options.add_output(parser, "FILE.mxr")
     _report.add_json(parser)
 
 

@@ -26,13 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     _load.add_model(parser)
     parser.add_argument("--passes", metavar="P,Q{x=1}", help="the passes; see `migx passes`")
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        type=_options.path,
-        help="the file to write (.migx, .mxr or .onnx)",
-    )
+    _options.add_output(parser, "FILE", ".migx, .mxr or .onnx")
     parser.add_argument("--origins", action="store_true", help="add the ONNX node of each line")
     parser.add_argument(
         "--stop-after",

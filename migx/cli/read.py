@@ -27,13 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--origins", action="store_true", help="add the ONNX node of each line")
     parser.add_argument("--hashes", action="store_true", help="add the SHA-256 of each literal")
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        type=_options.path,
-        help="the file to write (.migx, .mxr or .onnx)",
-    )
+    _options.add_output(parser, "FILE", ".migx, .mxr or .onnx")
     _load.add_deferring(parser)
     _report.add_json(parser)
 

@@ -34,13 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _load.add_model(parser)
     _options.add_inputs(parser)
     _options.add_target(parser, "ref")
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        type=_options.path,
-        help="the file to write (NAME.reduced.migx in the current folder)",
-    )
+    _options.add_output(parser, "FILE", "NAME.reduced.migx in the current folder")
     _command.add_timeout(parser)
     _report.add_json(parser)
 

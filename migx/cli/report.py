@@ -21,14 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _options.add_target(parser, usual="cpu")
     _options.add_inputs(parser)
     parser.add_argument("--perf", action="store_true", help="also run it, and show times")
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE.html",
-        type=_options.path,
-        default=Path("report.html"),
-        help="the file to write (report.html)",
-    )
+    _options.add_output(parser, "FILE.html", "report.html", usual=Path("report.html"))
     _report.add_json(parser)
 
 
