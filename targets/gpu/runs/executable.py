@@ -124,14 +124,13 @@ class GpuExecutable:
         places = self.places[module] = Places(module, captured | inputs)
         cut = [Piece(places, *part) for part in pieces(module, known)]
         self.pieces[module] = cut
-        for index, piece in enumerate(cut):
-            own = set(piece.instructions)
-            later = [at for p in cut[index + 1 :] for at in p.instructions]
-            later += [p.late for p in cut[index:] if p.late is not None]
-            reads = {v for at in later for v in (*at.inputs, *captures_of(at))}
-            piece.kept = [v for v in own if v in reads] + [
-                v for at in module if type(at.op) is Return for v in at.inputs if v in own
-            ]
+        read_later = set(module.outputs)
+        for piece in reversed(cut):
+            if piece.late is not None:
+                read_later |= {*piece.late.inputs, *captures_of(piece.late)}
+            piece.kept = [v for v in piece.instructions if v in read_later]
+            for at in piece.instructions:
+                read_later |= {*at.inputs, *captures_of(at)}
         inside = known | {n for at in module for n in read_symbols(at)}
         for at in module:
             for inner in at.modules:
