@@ -24,8 +24,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -119,6 +119,26 @@ class Budget:
         return f"{text} on the path, {LAMBDA:g} * sqrt(V) = {self.relative:.2g}"
 
 
+@dataclass
+class _Value:
+    """What is kept of a value: its shape and budget, and what its readers will ask.
+
+    The budget of a parameter is not kept, but that of what it stands for. A value is ``held`` for
+    recurrent layers, for operations that choose by order, for sums that are added again, and for
+    quantisations with zero points. ``tolerance`` is for concatenations and sums. ``steep`` has what
+    ``STEEPEST`` gives for operations, by name. ``largest``, and the ``norms`` by the operand of a
+    sum of products that it is, are for programs in which values are quantised.
+    """
+
+    shape: Shape
+    budget: Budget | None
+    held: Argument | None = None
+    tolerance: float | None = None
+    steep: dict[str, float] = field(default_factory=dict)
+    largest: float = 0.0
+    norms: dict[tuple[str, int], float] = field(default_factory=dict)
+
+
 class TensorBounds:
     """The budget of every value of a program, found by following a run: the callback of an
     executable's ``trace``, called with each instruction and its result.
@@ -134,58 +154,27 @@ class TensorBounds:
         approximations: Approximations = NONE,
     ) -> None:
         self._approximations = approximations
-        self._budgets: dict[Instruction, Budget] = {}
-        self._shapes: dict[Instruction, Shape] = {}
-        self._known: dict[tuple[Instruction, str], float] = {}
-        self._held: dict[Instruction, Argument] = {}
-        """The values read by recurrent layers, by operations that choose by order, and by sums
-        that are added again.
-        """
-        self._largest: dict[Instruction, float] = {}
-        self._norms: dict[tuple[Instruction, str, int], float] = {}
-        """The magnitudes of the factors of sums of products, where values are quantised."""
+        self._values: dict[Instruction, _Value] = {}
         self._quantises = any(at.name == "quantizelinear" for at in program.instructions())
-        self._joins: dict[Instruction, float] = {}
-        """The tolerances of the parts of concatenations and sums."""
         main = program.main
         sizes = sizes_told(main, [arguments[name] for name in main.parameters])
         self._followed = Followed(program, sizes, self._tolerance)
 
     def __call__(self, at: Instruction, result: Argument) -> None:
-        self._shapes[at] = result.shape
         if type(at.op) is Param:
             self._followed.keep(at, result)
+            self._remember(at, result, None)
         else:
-            self._budgets[at] = self._budget(at, result)
-        self._remember(at, result)
+            self._remember(at, result, self._budget(at, result))
 
     def _budget(self, at: Instruction, result: Argument) -> Budget:
         """The budget of a result, given those of the inputs."""
         read = [self.of(v) for v in (*at.inputs, *(o for m in at.modules for o in m.outputs))]
-        zeros = self._held.get(at.inputs[ZERO]) if _has_zeros(at) else None
+        zeros = self._zeros(at)
         if zeros is not None and read[ZERO].variance:
             share = largest(zeros.array) * self._step(at, result, zeros)
             read[ZERO] = replace(read[ZERO], variance=read[ZERO].variance * share**2)
-        worst = replace(_worst(read), scale=0.0, absolute=0.0)
-        if at.name in JOINING and worst.variance:
-            worst = self._joined(at, result, worst)
-        made = _after(at, worst, [self._shape(v) for v in at.inputs], result)
-        if at.name == "quantizelinear":
-            made = _stepped(worst, self._step(at, result, zeros))
-        if at.name in RECURRENT and all(v in self._held for v in at.inputs):
-            grown = growth(at.op, [self._held[v] for v in at.inputs], result)
-            made = replace(made, variance=made.variance * max(1.0, grown) ** 2)
-        known = self._known.get((at.inputs[0], at.name)) if at.inputs else None
-        if known is not None and at.name == "log":
-            factor = known / max(largest(result.array), TINY)
-            made = replace(made, variance=made.variance * max(1.0, factor) ** 2)
-        elif known is not None:
-            made = replace(made, scale=known)
-        elif operations.traits(at.op).view is not None and at.inputs:
-            given = self.of(at.inputs[0])
-            made = replace(made, scale=given.scale, absolute=given.absolute)
-        if at.name in LONG and made.variance and result.shape.dtype.is_float:
-            made = self._left(at, result, worst, made)
+        made = self._passed_on(at, result, replace(_worst(read), scale=0.0, absolute=0.0))
         self._followed.keep(at, result)
         made = self._sharper(at, result, made)
         if more := sum(
@@ -196,29 +185,62 @@ class TensorBounds:
         hangs = next((b.hangs for b in read if b.hangs), "") or self._hangs(at, result)
         return replace(made, hangs=hangs)
 
-    def _remember(self, at: Instruction, result: Argument) -> None:
+    def _remember(self, at: Instruction, result: Argument, budget: Budget | None) -> None:
         """Keeps what those who read a value will ask."""
-        readers, made = {user.name for user in at.users}, self.of(at)
+        readers, dtype = {user.name for user in at.users}, result.shape.dtype
+        kept = self._values[at] = _Value(result.shape, budget)
+        made = self.of(at)
         if made.variance and readers & JOINING.keys():
-            self._joins[at] = made.tolerance(result.shape.dtype, largest(result.array))
-        if made.variance and result.shape.dtype.is_float:
-            for name in readers & STEEPEST.keys():
-                self._known[at, name] = STEEPEST[name](result.array)
+            kept.tolerance = made.tolerance(dtype, largest(result.array))
+        if made.variance and dtype.is_float:
+            steep = readers & STEEPEST.keys()
+            kept.steep = {name: STEEPEST[name](result.array) for name in steep}
         scales = any(at in user.inputs[SCALE:] for user in at.users if _has_zeros(user))
         if readers & HOLDING or scales or (readers & LONG and result.shape.elements <= MOST):
-            self._held[at] = result
-        if not (self._quantises and result.shape.dtype.is_float and readers & PRODUCTS):
-            return
-        self._largest[at] = largest(result.array)
-        for user in at.users:
-            for place, value in enumerate(user.inputs):
-                if value is at and (user.name, place) in FACTORS:
-                    self._norms[at, user.name, place] = norm(user.name, place, result)
+            kept.held = result
+        if self._quantises and dtype.is_float and readers & PRODUCTS:
+            kept.largest = largest(result.array)
+            operands = {(u.name, i) for u in at.users for i, v in enumerate(u.inputs) if v is at}
+            kept.norms = {each: norm(*each, result) for each in operands if each in FACTORS}
+
+    def _passed_on(self, at: Instruction, result: Argument, worst: Budget) -> Budget:
+        """The budget that follows from that of the worst input."""
+        if at.name in JOINING and worst.variance:
+            worst = self._joined(at, result, worst)
+        made = _after(at, worst, [self._shape(v) for v in at.inputs], result)
+        if at.name == "quantizelinear":
+            made = _stepped(worst, self._step(at, result, self._zeros(at)))
+        if at.name in RECURRENT and (held := self._held(at.inputs)):
+            grown = growth(at.op, held, result)
+            made = replace(made, variance=made.variance * max(1.0, grown) ** 2)
+        first = self._values.get(at.inputs[0]) if at.inputs else None
+        known = None if first is None else first.steep.get(at.name)
+        if known is not None and at.name == "log":
+            factor = known / max(largest(result.array), TINY)
+            made = replace(made, variance=made.variance * max(1.0, factor) ** 2)
+        elif known is not None:
+            made = replace(made, scale=known)
+        elif operations.traits(at.op).view is not None and at.inputs:
+            given = self.of(at.inputs[0])
+            made = replace(made, scale=given.scale, absolute=given.absolute)
+        if at.name in LONG and made.variance and result.shape.dtype.is_float:
+            made = self._left(at, result, worst, made)
+        return made
+
+    def _held(self, values: Sequence[Instruction]) -> list[Argument]:
+        """Some values, if all of them are held; else none."""
+        found = [self._values[v].held for v in values if v in self._values]
+        held = [value for value in found if value is not None]
+        return held if len(held) == len(values) else []
+
+    def _zeros(self, at: Instruction) -> Argument | None:
+        """The zero points of a quantisation, if they are held."""
+        return next(iter(self._held([at.inputs[ZERO]])), None) if _has_zeros(at) else None
 
     def _step(self, at: Instruction, result: Argument, zeros: Argument | None) -> float:
         """A step, relative to the greatest distance of codes from their zero point."""
         if at.name == "dequantizelinear":
-            steps = self._held[at.inputs[SCALE]]
+            (steps,) = self._held([at.inputs[SCALE]])
             return largest(steps.array) / max(largest(result.array), TINY)
         if not result.shape.dtype.is_integer:
             return 2 * result.shape.dtype.roundoff
@@ -232,17 +254,20 @@ class TensorBounds:
         """The budget of a sum, of which less may be left than its errors are relative to."""
         dtype, magnitude = result.shape.dtype, largest(result.array)
         together = summed = 0.0
-        if all(v in self._held for v in at.inputs):
-            together, summed = sizes(at, [self._held[v] for v in at.inputs], result)
+        if held := self._held(at.inputs):
+            together, summed = sizes(at, held, result)
         together, summed = max(together, magnitude), max(summed, magnitude)
         once = 2 * _once(dtype) ** 2
         own = max(0.0, made.variance - worst.variance - once)
         pairs = [(worst.variance, together), (own, summed), (once, magnitude)]
-        for i, value in enumerate(at.inputs):
-            others = [self._norms.get((v, at.name, k)) for k, v in enumerate(at.inputs) if k != i]
-            alike = self._largest.get(value, 0.0) * max((n for n in others if n), default=0.0)
+        known = [self._values.get(v) for v in at.inputs]
+        norms = [0.0 if v is None else v.norms.get((at.name, i), 0.0) for i, v in enumerate(known)]
+        for i, value in enumerate(known):
+            others = (n for k, n in enumerate(norms) if k != i)
+            alike = 0.0 if value is None else value.largest * max(others, default=0.0)
             if alike > together:
-                pairs.append((self.of(value).fresh * (1 - (together / alike) ** 2), alike))
+                fresh = self.of(at.inputs[i]).fresh
+                pairs.append((fresh * (1 - (together / alike) ** 2), alike))
         most = LAMBDA * math.hypot(*(math.sqrt(variance) * size for variance, size in pairs))
         return made.limited(most, magnitude) if most > made.tolerance(dtype, magnitude) else made
 
@@ -251,13 +276,19 @@ class TensorBounds:
         element may be off by as much as the part that may be off most, or as all together. A sum of
         parts that cancel keeps their relative error.
         """
-        parts = [self._joins.get(v, math.inf if self.of(v).variance else 0.0) for v in at.inputs]
-        most = JOINING[at.name](parts)
+        most = JOINING[at.name]([self._most(v) for v in at.inputs])
         if not math.isfinite(most):
             return worst
         magnitude = largest(result.array)
         found = worst.limited(most, magnitude)
         return found if at.name == "concat" or found.variance < worst.variance else worst
+
+    def _most(self, part: Instruction) -> float:
+        """The most that an element of a part may be off by; infinite if that is not known."""
+        known = self._values.get(part)
+        if known is None or known.tolerance is None:
+            return math.inf if self.of(part).variance else 0.0
+        return known.tolerance
 
     def _sharper(self, at: Instruction, result: Argument, made: Budget) -> Budget:
         """The budget, or a smaller one that follows from the errors of elements."""
@@ -278,9 +309,9 @@ class TensorBounds:
     def _hangs(self, at: Instruction, result: Argument) -> str:
         """Which elements are so close that rounding may change the choice; "" if none are."""
         given = at.inputs[CHOOSING[at.name]] if at.name in CHOOSING else None
-        if given is None or given not in self._held or not given.shape.dtype.is_float:
+        if given is None or not given.shape.dtype.is_float or not self._held([given]):
             return ""
-        held = self._held[given]
+        (held,) = self._held([given])
         error = self.of(given).tolerance(given.shape.dtype, largest(held.array))
         if not error or (step := nearest(at, held, result)) >= 2 * error:
             return ""
@@ -290,14 +321,22 @@ class TensorBounds:
 
     def of(self, at: Instruction) -> Budget:
         """The budget of a value; zero if it was not computed."""
-        if type(at.op) is Param and at not in self._budgets:
-            return _worst([self._budgets[v] for v in sources(at) if v in self._budgets])
-        return self._budgets.get(at, Budget())
+        known = self._values.get(at)
+        if known is not None and known.budget is not None:
+            return known.budget
+        return _worst([v.budget for v in self._given(at) if v.budget is not None])
 
     def _shape(self, at: Instruction) -> Shape:
-        if type(at.op) is Param and at not in self._shapes and not at.shape.static:
-            return next((self._shapes[v] for v in sources(at) if v in self._shapes), at.shape)
-        return self._shapes.get(at, at.shape)
+        if (known := self._values.get(at)) is not None:
+            return known.shape
+        given = () if at.shape.static else self._given(at)
+        return next((known.shape for known in given), at.shape)
+
+    def _given(self, at: Instruction) -> Iterator[_Value]:
+        """What is known of the values that a parameter of a submodule stands for."""
+        for value in sources(at) if type(at.op) is Param else ():
+            if value in self._values:
+                yield self._values[value]
 
 
 def _on_purpose(more: float | Approximation, at: Instruction, result: Argument) -> float:
