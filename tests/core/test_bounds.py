@@ -302,6 +302,34 @@ def test_what_maps_and_lists_hold_is_compared_as_one() -> None:
     assert not compare("y", [{"a": "u", "b": "lung"}, words[1]], words, None).passed
 
 
+def test_nothing_is_claimed_of_scales_whose_products_overflow() -> None:
+    """As a product of codes may be scaled by both at once: 0 times infinity."""
+    program = migx.parse(
+        """module main(x: u8[2], s: f32[]) {
+  %0 = dequantizelinear(x, s) : f32[2]
+  return %0
+}
+"""
+    )
+    for scale, open_ in ((1e18, False), (1e20, True)):
+        given = {"x": Argument.of(np.zeros(2, np.uint8)), "s": Argument.of(np.float32(scale))}
+        ((_, error),) = run_on_ref(program, given, program)
+        assert np.isinf(np.asarray(error, float)).all() == open_
+
+
+def test_the_sign_of_a_zero_is_open_in_a_packed_byte() -> None:
+    program = migx.parse(
+        """module main(x: f32[4]) {
+  %0 = pack_fp4(x) {axis=0} : u8[2]
+  return %0
+}
+"""
+    )
+    x = np.array([0, 1, -0.0, -0.0], np.float32)
+    ((_, error),) = run_on_ref(program, {"x": Argument.of(x)}, program)
+    np.testing.assert_array_equal(error, [8, 136])
+
+
 def test_what_is_packed_of_inexact_values_may_be_anything() -> None:
     text = """
     module main(x: f32[4]) {

@@ -106,6 +106,8 @@ class Step:
         if self.op.name.startswith(("pack_", "unpack_")):
             return self._packed()
         factors = [doubles(self.values[i]) for i in TIMES_ZERO.get(self.op.name, ())]
+        if self.op.name == "dequantizelinear":  # products of codes are scaled by two scales at once
+            factors.append(np.square(self.values[1].array.astype(np.float32)))
         if not all(np.isfinite(f).all() for f in factors):
             return unknown(self.result)
         found = self._found()
@@ -222,8 +224,14 @@ class Step:
         return found
 
     def _packed(self) -> Error:
-        """A packed value may be anything for inexact inputs; an unpacked one keeps its error."""
-        given = self.errors[0]
+        """A packed value may be anything for inexact inputs; an unpacked one keeps its error. The
+        sign of an exact zero is left open, also where it is a bit of a packed byte.
+        """
+        given, dtype = self.errors[0], self.result.shape.dtype
+        if given is None and self.op.name == "pack_fp4" and not dtype.is_packed:
+            x = self.values[0].array
+            signs = np.where(x == 0, -np.zeros_like(x), np.zeros_like(x))
+            return _run(self.op, [signs], self.result.shape).astype(np.float64)
         if given is None or isinstance(given, tuple):
             return None
         kept = self.op.name.startswith("un") and given.shape == self.result.array.shape
