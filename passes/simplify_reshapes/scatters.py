@@ -54,6 +54,8 @@ def scatter_slices(
     if len(partial) != 1:
         return Declined("one axis must be updated in part, and the others whole")
     ((axis, run),) = partial
+    if not agree_but_for([x, updates], axis):
+        return Declined("the updates do not span the other axes")
     return assigned(at, x, axis, run, updates)
 
 
