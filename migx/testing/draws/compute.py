@@ -10,6 +10,7 @@ from migx import ops
 from migx.dim import Dim
 from migx.op import Operation
 from migx.ops.channels_last import ConvolutionChannelsLast, to_first, to_last
+from migx.ops.rnn import Recurrent
 from migx.shape import BOOL, F4, F16, F32, F64, I2, I4, I8, I32, U2, U4, U8, DType, Shape
 from migx.testing.draws.basics import Dice, Dims, Draft, Draw, Want, least, numbers, put, vector
 
@@ -184,20 +185,28 @@ def _resize(dice: Dice, like: Shape) -> Draft:
     return op, [Want(like.with_dims(put(like.dims, axis, given)))]
 
 
-def _recurrent(make: Callable[[int], Operation], gates: int, states: int) -> Draw:
-    """A draw of all results of a layer that reads a sequence forwards."""
+def _recurrent(make: type[Recurrent]) -> Draw:
+    """A draw of all results of a layer; its sequences may have lengths and states of their own."""
 
     def draw(dice: Dice, like: Shape) -> Draft:
-        if len(like.parts) != 1 + states or like.parts[0].rank != 4:
+        if len(like.parts) != 1 + len(make.states) or like.parts[0].rank != 4:
             return None
         (time, directions, batch, hidden), width = like.parts[0].dims, dice.count(1, 3)
         x = like.parts[0]
-        if directions != 1 or not isinstance(hidden, int) or not x.dtype.is_float:
+        if directions not in (1, 2) or not isinstance(hidden, int) or not x.dtype.is_float:
             return None
-        rows = gates * hidden
-        dims: list[Dims] = [(time, batch, width), (1, rows, width), (1, rows, hidden)]
-        dims += [(1, 2 * rows)] if dice.chance(0.5) else []
-        return make(hidden), [Want(x.with_dims(d)) for d in dims]
+        rows, each = make.gates * hidden, int(directions)
+        run = "bidirectional" if each == len(BOTH) else dice.one_of(BOTH)
+        dims: list[Dims] = [(time, batch, width), (each, rows, width), (each, rows, hidden)]
+        wants = [Want(x.with_dims(d)) for d in dims]
+        more = dice.some(0, 3)
+        if more > 0:
+            wants.append(Want(x.with_dims((each, 2 * rows))))
+        if more > 1:
+            wants.append(Want(Shape(I32, (batch,)), below=time + 1))
+        if more > 2:
+            wants += [Want(x.with_dims((each, batch, hidden)))] * len(make.states)
+        return make(hidden, run), wants
 
     return draw
 
@@ -288,6 +297,9 @@ def _lrn(dice: Dice, like: Shape) -> Draft:
     return ops.Lrn(dice.some(1, 3), dice.one_of((1e-4, 0.5))), [Want(like.as_standard())]
 
 
+BOTH = ("forward", "reverse")
+"""The directions in which a single layer runs."""
+
 BYTES: Types = {I8: (I8,), U8: (U8,)}
 
 DRAWS: dict[str, Draw] = {
@@ -300,11 +312,11 @@ DRAWS: dict[str, Draw] = {
     "dot": _dot,
     "dynamic_resize": _dynamic_resize,
     "elu": _with_slope(ops.Elu),
-    "gru": _recurrent(ops.GRU, 3, 1),
+    "gru": _recurrent(ops.GRU),
     "leaky_relu": _with_slope(ops.LeakyRelu),
     "logsoftmax": _axis_of(ops.Logsoftmax),
     "lrn": _lrn,
-    "lstm": _recurrent(ops.LSTM, 4, 2),
+    "lstm": _recurrent(ops.LSTM),
     "pack_fp4": _pack(ops.PackFp4, 2, {F4: (F32, F16)}, {U8: (F32, F16)}),
     "pack_int2": _pack(ops.PackInt2, 4, {I2: (I8,), U2: (U8,)}, BYTES),
     "pack_int4": _pack(ops.PackInt4, 2, {I4: (I8,), U4: (U8,)}, BYTES),
@@ -315,7 +327,7 @@ DRAWS: dict[str, Draw] = {
     "quant_dot": _quant_dot,
     "quantizelinear": _quantize,
     "resize": _resize,
-    "rnn": _recurrent(ops.RNN, 1, 1),
+    "rnn": _recurrent(ops.RNN),
     "softmax": _axis_of(ops.Softmax),
     "unpack_fp4": _unpack(ops.UnpackFp4, 2, {F32: (F4,)}, {F32: (U8,)}),
     "unpack_int2": _unpack(ops.UnpackInt2, 4, {I8: (I2,), U8: (U2,)}, BYTES),

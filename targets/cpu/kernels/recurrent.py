@@ -160,10 +160,15 @@ class _Writer(KernelWriter):
 
     def _operand(self, role: str, direction: Value) -> Matrix | None:
         """An input for a direction, by rows; None if it is absent."""
-        number = self.roles.get(role)
-        if number is None or self.at.inputs[number].shape.dtype is OPTIONAL:
+        if not self._has(role):
             return None
+        number = self.roles[role]
         return self._matrix(number, self.at.inputs[number].shape, direction)
+
+    def _has(self, role: str) -> bool:
+        """Whether an input is there."""
+        number = self.roles.get(role)
+        return number is not None and self.at.inputs[number].shape.dtype is not OPTIONAL
 
     def _matrix(self, number: int, shape: Shape, direction: Value) -> Matrix:
         """The last two axes of an operand; with one axis less, there is one row."""
@@ -237,7 +242,8 @@ class _Writer(KernelWriter):
         """
         f, weight = self.f, self.at.inputs[self.roles[role]]
         pairs = range(self.panels // PAIR) if pairs is None else pairs
-        strips = self._strips(self.batch if role == "r" else self.time * self.batch)
+        known = None if self._has("sequence_lens") else self.time * self.batch
+        strips = self._strips(self.batch if role == "r" else known)
         deep, tops = f.as_index(self._depth(weight)), (rows + (BLOCK - 1)) // BLOCK
         begin, end = part.of(tops * len(pairs))
         with f.loop(begin, end) as cell:
@@ -280,9 +286,10 @@ class _Writer(KernelWriter):
                 taken = f.load(f.element(sums, row.index * tile.columns + j, F32), tile.vector)
                 f.store(taken, f.element(place, j, F32))
 
-    def _strips(self, rows: Extent) -> list[Strip]:
-        """The strips that so many rows are cut into. Two rows have enough sums to hide a unit's
-        latency, so heights between two and the tallest would gain little.
+    def _strips(self, rows: Extent | None) -> list[Strip]:
+        """The strips that so many rows are cut into; any number if that is None. Two rows have
+        enough sums to hide a unit's latency, so heights between two and the tallest would gain
+        little.
         """
         every = sorted({self.tile.rows, 2, 1}, reverse=True)
         used = set[int]()

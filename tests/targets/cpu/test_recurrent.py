@@ -107,7 +107,9 @@ def test_sequences_of_their_own_lengths(op: str) -> None:
     assert not problem(kernel_for, program, {"time": 5})
 
 
-@pytest.mark.parametrize("lengths", ["0, 0, 0", "2, 1, 0", "341, 342, 2", "5000, 1, 400"])
+@pytest.mark.parametrize(
+    "lengths", ["0, 0, 0", "2, 1, 0", "1, 0, 1", "341, 342, 2", "5000, 1, 400"]
+)
 @pytest.mark.parametrize("op", GATES)
 def test_no_step_is_done_after_the_longest_sequence(op: str, lengths: str) -> None:
     """And what such steps would have given is 0, from block to block of steps."""
@@ -115,9 +117,10 @@ def test_no_step_is_done_after_the_longest_sequence(op: str, lengths: str) -> No
     text = text.replace(", n: i32[3]", "").replace(
         "  %1 =", f"  %7 = @literal() {{value=[{lengths}]}} : i32[3]\n  %1 =", 1
     )
-    program = parsed(text.replace("%3, n,", "%3, %7,"))
-    for time in (3, 400):
-        assert not problem(kernel_for, program, {"time": time})
+    text = text.replace("%3, n,", "%3, %7,")
+    for time in (3, 4, 400):
+        for program in (parsed(text), parsed(text.replace("f32[time,", f"f32[{time},"))):
+            assert not problem(kernel_for, program, {"time": time})
 
 
 def test_inputs_that_do_not_lie_step_after_step() -> None:
