@@ -274,6 +274,24 @@ module main(x: f64[1, 1, 64, 1]) {{
     assert verdict_of(2.0**-8)
 
 
+def test_values_in_a_module_are_as_far_off_as_what_is_given_to_it() -> None:
+    program = migx.parse(
+        """module main(x: f32[4, 100], w: f32[100, 8]) {
+  %0 = dot(x, w) : f32[4, 8]
+  %1 = neg(%0) : f32[4, 8]
+  %2 = add(%1, %0) : f32[4, 8]
+  return %2
+}
+"""
+    )
+    inputs = {"x": Argument.of(normal(4, 100)), "w": Argument.of(normal(100, 8))}
+    ((_, wanted),) = run_on_ref(program, inputs, program)
+    migx.run_passes(program, "fuse_pointwise")
+    assert "pointwise" in [at.op.name for at in program.main]
+    ((_, found),) = run_on_ref(program, inputs, program)
+    np.testing.assert_array_equal(found, wanted)
+
+
 def test_tuples_are_held_member_by_member() -> None:
     first, second = (Argument.of(normal(3, seed=seed)) for seed in range(2))
     pair, turned = Argument.tuple([first, second]), Argument.tuple([first, first])

@@ -77,6 +77,8 @@ class ElementBounds:
     def __call__(self, at: Instruction, result: Argument) -> None:
         if self._whole is not None:
             self._whole(at, result)
+        if type(at.op) is Param:  # a module's has the bound of its argument
+            return
         self._values[at] = result
         with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
             try:
