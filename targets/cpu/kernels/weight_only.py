@@ -96,8 +96,10 @@ class _Writer(KernelWriter):
         vectors = 4 if machine.registers >= 32 else 2
         height, block = problem.heights((machine.registers - vectors - 1) // vectors, ROWS)
         self.most_sums = machine.registers // 2
-        self.together = max(2, self.most_sums // self.levels)
-        self.few = machine.registers // 8 * self.together
+        together = max(2, self.most_sums // self.levels)
+        self.few = machine.registers // 8 * together
+        self.together, least = problem.heights(together, self.few)
+        block = max(block, least)  # the last strip may have sums of more rows than there are
         self.tile = Tile(height, vectors, lanes, block, self._slab(), F32)
         self.epilogue = Epilogue(self.frame, problem.epilogue, F32, lanes, problem.rows)
 
@@ -153,10 +155,9 @@ class _Writer(KernelWriter):
     # A few rows.
 
     def _few_rows(self, panel: Value, count: Value) -> None:
-        f, problem = self.f, self.problem
+        f = self.f
         lines = self._lines(f.as_index(0), f.as_index(0))
-        most, _ = problem.heights(self.together, self.few)
-        for top, numbers in cut(count, strips(most, self.levels)):
+        for top, numbers in cut(count, strips(self.together, self.levels)):
             rows = [lines.moved(row, 0) for row in numbers]
             several = min(self.levels, self.most_sums // len(rows))
             for first in range(0, self.levels, several):

@@ -13,7 +13,7 @@ from migx.targets.cpu.code import jit
 from migx.targets.cpu.kernels import convolution, gemm
 from migx.targets.cpu.kernels.weight_only import kernel_for
 from migx.targets.cpu.machine import Machine, host
-from tests.targets.cpu.alone import parsed, problem, produced
+from tests.targets.cpu.alone import OTHER_MACHINES, parsed, problem, produced
 from tests.targets.cpu.assembled import AVX2, NEON, count, loops, spills
 from tests.targets.cpu.whole import native
 
@@ -93,6 +93,14 @@ def _numbered(lines: list[str]) -> list[str]:
 def test_sizes_that_do_not_divide_tiles(rows: int, weight: str, depth: int, columns: int) -> None:
     text = product(rows, depth, columns, weight=weight)
     assert not problem(kernel_for, parsed(text, "fuse_int4"))
+
+
+@pytest.mark.parametrize("weight", ["i4", "u8"])
+@pytest.mark.parametrize("machine", OTHER_MACHINES.values(), ids=OTHER_MACHINES)
+def test_strips_may_have_more_rows_than_there_are(machine: Machine, weight: str) -> None:
+    for rows in (3, 5, 7, 11, 15):
+        program = parsed(product(rows, 40, 20, weight=weight), "fuse_int4")
+        assert not problem(lambda at, _: kernel_for(at, machine), program), rows
 
 
 @pytest.mark.parametrize("weight", ["i4", "u8"])
