@@ -26,6 +26,8 @@ BLOCK = 1 << 26
 """Arrays share blocks of up to this many bytes; a block is reused when none of them is read."""
 ALIGNMENT = 64
 """The alignment of values in a block, an arena or a file, in bytes."""
+ROOMY = 100
+"""Consecutive runs that leave most of some memory unused before it is given up."""
 PARALLEL = 1 << 24
 """The bytes from which on a copy is worth several threads."""
 
@@ -43,7 +45,7 @@ class Memory:
     """
 
     def __init__(self, lazy: bool = True) -> None:
-        self._lazy = lazy
+        self._lazy, self._roomy = lazy, 0
         self._spare: list[mmap.mmap] = []
         self._taken = self._most = 0
 
@@ -51,13 +53,9 @@ class Memory:
         """Row-major copies that nobody else can write to; ``MemoryError`` if they do not fit."""
         self._taken = 0
         made = [array for group in _groups(arrays) for array in self._like(group)]
-        self.keep(self._taken)
+        self._most = max(self._most, self._taken)
         copy(zip(made, arrays, strict=True))
         return made
-
-    def keep(self, mapped: int) -> None:
-        """Lets at least so many mapped bytes be kept for reuse."""
-        self._most = max(self._most, mapped)
 
     def _like(self, arrays: Arrays) -> Iterator[NDArray[Any]]:
         """Uninitialised arrays with the types and dims of others, allocated together."""
@@ -70,6 +68,18 @@ class Memory:
             part = whole[start : start + array.nbytes]
             yield part.view(array.dtype).reshape(array.shape)
             start += aligned(array.nbytes)
+
+    def need(self, mapped: int) -> None:
+        """Begins a run that takes so many mapped bytes, and lets them be kept. What many runs in a
+        row have left unused is dropped.
+        """
+        if mapped > self._most:
+            self._most = mapped
+        if self._spare:
+            self._roomy = self._roomy + 1 if self._most > 2 * mapped + HUGE else 0
+            if self._roomy > ROOMY:
+                self._most, self._roomy = mapped, 0
+                self._drop(mapped)
 
     def block(self, nbytes: int) -> NDArray[np.uint8]:
         """Uninitialised memory that is reused when its last view is gone; that of a huge page or

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from migx import dim
 from migx import op as operations
-from migx.base.memory import Memory, aligned
+from migx.base.memory import Memory, aligned, mapped
 from migx.dim import Extent
 from migx.dims.extents import Latest, Numbers
 from migx.ir import Instruction
@@ -71,7 +71,8 @@ class Plan:
 
     ``args`` is a template: to the form's words ``in_arena`` the arena's address is added, to its
     ``in_args`` that of the copy itself; those of ``patches`` (values from outside) and ``blocks``
-    (results) are filled in for each run, those of ``slots`` for each weight epoch.
+    (results) are filled in for each run, those of ``slots`` for each weight epoch. ``mapped`` are
+    the bytes of memory for large results.
     """
 
     def __init__(self, form: Form, sizes: Mapping[str, int], threads: int) -> None:
@@ -88,6 +89,7 @@ class Plan:
         self.scratch = aligned(int(numbers[form.scratch].max(initial=0)))
         self.total_bytes = self.arena_bytes + threads * self.scratch
         check_room(self.total_bytes + sum(block.nbytes for block in self.blocks), self.sizes)
+        self.mapped = sum(mapped(b.nbytes) for b in self.blocks if b.nbytes >= LARGE)
         self._fill(numbers, offsets)
         self.handed = [
             (each.at, each.shape.at(self.sizes), [self._place(*p, numbers) for p in each.places])

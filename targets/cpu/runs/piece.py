@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from migx.base.memory import mapped
 from migx.binding import Sizes
 from migx.dims.extents import BySizes
 from migx.errors import InputError
@@ -62,15 +61,13 @@ class Piece:
 
     def _planned(self, outline: Outline, sizes: Mapping[str, int]) -> Plan:
         try:
-            plan = Plan(self._form(outline), sizes, self.executable.threads)
+            return Plan(self._form(outline), sizes, self.executable.threads)
         except InputError:
             refused = {} if outline.refused else control.refused(outline, sizes)
             other = outline.without(refused) if refused else self.plain
             if other is outline or (other.native and not refused):
                 raise
-            return self._planned(other, sizes)
-        self.executable.results.keep(sum(mapped(block.nbytes) for block in plan.blocks))
-        return plan
+        return self._planned(other, sizes)
 
     def _form(self, outline: Outline) -> Form:
         """The form of an outline. An outline that omits what some sizes refuse is for these alone,

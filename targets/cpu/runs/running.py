@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from migx import op as operations
 from migx.argument import Argument
-from migx.base.memory import HUGE
+from migx.base.memory import HUGE, ROOMY
 from migx.binding import Sizes, sizes_of
 from migx.errors import EvaluationError
 from migx.ir import Instruction, Module
@@ -66,10 +66,6 @@ class Watch:
         own = took - self._inner.pop()
         self._inner[-1] += took
         self.costs.append(Cost(at, kernel, own, flops, nbytes))
-
-
-ROOMY = 100
-"""Consecutive runs that leave most of an arena unused before it is shrunk."""
 
 
 class Workspace:
@@ -145,9 +141,10 @@ class Run:
 
     def all(self) -> None:
         """Runs every step."""
-        plan, words = self.plan, self.workspace.words
+        plan, words, reused = self.plan, self.workspace.words, self.executable.results
+        reused.need(plan.mapped)
         for made in plan.blocks:
-            memory, base = made.allocated(self.executable.results)
+            memory, base = made.allocated(reused)
             self.memory.append(memory)
             for word, offset in made.patch:
                 words[word] = base + offset

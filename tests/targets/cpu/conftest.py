@@ -51,8 +51,9 @@ EMPTY = memory.empty
 
 @pytest.fixture(autouse=True)
 def guards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Has nothing written beside the memory of runs."""
+    """Has nothing written beside the memory of runs, nor that of large results, which is new."""
     found = Guards()
+    monkeypatch.setattr(plan, "LARGE", math.inf)
     monkeypatch.setattr(memory, "empty", found.empty)
     monkeypatch.setattr(plan, "empty", found.empty)
     yield

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import migx
+from migx.base.memory import ROOMY
 from migx.errors import EvaluationError, InputError
 from migx.planning import Life, arranged
 from migx.profile import Profile
+from migx.targets.cpu.plans import plan
 from migx.targets.cpu.plans.outline import Kind
 from migx.targets.cpu.plans.plan import LARGE
-from migx.targets.cpu.runs.running import ROOMY
 from migx.testing import check_target
 from migx.testing.oracles import Trial
 from tests.targets.cpu.whole import at_once, compiled, executable, native
@@ -137,7 +138,10 @@ THREE = """module main(x: f32[n]) {
 """
 
 
-def test_large_results_take_the_memory_of_those_that_nobody_reads() -> None:
+def test_large_results_take_the_memory_of_those_that_nobody_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plan, "LARGE", LARGE)
     lines = "".join(f"  %{i} = relu(x) : f32[n]\n" for i in range(32))
     returned = ", ".join(f"%{i}" for i in range(32))
     program = compiled(f"module main(x: f32[n]) {{\n{lines}  return {returned}\n}}\n")
@@ -152,6 +156,24 @@ def test_large_results_take_the_memory_of_those_that_nobody_reads() -> None:
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
     assert faults * resource.getpagesize() < x.nbytes
     np.testing.assert_array_equal(kept, x[-3:] / 2)
+
+
+def test_the_memory_of_large_results_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When many runs in a row have not needed it."""
+    monkeypatch.setattr(plan, "LARGE", LARGE)
+    program = compiled(THREE)
+    held = executable(program).results._spare
+    large, small = (np.zeros(n, np.float32) for n in (LARGE, 8))
+    for _ in range(3):
+        program.eval({"x": large})
+    assert sum(map(len, held)) >= 3 * large.nbytes
+    for _ in range(ROOMY):
+        program.eval({"x": small})
+    assert held
+    program.eval({"x": small})
+    assert not held
+    program.eval({"x": large})
+    assert sum(map(len, held)) >= 3 * large.nbytes
 
 
 def test_small_results_share_memory_and_large_ones_do_not() -> None:
