@@ -23,7 +23,7 @@ from migx import ops
 from migx.argument import Argument
 from migx.errors import MigxError
 from migx.op import Operation
-from migx.ops.quantization import smallest
+from migx.ops.quantization import DequantizeLinear, smallest
 from migx.shape import F32, F64, DType, Shape
 from migx.target import Context, get_target
 from migx.testing.bounds.ranges import Doubles, apart, ends, largest
@@ -106,12 +106,13 @@ class Step:
         if self.op.name.startswith(("pack_", "unpack_")):
             return self._packed()
         factors = [doubles(self.values[i]) for i in TIMES_ZERO.get(self.op.name, ())]
-        if self.op.name == "dequantizelinear":  # products of codes are scaled by two scales at once
-            factors.append(np.square(self.values[1].array.astype(np.float32)))
         if not all(np.isfinite(f).all() for f in factors):
             return unknown(self.result)
         found = self._found()
-        return found if isinstance(found, tuple) else self._settled(found)
+        if isinstance(found, tuple):
+            return found
+        found = self._settled(found)
+        return self._rescaled(self.op, found) if isinstance(self.op, DequantizeLinear) else found
 
     def _found(self) -> Error:
         """The bound of a result in the range of its type."""
@@ -140,6 +141,18 @@ class Step:
         if moves or not wild.any():
             return found
         return np.where(wild, np.where(np.isfinite(y), np.inf, self._lost(y)), found)
+
+    def _rescaled(self, op: DequantizeLinear, found: Doubles | None) -> Doubles | None:
+        """The bound, infinite where a product of two scales overflows, as of codes that are
+        multiplied first.
+        """
+        codes = self.values[0].array
+        scales = op.aligned(self.values[1].array, codes).astype(np.float32)
+        wild = ~np.isfinite(np.square(scales))
+        if not wild.any():
+            return found
+        bound = np.where(wild, np.inf, op.folded(filled(found, self.result)))
+        return bound.reshape(self.result.array.shape)
 
     def _lost(self, y: Doubles) -> Doubles:
         """The bound of infinities and NaN: 0 if the same for all inputs within their bounds."""
