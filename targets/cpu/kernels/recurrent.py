@@ -297,7 +297,7 @@ class _Writer(KernelWriter):
             for height in every:
                 used |= {height} if many >= height else set()
                 many %= height
-        few = isinstance(rows, int) and rows <= ROWS
+        few = isinstance(rows, int) and 0 < rows <= ROWS
         return [Strip(height, height) for height in every if height in used or not few]
 
     def _panel(self, role: str, direction: Value, panel: Value) -> Matrix:

@@ -102,9 +102,11 @@ def test_activations_without_a_kernel_are_left() -> None:
 
 
 @pytest.mark.parametrize("op", GATES)
-def test_sequences_of_their_own_lengths(op: str) -> None:
-    program = parsed(layer(op, 9, direction="bidirectional", lengths=True))
-    assert not problem(kernel_for, program, {"time": 5})
+@pytest.mark.parametrize("batch", [0, 9])
+def test_sequences_of_their_own_lengths(op: str, batch: int) -> None:
+    text = layer(op, batch, direction="bidirectional", lengths=True)
+    for program in (parsed(text), parsed(text.replace("f32[time,", "f32[5,"))):
+        assert not problem(kernel_for, program, {"time": 5})
 
 
 @pytest.mark.parametrize(
