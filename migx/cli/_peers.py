@@ -15,6 +15,7 @@ from migx.argument import Argument
 from migx.binding import check_inputs
 from migx.cli._load import PeerError, UsageError
 from migx.compiler import Compiled, given_back
+from migx.errors import counted
 from migx.ir import Instruction
 from migx.manager import Pipeline
 from migx.program import Program
@@ -111,9 +112,9 @@ class Onnxruntime:
             for level in _levels(model.graph.node):
                 level.i = EXACT
             self.notes.append(
-                f"onnxruntime may round to bytes what {rounded} nodes multiply, by their "
-                f"accuracy_level of {ROUNDS}; it was told {EXACT}, not to (--activations int8: "
-                "both round)"
+                f"the accuracy_level of {ROUNDS} of {counted(rounded, 'node')} lets onnxruntime "
+                f"round to bytes what it multiplies; it was told level {EXACT} here, to multiply "
+                "floats (with --activations int8 both sides round)"
             )
         known = {output.name for output in model.graph.output}
         for node in model.graph.node:
