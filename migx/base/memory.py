@@ -69,17 +69,17 @@ class Memory:
             yield part.view(array.dtype).reshape(array.shape)
             start += aligned(array.nbytes)
 
-    def need(self, mapped: int) -> None:
-        """Begins a run that takes so many mapped bytes, and lets them be kept. What many runs in a
-        row have left unused is dropped.
+    def need(self, nbytes: int) -> None:
+        """Begins a run that takes so many bytes, as ``mapped``, and lets them be kept. What many
+        runs in a row have left unused is dropped.
         """
-        if mapped > self._most:
-            self._most = mapped
+        if nbytes > self._most:
+            self._most = nbytes
         if self._spare:
-            self._roomy = self._roomy + 1 if self._most > 2 * mapped + HUGE else 0
+            self._roomy = self._roomy + 1 if self._most > 2 * nbytes + HUGE else 0
             if self._roomy > ROOMY:
-                self._most, self._roomy = mapped, 0
-                self._drop(mapped)
+                self._most, self._roomy = nbytes, 0
+                self._drop(nbytes)
 
     def block(self, nbytes: int) -> NDArray[np.uint8]:
         """Uninitialised memory that is reused when its last view is gone; that of a huge page or

@@ -207,9 +207,10 @@ class TensorBounds:
         """The budget that follows from that of the worst input."""
         if at.name in JOINING and worst.variance:
             worst = self._joined(at, result, worst)
-        made = _after(at, worst, [self._shape(v) for v in at.inputs], result)
         if at.name == "quantizelinear":
             made = _stepped(worst, self._step(at, result, self._zeros(at)))
+        else:
+            made = _after(at, worst, [self._shape(v) for v in at.inputs], result)
         if at.name in RECURRENT and (held := self._held(at.inputs)):
             grown = growth(at.op, held, result)
             made = replace(made, variance=made.variance * max(1.0, grown) ** 2)

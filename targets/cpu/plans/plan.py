@@ -57,13 +57,18 @@ class Block:
         self.nbytes = start + nbytes
         return start
 
+    @property
+    def is_large(self) -> bool:
+        """Whether its memory is worth keeping for other runs."""
+        return self.nbytes >= LARGE
+
     def allocated(self, reused: Memory) -> tuple[NDArray[Any], int]:
         """Memory for the block, and its address: a large one reuses that of results which nobody
         reads any more.
         """
         if (lie := self.alone) is not None:
             return empty(lie.dims, lie.shape.dtype.numpy)
-        return block(self.nbytes, reused if self.nbytes >= LARGE else None)
+        return block(self.nbytes, reused if self.is_large else None)
 
 
 class Plan:
@@ -89,7 +94,7 @@ class Plan:
         self.scratch = aligned(int(numbers[form.scratch].max(initial=0)))
         self.total_bytes = self.arena_bytes + threads * self.scratch
         check_room(self.total_bytes + sum(block.nbytes for block in self.blocks), self.sizes)
-        self.mapped = sum(mapped(b.nbytes) for b in self.blocks if b.nbytes >= LARGE)
+        self.mapped = sum(mapped(b.nbytes) for b in self.blocks if b.is_large)
         self._fill(numbers, offsets)
         self.handed = [
             (each.at, each.shape.at(self.sizes), [self._place(*p, numbers) for p in each.places])
