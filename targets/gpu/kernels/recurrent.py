@@ -36,7 +36,7 @@ WARPS = 8
 FORMULAS: dict[str, str] = {
     "Affine": "{0} * {x} + {1}",
     "ThresholdedRelu": "tl.where({x} < {0}, 0.0, {x})",
-    "HardSigmoid": "tl.minimum(tl.maximum({0} * {x} + {1}, 0.0), 1.0)",
+    "HardSigmoid": f"tl.clamp({{0}} * {{x}} + {{1}}, 0.0, 1.0, {elements.ALL})",
     "Softsign": "{x} / (1.0 + tl.abs({x}))",
     "Softplus": "tl.maximum({x}, 0.0) + tl.log(1.0 + tl.exp(-tl.abs({x})))",
 }

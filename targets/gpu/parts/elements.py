@@ -252,7 +252,7 @@ def _elu(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
     (x,) = v
     terms = [1 / math.factorial(k) for k in range(1, 8 if r.bits < 64 else 13)]
     near = f"{x} * {_polynomial(x, terms)}"
-    below = f"tl.where({x} > -0.1, {near}, tl.exp(tl.minimum({x}, 0.0)) - 1)"
+    below = f"tl.where({x} > -0.1, {near}, tl.exp({x}) - 1)"
     return f"tl.where({x} > 0, {x}, ({below}) * {op.alpha!r})"
 
 

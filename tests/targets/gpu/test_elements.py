@@ -55,7 +55,7 @@ def test_f64_is_exact_to_the_ends_of_its_range(name: str, x: list[float]) -> Non
     np.testing.assert_allclose(found, wanted, rtol=1e-14)
 
 
-SPECIAL_OF = ("abs", "exp", "isnan", "nearbyint", "relu", "rsqrt", "sigmoid", "sign", "tanh")
+SPECIAL_OF = ("abs", "elu", "exp", "isnan", "nearbyint", "relu", "rsqrt", "sigmoid", "sign", "tanh")
 INFINITE = ("isinf", "isinf {detect_negative=false}", "isinf {detect_positive=false}")
 
 
