@@ -119,6 +119,23 @@ class FusedKernel:
         outputs = [(node, next(moved)) for node, _ in self.outputs]
         return FusedKernel(dims, folded, tuple(nodes), tuple(outputs))
 
+    def as_bits(self) -> FusedKernel:
+        """This kernel; if it only copies elements of whole bytes, of integers of the same size, so
+        that all their bits stay.
+        """
+
+        def whole(access: Access) -> Access:
+            return replace(access, dtype=DType.of(f"u{access.dtype.bits}"))
+
+        read = [node.of for node in self.nodes if isinstance(node.of, Access)]
+        if len(read) < len(self.nodes) or any(a.dtype.bits < 8 for a in read):
+            return self
+        nodes = [
+            Node(whole(a), whole(a).dtype, n.folded) for a, n in zip(read, self.nodes, strict=True)
+        ]
+        outputs = [(number, whole(access)) for number, access in self.outputs]
+        return replace(self, nodes=tuple(nodes), outputs=tuple(outputs))
+
     @property
     def flops(self) -> Extent:
         """The total number of operations on elements."""

@@ -31,17 +31,22 @@ def expect_kind(op: Operation, dtype: DType, kinds: Kinds) -> DType:
 
 
 def lowest(dtype: np.dtype[Any]) -> Any:
-    """The least value of a type: -inf for floats, which have at least 32 bits here."""
+    """The least value of a type: -inf for floats, or the least number if they have no infinity."""
     if dtype.kind in "iu":
         return np.iinfo(dtype).min
-    return False if dtype.kind == "b" else -np.inf
+    return False if dtype.kind == "b" else -_greatest(dtype)
 
 
 def highest(dtype: np.dtype[Any]) -> Any:
-    """The greatest value of a type: +inf for floats, which have at least 32 bits here."""
+    """The greatest value of a type: inf for floats, or the greatest number if they have none."""
     if dtype.kind in "iu":
         return np.iinfo(dtype).max
-    return True if dtype.kind == "b" else np.inf
+    return True if dtype.kind == "b" else _greatest(dtype)
+
+
+def _greatest(dtype: np.dtype[Any]) -> float:
+    is_finite = np.isnan(np.array(np.inf).astype(dtype))
+    return _largest(dtype) if is_finite else np.inf
 
 
 def quotient(x: Array, y: Array) -> Array:
@@ -96,13 +101,13 @@ def to_float8(x: Array, to: DType, saturate: bool, round_mode: str) -> Array:
     if to is F8E8M0:
         return _to_power_of_two(x.astype(np.float64), saturate, round_mode)
     if saturate and x.dtype != to.numpy:
-        largest = np.float32(_largest(to))
+        largest = np.float32(_largest(to.numpy))
         x = np.clip(wide(x), -largest, largest)
     return x.astype(to.numpy)
 
 
-def _largest(to: DType) -> float:
-    return float(ml_dtypes.finfo(to.numpy).max)  # type: ignore[no-untyped-call]
+def _largest(to: np.dtype[Any]) -> float:
+    return float(ml_dtypes.finfo(to).max)  # type: ignore[no-untyped-call]
 
 
 def _to_power_of_two(x: Array, saturate: bool, round_mode: str) -> Array:

@@ -41,12 +41,13 @@ from numpy.typing import NDArray
 from migx import dim
 from migx.dim import Extent
 from migx.fusion.kernels import Access
+from migx.fusion.narrow_floats import FORMATS
 from migx.ir import Instruction
 from migx.ops.builtin import Literal, Slot
 from migx.ops.formats import UnpackWeight
 from migx.ops.pointwise import Convert
 from migx.planning import is_block, lies_in, results
-from migx.shape import Dims, DType
+from migx.shape import F8E8M0, Dims, DType
 from migx.targets.cpu.code import jit
 from migx.targets.cpu.emit import BF16, F16, F32, F64, I64, PTR, Function, Module, Type, Value
 from migx.targets.cpu.machine import LINE, Machine
@@ -58,8 +59,9 @@ TYPES = {
     "f64": F64,
     "bool": Type("i8"),
     **{f"{sign}{bits}": Type(f"i{bits}") for sign in "iu" for bits in (8, 16, 32, 64)},
+    **{dtype.name: Type("i8") for dtype in (*FORMATS, F8E8M0)},
 }
-"""Element types in memory. A type that is missing here (f8, four bits) has no scalar in LLVM."""
+"""Element types in memory. Those of less than a byte are missing."""
 
 PARAMETERS = (("args", PTR), ("begin", I64), ("end", I64), ("scratch", PTR))
 """The parameters of a kernel; see the calling convention."""
@@ -76,7 +78,7 @@ def behind(value: Instruction) -> Instruction | None:
 
 
 def type_of(dtype: DType) -> Type | None:
-    """The LLVM scalar of an element in memory; None if LLVM has none."""
+    """The LLVM scalar of an element in memory; None if elements share bytes."""
     return TYPES.get(dtype.name)
 
 

@@ -34,6 +34,7 @@ from migx.targets.cpu.parts.epilogue import emittable
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     """The kernel of what ``described`` describes, if LLVM has all its element types."""
     fused = described(at)
+    fused = None if fused is None else fused.as_bits()
     if fused is None or not emittable(fused.nodes, machine):
         return None
     return Writer(Frame(at, machine), fused).kernel()

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from migx.fusion.narrow_floats import is_narrow
 from migx.fusion.tables import Lookup
 from migx.op import Operation
 from migx.ops.quantization import limits
-from migx.shape import BF16, BOOL, F16, U32, U64, DType
+from migx.shape import BF16, BOOL, F8E8M0, F16, U32, U64, DType
 from migx.targets.cpu import emit
 from migx.targets.cpu.emit import (
     F32,
@@ -29,6 +30,7 @@ from migx.targets.cpu.emit import (
     Type,
     Value,
     division,
+    narrow_floats,
     vector_math,
 )
 from migx.targets.cpu.emit.lookup import looked_up
@@ -57,8 +59,8 @@ Emit = Callable[[Function, Any, Sequence[Value], Sequence[DType], DType], Value]
 
 
 def computing(dtype: DType) -> Type:
-    """The scalar an element is computed in; its type must have one in LLVM."""
-    if dtype in (F16, BF16):
+    """The scalar an element is computed in; its type must have one in memory."""
+    if dtype.is_float and dtype.bits < 32:
         return F32
     return I1 if dtype is BOOL else memory_of(dtype)
 
@@ -69,13 +71,15 @@ def is_computed_as_stored(dtype: DType) -> bool:
 
 
 def computable(dtype: DType, machine: Machine) -> bool:
-    """Whether a machine computes with elements of a type."""
-    return type_of(dtype) is not None and (dtype is not F16 or machine.halves)
+    """Whether a machine computes with elements of a type; of ``f8e8m0`` it only reads them."""
+    return (
+        type_of(dtype) is not None and dtype is not F8E8M0 and (dtype is not F16 or machine.halves)
+    )
 
 
 def has(op: Operation, operands: Sequence[DType], result: DType) -> bool:
     """Whether ``apply`` knows an operation on these element types."""
-    if any(type_of(t) is None for t in (*operands, result)):
+    if result is F8E8M0 or any(type_of(t) is None for t in (*operands, result)):
         return False
     if op.name in FLOAT_ONLY:
         return result.is_float
@@ -107,6 +111,8 @@ def loaded(f: Function, value: Value, dtype: DType) -> Value:
         return f.bitcast(bits, F32.times(value.type.lanes))
     if dtype is F16:
         return f.cast(value, F32)
+    if is_narrow(dtype):
+        return narrow_floats.decoded(f, value, dtype)
     return f.compare("ne", value, 0) if dtype is BOOL else value
 
 
@@ -116,6 +122,8 @@ def stored(f: Function, value: Value, dtype: DType) -> Value:
         return rounded_to_bf16(f, value)
     if dtype is F16:
         return f.cast(value, emit.F16)
+    if is_narrow(dtype):
+        return narrow_floats.encoded(f, value, dtype)
     return f.cast(value, emit.I8, signed=False) if dtype is BOOL else value
 
 
@@ -249,8 +257,8 @@ def _pow(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType)
 
 
 def _convert(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
-    """As numpy does: to bool by != 0, floats truncated, integers wrapped. A conversion to f16 or
-    bf16 rounds to it, though arithmetic continues in f32: rounding is what was asked for.
+    """As numpy does: to bool by != 0, floats truncated, integers wrapped. A conversion to a float
+    under 32 bits rounds to it, though arithmetic continues in f32: rounding is what was asked for.
     """
     (x,), (given,) = v, t
     if r is BOOL:
@@ -258,10 +266,19 @@ def _convert(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DT
     if given.is_float and r.is_integer:
         return _truncated(f, x, r)
     made = f.cast(x, computing(r), signed=given.is_float or _signed(given))
+    if is_narrow(r):
+        return _narrowed(f, made, r, saturate=op.saturate)
     if r not in (F16, BF16) or given.bits <= 8:
         return made
     once = x if r is F16 and x.type.one == F64 else made
     return loaded(f, stored(f, once, r), r)
+
+
+def _narrowed(f: Function, x: Value, r: DType, *, saturate: bool) -> Value:
+    """The nearest number of eight bits; with ``saturate`` the largest stands for what is beyond."""
+    if saturate:
+        x = _within(f, x, *(f.const(x.type, limit) for limit in limits(r)))
+    return loaded(f, stored(f, x, r), r)
 
 
 def _bit_cast(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
@@ -270,9 +287,13 @@ def _bit_cast(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: D
 
 
 def _quantize(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
-    """Rounds, adds the zero point, and clips; NaN becomes 0. A float target is not rounded here."""
+    """Rounds, adds the zero point, and clips; NaN becomes 0. A float target of 16 bits or more is
+    not rounded here.
+    """
     scale = v[1]
     x = f.cast(v[0], scale.type.one)
+    if is_narrow(r):
+        return _narrowed(f, _sum(f, x / scale, v), r, saturate=op.saturate)
     if r.is_float:
         return _scaled(f, op, [x, *v[1:]], r)
     low, high = (int(limit) for limit in limits(r))
@@ -317,17 +338,22 @@ def _scaled(f: Function, op: Any, v: Sequence[Value], r: DType) -> Value:
     """The quotient x / scale plus the zero point, as a float, clamped to the finite range if asked;
     NaN stays.
     """
-    q = v[0] / v[1]
-    if len(v) > 2:
-        q = q + f.cast(v[2], q.type.one)
+    q = _sum(f, v[0] / v[1], v)
     if op.saturate:
         low, high = limits(r)
         q = f.minimum(f.maximum(q, low), high)
     return f.cast(q, computing(r))
 
 
+def _sum(f: Function, q: Value, v: Sequence[Value]) -> Value:
+    """A quotient plus the zero point, the third operand, if there is one."""
+    return q + f.cast(v[2], q.type.one) if len(v) > 2 else q
+
+
 def _dequantize(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
     """The difference is exact, as f64 holds that of two i32."""
+    if is_narrow(t[0]):
+        return (v[0] - v[2]) * v[1] if len(v) > 2 else v[0] * v[1]
     exact = F64 if t[0].bits == 32 and len(v) > 2 else I32
     difference = f.cast(v[0], exact, signed=_signed(t[0]))
     if len(v) > 2:
@@ -388,6 +414,13 @@ TABLE: dict[str, Emit] = {
     "sub": _binary("sub"),
     "where": lambda f, op, v, t, r: f.select(v[0], v[1], v[2]),
 }
+
+
+def in_memory(f: Function, number: float, dtype: DType, lanes: int) -> Value:
+    """A constant in the type it has in memory."""
+    if is_narrow(dtype):
+        number = int(np.asarray(number, dtype.numpy).view(np.int8))
+    return f.const(memory_of(dtype).times(lanes), number)
 
 
 def splat_constant(f: Function, number: Any, dtype: DType) -> Value:

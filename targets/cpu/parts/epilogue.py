@@ -15,6 +15,7 @@ from migx.dim import Extent
 from migx.fusion.kernels import PRODUCT, Access, FusedKernel, Node, row_and_column_axes
 from migx.fusion.stages import below, weight
 from migx.fusion.tables import tabled
+from migx.shape import F8E8M0
 from migx.targets.cpu.emit import I8, Function, Type, Value, lookup
 from migx.targets.cpu.kernel import Frame, memory_of
 from migx.targets.cpu.machine import LINE, Machine
@@ -190,7 +191,7 @@ def writable(kernel: FusedKernel, machine: Machine) -> bool:
 def emittable(nodes: Sequence[Node], machine: Machine) -> bool:
     """Whether a machine has instructions for all types, and all operations but reductions."""
     return all(
-        elements.computable(n.dtype, machine)
+        (elements.computable(n.dtype, machine) or (n.reads() and n.dtype is F8E8M0))
         and (
             isinstance(n.of, Access | Argument)
             or n.folds

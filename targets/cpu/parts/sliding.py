@@ -21,6 +21,7 @@ from migx.dim import Extent, maximum, minimum, product
 from migx.shape import DType
 from migx.targets.cpu.emit import Type, Value
 from migx.targets.cpu.kernel import Frame, memory_of
+from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.windows import Axis
 
 TILE = 16384
@@ -182,7 +183,7 @@ class Sliding:
         _, height, width = self.axes
         made, lanes, pitch = self.copy, self.lanes, e(self._pitch)
         rows = (bottom - top - 1) * height.stride + (height.reach + 1)
-        other = f.const(self._memory.times(lanes), self.other)
+        other = elements.in_memory(f, self.other, self.dtype, lanes)
         with f.loop(0, rows) as row:
             place = height.place(self.frame, top, 0) + row.index
             inside = f.compare("lt", place, e(height.given), signed=False)

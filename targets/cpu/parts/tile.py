@@ -31,7 +31,7 @@ SUMS = {F32: DType.of("f32"), F64: DType.of("f64"), I32: DType.of("i32"), I64: D
 def sum_type(dtype: DType) -> Type | None:
     """The type in which products of a type are summed: integers wrap, in at least 32 bits."""
     if dtype.is_float:
-        return {64: F64, 32: F32, 16: F32}.get(dtype.bits)
+        return F64 if dtype.bits == 64 else F32
     return (I64 if dtype.bits == 64 else I32) if dtype.is_integer else None
 
 

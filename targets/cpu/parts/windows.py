@@ -10,6 +10,7 @@ from migx.ops._windows import split
 from migx.shape import Dims, DType, Shape
 from migx.targets.cpu.emit import I32, I64, Value
 from migx.targets.cpu.kernel import Frame, memory_of
+from migx.targets.cpu.parts import elements
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Axis:
         is not ``inside`` a limit. Without a limit, all of it must be inside.
         """
         f, memory = frame.function, memory_of(dtype)
-        rest = f.const(memory.times(lanes), other)
+        rest = elements.in_memory(f, other, dtype, lanes)
         if self.step == 1 and self.stride <= 2:
             near = replace(self, stride=1)
             parts = []

@@ -8,66 +8,38 @@ number whose last digit is of that weight is added, and subtracted again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from migx.fusion.narrow_floats import FORMATS, NarrowFloat
 from migx.ops.quantization import limits
-from migx.shape import F4, F8E4M3FN, F8E4M3FNUZ, F8E5M2, F8E5M2FNUZ, F8E8M0, DType
+from migx.shape import F4, F8E8M0, DType
 
 MANTISSA, BIAS = 23, 127
 """The mantissa bits and the exponent bias of f32."""
-
-
-@dataclass(frozen=True)
-class Narrow:
-    """A format: the bits of its mantissa, the bias of its exponent, and the codes without sign of
-    ``nan`` and ``infinity``, if it has them. An ``unsigned`` format has no -0; that code is its
-    only NaN.
-    """
-
-    mantissa: int
-    bias: int
-    nan: int | None
-    infinity: int | None = None
-    unsigned: bool = False
-
-    @property
-    def shift(self) -> int:
-        """The distance of its bits from those of f32."""
-        return MANTISSA - self.mantissa
-
-    @property
-    def scale(self) -> float:
-        """The factor from the f32 of its shifted bits to its value."""
-        return 2.0 ** (BIAS - self.bias)
-
-
-FORMATS = {
-    F8E4M3FN: Narrow(3, 7, 0x7F),
-    F8E4M3FNUZ: Narrow(3, 8, 0x80, unsigned=True),
-    F8E5M2: Narrow(2, 15, 0x7E, 0x7C),
-    F8E5M2FNUZ: Narrow(2, 16, 0x80, unsigned=True),
-}
-FOUR = Narrow(1, 1, None)
-"""The format of f4, which is unpacked and never computed as it is."""
+FOUR = NarrowFloat(1, 1, 16)
+"""The format of f4, which is unpacked and never computed as it is. It has no code for NaN."""
 BITS = "{x}.to(tl.int32, bitcast=True)"
 
 
-def is_narrow(dtype: DType) -> bool:
-    """Whether elements of a type are computed here."""
-    return dtype in FORMATS or dtype is F8E8M0
+def _shift(this: NarrowFloat) -> int:
+    """The distance of a format's bits from those of f32."""
+    return MANTISSA - this.mantissa
+
+
+def _scale(this: NarrowFloat) -> float:
+    """The factor from the f32 of a format's shifted bits to its value."""
+    return 2.0 ** (BIAS - this.bias)
 
 
 def decoded(code: str, dtype: DType) -> str:
-    """The f32 value of a float in a byte."""
+    """The f32 value of a float in a byte, or in the low half of one."""
     if dtype is F8E8M0:  # a power of two
         bits = f"tl.where({code} == 0, 1 << {MANTISSA - 1}, {code}.to(tl.int32) << {MANTISSA})"
         return f"tl.where({code} == 255, float('nan'), {bits}.to(tl.float32, bitcast=True))"
     this = FOUR if dtype is F4 else FORMATS[dtype]
     most = (1 << (dtype.bits - 1)) - 1
-    bits = f"(({code} & {most}).to(tl.int32) << {this.shift})"
-    size = f"({bits}.to(tl.float32, bitcast=True) * {this.scale})"
+    bits = f"(({code} & {most}).to(tl.int32) << {_shift(this)})"
+    size = f"({bits}.to(tl.float32, bitcast=True) * {_scale(this)})"
     value = f"tl.where({code} > {most}, {size} * -1.0, {size})"
-    if this.nan is None:
+    if this is FOUR:
         return value
     if this.unsigned:
         return f"tl.where({code} == {this.nan}, float('nan'), {value})"
@@ -81,8 +53,8 @@ def decoded(code: str, dtype: DType) -> str:
 def encoded(x: str, dtype: DType) -> str:
     """The byte of an f32 that is exact in the format, infinite or NaN."""
     this = FORMATS[dtype]
-    bits = BITS.format(x=f"(tl.abs({x}) * {1 / this.scale})")
-    code = f"({bits} >> {this.shift})"
+    bits = BITS.format(x=f"(tl.abs({x}) * {1 / _scale(this)})")
+    code = f"({bits} >> {_shift(this)})"
     if this.infinity is not None:
         code = f"tl.where(tl.abs({x}) == float('inf'), {this.infinity}, {code})"
     below = f"({BITS.format(x=x)} < 0)"
@@ -99,7 +71,7 @@ def rounded(x: str, dtype: DType, *, saturate: bool) -> str:
     this, (_, largest) = FORMATS[dtype], limits(dtype)
     size = f"tl.minimum(tl.abs({x}), {largest if saturate else 4 * largest})"
     exponent = f"tl.maximum({BITS.format(x=size)} >> {MANTISSA}, {BIAS + 1 - this.bias})"
-    digits = f"(({exponent} + {this.shift}) << {MANTISSA}).to(tl.float32, bitcast=True)"
+    digits = f"(({exponent} + {_shift(this)}) << {MANTISSA}).to(tl.float32, bitcast=True)"
     near = f"(({size} + {digits}) - {digits})"
     if not saturate:
         beyond = "float('nan')" if this.infinity is None else "float('inf')"

@@ -24,12 +24,13 @@ from dataclasses import dataclass, replace
 from migx import dim
 from migx.dim import Extent
 from migx.fusion.kernels import fewest
+from migx.fusion.narrow_floats import is_narrow
 from migx.ir import Instruction
 from migx.planning import results
 from migx.shape import BOOL, OPTIONAL, Dims, DType, Shape
 from migx.targets.gpu.emit.expressions import Expr, Part, both, by_axis, expr
 from migx.targets.gpu.emit.functions import called
-from migx.targets.gpu.emit.narrow import decoded, encoded, is_narrow
+from migx.targets.gpu.emit.narrow import decoded, encoded
 from migx.targets.gpu.emit.types import POINTERS, stored
 from migx.targets.gpu.tiles import whole
 

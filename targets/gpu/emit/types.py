@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from migx.fusion.narrow_floats import is_narrow
 from migx.shape import F32, F64, I32, I64, DType
-from migx.targets.gpu.emit.narrow import is_narrow
 
 NARROW = tuple(name for name, dtype in DType.known.items() if is_narrow(dtype))
 """Floats of eight bits, stored as bytes; only elementwise arithmetic computes with them."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from migx.dim import bounds
+from migx.fusion.narrow_floats import is_narrow
 from migx.ir import Instruction
 from migx.ops._windows import split
 from migx.ops.dims import DynamicRange
@@ -21,7 +22,6 @@ from migx.ops.layout import Pad, Reverse
 from migx.ops.packing import Unpack
 from migx.ops.quantization import DequantizeLinear
 from migx.targets.gpu.emit.expressions import Expr, by_axis, expr
-from migx.targets.gpu.emit.narrow import is_narrow
 from migx.targets.gpu.emit.text import Kernel, Writer
 from migx.targets.gpu.emit.types import COMPUTING, STORED, storable
 from migx.targets.gpu.parts import elements

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from migx.argument import Argument
+from migx.fusion.narrow_floats import FORMATS, is_narrow
 from migx.op import Operation
 from migx.ops.quantization import limits
 from migx.shape import BF16, BOOL, F16, F32, F64, U32, U64, DType
 from migx.targets.gpu.emit.functions import LOG2_E
-from migx.targets.gpu.emit.narrow import FORMATS, is_narrow, rounded
+from migx.targets.gpu.emit.narrow import rounded
 from migx.targets.gpu.emit.types import COMPUTING, STORED, storable
 
 Emit = Callable[[Any, Sequence[str], Sequence[DType], DType], str]

@@ -7,12 +7,12 @@ from typing import Any
 
 from migx.dim import Extent, product
 from migx.fusion.kernels import name_of
+from migx.fusion.narrow_floats import is_narrow
 from migx.ir import Instruction
 from migx.shape import U8
 from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.cost_model import Tile
 from migx.targets.gpu.emit.expressions import Expr, Part
-from migx.targets.gpu.emit.narrow import is_narrow
 from migx.targets.gpu.emit.text import Kernel, Writer
 from migx.targets.gpu.tiles import tiles
 
