@@ -111,7 +111,7 @@ class Kernel:
     its word that is initialised to 0; there is then no result, and the run ends with an error.
 
     ``most`` is the maximal length of a result whose length depends on data. Its buffer has one more
-    element, the last, into which the kernel writes the length: see ``growing.py``.
+    element, the last, into which the kernel writes the length: see ``endings.py``.
 
     A kernel that ``finds`` writes no result, but where in its first input the result lies: after
     its words it is given the address of a table, see ``finding.py``.

@@ -97,12 +97,12 @@ def _native(
 
 
 def refused(o: Outline, sizes: Mapping[str, int]) -> dict[tuple[Instruction, int], str]:
-    """The modules of ``if`` that given sizes refuse, by number, and why: a branch that is not taken
-    need not fit the sizes.
+    """The modules of control flow that given sizes refuse, by number, and why: a module that is not
+    run need not fit the sizes.
     """
     found: dict[tuple[Instruction, int], str] = {}
     for at in o.instructions:
-        if at in o.native and isinstance(at.op, If):
+        if at in o.native and not isinstance(o.native[at], Late):
             for index, module in enumerate(at.modules):
                 try:
                     for inner in asked_again(module):

@@ -101,7 +101,7 @@ REFUSED = Kernel(
     tiles=1,
     words=(0,),
 )
-"""The error that a branch has been taken that cannot run with these sizes."""
+"""The error that a module is to be run that cannot run with these sizes."""
 
 
 def _rounds(

@@ -100,6 +100,13 @@ class _Steps:
             reference.cell.last = max(reference.cell.last, len(o.works))
         o.works.append(Work(self.at, UNLESS if reads else JUMP, reads, (), to=to))
 
+    def refuses(self, index: int) -> bool:
+        """Whether a module cannot be run; if so, adds a step that says why."""
+        why = self.o.refused.get((self.at, index))
+        if why is not None:
+            self.o.works.append(Work(self.at, replace(REFUSED, fault=why), (), ()))
+        return why is not None
+
 
 class _Choice(_Steps):
     def write(self) -> None:
@@ -117,8 +124,7 @@ class _Choice(_Steps):
     def _write_branch(self, index: int, results: Sequence[Cell]) -> None:
         """The steps of one branch. It computes its results in place where it can."""
         o, at = self.o, self.at
-        if (why := o.refused.get((at, index))) is not None:
-            o.works.append(Work(at, replace(REFUSED, fault=why), (), ()))
+        if self.refuses(index):
             return
         before, module = len(o.cells), at.modules[index]
         for inner in module:
@@ -186,9 +192,10 @@ class _Circle(_Steps):
         top, end = Label(len(o.works)), Label()
         self.jump(end, self.going)
         begins = len(o.works)
-        goes_on = self._write_turn()
-        self.step(AGAIN, [self.trips, goes_on], self.state, self.length)
-        self.jump(top)
+        if not self.refuses(0):
+            goes_on = self._write_turn()
+            self.step(AGAIN, [self.trips, goes_on], self.state, self.length)
+            self.jump(top)
         end.step = len(o.works)
         self._settle(begins, end.step)
         if self.results and self.late is None:

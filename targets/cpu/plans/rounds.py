@@ -20,6 +20,7 @@ from migx.planning import is_alias, lies_in, results
 from migx.shape import Shape
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.plans.control_kernels import COPY
+from migx.targets.cpu.plans.control_steps import write_iterations
 from migx.targets.cpu.plans.outline import (
     Cell,
     KernelOf,
@@ -82,6 +83,9 @@ class Rounds:
 
     def __call__(self, o: Outline, at: Instruction) -> None:
         """Adds the steps: a copy of each first value, and one step for all the rest."""
+        if (at, 0) in o.refused:
+            write_iterations(o, at)
+            return
         iterations, inner = self.iterations, self.inner
         carried = [o.cell(parameter, -1, parameter.shape) for parameter, _, _ in iterations.carried]
         stacks = [

@@ -32,14 +32,14 @@ from migx.targets.cpu.plans.lengths import Lengths
 from migx.targets.cpu.plans.outline import (
     KernelOf,
     Outline,
-    captured,
+    Writer,
     is_taken_packed,
     lies_in_literal,
     packed,
 )
-from migx.targets.cpu.runs.growing import Counted, GrowingLoop
+from migx.targets.cpu.runs.endings import Counted, GrowingLoop, OnHost
 from migx.targets.cpu.runs.peaks import peaks
-from migx.targets.cpu.runs.piece import Lent, Piece
+from migx.targets.cpu.runs.piece import Ending, Lent, Piece
 from migx.targets.cpu.runs.running import Call, Values, Watch
 from migx.targets.cpu.runs.weights import Literals
 from migx.targets.cpu.threads.pool import pool, wanted_threads
@@ -67,12 +67,17 @@ class CpuExecutable:
         self.code_of = {symbol: code.address for symbol, code in self._codes.items()}
         jit.give_back()
 
+    @property
+    def _every(self) -> list[Piece]:
+        """The pieces of all modules."""
+        return [piece for parts in self.pieces.values() for piece in parts]
+
     def _texts(self) -> dict[str, str]:
         """The texts of the kernels and of the runtime, by their symbols."""
-        made = [piece for parts in self.pieces.values() for piece in parts]
-        flows = any(p.outline.native or isinstance(p.grows, GrowingLoop) for p in made)
+        made = self._every
+        flows = any(piece.outline.native for piece in made)
         kernels = [*self.kernels.values(), *(control_kernels.KERNELS if flows else ())]
-        kernels += [p.grows.begins for p in made if isinstance(p.grows, GrowingLoop)]
+        kernels += [p.ending.begins for p in made if isinstance(p.ending, GrowingLoop)]
         return runtime_texts() | {k.symbol: k.text for k in kernels if k is not None}
 
     def kernel_of(self, at: Instruction) -> Kernel | None:
@@ -88,12 +93,14 @@ class CpuExecutable:
         return saved_as(self.kernels, jit.objects(self._texts(), known))
 
     def _prepare(self, module: Module, known: set[str]) -> None:
-        """Cuts a module, and those its instructions run, into pieces."""
+        """Cuts a module, and those that the host may run for its instructions, into pieces."""
         if module not in self.pieces:
             self.pieces[module], self.outputs[module] = _cut(self, module, known), module.outputs
         inside = known | {n for at in module for n in symbols_of(at)}
+        late = {piece.ending.at for piece in self.pieces[module] if piece.ending is not None}
+        steps = self.pieces[module][0].outline.native.keys() - late
         for at in module:
-            if self.kernels.get(at) is None:
+            if self.kernels.get(at) is None and at not in steps:
                 for inner in at.modules:
                     self._prepare(inner, inside)
 
@@ -136,8 +143,7 @@ class CpuExecutable:
         """Runs once, kernel by kernel, and reports the cost of each."""
         watch = Watch()
         self._run([*arguments.values()], Call(slots, watch))
-        plans = [plan for parts in self.pieces.values() for p in parts for plan in p.plans.values()]
-        arena = sum(plan.total_bytes for plan in plans)
+        arena = sum(plan.total_bytes for p in self._every for plan in p.plans.values())
         best = peaks(pool().useful(self.threads))
         return Profile(tuple(watch.costs), arena, self.literals.nbytes, *best)
 
@@ -162,19 +168,17 @@ class CpuExecutable:
     @property
     def absorbed(self) -> frozenset[Instruction]:
         """The unpackings of packed constants that no run does: kernels read the packed form."""
-        outlines = [piece.outline for parts in self.pieces.values() for piece in parts]
+        outlines = [piece.outline for piece in self._every]
         read = {at for outline in outlines for at in outline.given}
         return frozenset(at for outline in outlines for at in outline.absorbed if at not in read)
 
     def fallbacks(self) -> list[Instruction]:
         """The instructions that run on the host because they have no kernel."""
-        return [
-            work.at
-            for parts in self.pieces.values()
-            for piece in parts
-            for work in piece.works
-            if work.kernel is None
-        ]
+        found: list[Instruction] = []
+        for piece in self._every:
+            found += [work.at for work in piece.outline.works if work.kernel is None]
+            found += [piece.ending.at] if type(piece.ending) is OnHost else []
+        return found
 
 
 def _is_handed_on(at: Instruction, module: Module) -> bool:
@@ -191,29 +195,31 @@ def _cut(executable: CpuExecutable, module: Module, known: set[str]) -> list[Pie
     read_later = dict.fromkeys(module.outputs)
     given_away = {lies_in(v)[0] for v in module.outputs}
     for instructions, late in reversed(pieces(module, known)):
-        counted: Counted | None = None
+        ending = None if late is None else _ending(executable, late, flow)
         kernel_of: KernelOf = executable.kernel_of
-        kernel = None if late is None else executable.kernels.get(late)
-        if late is not None and kernel is not None and kernel.most is not None:
-            counted = Counted(late, kernel)
-            instructions, kernel_of = [*instructions, late], executable.kernels.get
-        elif late is not None:
-            read_later.pop(late, None)
-            read_later |= dict.fromkeys((*late.inputs, *captured(late, kernel_of)))
+        if isinstance(ending, Counted):
+            instructions, kernel_of = [*instructions, ending.at], executable.kernels.get
+            read_later[ending.at] = None
+        elif isinstance(ending, OnHost):
+            read_later.pop(ending.at, None)
+            read_later |= dict.fromkeys((*ending.at.inputs, *ending.captured))
         own = set(instructions)
         results = [v for v in read_later if v in own and _is_handed_on(v, module)]
-        lasting = [v for v in results if lies_in(v)[0] in given_away]
-        if counted is not None:  # the part of its buffer in use is copied
-            results, lasting = (
-                [*dict.fromkeys((*results, counted.at))],
-                [v for v in lasting if v is not counted.at],
-            )
-        inside = {at: flow[at] for at in flow if at in own}
-        plain = Outline(instructions, results, kernel_of, lasting=lasting)
-        outline = plain
-        if inside:
-            outline = Outline(instructions, results, kernel_of, flow, lasting=lasting)
-        grows = GrowingLoop(executable, late, flow) if late in flow else None
-        made.insert(0, Piece(executable, outline, plain, late, grows, counted))
+        # What is counted lies in a larger buffer, and is copied.
+        lasting = [v for v in results if lies_in(v)[0] in given_away and v is not late]
+        outline = Outline(instructions, results, kernel_of, flow, lasting=lasting)
+        made.insert(0, Piece(executable, outline, ending))
         read_later = {v: None for v in (*read_later, *outline.given) if v not in own}
     return made
+
+
+def _ending(
+    executable: CpuExecutable, late: Instruction, flow: Mapping[Instruction, Writer]
+) -> Ending:
+    """How the instruction that the next piece waits for is run."""
+    if late in flow:
+        return GrowingLoop(executable, late, flow)
+    kernel = executable.kernels.get(late)
+    if kernel is None or kernel.most is None:
+        return OnHost(executable, late)
+    return Counted(late, kernel.most)

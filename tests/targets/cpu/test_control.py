@@ -277,6 +277,58 @@ def test_a_branch_in_a_loop_may_refuse_the_sizes() -> None:
         program.eval(given(program, 2, 3, True))
 
 
+LOOP = """
+module main(t: i64[], x: f32[n, 4]) {
+  %0 = @literal() {value=[true]} : bool[]
+  %1 = loop(t, %0, x) {outputs=(f32[n, 4], f32[trips])} [body]
+  %2 = get_tuple_elem(%1)
+  %3 = get_tuple_elem(%1) {index=1}
+  return %2, %3
+}
+
+module body(i: i64[], c: bool[], a: f32[n, 4]) {
+  %0 = slice(a) {axes=(0, 1), starts=(2, 0), ends=(3, 1)}
+  %1 = squeeze(%0) {axes=(0, 1)}
+  %2 = neg(a)
+  return c, %2, %1
+}
+"""
+SCAN = """
+module main(s: f32[n, 4], x: f32[t, m, 4]) {
+  %0 = scan(s, x) {num_scan_inputs=1} [body]
+  %1 = get_tuple_elem(%0)
+  return %1
+}
+
+module body(a: f32[n, 4], r: f32[m, 4]) {
+  %0 = add(a, r)
+  return %0
+}
+"""
+
+
+def test_a_body_that_is_not_run_may_refuse_the_sizes() -> None:
+    program, ref = compiled(LOOP), compiled(LOOP, "ref")
+    assert [*native(program).pieces] == [program.compiled.program.main]
+    for n, t in ((3, 2), (1, 0), (3, 0)):
+        inputs = given(program, n, t, True)
+        assert same(program.eval(inputs), ref.eval(inputs))
+    with pytest.raises(EvaluationError, match="in module body"):
+        program.eval(given(program, 1, 1, True))
+
+
+def test_the_body_of_a_scan_of_nothing_may_refuse_the_sizes() -> None:
+    program, ref = compiled(SCAN), compiled(SCAN, "ref")
+    assert [*native(program).pieces] == [program.compiled.program.main]
+    for n, m, t in ((3, 3, 2), (1, 2, 0), (1, 2, 1)):
+        inputs = {"s": np.ones((n, 4), np.float32), "x": np.ones((t, m, 4), np.float32)}
+        if n == m or not t:
+            assert same(program.eval(inputs), ref.eval(inputs))
+            continue
+        with pytest.raises(EvaluationError, match="in module body"):
+            program.eval(inputs)
+
+
 def _nested(depth: int) -> str:
     """A choice in a choice, and so on."""
     modules = ["module main(x: f32[4], c: bool[]) {"]

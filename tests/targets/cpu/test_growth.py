@@ -19,7 +19,7 @@ from migx.errors import EvaluationError
 from migx.program import Program
 from migx.targets.cpu.code import jit
 from migx.targets.cpu.plans.outline import Work
-from migx.targets.cpu.runs.growing import GrowingLoop
+from migx.targets.cpu.runs.endings import GrowingLoop
 from tests.targets.cpu.whole import at_once, compiled, executable, native
 from tests.targets.flow import given, same
 
@@ -177,7 +177,7 @@ RUNS = ((3, 0), (1, 1), (2, 5), (5, 63), (3, 64), (2, 65), (1, 200), (4, 2))
 
 def loops(program: Program) -> list[GrowingLoop]:
     pieces = (piece for parts in executable(program).pieces.values() for piece in parts)
-    return [piece.grows for piece in pieces if isinstance(piece.grows, GrowingLoop)]
+    return [piece.ending for piece in pieces if isinstance(piece.ending, GrowingLoop)]
 
 
 def inputs(program: Program, n: int, t: int) -> dict[str, Any]:

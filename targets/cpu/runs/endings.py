@@ -1,12 +1,14 @@
-"""Results whose lengths only the run determines, computed natively at the end of a piece.
+"""How pieces end: with an instruction whose result tells sizes of what comes after it.
 
 Neither the trip count of a loop nor the number of boxes a ``nonmaxsuppression`` keeps is known
-beforehand. The result gets a buffer, and is then shortened to what is in use.
+beforehand. If kernels compute them, the result gets a buffer, and is then shortened to what is in
+use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from migx import dim
@@ -14,18 +16,18 @@ from migx import op as operations
 from migx.argument import Argument
 from migx.base.recent import Recent
 from migx.binding import Sizes
-from migx.dim import Dim
+from migx.dim import Dim, Extent
+from migx.dims.extents import BySizes
 from migx.errors import InputError
 from migx.ir import Instruction
 from migx.ops.builtin import Literal
 from migx.ops.layout import along
 from migx.shape import Shape
-from migx.sizes import ShapeRules, symbols_in
-from migx.targets.cpu.kernel import Kernel
+from migx.sizes import ShapeRules, bound, symbols_in, symbols_of
 from migx.targets.cpu.plans.control_steps import Late
-from migx.targets.cpu.plans.outline import Outline, Writer
+from migx.targets.cpu.plans.outline import Outline, Writer, captured
 from migx.targets.cpu.runs.piece import PLANS, Piece
-from migx.targets.cpu.runs.running import Call, Values
+from migx.targets.cpu.runs.running import Call, Run, Values
 
 if TYPE_CHECKING:
     from migx.targets.cpu.runs.executable import CpuExecutable
@@ -34,32 +36,54 @@ SHORTEST = 64
 """The iterations for which a loop first gets room."""
 
 
-class GrowingLoop:
+class OnHost:
+    """An instruction that runs on the host after the piece, by its own meaning."""
+
+    def __init__(self, executable: CpuExecutable, at: Instruction) -> None:
+        self.at, self.captured = at, captured(at, executable.kernel_of)
+        self._bound = BySizes(symbols_of(at), partial(bound, at), PLANS)
+
+    def room(self, sizes: Sizes) -> Sizes:
+        """The sizes to plan the piece with."""
+        return sizes
+
+    def run(self, run: Run) -> Sizes:
+        """Adds the result to the values of a run, and gives the sizes known by it."""
+        return run.late(self.at, *self._bound.at(run.sizes), self.captured)
+
+
+class GrowingLoop(OnHost):
     """A loop whose run determines dims of its results: its trip count, or the length of its state.
     Its buffers have room for a power of two of iterations, doubled until it suffices; the next run
-    starts with that.
+    starts with that. If its module refuses some sizes, it runs on the host.
     """
 
     def __init__(
         self, executable: CpuExecutable, at: Instruction, flow: Mapping[Instruction, Writer]
     ) -> None:
+        super().__init__(executable, at)
         late = flow[at]
         assert isinstance(late, Late)
-        self.at, self.late = at, late
+        self.late = late
         self.state = list(at.modules[0].parameters.values())[:2]
         outline = Outline([at], [at, *self.state], executable.kernel_of, flow)
-        self.piece = Piece(executable, outline, outline)
+        self.piece = Piece(executable, outline)
         self.begins = next((w.kernel for w in outline.works if w.knows_itself), None)
         self.most, self._limit = SHORTEST, late.room
         self._told = symbols_in(at.shape)
         self._rules = ShapeRules(outline.instructions)
         self._allowed: Recent[tuple[int | None, ...], bool] = Recent(PLANS)
 
-    def run(self, values: Values, sizes: Sizes, call: Call) -> Sizes | None:
+    def run(self, run: Run) -> Sizes:
+        """Adds the result to the values of a run, and gives the sizes known by it."""
+        found = self._natively(run.values, run.sizes, run.call)
+        return super().run(run) if found is None else found
+
+    def _natively(self, values: Values, sizes: Sizes, call: Call) -> Sizes | None:
         """Adds the result to the values and gives the sizes known by it; None if the module refuses
         the sizes.
         """
-        most = self.room(values)
+        most = self._first_room(values)
         while True:
             try:
                 planned = self._planned(sizes, most)
@@ -94,7 +118,7 @@ class GrowingLoop:
             self._allowed[key] = True
         return found
 
-    def room(self, values: Values) -> int:
+    def _first_room(self, values: Values) -> int:
         """The iterations to allow for at first: what has been needed, but little more than the trip
         count.
         """
@@ -113,26 +137,26 @@ def _shortened(room: Argument, shape: Shape) -> Argument:
 
 
 class Counted:
-    """An instruction whose kernel counts its results, the last of its piece: the maximal length is
-    known, and the kernel writes the actual one in the last element of a buffer one longer.
+    """An instruction whose kernel counts its results, the last step of its piece: the maximal
+    length is known, and the kernel writes the actual one in the last element of a buffer one
+    longer.
     """
 
-    def __init__(self, at: Instruction, kernel: Kernel) -> None:
-        assert kernel.most is not None, "a kernel that counts says how many there may be"
-        self.at, self.most = at, kernel.most
+    def __init__(self, at: Instruction, most: Extent) -> None:
+        self.at, self.most = at, most
         self.axis, self.length = _length(at)
 
     def room(self, sizes: Sizes) -> Sizes:
         """The sizes to plan the piece with."""
         return {**sizes, self.length: dim.evaluate(self.most, sizes) + 1}
 
-    def cut(self, values: Values, sizes: Sizes) -> Sizes:
+    def run(self, run: Run) -> Sizes:
         """Shortens the result to its actual length, and gives the sizes known by it."""
-        room = values[self.at].array
+        room = run.values[self.at].array
         count = int(room.reshape(-1)[-1])
         kept = room[along(room.ndim, (self.axis,), [slice(count)])].copy()
-        values[self.at] = Argument(Shape(self.at.shape.dtype, kept.shape), kept)
-        return {**sizes, self.length: count}
+        run.values[self.at] = Argument(Shape(self.at.shape.dtype, kept.shape), kept)
+        return {**run.sizes, self.length: count}
 
 
 def _length(at: Instruction) -> tuple[int, str]:
