@@ -39,6 +39,8 @@ from migx.targets.gpu.parts import elements
 
 SAME_ORDER = (Contiguous, Identity, Reshape, Squeeze, Unsqueeze)
 """Operations that keep the order of elements."""
+VIEWS = (*SAME_ORDER, Broadcast, Multibroadcast, Transpose, Slice)
+"""Operations whose result is elements of their input, found by the index alone."""
 
 
 class Reader:
@@ -69,7 +71,7 @@ class Reader:
             return all(map(self.readable, value.inputs))
         if isinstance(op, Pad):
             return op.mode == "constant" and all(map(self.readable, value.inputs))
-        if isinstance(op, (*SAME_ORDER, Broadcast, Multibroadcast, Transpose, Slice)):
+        if isinstance(op, VIEWS):
             return len(value.inputs) == 1 and self.readable(value.inputs[0])
         if not operations.traits(op).pointwise:
             return False
@@ -86,24 +88,15 @@ class Reader:
         op = value.op
         if isinstance(op, Literal):
             return False
-        if isinstance(op, Multibroadcast):
-            (source,) = value.inputs
-            less = value.shape.rank - source.shape.rank
-            return self.varies(source, [i - less for i in along if i >= less])
-        if isinstance(op, Broadcast):
-            (source,) = value.inputs
-            first = op.axis
-            return self.varies(
-                source, [i - first for i in along if 0 <= i - first < source.shape.rank]
-            )
-        if isinstance(op, Transpose):
-            return self.varies(value.inputs[0], [op.permutation[i] for i in along])
+        if isinstance(op, VIEWS):
+            if (below := _axes_below(value)) is None:
+                return True
+            steps = [below[i] for i in along]
+            return self.varies(value.inputs[0], [i for i in steps if i is not None])
         rank = value.shape.rank
-        moves = (
-            isinstance(op, (*SAME_ORDER, Pad)) and value.shape.dims != value.inputs[0].shape.dims
-        )
+        pads = isinstance(op, Pad) and value.shape.dims != value.inputs[0].shape.dims
         unpacks = isinstance(op, Unpack) and op.axis % rank in along
-        if moves or unpacks or isinstance(op, Gather):
+        if pads or unpacks or isinstance(op, Gather):
             return True
         # All other inputs have the value's axes, but for a line of scales along one of them.
         line = [0] if isinstance(op, DequantizeLinear) and op.axis % rank in along else []
@@ -123,11 +116,9 @@ class Reader:
             return axis if paired and isinstance(extent, int) and extent % 2 == 0 else None
         if (below := self.pairs_along(source)) is None:
             return None
-        if isinstance(op, Transpose):
-            return op.permutation.index(below)
-        matrix = source.shape.dims[-2:] == value.shape.dims[-2:] and below >= source.shape.rank - 2
-        if isinstance(op, Multibroadcast) or (isinstance(op, (Squeeze, Unsqueeze)) and matrix):
-            return below + value.shape.rank - source.shape.rank
+        if isinstance(op, VIEWS) and not isinstance(op, Slice):
+            axes = _axes_below(value)
+            return None if axes is None else axes.index(below)
         return below if value.shape.dims == source.shape.dims else None
 
     def block_of(self, value: Instruction) -> int:
@@ -183,8 +174,7 @@ class Reader:
     ) -> tuple[Instruction, Sequence[Part]]:
         """The value behind views, and the indices there."""
         while value not in self.operands:
-            op = value.op
-            if not isinstance(op, (*SAME_ORDER, Broadcast, Multibroadcast, Transpose, Slice)):
+            if not isinstance(value.op, VIEWS):
                 break
             (source,) = value.inputs
             parts = self._below(value, source, parts)
@@ -195,38 +185,20 @@ class Reader:
         self, view: Instruction, source: Instruction, parts: Sequence[Part]
     ) -> Sequence[Part]:
         """The indices in the source of a view."""
-        op, dims = view.op, source.shape.dims
-        if isinstance(op, SAME_ORDER):
-            return self._reordered(view, source, parts)
-        places = self._places(parts)
-        if isinstance(op, Multibroadcast):
-            places = places[len(places) - len(dims) :]
-        elif isinstance(op, Broadcast):
-            places = places[op.axis : op.axis + len(dims)]
-        elif isinstance(op, Transpose):
-            found = [expr(0)] * len(dims)
-            for to, axis in enumerate(op.permutation):
-                found[axis] = places[to]
-            places = found
-        elif isinstance(op, Slice):
-            for axis, start in zip(op.axes, op.starts, strict=True):
-                places[axis] = self.writer.let(places[axis] + self.writer.extent(start))
-        pairs = zip(places, dims, strict=True)
-        return by_axis([expr(0) if d == 1 else p for p, d in pairs], dims)
-
-    def _reordered(
-        self, view: Instruction, source: Instruction, parts: Sequence[Part]
-    ) -> Sequence[Part]:
-        dims = source.shape.dims
-        if view.shape.dims == dims:
+        dims, axes = source.shape.dims, _axes_below(view)
+        if isinstance(view.op, SAME_ORDER) and view.shape.dims == dims:
             return parts
-        kept = [d for d in dims if d != 1]
-        if kept == [d for d in view.shape.dims if d != 1]:
-            pairs = zip(self._places(parts), view.shape.dims, strict=True)
-            places = iter([p for p, d in pairs if d != 1])
-            return by_axis([expr(0) if d == 1 else next(places) for d in dims], dims)
-        flat = self.writer.offset(parts, Shape(view.shape.dtype, view.shape.dims).true_strides)
-        return [Part(flat, dims)]
+        if axes is None:
+            standard = Shape(view.shape.dtype, view.shape.dims)
+            return [Part(self.writer.offset(parts, standard.true_strides), dims)]
+        places = [expr(0)] * len(dims)
+        for axis, place in zip(axes, self._places(parts), strict=True):
+            if axis is not None and dims[axis] != 1:
+                places[axis] = place
+        if isinstance(view.op, Slice):
+            for axis, start in zip(view.op.axes, view.op.starts, strict=True):
+                places[axis] = self.writer.let(places[axis] + self.writer.extent(start))
+        return by_axis(places, dims)
 
     def _places(self, parts: Sequence[Part]) -> list[Expr]:
         return [place for part in parts for place in self.writer.split(part)]
@@ -336,6 +308,26 @@ class Reader:
             place, block = outer[0], block // outer[1]
         found[axis] = self.writer.let(place // block)
         return by_axis(found, dims)
+
+
+def _axes_below(view: Instruction) -> Sequence[int | None] | None:
+    """For each axis of a view, the axis of its source that it steps along, None where elements
+    repeat; None if the axes of the two do not correspond.
+    """
+    (source,), op, rank = view.inputs, view.op, view.shape.rank
+    if isinstance(op, Transpose):
+        return op.permutation
+    if isinstance(op, (Broadcast, Multibroadcast)):
+        before = op.axis if isinstance(op, Broadcast) else rank - source.shape.rank
+        own = range(source.shape.rank)
+        return [i - before if i - before in own else None for i in range(rank)]
+    dims = source.shape.dims
+    if isinstance(op, Slice) or view.shape.dims == dims:
+        return range(rank)
+    if [d for d in dims if d != 1] != [d for d in view.shape.dims if d != 1]:
+        return None
+    kept = iter([i for i, d in enumerate(dims) if d != 1])
+    return [None if d == 1 else next(kept) for d in view.shape.dims]
 
 
 def _through(value: Instruction) -> Instruction:
