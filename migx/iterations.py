@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from migx.dim import Dim, Extent
+from migx.dim import Dim, Extent, maximum
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal
 from migx.ops.control import Loop, Scan
@@ -98,6 +98,12 @@ class Iterations:
         while ends is not None and isinstance(ends.op, Identity):
             (ends,) = ends.inputs
         return ends is None or ends is self.state[1] or is_true(ends)
+
+    @property
+    def count(self) -> Extent | None:
+        """The number of iterations of a loop, if known and no condition ends it earlier."""
+        told = self.told_trips if self.is_counted and self.begins else None
+        return None if told is None else maximum(told, 0)
 
     @property
     def told_trips(self) -> Extent | None:

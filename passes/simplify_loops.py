@@ -8,7 +8,7 @@ from itertools import takewhile
 import numpy as np
 
 from migx.builders import Builder
-from migx.dim import Dim, Extent, bounds, maximum, substitute, symbols
+from migx.dim import Dim, Extent, bounds, substitute, symbols
 from migx.errors import DimError, ShapeError
 from migx.ir import Instruction, Module
 from migx.iterations import Iterations, changing_dims, free, is_undefined
@@ -116,11 +116,6 @@ def simplified(at: Instruction) -> bool:
     return True
 
 
-def trip_count(at: Instruction) -> Extent | None:
-    """The iterations of a loop, if known and the condition does not end it earlier."""
-    return Carrying(at).trips()
-
-
 def filled(at: Instruction) -> bool:
     """Initialises carried values that no iteration reads to zeros of the dims they have after the
     first iteration, if there always is one.
@@ -177,14 +172,8 @@ class Carrying:
         stacks = self.at.shape.parts[self.count :]
         if stacks:
             return stacks[0].dims[0]
-        known = self.trips()
+        known = self.iterations.count
         return fresh(self.module.program, f"{self.body.name}.trips") if known is None else known
-
-    def trips(self) -> Extent | None:
-        """The iterations, if known and the condition does not end the loop earlier."""
-        ends = self.iterations.is_counted and self.iterations.begins
-        told = self.iterations.told_trips if ends else None
-        return None if told is None else maximum(told, 0)
 
     def runs(self) -> bool:
         """Whether every run has at least one iteration."""

@@ -13,6 +13,7 @@ from migx.builders import broadcast_to
 from migx.dim import Extent
 from migx.errors import DimError, ShapeError
 from migx.ir import Instruction
+from migx.iterations import Iterations
 from migx.manager import Pass, PassManager
 from migx.match import on, var
 from migx.ops.control import Assume, Loop
@@ -21,7 +22,6 @@ from migx.passes.simplify_counting.facts import Replaced, replaced
 from migx.passes.simplify_counting.trips import count_trips
 from migx.passes.simplify_dyn_ops import equations
 from migx.passes.simplify_dyn_ops.forms import bounds_of
-from migx.passes.simplify_loops import trip_count
 from migx.program import Program
 from migx.rewrite import Cursor, Declined, RuleSet, rule
 from migx.shape import I64
@@ -119,7 +119,7 @@ def lengths(at: Instruction, counters: Counters) -> Iterator[tuple[Extent, Exten
         if found is not None:
             yield from zip(at.op.out_lens, (cut.length for cut in found), strict=True)
     elif isinstance(at.op, Loop):
-        trips = trip_count(at)
+        trips = Iterations.of(at).count
         rows = at.shape.parts[len(at.inputs) - 2 :]
         yield from ((row.dims[0], trips) for row in rows if trips is not None)
     elif isinstance(at.op, ops.DynamicRange) and not at.shape.dtype.is_float:

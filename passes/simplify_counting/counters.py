@@ -128,10 +128,8 @@ class Counters:
 
     def iteration(self, loop: Instruction) -> Dim:
         """The number of a loop's current iteration, as a symbol."""
-        most = None
-        match loop.inputs[0].op:
-            case Literal(value=value, replaceable=False):
-                most = max(int(value.array) - 1, 0)
+        trips = Iterations.of(loop).told_trips
+        most = max(trips - 1, 0) if isinstance(trips, int) else None
         return Dim(f"{HIDDEN}{loop.modules[0].name}", 0, most)
 
     def _carried(self, loop: Instruction, value: Carried) -> Array | None:
