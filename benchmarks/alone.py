@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 import migx
 from benchmarks.measure import seconds
-from migx.fusion.outlining import source
 from migx.ops.builtin import Param
 from migx.ops.formats import pack
+from migx.planning import source
 from migx.targets.cpu.code import jit
 from migx.targets.cpu.emit import F32, I64, PTR, Module
 from migx.targets.cpu.kernels import kernel_for

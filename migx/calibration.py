@@ -21,7 +21,7 @@ from migx.ops.linear import Convolution, Dot
 from migx.ops.packing import UnpackInt4
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.ops.reduce import ReduceMax, ReduceMin
-from migx.planning import viewed
+from migx.planning import source
 from migx.program import Program
 from migx.shape import I8, U8, DType, integers
 from migx.target import Target
@@ -83,7 +83,7 @@ def _kind(product: Instruction) -> str:
     """Why a product with a weight cannot be calibrated."""
     if product.owner.name != "main":
         return "in modules of control flow"
-    weight = viewed(next(v for v in product.inputs if v.constant))
+    weight = source(next(v for v in product.inputs if v.constant))
     if not isinstance(weight.op, DequantizeLinear):
         return "by weights of floats, of which the pass quantize_int8 makes bytes if that pays"
     if isinstance(weight.inputs[0].op, UnpackInt4):
@@ -95,7 +95,7 @@ def _kind(product: Instruction) -> str:
 
 def _is_read_from_bytes(value: Instruction) -> bool:
     """Whether a value is dequantised bytes, with one scale or one for each index of an axis."""
-    value = viewed(value)
+    value = source(value)
     whole = isinstance(value.op, DequantizeLinear) and not value.op.block
     return whole and value.inputs[0].shape.dtype in (I8, U8)
 

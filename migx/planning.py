@@ -76,10 +76,21 @@ def lies_in(at: Instruction) -> tuple[Instruction, tuple[int, ...]]:
     return at, member
 
 
-def viewed(value: Instruction) -> Instruction:
-    """What a value is a view of, even if its layout cannot alias it; itself if it is none."""
-    while (view := operations.traits(value.op).view) is not None:
-        value = value.inputs[view]
+def root(value: Instruction) -> Instruction:
+    """The value whose memory a value aliases, or aliases a member of; itself, if it has its own."""
+    return lies_in(value)[0]
+
+
+def viewed(value: Instruction) -> Instruction | None:
+    """The input that a value is a view of, even if its layout cannot alias it; None for others."""
+    is_view = operations.traits(value.op).view == 0 and len(value.inputs) == 1
+    return value.inputs[0] if is_view else None
+
+
+def source(value: Instruction) -> Instruction:
+    """The value that a value is a view of, through all views; itself if it is none."""
+    while (below := viewed(value)) is not None:
+        value = below
     return value
 
 

@@ -15,7 +15,7 @@ from migx.ops.builtin import GetTupleElem
 from migx.ops.pointwise import Clip, Convert
 from migx.ops.quantization import limits, smallest
 from migx.passes.eliminate_convert import holds
-from migx.planning import viewed
+from migx.planning import source
 from migx.shape import TUPLE, DType, Shape
 from migx.weights import value_of
 
@@ -126,7 +126,7 @@ def _ends(value: Instruction, to: DType) -> tuple[float, float] | None:
     is a readable literal, or a view of one, that conversion leaves finite, and not zero unless it
     was or has several elements.
     """
-    held, (least, greatest) = value_of(viewed(value)), limits(to)
+    held, (least, greatest) = value_of(source(value)), limits(to)
     if held is None:
         return least, greatest
     if held.array.size == 0:

@@ -14,7 +14,7 @@ from migx.ops.control import If, Loop, Scan
 from migx.ops.layout import Contiguous
 from migx.ops.linear import Convolution, QuantDot
 from migx.ops.pooling import Pooling
-from migx.planning import lies_in
+from migx.planning import root
 
 ALONG = ("conv_epilogue", "gemm_epilogue", "gemm_quantized")
 """The tags of groups whose core may read along rows: products of bytes, which are multiplied four
@@ -61,7 +61,7 @@ def _read_across(at: Instruction) -> set[int]:
     """
     if at.op.name == "@return":
         given = (Param, Literal, Slot)
-        return {i for i, v in enumerate(at.inputs) if isinstance(lies_in(v)[0].op, given)}
+        return {i for i, v in enumerate(at.inputs) if isinstance(root(v).op, given)}
     if (core := core_of(at, (QuantDot, Convolution, Pooling), ALONG)) is not None:
         rows = core.inputs[0] if core is at else operands(at).get(core.inputs[0])
         if rows is None or rows.shape.true_strides[-1] == 1 or _mixes_channels(core):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from migx.fusion.attention import beside_a_sink, is_read_through
-from migx.fusion.outlining import BROADCASTS, Bundle, Outlining, is_small, only_reader, viewed
+from migx.fusion.outlining import BROADCASTS, Bundle, Outlining, is_small, only_reader
 from migx.ir import Instruction, Module
 from migx.ops.fused import Group
 from migx.ops.layout import Transpose
 from migx.ops.reduce import Softmax
 from migx.passes.fuse_pointwise import is_by_element
+from migx.planning import viewed
 
 
 class FuseAttention(Outlining):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migx.fusion.outlining import Bundle, Outlining, keeps_order, only_reader, viewed
+from migx.fusion.outlining import Bundle, Outlining, keeps_order, only_reader
 from migx.ir import Instruction, Module
 from migx.ops.fused import Group
 from migx.ops.packing import Unpack
 from migx.ops.quantization import DequantizeLinear
 from migx.passes.fuse_pointwise import dims_of, is_by_element
+from migx.planning import viewed
 from migx.weights import may_be_finite
 
 TAGS = {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from migx.dim import Extent
-from migx.fusion.outlining import Bundle, Outlining, source, viewed
+from migx.fusion.outlining import Bundle, Outlining
 from migx.ir import Instruction, Module
 from migx.manager import PassManager
 from migx.op import Operation
@@ -14,7 +14,7 @@ from migx.ops.fused import Group
 from migx.ops.packing import FLAT, Unpack, UnpackInt4
 from migx.ops.pointwise import Convert
 from migx.ops.quantization import DequantizeLinear
-from migx.planning import is_block
+from migx.planning import is_block, source, viewed
 from migx.shape import BF16, F16, F32, I8, U8
 from migx.weights import may_be_finite
 from migx.weights.constants import is_unpacked

@@ -12,7 +12,7 @@ from migx.argument import Argument
 from migx.builders import Builder, astype
 from migx.dim import Dim
 from migx.fusion.kernels import core_of
-from migx.fusion.outlining import operands, source
+from migx.fusion.outlining import operands
 from migx.ir import Instruction
 from migx.manager import Pass, PassManager
 from migx.op import Array
@@ -22,6 +22,7 @@ from migx.ops.pointwise import Convert
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.ops.scales import ChooseScales
 from migx.pipeline import Approximation
+from migx.planning import source
 from migx.program import Program
 from migx.shape import F32, I8, U8
 from migx.weights.constants import MOVED

@@ -17,7 +17,7 @@ from migx.argument import Argument
 from migx.dim import Extent
 from migx.fusion.index_map import Axis, Factor, exact, map_of, regrouped, tidy
 from migx.fusion.kernels import PRODUCT, Access, Node, Unfit
-from migx.fusion.outlining import is_small, only_reader, source, viewed
+from migx.fusion.outlining import is_small, only_reader
 from migx.fusion.stages import below
 from migx.ir import Instruction
 from migx.ops.builtin import Literal, Param
@@ -28,6 +28,7 @@ from migx.ops.logic import Isnan
 from migx.ops.pointwise import Convert, Mul, Where
 from migx.ops.quantization import Linear
 from migx.ops.reduce import Softmax
+from migx.planning import source, viewed
 from migx.shape import Dims, DType, Shape
 
 WEIGHTS = PRODUCT - 1

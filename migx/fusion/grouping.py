@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable
 from typing import Generic, NamedTuple, TypeVar
 
 from migx.dead_code import remove_dead_code
-from migx.fusion.outlining import Bundle, dependences, outline, viewed
+from migx.fusion.outlining import Bundle, dependences, outline
 from migx.ir import Instruction, Module
 from migx.op import Operation
+from migx.planning import viewed
 from migx.rewrite import EventLog
 
 Space = TypeVar("Space")

@@ -22,6 +22,7 @@ from migx.manager import Pass, PassManager
 from migx.op import Operation
 from migx.ops.builtin import GetTupleElem, Literal
 from migx.ops.fused import Fused
+from migx.planning import source, viewed
 from migx.rewrite import Event, EventLog
 from migx.sizes import known_symbols, symbols_in, symbols_of
 from migx.verify import captures_of
@@ -89,19 +90,6 @@ class Outlining(Pass):
         """Outlines the bundles. Dead code is removed first, because it counts as a user."""
         cleaned = remove_dead_code(module) > 0
         return outline(module, self.bundles(module), self.name, manager.log) or cleaned
-
-
-def source(value: Instruction) -> Instruction:
-    """The value that a value is a view of, through all views."""
-    while (below := viewed(value)) is not None:
-        value = below
-    return value
-
-
-def viewed(value: Instruction) -> Instruction | None:
-    """The input that an instruction is a view of; None for other instructions."""
-    index = operations.traits(value.op).view
-    return value.inputs[0] if index == 0 and len(value.inputs) == 1 else None
 
 
 def keeps_order(value: Instruction) -> bool:

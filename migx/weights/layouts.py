@@ -7,7 +7,6 @@ omit.
 
 from __future__ import annotations
 
-from migx import op as operations
 from migx.argument import Argument
 from migx.builders import Builder
 from migx.dead_code import remove_dead_code
@@ -16,7 +15,7 @@ from migx.ir import Instruction
 from migx.op import Operation
 from migx.ops.builtin import Literal, Slot
 from migx.ops.formats import PackWeight, UnpackWeight, of_blocks
-from migx.planning import is_block
+from migx.planning import is_block, viewed
 from migx.program import Program
 from migx.target import Context
 from migx.text import draw_instruction
@@ -70,9 +69,9 @@ def _views(value: Instruction, blocks: bool) -> list[Instruction]:
     may pick a block.
     """
     found = []
-    while operations.traits(value.op).view is not None and len(value.inputs) == 1:
+    while (below := viewed(value)) is not None:
         found.append(value)
-        value = value.inputs[0]
+        value = below
     return [*found, value] if blocks and is_block(value) else found
 
 

@@ -15,6 +15,7 @@ from migx.argument import Argument
 from migx.base.memory import THREADS
 from migx.ir import Instruction, Module
 from migx.ops.builtin import AssumeEqual
+from migx.planning import viewed
 from migx.weights import is_weight, label_of
 from migx.weights.constants import connected, tree
 from migx.weights.evaluation import evaluated, settled
@@ -132,8 +133,7 @@ def _steps(at: Instruction) -> list[Instruction]:
 
 def _whole(at: Instruction) -> Instruction:
     """The value of which this one is a view with the same bytes in other dims."""
-    while operations.traits(at.op).view is not None and len(at.inputs) == 1:
-        below = at.inputs[0]
+    while (below := viewed(at)) is not None:
         apart = below.shape.parts or at.shape.nbytes != below.shape.nbytes
         if apart or at.shape.strides is not None:
             break

@@ -46,7 +46,7 @@ from migx.ir import Instruction
 from migx.ops.builtin import Literal, Slot
 from migx.ops.formats import UnpackWeight
 from migx.ops.pointwise import Convert
-from migx.planning import is_block, lies_in, results
+from migx.planning import is_block, results, root
 from migx.shape import F8E8M0, Dims, DType
 from migx.targets.cpu.code import jit
 from migx.targets.cpu.emit import BF16, F16, F32, F64, I64, PTR, Function, Module, Type, Value
@@ -72,7 +72,7 @@ def behind(value: Instruction) -> Instruction | None:
     slot in whose memory the input lies, or an ``UnpackWeight`` of a packed one; or the block of
     such a constant that an index picks.
     """
-    found, _ = lies_in(value)
+    found = root(value)
     constant = found.inputs[0] if is_block(found) else found
     return found if isinstance(constant.op, Literal | Slot | UnpackWeight) else None
 

@@ -12,12 +12,11 @@ import hashlib
 from collections.abc import Hashable
 
 from migx import op as operations
-from migx.fusion.outlining import viewed
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal, Param, Slot
 from migx.ops.formats import UnpackWeight
 from migx.ops.indexing import Gather
-from migx.planning import is_block
+from migx.planning import is_block, viewed
 
 SMALL = 2048
 """The most elements of a constant in a module whose values a kernel may know."""

@@ -17,8 +17,8 @@ import migx
 from migx import op as operations
 from migx.base import disk_cache
 from migx.dims.symbol import Symbol
-from migx.fusion.outlining import viewed
 from migx.ir import Instruction
+from migx.planning import viewed
 from migx.targets.cpu.code.saved import kernel_of, row_of
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.machine import Machine

@@ -9,11 +9,11 @@ masked. A signed element is sign-extended by inverting its sign bit and subtract
 from __future__ import annotations
 
 from migx.dim import Extent, product
-from migx.fusion.outlining import source
 from migx.ir import Instruction
 from migx.ops.fused import Group
 from migx.ops.indexing import Gather
 from migx.ops.packing import FLAT, Unpack, UnpackInt2, UnpackInt4
+from migx.planning import source
 from migx.targets.cpu.emit import I8, I16, I32, Value
 from migx.targets.cpu.kernel import Kernel, KernelWriter, Rows, type_of
 from migx.targets.cpu.machine import Machine

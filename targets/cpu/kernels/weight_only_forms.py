@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from migx.dim import Extent, bounds
 from migx.fusion.kernels import FusedKernel, core_of, epilogue
-from migx.fusion.outlining import source
 from migx.ir import Instruction
 from migx.ops.linear import Dot
 from migx.ops.packing import UnpackInt4
 from migx.ops.pointwise import Convert, Mul, Sub
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.ops.scales import ChooseScales
+from migx.planning import source
 from migx.shape import I8 as BYTE
 from migx.shape import DType, Shape
 from migx.targets.cpu.kernel import input_number

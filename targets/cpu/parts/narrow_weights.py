@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from migx.fusion.outlining import source
 from migx.ir import Instruction
 from migx.ops.packing import UnpackInt4
 from migx.ops.quantization import DequantizeLinear
+from migx.planning import source
 from migx.shape import F32 as FLOAT
 from migx.shape import DType
 from migx.targets.cpu.emit import F32, I8, I32, Type, Value

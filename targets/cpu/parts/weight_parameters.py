@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from migx.dim import Extent
-from migx.fusion.outlining import source, viewed
 from migx.ir import Instruction
 from migx.ops.layout import Reshape, Slice
 from migx.ops.packing import FLAT, UnpackInt4
 from migx.ops.quantization import DequantizeLinear
+from migx.planning import source, viewed
 from migx.shape import DType, row_major
 from migx.targets.cpu.emit import I8, Type, Value
 from migx.targets.cpu.kernel import Frame, behind, memory_of

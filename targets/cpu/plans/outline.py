@@ -18,7 +18,7 @@ from migx.dim import Extent
 from migx.ir import Instruction, Module
 from migx.ops.builtin import GetTupleElem, Literal, Param, Return, Slot, Undefined
 from migx.ops.formats import UnpackWeight, of_blocks
-from migx.planning import is_alias, is_block, is_memory, shift
+from migx.planning import is_alias, is_block, is_memory, root, shift
 from migx.shape import TUPLE, U8, Shape
 from migx.sizes import read_symbols, symbols_within
 from migx.targets.cpu.kernel import Kernel
@@ -117,13 +117,6 @@ class Work:
         return (*self.reads, *(Reference(cell, 0, cell.shape) for cell in self.writes))
 
 
-def _root(at: Instruction) -> Instruction:
-    """The value that this one is an alias of, as a whole."""
-    while is_alias(at) and type(at.op) is not GetTupleElem:
-        at = at.inputs[0]
-    return at
-
-
 def parts_of(at: Instruction) -> dict[int, Shape]:
     """The shapes of an instruction's results, by the numbers of the parts they are."""
     return dict(enumerate(at.shape.parts)) if at.shape.dtype is TUPLE else {-1: at.shape}
@@ -131,19 +124,19 @@ def parts_of(at: Instruction) -> dict[int, Shape]:
 
 def lies_in_literal(at: Instruction) -> bool:
     """Whether a value is a literal or aliases one, so that no piece hands it on."""
-    return type(_root(at).op) in (Literal, Undefined)
+    return type(root(at).op) in (Literal, Undefined)
 
 
 def packed(value: Instruction, form: str | None) -> Instruction | None:
     """The operand of a kernel that takes a value in its packed format: the packed constant itself,
     or a block of one, which a step then finds.
     """
-    root = _root(value)
-    if is_block(root) and form is not None:
-        whole, form = root.inputs[0], of_blocks(form, root.shape.rank)
-        return root if isinstance(whole.op, UnpackWeight) and whole.op.format == form else None
-    fits = isinstance(root.op, UnpackWeight) and root.op.format == form
-    return root.inputs[0] if fits else None
+    found = root(value)
+    if is_block(found) and form is not None:
+        whole, form = found.inputs[0], of_blocks(form, found.shape.rank)
+        return found if isinstance(whole.op, UnpackWeight) and whole.op.format == form else None
+    fits = isinstance(found.op, UnpackWeight) and found.op.format == form
+    return found.inputs[0] if fits else None
 
 
 def operands(
@@ -233,7 +226,7 @@ class Outline:
 
     def outline(self, at: Instruction) -> None:
         """Adds the steps and cells of an instruction."""
-        if type(at.op) is Return or _root(at) in self.absorbed:
+        if type(at.op) is Return or root(at) in self.absorbed:
             return
         if at in self.native:
             self.native[at](self, at)
@@ -370,15 +363,15 @@ def _absorbed(
     """The unpackings of packed constants, in this piece or one before, that this piece does not
     need: all their users here are kernels that take the packed form.
     """
-    unpacked = {_root(value) for value in results}
+    unpacked = {root(value) for value in results}
     for at in instructions:
         if is_alias(at):
             continue
         kernel = kernel_of(at)
         reads = [value for value, taken in operands(at, kernel) if taken is None]
         inner = captured(at, kernel_of) if kernel is None and at not in native else []
-        unpacked |= {_root(value) for value in (*reads, *inner)}
-    roots = {_root(at) for at in instructions if at.op.name != "@return"}
+        unpacked |= {root(value) for value in (*reads, *inner)}
+    roots = {root(at) for at in instructions if at.op.name != "@return"}
     return {at for at in roots if isinstance(at.op, UnpackWeight) and at not in unpacked}
 
 

@@ -16,7 +16,7 @@ from migx.ir import Instruction
 from migx.iterations import Iterations, Row
 from migx.ops.builtin import Literal, Param, Return
 from migx.ops.control import Scan
-from migx.planning import is_alias, lies_in, results
+from migx.planning import is_alias, lies_in, results, root
 from migx.shape import Shape
 from migx.targets.cpu.kernel import Kernel
 from migx.targets.cpu.plans.control_kernels import COPY
@@ -75,7 +75,7 @@ class Rounds:
     def _is_written_over(self, number: int) -> bool:
         """Whether a result is written over the carried value it replaces, which is read once."""
         parameter, _, _ = self.iterations.carried[self.carried[number]]
-        places = [i for i, v in enumerate(self.inner.inputs) if lies_in(v)[0] is parameter]
+        places = [i for i, v in enumerate(self.inner.inputs) if root(v) is parameter]
         if len(places) != 1 or (places[0], number) not in self.kernel.over:
             return False
         read, made = self.inner.inputs[places[0]].shape, results(self.inner)[number]
@@ -99,7 +99,7 @@ class Rounds:
             o.works.append(Work(at, kernel, (first,), (cell,)))
         moved = self._read_rows(o)
         for each in iterations.body:
-            if each is not inner and type(each.op) is not Param and lies_in(each)[0] is not inner:
+            if each is not inner and type(each.op) is not Param and root(each) is not inner:
                 o.outline(each)
         reads = tuple(o.read(taken or value) for value, taken in operands(inner, self.kernel))
         writes = self._written(o, carried, stacks)
@@ -119,7 +119,7 @@ class Rounds:
             start, step = _moves(row, row.whole.shape, self.iterations.length)
             o.where[row.value, -1] = Reference(whole.cell, whole.offset + start, row.value.shape)
             steps[row.value] = step * row.value.shape.dtype.bits // 8
-        roots = [lies_in(value)[0] for value in self.inner.inputs]
+        roots = [root(value) for value in self.inner.inputs]
         return [Round(i, 0, steps[root]) for i, root in enumerate(roots) if root in steps]
 
     def _written(

@@ -16,7 +16,7 @@ from migx.binding import Sizes, Told
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Param
 from migx.ops.formats import UnpackWeight
-from migx.planning import is_alias, is_block, lies_in, pieces
+from migx.planning import is_alias, is_block, pieces, root
 from migx.profile import Profile
 from migx.program import Program
 from migx.sizes import symbols_of
@@ -193,7 +193,7 @@ def _cut(executable: CpuExecutable, module: Module, known: set[str]) -> list[Pie
     flow = control.native(module, known, executable.kernel_of)
     made: list[Piece] = []
     read_later = dict.fromkeys(module.outputs)
-    given_away = {lies_in(v)[0] for v in module.outputs}
+    given_away = {root(v) for v in module.outputs}
     for instructions, late in reversed(pieces(module, known)):
         ending = None if late is None else _ending(executable, late, flow)
         kernel_of: KernelOf = executable.kernel_of
@@ -206,7 +206,7 @@ def _cut(executable: CpuExecutable, module: Module, known: set[str]) -> list[Pie
         own = set(instructions)
         results = [v for v in read_later if v in own and _is_handed_on(v, module)]
         # What is counted lies in a larger buffer, and is copied.
-        lasting = [v for v in results if lies_in(v)[0] in given_away and v is not late]
+        lasting = [v for v in results if root(v) in given_away and v is not late]
         outline = Outline(instructions, results, kernel_of, flow, lasting=lasting)
         made.insert(0, Piece(executable, outline, ending))
         read_later = {v: None for v in (*read_later, *outline.given) if v not in own}

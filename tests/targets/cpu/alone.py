@@ -14,11 +14,10 @@ import migx
 from migx import dim
 from migx.argument import Argument
 from migx.compiler import finalize
-from migx.fusion.outlining import source
 from migx.ir import Instruction
 from migx.ops.builtin import Literal
 from migx.ops.formats import pack
-from migx.planning import results
+from migx.planning import results, source
 from migx.program import Program
 from migx.shape import Shape
 from migx.target import get_target
