@@ -20,7 +20,7 @@ from migx.errors import DimError, TargetError
 from migx.ir import Instruction
 from migx.op import traits
 from migx.ops.channels_last import ConvolutionChannelsLast
-from migx.ops.fused import Fused
+from migx.ops.fused import Fused, Group
 from migx.ops.indexing import Gather, GatherElements, Gathernd
 from migx.ops.linear import Convolution, ConvolutionBackwards, Dot, QuantConvolution, QuantDot
 from migx.ops.pooling import Pooling
@@ -168,8 +168,8 @@ def work(at: Instruction) -> Work:
         return Work(sum(each.flops for each in inside), sum(each.nbytes for each in inside))
     fused = described(at)
     if fused is not None:
-        return Work(fused.flops, _moved(at))
-    return Work(sum(each.flops for each in inside) if inside else _flops(at), _moved(at))
+        return Work(fused.flops, moved(at))
+    return Work(sum(each.flops for each in inside) if inside else _flops(at), moved(at))
 
 
 def total(program: Program) -> Work:
@@ -202,15 +202,21 @@ def _flops(at: Instruction) -> Extent:
     return made
 
 
-def _moved(at: Instruction) -> Extent:
-    """The bytes of an instruction's operands and results."""
+def moved(at: Instruction) -> Extent:
+    """The bytes of an instruction's operands and results, each value once: of a broadcast its
+    elements in memory, of another view the elements it has, of a table at most what is picked.
+    """
     made, read = _bytes(at.shape), [_bytes(value.shape) for value in dict.fromkeys(at.inputs)]
     if isinstance(at.op, Gather | GatherElements | Gathernd):
         read[0] = minimum(read[0], made)
+    elif isinstance(at.op, Group) and at.op.tag == "int4_gather":
+        read = [minimum(each, made) for each in read]
     return sum(read) + made
 
 
 def _bytes(shape: Shape) -> Extent:
     if shape.parts:
         return sum(map(_bytes, shape.parts))
-    return shape.nbytes if is_memory(shape) else 0
+    if not is_memory(shape):
+        return 0
+    return shape.nbytes if 0 in shape.true_strides else shape.as_standard().nbytes

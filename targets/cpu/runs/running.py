@@ -15,15 +15,14 @@ from migx import op as operations
 from migx.argument import Argument
 from migx.base.memory import HUGE, ROOMY
 from migx.binding import Sizes, sizes_of
+from migx.dim import Extent
 from migx.errors import EvaluationError
 from migx.ir import Instruction, Module
 from migx.meaning import actual, as_function, by_meaning, failed
 from migx.op import Operation, Runnable
 from migx.ops.builtin import GetTupleElem, Literal, Slot, Undefined
-from migx.ops.fused import Group
-from migx.ops.indexing import Gather, GatherElements, Gathernd
-from migx.planning import is_memory, results
-from migx.profile import Cost
+from migx.planning import is_memory
+from migx.profile import Cost, moved
 from migx.shape import TUPLE, Shape
 from migx.targets.cpu.plans.form import Form
 from migx.targets.cpu.plans.memory import Layout, address, allocated, laid_out
@@ -37,7 +36,6 @@ from migx.weights.epochs import Slots
 if TYPE_CHECKING:
     from migx.targets.cpu.runs.executable import CpuExecutable
 
-PICKING = (Gather, Gathernd, GatherElements)
 Values = dict[Instruction, Argument]
 
 
@@ -180,12 +178,11 @@ class Run:
         while step < last:
             work = self.plan.form.works[step]
             assert work.kernel is not None
-            moved = 0
+            nbytes: Extent = 0
             if work.at not in self.plan.outline.native and work.finds is None:
-                moved = self.moved(work.at) * self.plan.number(
-                    1 if work.times is None else work.times
-                )
-            with watch(work.at, work.kernel.name, self.plan.number(work.kernel.flops), moved):
+                nbytes = moved(work.at) * (1 if work.times is None else work.times)
+            amounts = map(self.plan.number, (work.kernel.flops, nbytes))
+            with watch(work.at, work.kernel.name, *amounts):
                 step = self.run_steps(step, step + 1)
 
     def fail(self, word: int) -> None:
@@ -195,22 +192,6 @@ class Run:
             self.workspace.words[each] = 0
         assert work.kernel is not None
         raise EvaluationError(draw_instruction(work.kernel.fault, work.at))
-
-    def moved(self, at: Instruction) -> int:
-        """The bytes an instruction moves; an operand it picks slices from counts as much as it
-        picks.
-        """
-        *read, made = map(self.nbytes, (*at.inputs, at))
-        if isinstance(at.op, PICKING):
-            read[0] = min(read[0], made)
-        elif isinstance(at.op, Group) and at.op.tag == "int4_gather":
-            read = [min(each, made) for each in read]
-        return sum(read) + made
-
-    def nbytes(self, at: Instruction) -> int:
-        """The bytes that reading or writing a value moves: broadcast elements count once."""
-        shapes = [self.plan.shape(s) for s in results(at) if is_memory(s)]
-        return sum(min(int(s.nbytes), int(s.elements) * s.dtype.bits // 8) for s in shapes)
 
     def run_steps(self, first: int, last: int) -> int:
         """Runs some steps in the compiled loop, and gives the one it has reached. Raises

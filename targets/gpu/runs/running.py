@@ -18,7 +18,7 @@ from migx.meaning import actual, as_function, by_meaning
 from migx.op import Runnable
 from migx.ops.builtin import GetTupleElem, Literal, Slot
 from migx.ops.control import Assume
-from migx.profile import Cost
+from migx.profile import Cost, moved
 from migx.shape import Shape
 from migx.sizes import bound_now
 from migx.targets.gpu.devices.device import ENQUEUING, Buffer, flat
@@ -145,16 +145,16 @@ class _Part:
         if isinstance(step, Instruction):
             begin = time.perf_counter()
             self.step(step)
-            nbytes = sum(int(self.plan.bound(v.shape).nbytes) for v in _tensors(step))
-            costs.append(Cost(step, "", time.perf_counter() - begin, 0, nbytes))
+            took, nbytes = time.perf_counter() - begin, self.plan.number(moved(step))
+            costs.append(Cost(step, "", took, 0, nbytes))
             return
         for at, turns in groupby(step.launches, lambda launch: launch.at):
             launches, op = list(turns), at.op_as(CodeObject)
             self.device.synchronize()
             enqueue, host = partial(self.enqueue, launches), len(launches) * ENQUEUING
             taken = self.device.elapsed(enqueue, host)
-            moved = at.inputs[: len(at.inputs) - op.scratch]
-            nbytes = sum(int(self.plan.bound(v.shape).nbytes) for v in moved)
+            read = at.inputs[: len(at.inputs) - op.scratch]
+            nbytes = sum(int(self.plan.bound(v.shape).nbytes) for v in read)
             costs.append(Cost(at, op.kernel, taken, self.plan.number(op.flops), nbytes))
 
     def address(self, place: Place) -> int:
@@ -271,8 +271,3 @@ class _Bases(dict[Instruction, tuple[Any, int]]):
             found = values[root] = DeviceArgument.of_host(found, device)
             assert isinstance(found, DeviceArgument)
         return found
-
-
-def _tensors(at: Instruction) -> list[Instruction]:
-    """The tensors among the operands and the result of an instruction."""
-    return [v for v in (*at.inputs, at) if v.shape.dtype.is_tensor]
