@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from migx.dim import Extent, bounds, maximum, minimum, product
 from migx.fusion.kernels import DOTS, Access, FusedKernel, core_of, epilogue, fewest, operand
 from migx.ir import Instruction
-from migx.planning import lies_in
+from migx.planning import root
 from migx.shape import DType, Shape
 from migx.targets.cpu.emit import Function, Type, Value
 from migx.targets.cpu.kernel import Kernel, KernelWriter, behind, input_number, narrower, type_of
@@ -101,32 +101,23 @@ def described(at: Instruction) -> Problem | None:
     they are.
     """
     dot = core_of(at, DOTS, TAGS)
-    if dot is None:
+    left = None if dot is None else input_number(at, dot, dot.inputs[0])
+    if dot is None or left is None:
         return None
-    left, right = (input_number(at, dot, value) for value in dot.inputs)
-    if left is None:
+    x, columns, sum_ = at.inputs[left].shape, dot.shape.dims[-1], sum_type(dot.shape.dtype)
+    depth = x.dims[-1] if isinstance(x.dims[-1], int) else dot.inputs[1].shape.dims[-2]
+    right, rest = _right(at, dot, depth), epilogue(at, dot, columns)
+    if sum_ is None or rest is None or right is None:
         return None
-    x = at.inputs[left].shape
-    factor = dot.inputs[1] if right is None else at.inputs[right]
-    y, (root, _) = factor.shape, lies_in(factor)
-    sum_, columns = sum_type(dot.shape.dtype), dot.shape.dims[-1]
-    depth = x.dims[-1] if isinstance(x.dims[-1], int) else y.dims[-2]
-    letters = _letters(root, y, depth, columns)
-    if letters is not None and right is None:
-        right, root = _given(at, dot, root)
-    one = letters is not None and not letters[0]  # one matrix, for all of a batch
-    computed = operand(at, root) if right is None and one else None
-    rest = epilogue(at, dot, columns)
-    if sum_ is None or rest is None or (right is None and computed is None):
-        return None
-    read_again = any(access.operand == right for access in rest.accesses)
+    read_again = any(access.operand == right.operand for access in rest.accesses)
+    y = right.shape
     steps = [*zip(x.true_strides[:-1], (*y.true_strides[:-2], 0), strict=True)]
     axes = fewest(zip(x.dims[:-1], steps, strict=True))
     rows, (row, _) = axes.pop() if axes and axes[-1][1][1] == 0 else (1, (0, 0))
     return Problem(
         left,
-        right,
-        types=(x.dtype, root.shape.dtype),
+        right.operand,
+        types=(x.dtype, right.dtype),
         sum=sum_,
         batch=tuple(axes),
         rows=rows,
@@ -134,32 +125,62 @@ def described(at: Instruction) -> Problem | None:
         depth=depth,
         left_steps=(depth if row == x.dims[-1] else row, x.true_strides[-1]),
         right_steps=(y.true_strides[-2], 1 if columns == 1 else y.true_strides[-1]),
-        literal=letters if computed or (behind(root) is not None and not read_again) else None,
-        computed=computed,
+        literal=None if read_again else right.letters,
+        computed=right.computed,
         epilogue=rest,
     )
 
 
-def _given(at: Instruction, dot: Instruction, root: Instruction) -> tuple[int | None, Instruction]:
+@dataclass(frozen=True)
+class _Right:
+    """The right operand of a product: an input, given by its number, or ``computed``; its type
+    there, and its shape as it is multiplied. If all of a constant is, or of what is computed,
+    ``letters`` are those of its axes.
+    """
+
+    operand: int | None
+    dtype: DType
+    shape: Shape
+    letters: tuple[str, str, str] | None
+    computed: FusedKernel | None
+
+
+def _right(at: Instruction, dot: Instruction, depth: Extent) -> _Right | None:
+    """The right operand of a product; None if it is not described."""
+    number = input_number(at, dot, dot.inputs[1])
+    factor = dot.inputs[1] if number is None else at.inputs[number]
+    whole, computed = root(factor), None
+    letters = _letters(whole, factor.shape, depth, dot.shape.dims[-1])
+    if number is None and letters is not None:
+        number, whole = _given(at, dot, whole)
+        if number is None and not letters[0]:  # one matrix, for all of a batch
+            computed = operand(at, whole)
+    if number is None and computed is None:
+        return None
+    known = computed is not None or behind(whole) is not None
+    return _Right(number, whole.shape.dtype, factor.shape, letters if known else None, computed)
+
+
+def _given(at: Instruction, dot: Instruction, value: Instruction) -> tuple[int | None, Instruction]:
     """The number of the input that a value inside is, or was widened from, and that input; None and
     the value if it is none.
     """
-    number = input_number(at, dot, narrower(root))
+    number = input_number(at, dot, narrower(value))
     if number is None or not at.inputs[number].shape.standard:
-        return None, root
+        return None, value
     return number, at.inputs[number]
 
 
 def _letters(
-    root: Instruction, shape: Shape, depth: Extent, columns: Extent
+    whole: Instruction, shape: Shape, depth: Extent, columns: Extent
 ) -> tuple[str, str, str] | None:
     """The letters of a value's axes (of the batch, the depth and the columns), if a view of it with
     this shape is all of it, matrix by matrix.
     """
-    if root.shape.rank < 2 or not root.shape.standard:
+    if whole.shape.rank < 2 or not whole.shape.standard:
         return None
-    *lead, a, b = (chr(ord("a") + i) for i in range(root.shape.rank))
-    height, width = root.shape.dims[-2:]
+    *lead, a, b = (chr(ord("a") + i) for i in range(whole.shape.rank))
+    height, width = whole.shape.dims[-2:]
     row, column = shape.true_strides[-2:]
     matrix = height * width if isinstance(height, int) and isinstance(width, int) else 0
     if not matrix or any(not isinstance(s, int) or s % matrix for s in shape.true_strides[:-2]):
@@ -167,7 +188,7 @@ def _letters(
     reached = sum(
         (d - 1) * s for d, s in zip(shape.dims[:-2], shape.true_strides[:-2], strict=True) if s != 0
     )
-    if reached + matrix != root.shape.elements:
+    if reached + matrix != whole.shape.elements:
         return None
     if (height, width) == (depth, columns) and _fits((row, column), (width, 1), (depth, columns)):
         return "".join(lead), a, b

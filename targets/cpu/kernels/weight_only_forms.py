@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from migx.dim import Extent, bounds
-from migx.fusion.kernels import FusedKernel, core_of, epilogue
+from migx.fusion.kernels import FusedKernel, core_of, epilogue, fewest
 from migx.ir import Instruction
 from migx.ops.linear import Dot
 from migx.ops.packing import UnpackInt4
@@ -300,16 +300,8 @@ def _lines(x: Shape) -> tuple[Extent, tuple[Extent, Extent]] | None:
     """The number of rows of a value, and the strides between them and along them, if one stride
     fits all.
     """
-    strides = x.true_strides
-    rows: Extent = 1
-    step: Extent = 0
-    for extent, stride in reversed(list(zip(x.dims[:-1], strides[:-1], strict=True))):
-        if extent == 1:
-            continue
-        if rows == 1:
-            rows, step = extent, stride
-        elif stride == step * rows:
-            rows = rows * extent
-        else:
-            return None
-    return rows, (step, strides[-1])
+    axes = fewest((d, (s,)) for d, s in zip(x.dims[:-1], x.true_strides[:-1], strict=True))
+    if len(axes) > 1:
+        return None
+    rows, (step,) = axes[0] if axes else (1, (0,))
+    return rows, (step, x.true_strides[-1])

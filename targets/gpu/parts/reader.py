@@ -89,7 +89,7 @@ class Reader:
         if isinstance(op, Literal):
             return False
         if isinstance(op, VIEWS):
-            if (below := _axes_below(value)) is None:
+            if (below := axes_below(value)) is None:
                 return True
             steps = [below[i] for i in along]
             return self.varies(value.inputs[0], [i for i in steps if i is not None])
@@ -117,7 +117,7 @@ class Reader:
         if (below := self.pairs_along(source)) is None:
             return None
         if isinstance(op, VIEWS) and not isinstance(op, Slice):
-            axes = _axes_below(value)
+            axes = axes_below(value)
             return None if axes is None else axes.index(below)
         return below if value.shape.dims == source.shape.dims else None
 
@@ -185,7 +185,7 @@ class Reader:
         self, view: Instruction, source: Instruction, parts: Sequence[Part]
     ) -> Sequence[Part]:
         """The indices in the source of a view."""
-        dims, axes = source.shape.dims, _axes_below(view)
+        dims, axes = source.shape.dims, axes_below(view)
         if isinstance(view.op, SAME_ORDER) and view.shape.dims == dims:
             return parts
         if axes is None:
@@ -310,7 +310,7 @@ class Reader:
         return by_axis(found, dims)
 
 
-def _axes_below(view: Instruction) -> Sequence[int | None] | None:
+def axes_below(view: Instruction) -> Sequence[int | None] | None:
     """For each axis of a view, the axis of its source that it steps along, None where elements
     repeat; None if the axes of the two do not correspond.
     """

@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from migx.ir import Instruction
-from migx.ops.layout import Multibroadcast, Squeeze, Transpose, Unsqueeze
+from migx.ops.layout import Slice
 from migx.ops.packing import FLAT, Unpack
 from migx.ops.quantization import DequantizeLinear
 from migx.shape import U32
 from migx.targets.gpu.emit.expressions import BOTH, Expr, Part
 from migx.targets.gpu.emit.text import Writer
-from migx.targets.gpu.parts.reader import Reader
+from migx.targets.gpu.parts.reader import VIEWS, Reader, axes_below
 from migx.targets.gpu.runs.places import is_aligned
 from migx.targets.gpu.tiles import AHEAD, whole
 
@@ -186,16 +186,12 @@ def words_of(reader: Reader, right: Instruction) -> Words | None:
 def _matrix(value: Instruction) -> tuple[Instruction, bool]:
     """The value that a matrix, also a broadcast one, views, and whether it is transposed."""
     turned = False
-    while isinstance(value.op, (Multibroadcast, Squeeze, Transpose, Unsqueeze)):
-        (source,) = value.inputs
-        rank = value.shape.rank
-        if isinstance(value.op, Transpose):
-            if value.op.permutation != (*range(rank - 2), rank - 1, rank - 2):
-                break
-            turned = not turned
-        elif source.shape.dims[-2:] != value.shape.dims[-2:]:
+    while isinstance(value.op, VIEWS) and not isinstance(value.op, Slice):
+        last, rank = list(axes_below(value) or ())[-2:], value.inputs[0].shape.rank
+        if last not in ([rank - 2, rank - 1], [rank - 1, rank - 2]):
             break
-        value = source
+        turned ^= last[0] == rank - 1
+        value = value.inputs[0]
     return value, turned
 
 
