@@ -15,7 +15,7 @@ from migx.errors import DimError, EvaluationError, InputError, ShapeError
 from migx.ir import Instruction, Module
 from migx.op import Operation
 from migx.ops.builtin import Param, Return, Slot
-from migx.ops.fused import Fused
+from migx.ops.fused import Composite
 from migx.ops.layout import Multibroadcast, Transpose
 from migx.program import Program
 from migx.shape import Shape
@@ -91,11 +91,11 @@ def bound(at: Instruction, sizes: Mapping[str, int]) -> tuple[Operation, Shape]:
 
 
 def asked_again(instructions: Iterable[Instruction]) -> list[Instruction]:
-    """The instructions whose shape rules must run again when sizes are known, those of fused
-    modules included; only one of several equal ones.
+    """The instructions whose shape rules must run again when sizes are known, those in composite
+    ones included; only one of several equal ones.
     """
     found: dict[object, Instruction] = {}
-    for at in _with_fused(instructions):
+    for at in _with_parts(instructions):
         plain = not at.modules and type(at.op) not in (Param, Slot, Return)
         if plain and not _is_decided(at) and any(map(symbols_of, (at, *at.inputs))):
             key = (operations.key(at.op), tuple(v.shape for v in at.inputs), at.shape)
@@ -103,12 +103,12 @@ def asked_again(instructions: Iterable[Instruction]) -> list[Instruction]:
     return list(found.values())
 
 
-def _with_fused(instructions: Iterable[Instruction]) -> Iterator[Instruction]:
-    """Instructions, each fused one followed by those of its modules."""
+def _with_parts(instructions: Iterable[Instruction]) -> Iterator[Instruction]:
+    """Instructions, each made of others followed by these."""
     for at in instructions:
         yield at
-        for module in at.modules if isinstance(at.op, Fused) else ():
-            yield from _with_fused(module)
+        for module in at.modules if isinstance(at.op, Composite) else ():
+            yield from _with_parts(module)
 
 
 def _is_decided(at: Instruction) -> bool:

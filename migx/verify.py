@@ -14,7 +14,7 @@ from migx import op as operations
 from migx.errors import IRError, ShapeError, VerifyError
 from migx.ir import Instruction, Module, depends_on_constants
 from migx.ops.builtin import AssumeEqual, Literal, OnnxExternalWeights, Param, Return, Slot
-from migx.ops.fused import Fused
+from migx.ops.fused import Composite
 from migx.program import Program
 from migx.sizes import bare_symbols, known_symbols
 from migx.text import draw_instruction
@@ -180,7 +180,7 @@ def submodules(module: Module) -> Iterator[Problem]:
             if inner.parents.get(at) != at.modules.count(inner):
                 yield at, f"module {inner.name} does not know it as its parent"
             if captured := next(captures(inner), None):
-                if isinstance(at.op, Fused):
+                if isinstance(at.op, Composite):
                     yield (
                         at,
                         f"{at.op.name} cannot capture, but module {inner.name} reads {captured!r}",

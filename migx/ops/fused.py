@@ -19,7 +19,13 @@ from migx.ops.control import expect_body, expect_modules
 from migx.shape import Shape
 
 
-class Fused(Op, abstract=True):
+class Composite(Op, abstract=True):
+    """An operation made of those in its module, which reads only its parameters: their shape rules
+    are its own.
+    """
+
+
+class Fused(Composite, abstract=True):
     """One module, given what its parameters want."""
 
     traits = Traits(foldable=False)

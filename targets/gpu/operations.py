@@ -13,20 +13,22 @@ from migx.argument import Argument
 from migx.dim import Extent
 from migx.op import Modules, Op, Runnable, Shapes, Traits
 from migx.ops.builtin import Literal
+from migx.ops.fused import Composite
 from migx.shape import Shape
 
 T = TypeVar("T")
 
 
-class CodeObject(Op):
+class CodeObject(Composite):
     """A kernel and how it is launched. Its inputs are what the kernel reads, then the memory of its
     ``outputs`` results, then that of its ``scratch`` buffers.
 
     ``source`` is its Triton text, with ``pointers`` and ``words`` as parameters: the element types
     of the operands, and extents. ``grid`` is the number of programs, each of so many ``warps``;
-    ``aligned`` are the operands known to be aligned to 16 bytes; ``equal`` are extents that must be
-    equal in pairs; ``turns`` is the number of launches, each with its index as one word more, or 0
-    for a single launch without. Its binaries are stored beside the program, each only once.
+    ``aligned`` are the operands known to be aligned to 16 bytes; ``turns`` is the number of
+    launches, each with its index as one word more, or 0 for a single launch without. Its binaries
+    are stored beside the program, each only once. If sizes may break the shape rules of what it
+    computes, which it relies on, it holds that as a module, and the rules are asked again.
     """
 
     name = "gpu::code_object"
@@ -41,7 +43,6 @@ class CodeObject(Op):
     stages: int = 2
     outputs: int = 1
     flops: Extent = 0
-    equal: tuple[Extent, ...] = ()
     turns: Extent = 0
     scratch: int = 0
 

@@ -16,8 +16,7 @@ from migx.passes.dissolve import take_apart
 from migx.pipeline import Approximation
 from migx.planning import is_alias, is_memory, pieces, results
 from migx.program import Program
-from migx.sizes import symbols_of
-from migx.targets.gpu.agreement import agreements
+from migx.sizes import asked_again, symbols_of
 from migx.targets.gpu.code.tuning import Tuner
 from migx.targets.gpu.cost_model import around
 from migx.targets.gpu.emit.text import Kernel, operands
@@ -233,13 +232,13 @@ class _Lowering:
             stages=kernel.stages,
             outputs=len(results(at)),
             flops=kernel.flops,
-            equal=agreements(at),
             turns=kernel.turns,
             scratch=len(kernel.scratch),
         )
         self.made_there.add(at)
-        self.device[at] = module.insert_instruction(at, op, *reads, *writes, origins=at.origins)
-        self.changed = True
+        inputs, rules = (*reads, *writes), _relied_on(at)
+        made = module.insert_instruction(at, op, *inputs, modules=rules, origins=at.origins)
+        self.device[at], self.changed = made, True
 
     def on_host(self, at: Instruction, known: set[str]) -> None:
         """Leaves an instruction to the host, and its operands too."""
@@ -298,3 +297,22 @@ class _Lowering:
         if source is view.inputs[0]:
             return view
         return view.owner.insert_instruction(view, view.op, source, origins=view.origins)
+
+
+def _relied_on(at: Instruction) -> list[Module]:
+    """The module of an instruction, or one that has it alone, if sizes may break shape rules in it:
+    a kernel has none of its own, and would read out of bounds.
+    """
+    if not asked_again([at]):
+        return []
+    if at.modules:
+        return list(at.modules)
+    program = at.owner.program
+    module = program.create_module(program.unused_name(at.name))
+    module.bypass = True
+    given = {
+        v: module.add_parameter(f"x{i}", v.shape) for i, v in enumerate(dict.fromkeys(at.inputs))
+    }
+    inputs = [given[v] for v in at.inputs]
+    module.add_return(module.add_instruction(at.op, *inputs, origins=at.origins))
+    return [module]

@@ -24,7 +24,7 @@ from migx.planning import is_alias, is_memory, pieces
 from migx.profile import Cost, Profile
 from migx.program import Program
 from migx.shape import Shape
-from migx.sizes import read_symbols
+from migx.sizes import read_symbols, symbols_within
 from migx.target import NO_SLOTS, Context
 from migx.targets.gpu.architectures import peaks
 from migx.targets.gpu.code.compiling import Binary, Request, binaries
@@ -60,7 +60,7 @@ class Piece:
     ) -> None:
         self.places, self.instructions, self.late = places, list(instructions), late
         self.kept: list[Instruction] = []
-        self.symbols = sorted({n for at in instructions for n in read_symbols(at)})
+        self.symbols = sorted({n for at in instructions for n in _symbols(at)})
         self.plans = BySizes(self.symbols, lambda sizes: Plan(self._form, dict(sizes)), PLANS)
         self._idle: dict[int, list[Buffer]] = {}
 
@@ -100,6 +100,12 @@ class Piece:
         return any(given_back)
 
 
+def _symbols(at: Instruction) -> frozenset[str]:
+    """The symbols that an instruction reads, and those in the module of a kernel."""
+    held = at.modules if isinstance(at.op, CodeObject) else ()
+    return read_symbols(at).union(*map(symbols_within, held))
+
+
 class GpuExecutable:
     """A program run by its compiled kernels."""
 
@@ -133,7 +139,7 @@ class GpuExecutable:
                 read_later |= {*at.inputs, *captures_of(at)}
         inside = known | {n for at in module for n in read_symbols(at)}
         for at in module:
-            for inner in at.modules:
+            for inner in () if isinstance(at.op, CodeObject) else at.modules:
                 if inner not in self.pieces:
                     self._prepare(inner, inside, set(places.roots))
 

@@ -25,7 +25,8 @@ def may_be_there(at: Instruction) -> bool:
     """
     (source,) = at.inputs
     if isinstance(source.op, GetTupleElem):
-        return bool(source.inputs[0].modules)
+        made = source.inputs[0]
+        return bool(made.modules) and not isinstance(made.op, CodeObject)
     module = source.module
     return type(source.op) is Param and module is not None and module.parent is not None
 

@@ -95,8 +95,8 @@ class Batch:
 @dataclass(frozen=True)
 class KernelForm:
     """A kernel, for any sizes. As indices among the numbers: its ``grid``, ``turns`` and ``words``;
-    the offsets of its ``operands`` from their roots; the pairs that must be ``equal``; and the
-    element counts of operands that may be too ``large`` for 32-bit indices.
+    the offsets of its ``operands`` from their roots; and the element counts of operands that may be
+    too ``large`` for 32-bit indices.
     """
 
     at: Instruction
@@ -104,7 +104,6 @@ class KernelForm:
     turns: int | None
     words: tuple[int, ...]
     operands: tuple[tuple[Instruction, int], ...]
-    equal: tuple[int, ...]
     large: tuple[tuple[Instruction, int], ...]
 
     def launches(self, numbers: Sequence[int]) -> list[Launch]:
@@ -118,13 +117,6 @@ class KernelForm:
         """Raises ``InputError``, with the instruction drawn, if the kernel does not support these
         sizes.
         """
-        op = self.at.op_as(CodeObject)
-        for pair in range(0, len(self.equal), 2):
-            a, b = (numbers[i] for i in self.equal[pair : pair + 2])
-            if a != b:
-                first, second = op.equal[pair : pair + 2]
-                message = f"{first} is {a} and {second} is {b}: they must be equal"
-                raise InputError(draw_instruction(message, self.at))
         for value, elements in self.large:
             if numbers[elements] >= MOST:
                 message = f"{value.shape.bind(sizes)} has too many elements for this kernel"
@@ -152,7 +144,8 @@ class Form(Numbered):
         super().__init__(instructions)
         self.places = places
         first, last = self._lives(instructions)
-        given = (v for at in instructions if at.modules for v in at.inputs)  # and may be returned
+        runs = (at for at in instructions if at.modules and not isinstance(at.op, CodeObject))
+        given = (v for at in runs for v in at.inputs)  # and may be returned
         later = {places.roots[v] for v in (*kept, *given) if v in places.roots}
         self.inside = [root for root in first if root not in later]
         self.outlive = [root for root in first if root in later]
@@ -219,7 +212,6 @@ class Form(Numbered):
             turns=None if op.turns == 0 else self.place(op.turns),
             words=tuple(map(self.place, op.words)),
             operands=tuple((root, self.place(offset)) for root, offset in starts),
-            equal=tuple(map(self.place, op.equal)),
             large=tuple(
                 (value, self.place(space))
                 for value, space in spaces
