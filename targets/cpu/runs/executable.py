@@ -2,8 +2,8 @@
 
 A run takes the plan for its sizes and a workspace of its own, and calls the compiled loop over
 steps once for every stretch of kernels: there is no Python between two kernels. Instructions
-without a kernel, and control flow, run on the host by the meanings of the operations, whose modules
-are run by this executable again.
+without a kernel, and control flow that cannot be steps, run on the host by the meanings of the
+operations, whose modules are run by this executable again.
 """
 
 from __future__ import annotations
