@@ -115,6 +115,14 @@ def actual(value: Argument) -> Shape:
     return value.shape
 
 
+def told_by(result: Argument, shape: Shape, sizes: Sizes) -> tuple[Argument, Sizes]:
+    """A result with the shape it actually has, of which only ``shape`` was known, and the sizes
+    known then.
+    """
+    made = Argument(actual(result), result.data)
+    return made, sizes_of([("its result", shape, made.shape)], sizes)
+
+
 def expect_result(shape: Shape, result: Argument) -> None:
     """Raises ``ShapeError`` unless a result has the shape that was inferred for it."""
     data = None if result.elsewhere else result.data

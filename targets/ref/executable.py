@@ -18,10 +18,10 @@ import numpy as np
 from migx import op as operations
 from migx.argument import Argument
 from migx.base.memory import installed
-from migx.binding import Sizes, sizes_of, sizes_told
+from migx.binding import Sizes, sizes_told
 from migx.errors import EvaluationError
 from migx.ir import Instruction, Module
-from migx.meaning import FAILURES, actual, as_function, expect_result, failed
+from migx.meaning import FAILURES, as_function, expect_result, failed, told_by
 from migx.op import Evaluate, Operation, Runnable
 from migx.ops.builtin import Literal, Param, Return, Slot
 from migx.program import Program
@@ -145,8 +145,7 @@ class RefExecutable:
         op, shape = bound_now(step.op, step.shape, sizes)
         _check_memory(shape)
         result = step.evaluate(op, self.context, shape, inputs, modules)
-        result.shape = actual(result)
-        sizes = sizes_of([("its result", shape, result.shape)], sizes)
+        result, sizes = told_by(result, shape, sizes)
         expect_result(result.shape, result)
         return result, sizes
 

@@ -179,7 +179,7 @@ class Outline:
         instructions: Sequence[Instruction],
         results: Iterable[Instruction],
         kernel_of: KernelOf,
-        native: Mapping[Instruction, Writer] = NOTHING,
+        native: Mapping[Instruction, Writer],
         refused: Mapping[tuple[Instruction, int], str] = NOTHING,
         lasting: Collection[Instruction] | None = None,
     ) -> None:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from migx import op as operations
 from migx.argument import Argument
 from migx.base.memory import HUGE, ROOMY
-from migx.binding import Sizes, sizes_of
+from migx.binding import Sizes
 from migx.dim import Extent
 from migx.errors import EvaluationError
 from migx.ir import Instruction, Module
-from migx.meaning import actual, as_function, by_meaning, failed
+from migx.meaning import as_function, by_meaning, failed, told_by
 from migx.op import Operation, Runnable
 from migx.ops.builtin import GetTupleElem, Literal, Slot, Undefined
 from migx.planning import is_memory
@@ -337,9 +337,8 @@ class Run:
             result = own(result)
         except MemoryError as error:
             raise failed(at, error) from error
-        result = Argument(actual(result), result.data)
-        self.values[at] = result
-        return sizes_of([("its result", shape, result.shape)], self.sizes)
+        self.values[at], sizes = told_by(result, shape, self.sizes)
+        return sizes
 
 
 def own(value: Argument) -> Argument:

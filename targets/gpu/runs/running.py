@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from migx.argument import Argument
-from migx.binding import Sizes, sizes_of
+from migx.binding import Sizes
 from migx.errors import TargetError
 from migx.ir import Instruction, Module
-from migx.meaning import actual, as_function, by_meaning
+from migx.meaning import as_function, by_meaning, told_by
 from migx.op import Runnable
 from migx.ops.builtin import GetTupleElem, Literal, Slot
 from migx.ops.control import Assume
@@ -238,9 +238,8 @@ class _Part:
         result = self.computed(at, op, shape)
         if self.of.watch is not None:
             self.of.watch.append(Cost(at, "", time.perf_counter() - begin))
-        result = Argument(actual(result), result.data)
-        self.values[at] = result
-        return sizes_of([("its result", shape, result.shape)], self.sizes)
+        self.values[at], sizes = told_by(result, shape, self.sizes)
+        return sizes
 
 
 class _Bases(dict[Instruction, tuple[Any, int]]):
