@@ -61,6 +61,17 @@ def test_what_is_lowered_prints_parses_and_stays() -> None:
     assert not migx.run_passes(program, [Lower()])
 
 
+def test_a_kernel_holds_what_it_computes_where_sizes_may_break_its_rules() -> None:
+    text = "module main(x: f32[n, 4], y: f32[%s, 4]) {\n %%0 = add(x, y)\n return %%0\n}"
+    held = []
+    for rows in ("m", "n"):
+        program = lowered(text % rows)
+        (kernel,) = (at for at in program.main if isinstance(at.op, CodeObject))
+        assert migx.parse(str(program)) == program
+        held.append([at.name for module in kernel.modules for at in module])
+    assert held == [["@param", "@param", "add", "@return"], []]
+
+
 def test_without_offload_copy_parameters_and_results_stay_on_the_device() -> None:
     names = [at.name for at in lowered(TEXT, offload_copy=False).main]
     assert "gpu::copy_to" not in names
