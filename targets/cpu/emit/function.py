@@ -303,41 +303,6 @@ class Function:
         """The same integer, opaque to LLVM's optimiser."""
         return self.emit(f'call {x.type} asm "", "=r,0"({x.type} {x.text})', x.type)
 
-    def fold(self, name: str, x: Value, rows: int = 1) -> Value:
-        """A reduction over the lanes: ``add``, ``mul``, ``min``, ``max`` (NaN if any is), ``and``,
-        ``or``; as a tree, so always in the same order. Integers are signed; ``umin`` and ``umax``
-        are not. Several ``rows`` of lanes give a vector with the result of each.
-        """
-        if not x.type.lanes:
-            return x
-        while (far := x.type.lanes // rows // 2) >= 1:
-            half = far * rows
-            a, b = (self.shuffle(x, x, range(k, k + half)) for k in (0, half))
-            if rows > 1:  # from halves as wide as the result, which LLVM shuffles well
-                low = [2 * row * far + k for row in range(rows) for k in range(far)]
-                a, b = self.shuffle(a, b, low), self.shuffle(a, b, [k + far for k in low])
-            # The last halves of a single row are scalars, where LLVM distinguishes zeros in any
-            # case.
-            x = self.folded(name, a, b, signed_zeros=far == 1)
-        return x if rows > 1 else self.extract(x, 0)
-
-    def folded(self, name: str, x: Value, y: Value, *, signed_zeros: bool = False) -> Value:
-        """Two values combined by one of the names of ``fold``; -0.0 may be distinguished from
-        0.0.
-        """
-        match name:
-            case "min" | "max" if signed_zeros and x.type.is_float:
-                return self.intrinsic(f"{name}imum", x, y)
-            case "min":
-                return self.minimum(x, y)
-            case "max":
-                return self.maximum(x, y)
-            case "umin" | "umax":
-                return self.intrinsic(name, x, y)
-            case "and" | "or":
-                return self.op(name, x, y)
-        return self.arithmetic(name, x, y)
-
     # Memory.
 
     def element(self, pointer: Value, index: Operand, type_: Type) -> Value:

@@ -16,7 +16,7 @@ from migx.dim import Extent
 from migx.fusion.attention import Attention
 from migx.fusion.kernels import PRODUCT, Access
 from migx.shape import DType
-from migx.targets.cpu.emit import F32, Value
+from migx.targets.cpu.emit import F32, Value, reductions
 from migx.targets.cpu.emit.vector_math import exp_to_zero
 from migx.targets.cpu.kernel import memory_of
 from migx.targets.cpu.parts import elements
@@ -199,7 +199,7 @@ class _Rows:
         with f.loop(whole, end) as i:
             sums = self._products_with(queries, keys.moved(i.index, 0))
             for row, sum_ in zip(rows, sums, strict=True):
-                f.store(f.fold("add", sum_), self._score(row, i.index))
+                f.store(reductions.fold(f, "add", sum_), self._score(row, i.index))
 
     def _products_with(self, queries: Sequence[Sequence[Value]], key: Matrix) -> list[Value]:
         """The products of queries with a key, as partial sums in lanes."""
@@ -255,7 +255,7 @@ class _Rows:
             score = f.select(mask, score, f.const(self.vector, -float("inf")))
             f.store(score, place)
             i.carry(f.select(score > i.carried[0], score, i.carried[0]))
-        best = f.fold("max", i.carried[0])
+        best = reductions.fold(f, "max", i.carried[0])
         return f.select(best > highest, best, highest)
 
     def _scored(self, product: Value, met: dict[Access, Matrix], key: Value, mask: Value) -> Value:
@@ -276,7 +276,7 @@ class _Rows:
             weight = exp_to_zero(f, f.load(place, self.vector) - best)
             f.store(weight, place)
             i.carry(i.carried[0] + weight)
-        return total + f.fold("add", i.carried[0])
+        return total + reductions.fold(f, "add", i.carried[0])
 
     def _change_weights(self, row: Value, many: Value, total: Value) -> None:
         f, lanes = self.f, self.lanes

@@ -22,7 +22,7 @@ from migx.fusion.kernels import Access, FusedKernel, described, name_of
 from migx.fusion.stages import Stage, below, is_folded
 from migx.ir import Instruction
 from migx.ops.reduce import ReduceMean
-from migx.targets.cpu.emit import I8, I64, Function, Type, Value, division
+from migx.targets.cpu.emit import I8, I64, Function, Type, Value, division, reductions
 from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels.fused_cut import Cut, total_type
 from migx.targets.cpu.machine import Machine
@@ -189,7 +189,7 @@ class Writer:
             totals = self._nest(stage, self.cut.outer_folds, start, starts)
             count = len(stage.folds)
             folds = zip(stage.folds, totals, strict=False)
-            folded = [f.fold(self._folding(n), t, self.abreast.rows) for n, t in folds]
+            folded = [reductions.fold(f, self._folding(n), t, self.abreast.rows) for n, t in folds]
             for k, rest in enumerate(totals[count:]):
                 folded[k] = self._combined(stage.folds[k], folded[k], rest)
             self._finish(stage, folded)
@@ -307,7 +307,7 @@ class Writer:
         """A total combined with one more value; the NaN test is of the value, so that it waits for
         nothing.
         """
-        return self.f.folded(self._folding(number), value, total)
+        return reductions.combined(self.f, self._folding(number), value, total)
 
     # Memory.
 

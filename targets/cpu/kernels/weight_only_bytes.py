@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from migx.ir import Instruction
 from migx.ops.quantization import limits
 from migx.shape import I8 as BYTE
-from migx.targets.cpu.emit import F32, I8, I16, I32, Value
+from migx.targets.cpu.emit import F32, I8, I16, I32, Value, reductions
 from migx.targets.cpu.emit.dot4 import FLIP, SHORT, Signs, dot4, dot4_short, widened
 from migx.targets.cpu.kernel import Kernel, KernelWriter, memory_of
 from migx.targets.cpu.kernels.weight_only_forms import WORD, Problem
@@ -209,7 +209,7 @@ class Writer(KernelWriter):
         most = f.select(least > most, least, most) + lost
         # As integers, nonnegative floats are in order, and NaN is the greatest.
         bits = f.bitcast(most, I32.times(wide)) & 0x7FFFFFFF
-        return f.bitcast(f.fold("umax", bits), F32)
+        return f.bitcast(reductions.fold(f, "umax", bits), F32)
 
     def _scale(self, most: Value) -> tuple[Value, Value, Value]:
         """The scale of a block; and two factors that divide by it, as the reciprocal of a small
@@ -239,7 +239,7 @@ class Writer(KernelWriter):
             return [carried[0] + whole]
 
         (total,) = self._over(length, [f.const(integers, 0)], write)
-        return f.fold("add", total)
+        return reductions.fold(f, "add", total)
 
     def _over(
         self,

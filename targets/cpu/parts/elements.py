@@ -31,6 +31,7 @@ from migx.targets.cpu.emit import (
     Value,
     division,
     narrow_floats,
+    reductions,
     vector_math,
 )
 from migx.targets.cpu.emit.lookup import looked_up
@@ -52,7 +53,7 @@ FOLDS: dict[np.ufunc, str] = {
     np.logical_and: "and",
     np.logical_or: "or",
 }
-"""The names in ``Function.fold`` of reductions of floats, or of bools, by a ufunc."""
+"""The names in ``emit/reductions.py`` of reductions of floats, or of bools, by a ufunc."""
 
 Emit = Callable[[Function, Any, Sequence[Value], Sequence[DType], DType], Value]
 """An operation on operands of some element types, for a result of one."""
@@ -173,7 +174,7 @@ def _compared(relation: str) -> Emit:
 
 
 def folding(ufunc: np.ufunc, dtype: DType) -> str:
-    """The name in ``Function.fold`` of a reduction of elements of a type by a binary ufunc."""
+    """The name in ``emit/reductions.py`` of a reduction of elements of a type by a binary ufunc."""
     name = FOLDS[ufunc]
     if name not in ("max", "min"):
         return name
@@ -184,7 +185,7 @@ def folding(ufunc: np.ufunc, dtype: DType) -> str:
 
 def combined(f: Function, ufunc: np.ufunc, x: Value, y: Value, dtype: DType) -> Value:
     """Two elements of a type combined by a ufunc that can reduce."""
-    return f.folded(folding(ufunc, dtype), x, y)
+    return reductions.combined(f, folding(ufunc, dtype), x, y)
 
 
 def _extreme(ufunc: np.ufunc) -> Emit:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from migx.dim import Extent
 from migx.shape import DType
-from migx.targets.cpu.emit import I32, I64, Type, Value
+from migx.targets.cpu.emit import I32, I64, Type, Value, reductions
 from migx.targets.cpu.kernel import Frame
 
 FEW = 128
@@ -167,7 +167,7 @@ class Buffer:
         with f.loop(0, count, self.lanes, carry=[f.const(vector, 0)]) as k:
             many = f.load(f.element(self.keys, k.index, self.key), vector)
             k.carry(k.carried[0] | (many ^ first))
-        return f.fold("or", k.carried[0])
+        return reductions.fold(f, "or", k.carried[0])
 
     def _by_byte(
         self,

@@ -22,6 +22,7 @@ from migx.targets.cpu.emit import (
     Module,
     Value,
     literal,
+    reductions,
 )
 
 
@@ -127,7 +128,7 @@ def test_a_condition_carries_values() -> None:
 @pytest.mark.parametrize("lanes", [2, 8, 16])
 def test_lanes_are_folded(name: str, lanes: int) -> None:
     def folded(f: Function, x: Value) -> Value:
-        return f.fold(name, f.iota(I64.times(lanes)) + x)
+        return reductions.fold(f, name, f.iota(I64.times(lanes)) + x)
 
     numbers = np.arange(lanes) + 3
     ufunc = {"add": np.add, "min": np.minimum, "max": np.maximum, "mul": np.multiply}[name]
