@@ -78,7 +78,9 @@ def lies_in(at: Instruction) -> tuple[Instruction, tuple[int, ...]]:
 
 def root(value: Instruction) -> Instruction:
     """The value whose memory a value aliases, or aliases a member of; itself, if it has its own."""
-    return lies_in(value)[0]
+    while is_alias(value):
+        value = value.inputs[0]
+    return value
 
 
 def viewed(value: Instruction) -> Instruction | None:

@@ -34,7 +34,7 @@ def folded(f: Function, lanes: int, given: Callable[[int], list[Value]]) -> list
     """A vector whose lanes are the sums of the lanes of vectors, as many as they have lanes, a
     power of two; for several such squares, in vectors that are ``given`` by their number.
 
-    Each sum is in the order of ``reductions.fold``. Vectors are requested as they are needed, so that
+    Each sum is in the order of ``reductions``. Vectors are requested as they are needed, so that
     few are live at a time.
     """
 
