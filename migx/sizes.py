@@ -17,6 +17,8 @@ from migx.op import Operation
 from migx.ops.builtin import Param, Return, Slot
 from migx.ops.fused import Composite
 from migx.ops.layout import Multibroadcast, Transpose
+from migx.ops.linear import Dot
+from migx.ops.reduce import Reduce, Softmax
 from migx.program import Program
 from migx.shape import Shape
 from migx.text import draw_instruction
@@ -112,15 +114,18 @@ def _with_parts(instructions: Iterable[Instruction]) -> Iterator[Instruction]:
 
 
 def _is_decided(at: Instruction) -> bool:
-    """Whether no sizes can be refused: pointwise operations on equal dims, broadcasts of equal dims
-    or 1, and transposes.
+    """Whether no sizes can be refused: pointwise operations on equal dims, products of matrices
+    that fit, broadcasts of equal dims or 1, reductions, and transposes.
     """
     dims = at.shape.dims
     if isinstance(at.op, Multibroadcast) and len(at.inputs) == 1:
         pairs = zip(reversed(at.inputs[0].shape.dims), reversed(dims), strict=False)
         return all(given in (1, made) for given, made in pairs)
+    if isinstance(at.op, Dot):
+        x, y = (v.shape.dims for v in at.inputs)
+        return x[:-2] == y[:-2] and x[-1] == y[-2] and dims == (*x[:-1], y[-1])
     pointwise = operations.traits(at.op).pointwise
-    return isinstance(at.op, Transpose) or (
+    return isinstance(at.op, (Reduce, Softmax, Transpose)) or (
         pointwise and all(v.shape.dims == dims for v in at.inputs)
     )
 

@@ -20,7 +20,7 @@ from migx.targets.cpu.runs import piece
 from tests.targets.cpu.test_control import REFUSED
 from tests.targets.flow import PAIR, pair, same
 
-TEXT = """module main(x: f32[n, 8], y: f32[m, 8], w: f32[8, 4]) {
+TEXT = """module main(x: f32[n, 8], y: f32[m, 8], w: f32[k, 4]) {
   %0 = dot(x, w)
   %1 = relu(%0)
   %2 = concat(y, x) {axis=0}
