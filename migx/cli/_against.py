@@ -14,6 +14,7 @@ import numpy as np
 from migx.argument import Argument
 from migx.base.files import apart
 from migx.cli import _inputs, _load
+from migx.cli._session import Session
 from migx.errors import InputError
 
 PEERS = ("onnxruntime", "ref")
@@ -32,10 +33,11 @@ def compared(
     names: Sequence[str],
     outputs: Sequence[Any],
     inputs: Mapping[str, Any],
-    options: argparse.Namespace,
+    session: Session,
 ) -> dict[str, Any]:
     """The differences from the other model's outputs; ``UsageError`` if names or dims differ."""
-    target, theirs = _other(inputs, options)
+    options = session.options
+    target, theirs = _other(inputs, session)
     mine = dict(apart(zip(names, outputs, strict=True)))
     if mine.keys() != theirs.keys():
         raise _load.UsageError(
@@ -46,10 +48,11 @@ def compared(
     return {"against": f"{options.against} on {target}", "outputs": rows}
 
 
-def _other(inputs: Mapping[str, Any], options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+def _other(inputs: Mapping[str, Any], session: Session) -> tuple[str, dict[str, Any]]:
     """The target of the other model (the one in its file, or else the one asked for), and its
     outputs by name.
     """
+    options = session.options
     # The folder is that of a model from standard input.
     given = {name: value for name, value in vars(options).items() if name != "folder"}
     path, asked = Path(options.against), argparse.Namespace(**given)
@@ -57,17 +60,16 @@ def _other(inputs: Mapping[str, Any], options: argparse.Namespace) -> tuple[str,
     asked.activations, asked.fast_math = None, None
     if not _load.is_onnx(path):
         asked.input_dim = []
-    if path.suffix == ".mxr":
-        asked.target = None
-    program = _load.load(asked, to_run=True)
-    _load.ensure_compiled(program, asked)
+    asked.target = None if path.suffix == ".mxr" else session.target
+    other = Session.of(asked, to_run=True)
+    other.compile()
     try:
         with _load.progress(f"running {path.name}"):
-            outputs = program.eval(inputs)
+            outputs = other.program.eval(inputs)
     except InputError as error:
         error.add_note(f"these are the inputs of {path}, which must be those of {options.model}")
         raise
-    return asked.target, dict(apart(zip(program.main.output_names, outputs, strict=True)))
+    return other.target, dict(apart(zip(other.program.main.output_names, outputs, strict=True)))
 
 
 def _difference(name: str, got: Any, expected: Any) -> dict[str, Any]:

@@ -32,10 +32,14 @@ Array = NDArray[Any]
 
 
 def read_or_drawn(
-    program: Program, options: argparse.Namespace, *, apart: bool = False
+    program: Program,
+    options: argparse.Namespace,
+    known: Mapping[str, int],
+    *,
+    apart: bool = False,
 ) -> tuple[dict[str, Array], dict[str, int]]:
-    """The inputs for a program, and the sizes chosen for its symbols in order to draw them: small
-    ones, and ``apart`` if wrong answers are to show.
+    """The inputs for a program, and the sizes chosen for its symbols in order to draw them: those
+    ``known``, for others small ones, and ``apart`` if wrong answers are to show.
     """
     parameters = {name: p.shape for name, p in program.main.parameters.items()}
     given = {} if options.inputs is None else read(Path(options.inputs), parameters)
@@ -49,14 +53,14 @@ def read_or_drawn(
         said = f"drawn from seed {options.seed}, as {options.inputs} lacks them"
         if left := [name for name in lacking if name not in fill]:
             print(f"note: {said}: {', '.join(left)}", file=sys.stderr)
-    known, integers = _told(given, parameters, options.sizes), held(program)
+    told, integers = _told(given, parameters, known), held(program)
 
     def draw(sizes: Mapping[str, int]) -> dict[str, Array]:
         rng = np.random.default_rng(options.seed)
         made = {n: drawn(n, s, sizes, rng, integers.get(n, ANY)) for n, s in lacking.items()}
         return given | made | {n: np.full_like(made[n], fill[n]) for n in fill}
 
-    sizes = chosen(program, known, draw, apart=apart)
+    sizes = chosen(program, told, draw, apart=apart)
     return draw(sizes), sizes
 
 

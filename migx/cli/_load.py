@@ -7,7 +7,6 @@ import re
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,69 +102,38 @@ def add_deferring(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load(options: argparse.Namespace, *, to_run: bool = False) -> Program:
-    """The program of the model asked for, with the sizes given for its dims.
-
-    A program ``to_run`` on random inputs, whose file has it compiled as asked for, is not changed:
-    its inputs are drawn at these sizes, which are in ``options.sizes``.
-    """
-    path = Path(options.model)
-    with progress(f"reading {path.name}"):
-        program = _read(path, options)
-        if hasattr(options, "target"):
-            _options.take_recorded(program, options)
-        given = [one for each in options.dim_param for one in re.split(AFTER_A_SIZE, each)]
-        options.sizes = sizes = _once("--dim-param", map(_size, given))
-        if sizes:
-            from migx.specialise import check_sizes
-
-            if to_run and options.inputs is None and _options.ready(program, options):
-                check_sizes(program, sizes)
-            else:
-                program, options.sizes = _bound(program, sizes, options), {}
-    if getattr(options, "activations", None) == "int8" and options.passes is None:
-        _expect_few_bits(program, options)
-    return program
+def load(options: argparse.Namespace) -> Program:
+    """The program of the model asked for, with the sizes given for its dims."""
+    with progress(f"reading {Path(options.model).name}"):
+        program, given = read(options), given_sizes(options)
+        return bound(program, given, options) if given else program
 
 
-def _expect_few_bits(program: Program, options: argparse.Namespace) -> None:
-    """``UsageError`` for int8 activations without weights of four or eight bits."""
-    squeezed = any(getattr(options, name, False) for name in ("int4_weights", "int8_weights"))
-    held = (at.name for at in program.instructions())
-    if not squeezed and {"unpack_int4", "dequantizelinear"}.isdisjoint(held):
-        raise UsageError(
-            f"--activations int8 is for weights of four bits or eight, and {options.model} has "
-            "none: `migx compile --int4-weights` or --int8-weights makes them"
-        )
+def given_sizes(options: argparse.Namespace) -> dict[str, int]:
+    """The sizes given for symbols."""
+    given = (one for each in options.dim_param for one in re.split(AFTER_A_SIZE, each))
+    return _once("--dim-param", map(_size, given))
 
 
-def _bound(program: Program, sizes: Mapping[str, int], options: argparse.Namespace) -> Program:
+def bound(program: Program, sizes: Mapping[str, int], options: argparse.Namespace) -> Program:
     """The program bound to sizes. If it refuses them, an ONNX file is read again with them: the
     reader leaves out a branch that is impossible at these dims.
     """
-    from migx.specialise import bound
+    from migx import specialise
 
     try:
-        return bound(program, sizes)
+        return specialise.bound(program, sizes)
     except ShapeError as refused:
         given = {n: p.shape for n, p in program.main.parameters.items() if p.shape.dtype.is_tensor}
         dims = {n: shape.substitute(sizes).dims for n, shape in given.items()}
         if not is_onnx(Path(options.model)) or all(d == given[n].dims for n, d in dims.items()):
             raise
         try:
-            again = _read(Path(options.model), options, dims)
+            again = read(options, dims)
         except MigxError:
             raise refused from None
-        return bound(again, {n: size for n, size in sizes.items() if n in again.symbols()})
-
-
-def ensure_compiled(program: Program, options: argparse.Namespace) -> float:
-    """Compiles a program as asked for, unless it already is; returns the seconds that takes."""
-    start = time.perf_counter()
-    if not _options.ready(program, options):
-        with progress(f"compiling for {options.target}"):
-            program.compile(options.target, **_options.compiling(options))
-    return time.perf_counter() - start
+        symbols = again.symbols()
+        return specialise.bound(again, {n: size for n, size in sizes.items() if n in symbols})
 
 
 def take_case(options: argparse.Namespace) -> None:
@@ -198,19 +166,22 @@ def is_onnx(path: Path) -> bool:
     return path.suffix not in (".migx", ".mxr")
 
 
-def _read(
-    path: Path, options: argparse.Namespace, dims: Mapping[str, Sequence[Extent]] | None = None
+def read(
+    options: argparse.Namespace, dims: Mapping[str, Sequence[Extent]] | None = None
 ) -> Program:
     """The program in a file; an ONNX file with the input dims asked for, or those given."""
     import migx
 
+    path = Path(options.model)
     if not path.is_file():
         if not path.exists():
             raise UsageError(f"there is no file {path}")
         pipe = ", but a pipe: `migx ... - < PIPE` reads one" if path.is_fifo() else ""
         raise UsageError(f"{path} is no file{pipe}")
     if is_onnx(path):
-        deferring = getattr(options, "defer_external_weights", False)
+        # Weights that come from elsewhere, or are only listed, need not exist.
+        elsewhere = bool(getattr(options, "weights", None))
+        deferring = elsewhere or getattr(options, "defer_external_weights", False)
         dims = dims or _once("--input-dim", map(_dims, options.input_dim))
         given = path.read_bytes() if hasattr(options, "folder") else path
         return migx.parse_onnx(given, dims, defer_external_weights=deferring)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from migx.pipeline import Pipeline
-    from migx.program import Program
+from typing import Any
 
 RECORDED = "as the file was compiled"
 """The default of the options of a compilation, if the file has its result."""
@@ -104,57 +100,8 @@ def seconds(text: str) -> float:
     return given
 
 
-def take_recorded(program: Program, options: argparse.Namespace) -> None:
-    """Notes how a program just loaded is compiled, and takes its target if it is the one asked for,
-    or none is.
-    """
-    options.recorded = {}
-    if program._compiled is None:
-        options.target = options.target or "cpu"
-        return
-    from migx.pipeline import with_options
-
-    made = program._compiled.context
-    text = with_options(made.target.name, made.target)
-    if options.target in (None, made.target.name):
-        options.target = text
-    options.recorded[text] = made.options.plain()
-
-
 def compiling(options: argparse.Namespace) -> dict[str, Any]:
-    """The options of a compilation, as keywords of ``Program.compile``: those asked for, and for
-    others what the model was compiled with for this target. Passes asked for replace all of its
-    options but the number of threads.
-    """
+    """The options of a compilation that are given, as keywords of ``Program.compile``."""
     given = {name: getattr(options, name) for name in ("passes", "activations", "fast_math")}
     given["num_threads"] = getattr(options, "threads", None)
-    asked = {name: value for name, value in given.items() if value is not None}
-    recorded: dict[str, Any] = getattr(options, "recorded", {}).get(options.target, {})
-    if "passes" in asked:
-        recorded = {name: recorded[name] for name in ("num_threads",) if name in recorded}
-    return recorded | asked
-
-
-def changes(options: argparse.Namespace) -> bool:
-    """Whether anything but the target's defaults is asked for."""
-    from migx.target import CompileOptions
-
-    return CompileOptions(**compiling(options)) != CompileOptions()
-
-
-def ready(program: Program, options: argparse.Namespace) -> bool:
-    """Whether a program just loaded, or a copy of it, is compiled as asked for."""
-    from migx.target import CompileOptions
-
-    made = program._compiled
-    if made is None or made.revision != program.revision:
-        return False
-    asked = CompileOptions(**compiling(options)).plain()
-    return bool(options.recorded.get(options.target) == asked)
-
-
-def pipeline(options: argparse.Namespace) -> Pipeline:
-    """The passes asked for, or those that the target lists."""
-    from migx.target import CompileOptions, get_target, passes_for
-
-    return passes_for(get_target(options.target), asked=CompileOptions(**compiling(options)))
+    return {name: value for name, value in given.items() if value is not None}

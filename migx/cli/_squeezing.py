@@ -73,7 +73,7 @@ def check(options: argparse.Namespace) -> None:
         raise _load.UsageError("--calibration is for weights of eight bits, not --int4-weights")
 
 
-def squeezed(program: Program, options: argparse.Namespace) -> dict[str, Any]:
+def squeezed(program: Program, options: argparse.Namespace, target: str) -> dict[str, Any]:
     """Quantises weights, and products, as asked for. Returns the number of weights, the bytes of
     all constants before and after, the names and bytes of the weights left as they are, and the
     number of products of bytes.
@@ -87,7 +87,7 @@ def squeezed(program: Program, options: argparse.Namespace) -> dict[str, Any]:
 
         with _load.progress("calibrating"):
             given = _calibration(program, options.calibration)
-            found["calibrated"] = calibrate(program, given, target=options.target)
+            found["calibrated"] = calibrate(program, given, target=target)
     return found
 
 

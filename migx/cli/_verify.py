@@ -15,7 +15,7 @@ import numpy as np
 
 import migx
 from migx.argument import Argument
-from migx.cli import _against, _inputs, _load, _options
+from migx.cli import _against, _inputs, _load
 from migx.cli._against import relative
 from migx.cli._peers import (
     Array,
@@ -25,6 +25,7 @@ from migx.cli._peers import (
     rounding,
     traced,
 )
+from migx.cli._session import Session
 from migx.compiler import Compiled, compiled
 from migx.dims.symbol import listed
 from migx.errors import MigxError
@@ -43,14 +44,13 @@ def verified(options: argparse.Namespace) -> dict[str, Any]:
     other = _against.is_model(options.against)
     if other and options.each:
         raise _load.UsageError("--each compares with onnxruntime or ref, not with another model")
-    program = _load.load(options, to_run=unsaid)
-    held = program.compiled if unsaid and _options.ready(program, options) else None
+    session = Session.of(options, to_run=unsaid)
+    held = session.program.compiled if unsaid and session.ready else None
     if unsaid and held is None:
-        options.target = usual(options)
-    inputs, sizes = _inputs.read_or_drawn(program, options, apart=True)
+        session.target = usual(options)
+    inputs, sizes = session.inputs(apart=True)
     with _inputs.explaining(sizes):
-        path = Path(options.model)
-        found = (beside if other else checked)(program, path, inputs, options, held)
+        found = (beside if other else checked)(session, Path(options.model), inputs, held)
     return {"model": options.model, "sizes": listed(sizes), **found}
 
 
@@ -62,35 +62,29 @@ def usual(options: argparse.Namespace) -> str:
 
 
 def beside(
-    program: Program,
-    path: Path,
-    inputs: Mapping[str, Any],
-    options: argparse.Namespace,
-    held: Compiled | None = None,
+    session: Session, path: Path, inputs: Mapping[str, Any], held: Compiled | None = None
 ) -> dict[str, Any]:
     """How each output of a program differs from that of another model."""
-    with _load.progress(f"running {path.name} on {options.target}"):
-        subject = held or compiled(program, options.target, **_options.compiling(options))
+    program, target = session.program, session.target
+    with _load.progress(f"running {path.name} on {target}"):
+        subject = held or compiled(program, target, **session.asked)
         got = subject.eval(inputs)
-    found = _against.compared(program.main.output_names, got, inputs, options)
-    return {"target": options.target, "held": held is not None, "notes": [], **found}
+    found = _against.compared(program.main.output_names, got, inputs, session)
+    return {"target": target, "held": held is not None, "notes": [], **found}
 
 
 def checked(
-    program: Program,
-    path: Path,
-    inputs: Mapping[str, Any],
-    options: argparse.Namespace,
-    held: Compiled | None = None,
+    session: Session, path: Path, inputs: Mapping[str, Any], held: Compiled | None = None
 ) -> dict[str, Any]:
     """How each output of a program compares with its peer's, and the first instruction that
     differs. Runs the compiled form in its file, if that is given.
 
     The program always runs on ``ref`` once, to find where values are rounded.
     """
+    program, options, target = session.program, session.options, session.target
     against = _peer(path, options)
     plain = compiled(program, "ref")
-    spent = rounding(plain, inputs, _passes(held, options))
+    spent = rounding(plain, inputs, _passes(held, session))
     recorder = Recorder(plain.program, spent, keep=options.each and against == "ref")
     with _load.progress("running on ref"):
         expected = got = traced(plain, inputs, [spent, recorder] if options.each else [spent])
@@ -98,13 +92,13 @@ def checked(
     if against == "onnxruntime":
         expected, values, notes = _by_onnxruntime(path, inputs, names, recorder, options)
     subject = plain
-    if held is not None or options.target != "ref" or _options.changes(options):
-        with _load.progress(f"running on {options.target}"):
-            subject = held or compiled(program, options.target, **_options.compiling(options))
+    if held is not None or target != "ref" or not session.plain:
+        with _load.progress(f"running on {target}"):
+            subject = held or compiled(program, target, **session.asked)
             got = subject.eval(inputs)
     budgets = [spent.of(value) for value in plain.program.main.outputs]
     found = {
-        "target": options.target,
+        "target": target,
         "held": held is not None,
         "against": against,
         "notes": notes,
@@ -161,10 +155,10 @@ def _peer(path: Path, options: argparse.Namespace) -> str:
     return "ref"
 
 
-def _passes(held: Compiled | None, options: argparse.Namespace) -> Pipeline:
+def _passes(held: Compiled | None, session: Session) -> Pipeline:
     """The passes that a program has been through when it runs."""
     if held is None:
-        return _options.pipeline(options)
+        return session.pipeline
     return passes_for(held.context.target, held.context, held.context.options)
 
 
@@ -248,7 +242,6 @@ def _each(
 def table_of_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Verifies every model of the checkout; prints rows as they are done, unless as JSON."""
     models = catalogue()
-    options.target = options.target or usual(options)
     names = models.names()
     width = max(map(len, names))
     if not options.json:
@@ -273,7 +266,8 @@ def _row(models: ModuleType, name: str, options: argparse.Namespace) -> dict[str
             path = models.make(name, options.models)
         with _load.progress(f"reading {name}"):
             program = migx.parse_onnx(path)
-        found = checked(program, path, models.inputs(name, options.seed), options)
+        session = Session(options, program, options.target or usual(options))
+        found = checked(session, path, models.inputs(name, options.seed))
     except models.NoNetwork as error:
         return {"test": name, "status": "SKIP", "why": str(error)}
     except (MigxError, models.FetchError) as error:

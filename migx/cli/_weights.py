@@ -36,21 +36,22 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check(options: argparse.Namespace) -> None:
-    """``UsageError`` if options are for ``--weights``, and it is missing. With it, the model's own
-    weights need not exist.
+def given(options: argparse.Namespace) -> bool:
+    """Whether there is a source; verbs that take none have none. ``UsageError`` if options are for
+    ``--weights``, and it is missing.
     """
-    if options.weights is None and (options.no_strict or options.convert):
+    of_it = getattr(options, "no_strict", False), getattr(options, "convert", False)
+    source = getattr(options, "weights", None)
+    if source is None and any(of_it):
         raise UsageError("--no-strict and --convert are for --weights")
-    if options.weights is not None:
-        options.defer_external_weights = True
+    return source is not None
 
 
 def have_replaced(program: Program, options: argparse.Namespace) -> None:
     """Makes replaceable what the source has by name, even if it is inside the model file; must run
     before compilation. ``UsageError`` if the source cannot have anything for the model.
     """
-    if options.weights is None:
+    if not given(options):
         return
     from migx.ops.builtin import Literal
     from migx.weights.marking import is_number, must_be_known
@@ -58,15 +59,15 @@ def have_replaced(program: Program, options: argparse.Namespace) -> None:
 
     named = {at.op.label: at for at in program.literals if isinstance(at.op, Literal)}
     fixed = {n for n, at in named.items() if is_number(at.shape) or not must_be_known(at.shape)}
-    given = names_in(options.weights)
-    if names := [name for name in given if name in fixed]:
+    held = names_in(options.weights)
+    if names := [name for name in held if name in fixed]:
         program.make_replaceable(names)
     if not program.weight_shapes:
         raise UsageError(
             f"--weights {options.weights}: {options.model} has no weight "
             + (
-                f"{given[0]!r}; {there_are(given[0], sorted(fixed))}"
-                if given
+                f"{held[0]!r}; {there_are(held[0], sorted(fixed))}"
+                if held
                 else "in a file of its own, as a folder has; give a .safetensors or .npz file that "
                 "has them by name"
             )
@@ -85,7 +86,7 @@ def _in_options() -> Iterator[None]:
 
 def replaced(program: Program, options: argparse.Namespace) -> Program:
     """The compiled program with the weights asked for; ready to run, or to be saved."""
-    if options.weights is None:
+    if not given(options):
         return program
     from migx.onnx import replace_onnx_external_weights
 

@@ -18,6 +18,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from migx.cli import _command, _load, _options, _report, opt
+from migx.cli._session import Session
 from migx.errors import counted
 
 if TYPE_CHECKING:
@@ -44,12 +45,12 @@ def run(options: argparse.Namespace) -> int:
     from migx.debug.bisect import NothingWrong, bisected
 
     _load.take_case(options)
-    program = _load.load(options)
-    pipeline = _options.pipeline(options)
+    session = Session.of(options)
+    program, pipeline = session.program, session.pipeline
     runs = itertools.count(1)
     try:
         with _load.progress(f"bisecting {pipeline}") as say:
-            judge = _judge(program, pipeline, options)
+            judge = _judge(session, pipeline)
 
             def judged(lowered: Program) -> Symptom:
                 say(f"run {next(runs)}")
@@ -76,7 +77,8 @@ def run(options: argparse.Namespace) -> int:
     return int(not found.events)
 
 
-def _judge(program: Program, pipeline: Pipeline, options: argparse.Namespace) -> Judge:
+def _judge(session: Session, pipeline: Pipeline) -> Judge:
+    options = session.options
     if options.command:
         from migx.debug.case import Case
 
@@ -84,9 +86,9 @@ def _judge(program: Program, pipeline: Pipeline, options: argparse.Namespace) ->
     from migx.cli import _inputs
     from migx.debug.bisect import against_ref
 
-    inputs, sizes = _inputs.read_or_drawn(program, options, apart=True)
+    inputs, sizes = session.inputs(apart=True)
     with _inputs.explaining(sizes):
-        return against_ref(program, inputs, options.target, pipeline.approximations())
+        return against_ref(session.program, inputs, session.target, pipeline.approximations())
 
 
 def _described(found: Found, pipeline: Pipeline, options: argparse.Namespace) -> dict[str, Any]:

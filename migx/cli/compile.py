@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from migx.cli import _load, _options, _report, _squeezing, _weights
+from migx.cli._session import Session
 from migx.errors import counted
 
 if TYPE_CHECKING:
@@ -53,18 +54,16 @@ def run(options: argparse.Namespace) -> int:
     if options.output is not None and options.output.suffix != ".mxr":
         raise _load.UsageError(f"--output {options.output}: compiled programs are .mxr files")
     _squeezing.check(options)
-    _weights.check(options)
-    program = _load.load(options)
-    _weights.have_replaced(program, options)
-    target = get_target(options.target)
+    session = Session.of(options)
+    program, target = session.program, get_target(session.target)
     if options.arch is not None:
         target = target.for_architectures(tuple(a.strip() for a in options.arch.split(",")))
     start = time.perf_counter()
-    squeezed = _squeezing.squeezed(program, options)
-    with _load.progress(f"compiling for {options.target}"):
-        program.compile(target, **_options.compiling(options))
+    squeezed = _squeezing.squeezed(program, options, session.target)
+    with _load.progress(f"compiling for {session.target}"):
+        program.compile(target, **session.asked)
         program = _weights.replaced(program, options)
-    found = summary(program, options.target, time.perf_counter() - start)
+    found = summary(program, session.target, time.perf_counter() - start)
     found |= _squeezing.measured(squeezed, program)
     if options.output is not None:
         with _load.progress(f"writing {options.output.name}"):

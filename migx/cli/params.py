@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from migx.cli import _load, _options, _report
+from migx.cli._session import Session
 from migx.errors import counted
 
 if TYPE_CHECKING:
@@ -42,18 +43,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Lists them."""
-    if not options.layouts and (options.target is not None or _options.changes(options)):
+    if not options.layouts and (options.target is not None or _options.compiling(options)):
         raise _load.UsageError(
             "--target, --passes, --activations and --fast-math say how --layouts compiles: "
             "give it too, or leave them out"
         )
-    program = _load.load(options)
+    session = Session.of(options)
     if options.layouts:
-        _load.ensure_compiled(program, options)
-        made = program.compiled
+        session.compile()
+        made = session.program.compiled
         rows, relaid = list(layouts(made)), list(relayouts(made))
     else:
-        rows, relaid = list(weights(program)), []
+        rows, relaid = list(weights(session.program)), []
     if options.json:
         _report.print_json({"weights": rows, "relayouts": relaid})
         return 0

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from migx.cli import _load, _options, _report, _weights
+from migx.cli._session import Session
 from migx.errors import first_few
 
 if TYPE_CHECKING:
@@ -52,13 +53,10 @@ def run(options: argparse.Namespace) -> int:
 
     if options.repeat < 1:
         raise _load.UsageError(f"--repeat {options.repeat}: give 1 or more")
-    _weights.check(options)
     peers = _peers(options)
-    program = _load.load(options, to_run=True)
-    _weights.have_replaced(program, options)
-    inputs, sizes = _inputs.read_or_drawn(program, options)
-    compiling = _load.ensure_compiled(program, options)
-    program = _weights.replaced(program, options)
+    session = Session.of(options, to_run=True)
+    inputs, sizes = session.inputs()
+    compiling, program = session.compile(), session.program
     with _inputs.explaining(sizes):
         made, profile = program.compiled, Profile(())
         if told := can_tell(made):

@@ -36,7 +36,6 @@ def run(options: argparse.Namespace) -> int:
     """Prints it."""
     from migx.text import show
 
-    options.defer_external_weights |= options.weights
     program = _load.load(options)
     if options.output is not None:
         if options.stats or options.json or options.weights:

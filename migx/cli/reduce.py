@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from migx.cli import _command, _load, _options, _report
+from migx.cli._session import Session
 from migx.errors import counted
 
 if TYPE_CHECKING:
     from migx.debug.bisect import Symptom
     from migx.debug.case import Case
-    from migx.program import Program
 
 TAKES_COMMAND = True
 
@@ -44,11 +44,12 @@ def run(options: argparse.Namespace) -> int:
     from migx.debug.bisect import NothingWrong
 
     _load.take_case(options)
-    case = _case(_load.load(options), options)
+    session = Session.of(options)
+    case = _case(session)
     output = options.output or Path(f"{Path(options.model).stem}.reduced.migx")
     try:
         with _load.progress(f"reducing {options.model}") as say:
-            found = _reduced(case, output, options, say)
+            found = _reduced(case, output, session, say)
     except NothingWrong as nothing:
         print(nothing, file=sys.stderr)
         return 1
@@ -62,37 +63,38 @@ def _print(found: dict[str, Any]) -> None:
     print(line, found["file"], sep="\n")
 
 
-def _case(program: Program, options: argparse.Namespace) -> Case:
+def _case(session: Session) -> Case:
     """The program with its inputs, which a command may do without."""
     from migx.binding import check_inputs
-    from migx.cli import _inputs
     from migx.debug.case import Case
 
+    program, options = session.program, session.options
     if options.command and options.inputs is None:
         return Case(program)
-    inputs, _ = _inputs.read_or_drawn(program, options, apart=True)
+    inputs, _ = session.inputs(apart=True)
     return Case(program, check_inputs(program.main, inputs))
 
 
-def _judge(options: argparse.Namespace) -> Callable[[Case], Symptom]:
+def _judge(session: Session) -> Callable[[Case], Symptom]:
     """A function that determines how a case fails."""
+    options, target = session.options, session.target
     if options.command:
         rest = options.command, options.timeout, options.passes
         return lambda case: _command.judged(case, *rest)
     from migx.debug.bisect import outcome
 
-    pipeline = _options.pipeline(options)
-    return lambda case: outcome(case.program, pipeline, case.inputs or {}, options.target)
+    pipeline = session.pipeline
+    return lambda case: outcome(case.program, pipeline, case.inputs or {}, target)
 
 
 def _reduced(
-    case: Case, output: Path, options: argparse.Namespace, say: Callable[[str], None]
+    case: Case, output: Path, session: Session, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Reduces a case into the output file, reporting progress; returns the result to print."""
     from migx.debug.bisect import NothingWrong
     from migx.debug.reduce import reduced_case
 
-    judge = _judge(options)
+    judge, options = _judge(session), session.options
     wanted = judge(case)
     if not wanted.kind:
         who = "the command" if options.command else "the program"

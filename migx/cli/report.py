@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from migx.cli import _load, _options, _report
+from migx.cli._session import Session
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,12 +35,12 @@ def run(options: argparse.Namespace) -> int:
         raise _load.UsageError("--inputs is for --perf: without it nothing is run")
     if options.output.suffix != ".html":
         raise _load.UsageError(f"--output {options.output}: reports are .html files")
-    program = _load.load(options)
-    inputs, sizes = _inputs.read_or_drawn(program, options) if options.perf else (None, {})
+    session = Session.of(options)
+    inputs, sizes = session.inputs() if options.perf else (None, {})
     doing = "compiling and running" if options.perf else "running the passes"
-    asked = _options.compiling(options) | {"inputs": inputs, "title": options.model}
-    with _load.progress(f"{doing} for {options.target}"), _inputs.explaining(sizes):
-        made = view.report(program, options.target, **asked)
+    asked = session.asked | {"inputs": inputs, "title": options.model}
+    with _load.progress(f"{doing} for {session.target}"), _inputs.explaining(sizes):
+        made = view.report(session.program, session.target, **asked)
     if options.perf and made.run is None:
         why = (
             "has no times: its executable has neither profile(arguments, slots) nor "

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from migx.cli import _load, _options, _report, _weights
+from migx.cli._session import Session
 from migx.dims.symbol import listed
 
 
@@ -40,20 +41,16 @@ def run(options: argparse.Namespace) -> int:
         raise _load.UsageError(f"--repeat {options.repeat}: give 1 or more")
     if options.save is not None and options.save.suffix != ".npz":
         raise _load.UsageError(f"--save {options.save}: outputs are saved in .npz files")
-    _weights.check(options)
-    program = _load.load(options, to_run=True)
-    _weights.have_replaced(program, options)
-    inputs, sizes = _inputs.read_or_drawn(program, options)
-    names = program.main.output_names
-    compiling = _load.ensure_compiled(program, options)
-    program = _weights.replaced(program, options)
+    session = Session.of(options, to_run=True)
+    inputs, sizes = session.inputs()
+    compiling, program = session.compile(), session.program
     with _inputs.explaining(sizes):
         outputs, seconds = _timed(program, inputs, options.repeat)
-    named = list(apart(zip(names, outputs, strict=True)))
+    named = list(apart(zip(program.main.output_names, outputs, strict=True)))
     if options.save is not None:
         write_arrays(options.save, {name: _inputs.array_of(value) for name, value in named})
     found = {
-        "target": options.target,
+        "target": session.target,
         "sizes": sizes,
         "seed": None if options.inputs is not None else options.seed,
         "outputs": [_inputs.summary(name, value) for name, value in named],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 import migx as api
 from migx.cli import _against, _verify
 from migx.cli._load import PeerError
+from migx.cli._session import Session
 from migx.ops.pointwise import Relu
 from tests.cli.conftest import Migx
 
@@ -107,17 +109,11 @@ def test_a_changed_weight_is_found(migx: Migx, model: Path, tmp_path: Path) -> N
     other.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "w"))
     onnx.save(other, tmp_path / "other.onnx")
     program = api.parse_onnx(model)
-    options = SimpleNamespace(
-        against=None,
-        target="ref",
-        passes=None,
-        activations="float",
-        fast_math=False,
-        each=False,
-    )
+    options = Namespace(against=None, passes=None, activations="float", fast_math=False, each=False)
+    session = Session(options, program, "ref")
     inputs: dict[str, Any] = {"x": np.ones((4, 8), np.float32)}
-    assert _verify.checked(program, model, inputs, options)["passed"]  # type: ignore[arg-type]
-    found = _verify.checked(program, tmp_path / "other.onnx", inputs, options)  # type: ignore[arg-type]
+    assert _verify.checked(session, model, inputs)["passed"]
+    found = _verify.checked(session, tmp_path / "other.onnx", inputs)
     assert not found["passed"]
 
 
