@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import ArrayLike
 
 from migx import dim, ops
+from migx import op as operations
 from migx.argument import Argument
 from migx.builders import Builder, astype, broadcast_to, full_like
 from migx.dim import Dim, Extent
@@ -252,9 +253,14 @@ class Node(Builder):
     # Instructions
 
     def __call__(
-        self, op: Operation, *inputs: Instruction, modules: Sequence[Module] = ()
+        self, op: Operation, *operands: Instruction | ArrayLike, modules: Sequence[Module] = ()
     ) -> Instruction:
-        """Adds an instruction of this node, or the value of known shape arithmetic."""
+        """Adds an instruction of this node, or the value of known shape arithmetic.
+
+        Operands of a pointwise operation are broadcast to their common dims, as in numpy (ONNX
+        "multidirectional"). Numbers and arrays get the type of the last that is an instruction.
+        """
+        inputs = self._operands(op, operands)
         known = symbolic.evaluated(op, inputs) if not modules else None
         if known is not None:
             for value in inputs:
@@ -264,6 +270,16 @@ class Node(Builder):
         return super().__call__(op, *inputs, modules=modules)
 
     add = __call__
+
+    def _operands(
+        self, op: Operation, given: Sequence[Instruction | ArrayLike]
+    ) -> Sequence[Instruction]:
+        """The operands as an operation takes them."""
+        values = [v for v in given if isinstance(v, Instruction)]
+        if len(values) < len(given):
+            dtype = values[-1].shape.dtype
+            values = [v if isinstance(v, Instruction) else self.literal(v, dtype) for v in given]
+        return self.broadcast(*values) if operations.traits(op).pointwise else values
 
     @property
     def origins(self) -> tuple[str, ...]:
@@ -313,7 +329,10 @@ class Node(Builder):
         return broadcast_to(self, value, tuple(dims))
 
     def broadcast(self, *values: Instruction) -> list[Instruction]:
-        """The values broadcast to their common dims, as in numpy (ONNX "multidirectional")."""
+        """The values broadcast to their common dims."""
+        first = values[0].shape.dims
+        if all(v.shape.dims == first for v in values):
+            return [*values]
         dims = common_dims([v.shape for v in values])
         return [self.broadcast_to(v, dims) for v in values]
 

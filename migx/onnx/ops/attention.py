@@ -17,7 +17,7 @@ from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops._common import divided
 from migx.onnx.ops.contrib import DOMAIN
-from migx.onnx.ops.elementwise import binary, plus
+from migx.onnx.ops.elementwise import plus
 from migx.onnx.ops.linear import matrix_product, scaled
 from migx.onnx.ops.qlinear import dequantized
 from migx.shape import F32, I64
@@ -183,8 +183,8 @@ def masked_scores(
     filler = node.number("mask_filter_value", -10000.0)
     allowed = mask_of(node, mask, k.shape.dims[0], k.shape.dims[2])
     zero, low = (node.literal(value, scores.shape.dtype) for value in (0.0, filler))
-    added = node.add(ops.Where(), *node.broadcast(allowed, zero, low))
-    return binary(node, ops.Add(), scores, added)
+    added = node.add(ops.Where(), allowed, zero, low)
+    return node.add(ops.Add(), scores, added)
 
 
 def to_scale(node: Node, product: Instruction, size: Extent) -> Instruction:
@@ -193,7 +193,7 @@ def to_scale(node: Node, product: Instruction, size: Extent) -> Instruction:
     if scale or isinstance(size, int):
         return scaled(node, product, scale or 1 / math.sqrt(size))
     inverse = node.add(ops.Rsqrt(), node.convert(node.dims([size]), F32))
-    return binary(node, ops.Mul(), product, node.convert(inverse, product.shape.dtype))
+    return node.add(ops.Mul(), product, node.convert(inverse, product.shape.dtype))
 
 
 def mask_of(node: Node, mask: Instruction, batch: Extent, total: Extent) -> Instruction:
@@ -205,19 +205,17 @@ def mask_of(node: Node, mask: Instruction, batch: Extent, total: Extent) -> Inst
     if mask.shape.rank > 1:
         axes = {2: (1, 2), 3: (1,)}.get(mask.shape.rank, ())
         seen = node.add(ops.Unsqueeze(axes), mask) if axes else mask
-        return binary(node, ops.Greater(), seen, node.literal(0, mask.shape.dtype))
+        return node.add(ops.Greater(), seen, 0)
     places = arange(node, total)
     count = mask.shape.dims[0]
     if count in (batch, 3 * batch + 2):
         lengths = mask if count == batch else parted(node, mask, (batch, 2 * batch + 2))[0]
-        return binary(node, ops.Less(), places, column(node, lengths, batch))
+        return node.add(ops.Less(), places, column(node, lengths, batch))
     if count != 2 * batch:
         raise node.fail(f"a mask {mask.shape} for a batch of {batch} is not supported")
     ends, starts = (column(node, part, batch) for part in parted(node, mask, (batch, batch)))
-    inside = binary(node, ops.Less(), places, ends)
-    return binary(
-        node, ops.LogicalAnd(), inside, binary(node, ops.GreaterOrEqual(), places, starts)
-    )
+    inside = node.add(ops.Less(), places, ends)
+    return node.add(ops.LogicalAnd(), inside, node.add(ops.GreaterOrEqual(), places, starts))
 
 
 def column(node: Node, x: Instruction, batch: Extent) -> Instruction:
@@ -229,16 +227,15 @@ def causal(node: Node, scores: Instruction, behind: Extent) -> Instruction:
     """Scores with -inf for keys after their query; ``behind`` keys come before the first query."""
     length, total = scores.shape.dims[-2:]
     first = node.add(ops.Squeeze((0,)), node.dims([behind]))
-    query = binary(node, ops.Add(), arange(node, length), first)
+    query = node.add(ops.Add(), arange(node, length), first)
     query = node.add(ops.Unsqueeze((1,)), query)
-    allowed = binary(node, ops.LessOrEqual(), arange(node, total), query)
+    allowed = node.add(ops.LessOrEqual(), arange(node, total), query)
     return kept(node, scores, allowed)
 
 
 def kept(node: Node, scores: Instruction, allowed: Instruction) -> Instruction:
     """Scores with -inf where not allowed."""
-    low = node.literal(-math.inf, scores.shape.dtype)
-    return node.add(ops.Where(), *node.broadcast(allowed, scores, low))
+    return node.add(ops.Where(), allowed, scores, -math.inf)
 
 
 def rotated(
@@ -269,8 +266,8 @@ def turned(
     axis = 4 if interleaved else 3
     a, b = (node.add(ops.Squeeze((axis,)), p) for p in parted(node, apart, (1, 1), axis))
     cos, sin = (node.add(ops.Unsqueeze((1,)), v) for v in angles)
-    first = node.add(ops.Sub(), binary(node, ops.Mul(), a, cos), binary(node, ops.Mul(), b, sin))
-    second = node.add(ops.Add(), binary(node, ops.Mul(), a, sin), binary(node, ops.Mul(), b, cos))
+    first = node.add(ops.Sub(), node.add(ops.Mul(), a, cos), node.add(ops.Mul(), b, sin))
+    second = node.add(ops.Add(), node.add(ops.Mul(), a, sin), node.add(ops.Mul(), b, cos))
     both = [node.add(ops.Unsqueeze((axis,)), half) for half in (first, second)]
     made = node.reshape(node.add(ops.Concat(axis), *both), x.shape.dims)
     return node.add(ops.Concat(3), made, *rest) if rest else made

@@ -20,7 +20,7 @@ from migx.onnx.ops.attention import (
     to_scale,
 )
 from migx.onnx.ops.contrib import DOMAIN
-from migx.onnx.ops.elementwise import binary, plus
+from migx.onnx.ops.elementwise import plus
 from migx.onnx.ops.group_query import kept_with, separate
 from migx.shape import BOOL, I64
 
@@ -80,7 +80,7 @@ def first_of_beams(node: Node, present: Pair, place: Instruction) -> Pair:
     batch, _, room, _ = present[0].shape.dims
     told = [v.shape.dims[-1] for v in (node.optional(4), node.optional(3)) if v is not None]
     total = told[0] if told else node.fresh("total")
-    end = binary(node, ops.Add(), place, node.literal(1, I64))
+    end = node.add(ops.Add(), place, 1)
     cut = [up_to(node, x, 2, end, total) for x in present]
     beams, width = node.optional(9), node.optional(8)
     if beams is None or width is None:
@@ -89,11 +89,11 @@ def first_of_beams(node: Node, present: Pair, place: Instruction) -> Pair:
     beams = up_to(node, beams, 1, end, total)
     width = node.reshape(node.convert(width, I64), (1, 1))
     own = node.add(ops.Unsqueeze((1,)), arange(node, batch))
-    first = binary(node, ops.Mul(), binary(node, ops.Div(), own, width), width)
-    rows = binary(node, ops.Add(), first, beams)
+    first = node.add(ops.Mul(), node.add(ops.Div(), own, width), width)
+    rows = node.add(ops.Add(), first, beams)
     times = node.add(ops.Unsqueeze((0,)), arange(node, total))
-    latest = binary(node, ops.Equal(), times, node.reshape(place, (1, 1)))
-    rows = node.add(ops.Where(), *node.broadcast(latest, own, rows))
+    latest = node.add(ops.Equal(), times, node.reshape(place, (1, 1)))
+    rows = node.add(ops.Where(), latest, own, rows)
     both = [node.add(ops.Unsqueeze((2,)), v) for v in node.broadcast(rows, times)]
     index, turn = node.add(ops.Concat(2), *both), ops.Transpose((0, 2, 1, 3))
     k, v = (node.add(turn, node.add(ops.Gathernd(), node.add(turn, x), index)) for x in cut)
@@ -108,10 +108,10 @@ def sparse_attention(node: Node) -> tuple[Instruction, ...]:
     heads, groups = node.integer("num_heads"), node.integer("kv_num_heads")
     q, k, v = separate(node, heads, groups)
     batch, length = q.shape.dims[0], q.shape.dims[2]
-    known = binary(node, ops.Sub(), column(node, node.input(8), batch),
-                   node.add(ops.Squeeze((0,)), node.dims([length])))  # fmt: skip
-    start = binary(node, ops.Max(), known, node.literal(0, I64))
-    places = binary(node, ops.Add(), start, arange(node, length))
+    new = node.add(ops.Squeeze((0,)), node.dims([length]))
+    known = node.add(ops.Sub(), column(node, node.input(8), batch), new)
+    start = node.add(ops.Max(), known, 0)
+    places = node.add(ops.Add(), start, arange(node, length))
     if node.integer("do_rotary", 0):
         tables, mixed = (node.input(9), node.input(10)), bool(node.integer("rotary_interleaved", 0))
         turn = node.reshape(places, (batch, length))
@@ -126,9 +126,10 @@ def sparse_attention(node: Node) -> tuple[Instruction, ...]:
     product = node.add(ops.Dot(), q, node.add(ops.Transpose((0, 1, 3, 2)), keys))
     scores = to_scale(node, product, q.shape.dims[3])
     allowed = in_layout(node, heads, node.reshape(places, (batch, length)), arange(node, end))
-    past = binary(node, ops.LessOrEqual(), arange(node, end),
-                  node.add(ops.Transpose((0, 1, 3, 2)), places))  # fmt: skip
-    scores = kept(node, scores, binary(node, ops.LogicalAnd(), allowed, past))
+    past = node.add(
+        ops.LessOrEqual(), arange(node, end), node.add(ops.Transpose((0, 1, 3, 2)), places)
+    )
+    scores = kept(node, scores, node.add(ops.LogicalAnd(), allowed, past))
     weights = node.add(ops.Softmax(3), scores)
     return merged(node, node.add(ops.Dot(), weights, values)), k, v
 
@@ -146,7 +147,7 @@ def in_layout(node: Node, heads: int, queries: Instruction, keys: Instruction) -
     """
     size = node.literal(node.integer("sparse_block_size"), I64)
     table = layouts(node)
-    row, col = (binary(node, ops.Div(), x, size) for x in (queries, keys))
+    row, col = (node.add(ops.Div(), x, size) for x in (queries, keys))
     rows = node.add(ops.Gather(1), table, row)
     seen = node.add(ops.Transpose((1, 0, 2, 3)), node.add(ops.Gather(3), rows, col))
     batch, count, *rest = seen.shape.dims
@@ -168,13 +169,13 @@ def layouts(node: Node) -> Instruction:
     ends = node.add(ops.Slice((1,), (1,), (blocks + 1,)), begins)
     ends = node.add(ops.Unsqueeze((1,)), ends)
     number = node.add(ops.Unsqueeze((0, 2)), arange(node, entries))
-    passed = node.convert(binary(node, ops.LessOrEqual(), ends, number), I64)
+    passed = node.convert(node.add(ops.LessOrEqual(), ends, number), I64)
     row = node.add(ops.Squeeze((2,)), node.add(ops.ReduceSum((2,)), passed))
     width = node.add(ops.Squeeze((0,)), node.dims([blocks]))
-    spare = binary(node, ops.Equal(), row, width)
-    place = binary(node, ops.Add(), binary(node, ops.Mul(), row, width), columns)
-    beyond = binary(node, ops.Mul(), width, width)
-    place = node.add(ops.Where(), *node.broadcast(spare, beyond, place))
+    spare = node.add(ops.Equal(), row, width)
+    place = node.add(ops.Add(), node.add(ops.Mul(), row, width), columns)
+    beyond = node.add(ops.Mul(), width, width)
+    place = node.add(ops.Where(), spare, beyond, place)
     none = node.broadcast_to(node.literal(0, BOOL), (count, blocks * blocks + 1))
     some = node.broadcast_to(node.literal(1, BOOL), place.shape.dims)
     filled = node.add(ops.ScatterNone(1), none, place, some)

@@ -58,8 +58,8 @@ def packed(node: Node, x: Instruction, dtype: DType) -> Instruction:
 def low_bits(node: Node, x: Instruction, dtype: DType) -> Instruction:
     """The low bits of integers, as an integer type of that width."""
     sign = 1 << (dtype.bits - 1)
-    low = node.add(ops.BitwiseAnd(), x, node.scalar(2 * sign - 1, x))
+    low = node.add(ops.BitwiseAnd(), x, 2 * sign - 1)
     if dtype.kind == "uint":
         return low
-    flipped = node.add(ops.BitwiseXor(), low, node.scalar(sign, low))
-    return node.add(ops.Sub(), flipped, node.scalar(sign, low))
+    flipped = node.add(ops.BitwiseXor(), low, sign)
+    return node.add(ops.Sub(), flipped, sign)

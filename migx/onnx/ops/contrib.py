@@ -13,7 +13,7 @@ from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops._common import channels_first, channels_last, delegated, divided
-from migx.onnx.ops.elementwise import binary, plus
+from migx.onnx.ops.elementwise import plus
 from migx.onnx.ops.linear import matrix_product, scaled
 from migx.onnx.ops.normalization import by_groups, normalized, over_root_mean_square
 from migx.shape import F32, I32
@@ -33,7 +33,7 @@ def gelu(node: Node) -> Instruction:
 
 @importer("BiasGelu", domain=DOMAIN)
 def bias_gelu(node: Node) -> Instruction:
-    return delegated(node, "Gelu", binary(node, ops.Add(), node.input(0), node.input(1)))
+    return delegated(node, "Gelu", node.add(ops.Add(), node.input(0), node.input(1)))
 
 
 @importer("FastGelu", domain=DOMAIN)
@@ -63,13 +63,12 @@ def swiglu(node: Node) -> Instruction:
         gate, up = halves(node, gate)
     gate, up = (node.convert(v, F32) for v in (gate, up))
     if limit > 0:
-        most = node.scalar(limit, up)
-        gate = node.add(ops.Min(), gate, node.scalar(limit, gate))
-        up = node.add(ops.Clip(), up, node.scalar(-limit, up), most)
+        gate = node.add(ops.Min(), gate, limit)
+        up = node.add(ops.Clip(), up, -limit, limit)
     opened = self_gated(node, gate, node.number("activation_alpha", 1.0))
     if node.integer("round_activation", 0):
         opened = node.convert(node.convert(opened, dtype), F32)
-    up = node.add(ops.Add(), up, node.scalar(node.number("activation_beta", 0.0), up))
+    up = node.add(ops.Add(), up, node.number("activation_beta", 0.0))
     return node.convert(node.add(ops.Mul(), opened, up), dtype)
 
 
@@ -96,7 +95,7 @@ def summed(node: Node, *operands: int) -> Instruction:
     """The sum of the given operands that are present."""
     first, *others = operands
     given = [node.input(first), *(v for v in map(node.optional, others) if v is not None)]
-    return reduce(lambda x, y: binary(node, ops.Add(), x, y), given)
+    return reduce(lambda x, y: node.add(ops.Add(), x, y), given)
 
 
 # Normalisations
@@ -137,7 +136,7 @@ def affine(
     node: Node, x: Instruction, like: Instruction, scale: Instruction, bias: Instruction | None
 ) -> Instruction:
     """The value times a scale plus a bias, in the type of another value."""
-    return plus(node, binary(node, ops.Mul(), node.convert(x, like.shape.dtype), scale), bias)
+    return plus(node, node.add(ops.Mul(), node.convert(x, like.shape.dtype), scale), bias)
 
 
 @importer("EmbedLayerNormalization", domain=DOMAIN)
@@ -173,7 +172,7 @@ def embedded(
         if table is None:
             raise node.fail(f"input {i + 2}, a table of embeddings, is missing")
         rows = real(i, node.add(ops.Gather(0), table, pick))
-        total = rows if total is None else binary(node, ops.Add(), total, rows)
+        total = rows if total is None else node.add(ops.Add(), total, rows)
     assert total is not None
     result, _, _ = normalized(node, node.convert(total, F32), (2,), node.number("epsilon", TINY))
     seen = node.broadcast_to(node.literal(0, I32), (batch,))

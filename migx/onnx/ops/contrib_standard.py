@@ -12,10 +12,10 @@ from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops._common import all_of, channels_first, channels_last, delegated
 from migx.onnx.ops.contrib import DOMAIN, normalized_groups
-from migx.onnx.ops.elementwise import binary, plus
+from migx.onnx.ops.elementwise import plus
 from migx.onnx.ops.linear import centred, matrix_product, scaled
 from migx.onnx.ops.normalization import tail_as_one
-from migx.shape import I8, I32, I64, U32
+from migx.shape import I8, I32, U32
 
 
 @importer("GatherND", "GridSample", "Pad", "Range", "Trilu", domain=DOMAIN)
@@ -64,7 +64,7 @@ def skip_group_norm(node: Node) -> tuple[Instruction, Instruction]:
     x, skip = node.input(0), node.input(3)
     if skip.shape.rank == 2:
         skip = node.add(ops.Unsqueeze((1, 2)), skip)
-    total = plus(node, binary(node, ops.Add(), x, skip), node.optional(4))
+    total = plus(node, node.add(ops.Add(), x, skip), node.optional(4))
     return normalized_groups(node, total), total
 
 
@@ -72,8 +72,8 @@ def skip_group_norm(node: Node) -> tuple[Instruction, Instruction]:
 def distances(node: Node) -> Instruction:
     """The distance of each row of one matrix from each row of the other."""
     rows, others = node.input(0), node.input(1)
-    apart = binary(
-        node, ops.Sub(), node.add(ops.Unsqueeze((1,)), rows), node.add(ops.Unsqueeze((0,)), others)
+    apart = node.add(
+        ops.Sub(), node.add(ops.Unsqueeze((1,)), rows), node.add(ops.Unsqueeze((0,)), others)
     )
     square = node.add(ops.ReduceSum((2,)), node.add(ops.Mul(), apart, apart))
     square = node.add(ops.Squeeze((2,)), square)
@@ -102,8 +102,8 @@ def unfold(node: Node) -> Instruction:
     if bounds(length)[1] < size:
         raise node.fail(f"size {size} of an axis of {length}")
     count = (length - size) // step + 1
-    starts = binary(node, ops.Mul(), arange(node, count), node.literal(step, I64))
-    places = binary(node, ops.Add(), node.add(ops.Unsqueeze((1,)), starts), arange(node, size))
+    starts = node.add(ops.Mul(), arange(node, count), step)
+    places = node.add(ops.Add(), node.add(ops.Unsqueeze((1,)), starts), arange(node, size))
     windows = node.add(ops.Gather(axis), x, places)
     order = [i for i in range(windows.shape.rank) if i != axis + 1]
     return node.add(ops.Transpose((*order, axis + 1)), windows)
@@ -121,12 +121,12 @@ def block_repeated(node: Node) -> Instruction:
     runs = maximum(length - (size - 1), 0)
     before = length - runs
     starts = node.add(ops.Unsqueeze((1,)), arange(node, runs))
-    begun = node.add(ops.Gather(1), tokens, binary(node, ops.Add(), starts, arange(node, before)))
+    begun = node.add(ops.Gather(1), tokens, node.add(ops.Add(), starts, arange(node, before)))
     last, ends = (node.add(ops.Slice((1,), (i,), (length,)), tokens) for i in (runs, before))
-    same = binary(node, ops.Equal(), begun, node.add(ops.Unsqueeze((1,)), last))
+    same = node.add(ops.Equal(), begun, node.add(ops.Unsqueeze((1,)), last))
     again = node.add(ops.Squeeze((2,)), node.add(ops.ReduceAll((2,)), same))
     low, high = (node.literal(v, scores.shape.dtype) for v in (-math.inf, math.inf))
-    least = node.add(ops.Where(), *node.broadcast(again, low, high))
+    least = node.add(ops.Where(), again, low, high)
     return node.add(ops.ScatterMin(1), scores, ends, least)
 
 
@@ -139,7 +139,7 @@ def complex_product(node: Node) -> Instruction:
         for x in (node.input(0), node.input(1))
     )
     d = scaled(node, d, sign)
-    ac, bd, ad, bc = (binary(node, ops.Mul(), *pair) for pair in ((a, c), (b, d), (a, d), (b, c)))
+    ac, bd, ad, bc = (node.add(ops.Mul(), *pair) for pair in ((a, c), (b, d), (a, d), (b, c)))
     parts = node.add(ops.Sub(), ac, bd), node.add(ops.Add(), ad, bc)
     return node.add(ops.Concat(ac.shape.rank - 1), *parts)
 
@@ -167,7 +167,7 @@ def real_transform(node: Node) -> Instruction:
 def integer_product(node: Node) -> Instruction:
     """The product of bytes minus their zero points, in 32 bits."""
     sides = [centred(node, node.input(i), node.optional(i + 1), 0) for i in (0, 2)]
-    return binary(node, ops.Mul(), *sides)
+    return node.add(ops.Mul(), *sides)
 
 
 @importer("ReduceSumInteger", domain=DOMAIN)
@@ -182,6 +182,6 @@ def integer_sum(node: Node) -> Instruction:
 @importer("BiasSoftmax", domain=DOMAIN)
 def bias_softmax(node: Node) -> Instruction:
     """Softmax of x + bias over all dims from an axis on."""
-    x = binary(node, ops.Add(), node.input(0), node.input(1))
+    x = node.add(ops.Add(), node.input(0), node.input(1))
     axis = node.axis(node.integer("axis", 1), x.shape.rank)
     return node.reshape(node.add(ops.Softmax(axis), tail_as_one(node, x, axis)), x.shape.dims)

@@ -191,7 +191,7 @@ def begun(node: Node, trips: Instruction, condition: Instruction) -> Instruction
     if condition.shape.dtype is BOOL:
         begins = condition
     if trips.shape.dtype is I64:
-        some = node.add(ops.Greater(), trips, node.literal(0, I64))
+        some = node.add(ops.Greater(), trips, 0)
         begins = node.add(ops.LogicalAnd(), begins, some)
     return begins
 

@@ -11,7 +11,6 @@ from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops.contrib import DOMAIN
-from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import scaled
 from migx.op import Operation
 from migx.shape import F32, I64
@@ -31,10 +30,9 @@ class Places:
     def whole(self, op: Operation, add: float = 0.0) -> Instruction:
         """The positions, plus a number, rounded by an operation; those outside are clamped."""
         node = self.node
-        x = self.at if not add else node.add(ops.Add(), self.at, node.scalar(add, self.at))
+        x = self.at if not add else node.add(ops.Add(), self.at, add)
         x = node.convert(node.add(op, x), I64)
-        bounds = node.broadcast(x, node.literal(0, I64), number(node, self.length - 1))
-        return node.add(ops.Clip(), *bounds)
+        return node.add(ops.Clip(), x, 0, number(node, self.length - 1))
 
 
 @importer("CropAndResize", domain=DOMAIN)
@@ -54,15 +52,13 @@ def crop_and_resize(node: Node) -> Instruction:
         pairs = [[picked(node, y.whole(row), x_.whole(column)) for column in ends] for row in ends]
         lines = [between(node, left, right, x_, 2) for left, right in pairs]
         made = between(node, lines[0], lines[1], y, 1)
-    seen = binary(
-        node,
+    seen = node.add(
         ops.LogicalAnd(),
         node.add(ops.Unsqueeze((2, 3)), y.inside),
         node.add(ops.Unsqueeze((1, 3)), x_.inside),
     )
-    other = node.literal(node.number("extrapolation_value", 0.0), x.shape.dtype)
     made = node.convert(made, x.shape.dtype)
-    made = node.add(ops.Where(), *node.broadcast(seen, made, other))
+    made = node.add(ops.Where(), seen, made, node.number("extrapolation_value", 0.0))
     return node.add(ops.Transpose((0, 3, 1, 2)), made)
 
 
@@ -78,16 +74,16 @@ def places(node: Node, axis: int, count: int) -> Places:
     span = node.convert(node.dims([length - 1]), boxes.shape.dtype)
     if count == 1:
         middle = scaled(node, node.add(ops.Add(), begin, end), 0.5)
-        at = binary(node, ops.Mul(), middle, span)
+        at = node.add(ops.Mul(), middle, span)
     else:
-        step = binary(node, ops.Mul(), node.add(ops.Sub(), end, begin), span)
-        step = node.add(ops.Div(), step, node.scalar(count - 1, step))
+        step = node.add(ops.Mul(), node.add(ops.Sub(), end, begin), span)
+        step = node.add(ops.Div(), step, count - 1)
         ramp = node.convert(arange(node, count), boxes.shape.dtype)
-        first, last = (binary(node, ops.Mul(), v, span) for v in (begin, end))
-        at = binary(node, ops.Add(), first, binary(node, ops.Mul(), ramp, step))
+        first, last = (node.add(ops.Mul(), v, span) for v in (begin, end))
+        at = node.add(ops.Add(), first, node.add(ops.Mul(), ramp, step))
         at = node.add(ops.Concat(1), node.add(ops.Slice((1,), (0,), (count - 1,)), at), last)
-    low = node.add(ops.GreaterOrEqual(), at, node.scalar(0, at))
-    high = binary(node, ops.LessOrEqual(), at, span)
+    low = node.add(ops.GreaterOrEqual(), at, 0)
+    high = node.add(ops.LessOrEqual(), at, span)
     return Places(node, at, node.add(ops.LogicalAnd(), low, high), length)
 
 
@@ -98,8 +94,8 @@ def picked(node: Node, y: Instruction, x: Instruction) -> Instruction:
     pixels = node.reshape(pixels, (dim.product((batch, height, width)), channels))
     image = node.reshape(node.convert(node.input(2), I64), (y.shape.dims[0], 1, 1))
     rows, columns = node.add(ops.Unsqueeze((2,)), y), node.add(ops.Unsqueeze((1,)), x)
-    at = binary(node, ops.Add(), binary(node, ops.Mul(), image, number(node, height)), rows)
-    at = binary(node, ops.Add(), binary(node, ops.Mul(), at, number(node, width)), columns)
+    at = node.add(ops.Add(), node.add(ops.Mul(), image, number(node, height)), rows)
+    at = node.add(ops.Add(), node.add(ops.Mul(), at, number(node, width)), columns)
     return node.add(ops.Gather(0), pixels, at)
 
 
@@ -117,5 +113,5 @@ def between(
     part = node.add(ops.Sub(), of.at, node.add(ops.Floor(), of.at))
     part = node.add(ops.Unsqueeze((2, 3) if axis == 1 else (1, 3)), part)
     first, second = (node.convert(v, F32) for v in (first, second))
-    more = binary(node, ops.Mul(), node.add(ops.Sub(), second, first), part)
+    more = node.add(ops.Mul(), node.add(ops.Sub(), second, first), part)
     return node.add(ops.Add(), first, more)

@@ -10,7 +10,6 @@ from migx import ops
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops.elementwise import binary
 from migx.shape import BOOL, F32, DType
 
 
@@ -65,7 +64,7 @@ def dropped(
     factor = node.add(ops.Div(), one, node.add(ops.Sub(), one, ratio))
     if training is not None:
         trains = node.reshape(training, ())
-        mask = binary(node, ops.LogicalOr(), mask, node.add(ops.Not(), trains))
+        mask = node.add(ops.LogicalOr(), mask, node.add(ops.Not(), trains))
         factor = node.add(ops.Where(), trains, factor, one)
-    scaled = binary(node, ops.Mul(), x, node.convert(factor, x.shape.dtype))
-    return node.add(ops.Where(), mask, scaled, node.scalar(0, x)), mask
+    scaled = node.add(ops.Mul(), x, node.convert(factor, x.shape.dtype))
+    return node.add(ops.Where(), mask, scaled, 0), mask

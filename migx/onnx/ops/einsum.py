@@ -84,9 +84,8 @@ def without_twins(node: Node, value: Instruction, labels: tuple[str, ...]) -> Te
                          arange(node, value.shape.dims[axis]))
                 for axis in (first, second)
             ]  # fmt: skip
-            same = node.add(ops.Equal(), *node.broadcast(*ramps))
-            zero = node.literal(0, value.shape.dtype)
-            kept = node.add(ops.Where(), *node.broadcast(same, value, zero))
+            same = node.add(ops.Equal(), *ramps)
+            kept = node.add(ops.Where(), same, value, 0)
             value = node.add(ops.Squeeze((second,)), node.add(ops.ReduceSum((second,)), kept))
             labels = labels[:second] + labels[second + 1 :]
     return Term(value, labels)

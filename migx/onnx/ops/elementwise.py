@@ -80,14 +80,9 @@ def operation(operator: str) -> Operation:
     return made
 
 
-def binary(node: Node, op: Operation, x: Instruction, y: Instruction) -> Instruction:
-    """An operation on two values broadcast to their common dims."""
-    return node.add(op, *node.broadcast(x, y))
-
-
 def plus(node: Node, x: Instruction, other: Instruction | None) -> Instruction:
     """The sum of two values; the first alone if there is no other."""
-    return x if other is None else binary(node, ops.Add(), x, other)
+    return x if other is None else node.add(ops.Add(), x, other)
 
 
 @importer(*UNARY)
@@ -97,7 +92,7 @@ def unary(node: Node) -> Instruction:
 
 @importer(*BINARY, since=7)
 def two_operands(node: Node) -> Instruction:
-    return binary(node, operation(node.proto.op_type), node.input(0), node.input(1))
+    return node.add(operation(node.proto.op_type), node.input(0), node.input(1))
 
 
 @importer(*(o for o in BINARY if not o.startswith(("Bitwise", "GreaterOr", "LessOr"))), "Pow")
@@ -109,7 +104,7 @@ def two_aligned_operands(node: Node) -> Instruction:
     trailing = x.shape.rank - start - y.shape.rank
     if y.shape.elements == 1 or trailing < 0:
         trailing = 0
-    return binary(node, operation(kind), x, node.reshape(y, (*y.shape.dims, *[1] * trailing)))
+    return node.add(operation(kind), x, node.reshape(y, (*y.shape.dims, *[1] * trailing)))
 
 
 @importer(*VARIADIC)
@@ -120,12 +115,12 @@ def variadic(node: Node) -> Instruction:
 @importer("Mean")
 def mean(node: Node) -> Instruction:
     total = combined(node, ops.Add())
-    return node.add(ops.Div(), total, node.scalar(len(node.inputs), total))
+    return node.add(ops.Div(), total, len(node.inputs))
 
 
 def combined(node: Node, op: Operation) -> Instruction:
     """All operands combined by a binary operation, from left to right."""
-    return reduce(lambda x, y: binary(node, op, x, y), node.operands())
+    return reduce(lambda x, y: node.add(op, x, y), node.operands())
 
 
 @importer("Pow", since=7)
@@ -135,26 +130,26 @@ def power(node: Node) -> Instruction:
     dtype, other = base.shape.dtype, exponent.shape.dtype
     finer = other.is_float and (not dtype.is_float or other.bits > dtype.bits)
     wide = dtype if not finer else other if dtype.is_float else F64
-    result = binary(node, ops.Pow(), node.convert(base, wide), node.convert(exponent, wide))
+    result = node.add(ops.Pow(), node.convert(base, wide), node.convert(exponent, wide))
     return node.convert(result, dtype)
 
 
 @importer("Mod")
 def mod(node: Node) -> Instruction:
     op = ops.Fmod() if node.integer("fmod", 0) else ops.Mod()
-    return binary(node, op, node.input(0), node.input(1))
+    return node.add(op, node.input(0), node.input(1))
 
 
 @importer("BitShift")
 def bit_shift(node: Node) -> Instruction:
     way = node.choice("direction", ("LEFT", "RIGHT"))
     op = ops.ShiftLeft() if way == "LEFT" else ops.ShiftRight()
-    return binary(node, op, node.input(0), node.input(1))
+    return node.add(op, node.input(0), node.input(1))
 
 
 @importer("Where")
 def where(node: Node) -> Instruction:
-    return node.add(ops.Where(), *node.broadcast(node.input(0), node.input(1), node.input(2)))
+    return node.add(ops.Where(), node.input(0), node.input(1), node.input(2))
 
 
 @importer("Clip")
@@ -178,8 +173,8 @@ def clipped(
         bounds = [node.broadcast_to(bound, x.shape.dims) for bound in (low, high)]
         return node.add(ops.Clip(), x, *bounds)
     if low is not None:
-        return binary(node, ops.Max(), x, low)
-    return x if high is None else binary(node, ops.Min(), x, high)
+        return node.add(ops.Max(), x, low)
+    return x if high is None else node.add(ops.Min(), x, high)
 
 
 @importer("LeakyRelu")
@@ -196,15 +191,15 @@ def elu(node: Node) -> Instruction:
 def celu(node: Node) -> Instruction:
     """max(0, x) + min(0, alpha * (exp(x / alpha) - 1))."""
     x = node.input(0)
-    zero, alpha = node.scalar(0, x), node.scalar(node.number("alpha", 1.0), x)
-    below = node.add(ops.Elu(1.0), node.add(ops.Div(), node.add(ops.Min(), x, zero), alpha))
+    alpha = node.scalar(node.number("alpha", 1.0), x)
+    below = node.add(ops.Elu(1.0), node.add(ops.Div(), node.add(ops.Min(), x, 0), alpha))
     return node.add(ops.Add(), node.add(ops.Relu(), x), node.add(ops.Mul(), below, alpha))
 
 
 @importer("Selu")
 def selu(node: Node) -> Instruction:
     x = node.add(ops.Elu(node.number("alpha", 1.6732632423543772)), node.input(0))
-    return node.add(ops.Mul(), x, node.scalar(node.number("gamma", 1.0507009873554805), x))
+    return node.add(ops.Mul(), x, node.number("gamma", 1.0507009873554805))
 
 
 @importer("HardSigmoid")
@@ -220,8 +215,8 @@ def hard_swish(node: Node) -> Instruction:
 def saturated_line(node: Node, alpha: float, beta: float) -> Instruction:
     """min(max(alpha * x + beta, 0), 1)."""
     x = node.input(0)
-    line = node.add(ops.Add(), node.add(ops.Mul(), x, node.scalar(alpha, x)), node.scalar(beta, x))
-    return node.add(ops.Clip(), line, node.scalar(0, x), node.scalar(1, x))
+    line = node.add(ops.Add(), node.add(ops.Mul(), x, alpha), beta)
+    return node.add(ops.Clip(), line, 0, 1)
 
 
 @importer("Softplus")
@@ -241,22 +236,20 @@ def softplus(node: Node) -> Instruction:
 @importer("Softsign")
 def softsign(node: Node) -> Instruction:
     x = node.input(0)
-    return node.add(ops.Div(), x, node.add(ops.Add(), node.add(ops.Abs(), x), node.scalar(1, x)))
+    return node.add(ops.Div(), x, node.add(ops.Add(), node.add(ops.Abs(), x), 1))
 
 
 @importer("Gelu", since=20)
 def gelu(node: Node) -> Instruction:
     x = node.input(0)
-    half = node.add(ops.Mul(), x, node.scalar(0.5, x))
+    half = node.add(ops.Mul(), x, 0.5)
     if node.choice("approximate", ("none", "tanh"), "none") == "tanh":
         cube = node.add(ops.Mul(), node.add(ops.Mul(), x, x), x)
-        inner = node.add(ops.Add(), x, node.add(ops.Mul(), cube, node.scalar(0.044715, x)))
-        bent = node.add(
-            ops.Tanh(), node.add(ops.Mul(), inner, node.scalar(math.sqrt(2 / math.pi), x))
-        )
+        inner = node.add(ops.Add(), x, node.add(ops.Mul(), cube, 0.044715))
+        bent = node.add(ops.Tanh(), node.add(ops.Mul(), inner, math.sqrt(2 / math.pi)))
     else:
-        bent = node.add(ops.Erf(), node.add(ops.Mul(), x, node.scalar(math.sqrt(0.5), x)))
-    return node.add(ops.Mul(), half, node.add(ops.Add(), bent, node.scalar(1, x)))
+        bent = node.add(ops.Erf(), node.add(ops.Mul(), x, math.sqrt(0.5)))
+    return node.add(ops.Mul(), half, node.add(ops.Add(), bent, 1))
 
 
 @importer("IsInf")

@@ -22,7 +22,7 @@ from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops._common import delegated
 from migx.onnx.ops.contrib import DOMAIN, self_gated
-from migx.onnx.ops.elementwise import binary, plus
+from migx.onnx.ops.elementwise import plus
 from migx.onnx.ops.normalization import over_size
 from migx.onnx.ops.quantization import first_of, packed_rows
 from migx.shape import BOOL, F32, I64, U8, Shape
@@ -151,7 +151,7 @@ def mixed(
     shares, chosen = routed(node, scores, k, weights)
     rows = node.reshape(x, (tokens, hidden))
     made = of_experts(node, rows, chosen, experts, (first, second, third))
-    parts = binary(node, ops.Mul(), node.convert(made, F32), node.add(ops.Unsqueeze((2,)), shares))
+    parts = node.add(ops.Mul(), node.convert(made, F32), node.add(ops.Unsqueeze((2,)), shares))
     total = node.add(ops.Squeeze((1,)), node.add(ops.ReduceSum((1,)), parts))
     return node.reshape(node.convert(total, x.shape.dtype), x.shape.dims)
 
@@ -192,14 +192,14 @@ def sparsely(
     first = node.add(ops.Slice((1,), (0,), (1,)), chosen)
     for i in range(2):
         own, place = (node.add(ops.Slice((1,), (i,), (i + 1,)), v) for v in (best, chosen))
-        below = binary(node, ops.Sub(), own, scores)
-        room = binary(node, ops.Max(), size, own)
-        room = node.add(ops.Mul(), room, node.scalar(2 * JITTER, room))
+        below = node.add(ops.Sub(), own, scores)
+        room = node.add(ops.Max(), size, own)
+        room = node.add(ops.Mul(), room, 2 * JITTER)
         out = node.add(ops.Greater(), below, room)
         if i:
-            taken = binary(node, ops.Equal(), arange(node, scores.shape.dims[1]), first)
+            taken = node.add(ops.Equal(), arange(node, scores.shape.dims[1]), first)
             out = node.add(ops.LogicalOr(), out, taken)
-        near = node.add(ops.Where(), out, node.scalar(-math.inf, scores), scores)
+        near = node.add(ops.Where(), out, -math.inf, scores)
         shares.append(node.add(ops.GatherElements(1), node.add(ops.Softmax(1), near), place))
     return node.add(ops.Concat(1), *shares)
 
@@ -286,13 +286,13 @@ def gated(node: Node, gate: Instruction, x: Instruction) -> Instruction:
     if activation(node) == "silu":
         return node.add(ops.Mul(), self_gated(node, gate), x)
     limit = node.number("swiglu_limit", math.inf)
-    most, after = node.scalar(limit, x), bool(node.integer("swiglu_limit_after_activation", 0))
+    after = bool(node.integer("swiglu_limit_after_activation", 0))
     if limit < math.inf:
-        gate = gate if after else node.add(ops.Min(), gate, most)
-        x = node.add(ops.Clip(), x, node.scalar(-limit, x), most)
+        gate = gate if after else node.add(ops.Min(), gate, limit)
+        x = node.add(ops.Clip(), x, -limit, limit)
     opened = self_gated(node, gate, node.number("activation_alpha", 1.0))
-    opened = node.add(ops.Min(), opened, most) if after else opened
-    x = node.add(ops.Add(), x, node.scalar(node.number("activation_beta", 0.0), x))
+    opened = node.add(ops.Min(), opened, limit) if after else opened
+    x = node.add(ops.Add(), x, node.number("activation_beta", 0.0))
     return node.add(ops.Mul(), opened, x)
 
 

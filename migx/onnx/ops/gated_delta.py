@@ -9,7 +9,6 @@ from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops._common import delegated, divided, repeated
 from migx.onnx.ops.contrib import DOMAIN
-from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import scaled
 from migx.onnx.ops.linear_attention import Steps, rule_of, scale_of, scanned
 from migx.shape import F32
@@ -83,8 +82,8 @@ def unit(node: Node, x: Instruction) -> Instruction:
     """Heads divided by their length."""
     axis = (x.shape.rank - 1,)
     square = node.add(ops.ReduceSum(axis), node.add(ops.Mul(), x, x))
-    inverse = node.add(ops.Rsqrt(), node.add(ops.Add(), square, node.scalar(LEAST, square)))
-    return node.add(ops.Mul(), x, node.broadcast_to(inverse, x.shape.dims))
+    inverse = node.add(ops.Rsqrt(), node.add(ops.Add(), square, LEAST))
+    return node.add(ops.Mul(), x, inverse)
 
 
 def gate(node: Node, place: int, steps: tuple[Extent, Extent], heads: int) -> Instruction:
@@ -105,11 +104,11 @@ def decay(node: Node, steps: tuple[Extent, Extent], heads: int) -> Instruction:
         each = node.add(ops.Exp(), node.reshape(node.input(7), (heads, 1, 1)))
         if (bias := node.optional(8)) is not None:
             size = bias.shape.elements // heads
-            x = binary(node, ops.Add(), x, node.reshape(bias, (heads, size, 1)))
+            x = node.add(ops.Add(), x, node.reshape(bias, (heads, size, 1)))
         if kind == "softplus":
-            x = node.add(ops.Neg(), binary(node, ops.Mul(), delegated(node, "Softplus", x), each))
+            x = node.add(ops.Neg(), node.add(ops.Mul(), delegated(node, "Softplus", x), each))
         else:
-            opened = node.add(ops.Sigmoid(), binary(node, ops.Mul(), x, each))
+            opened = node.add(ops.Sigmoid(), node.add(ops.Mul(), x, each))
             x = scaled(node, opened, node.number("gate_lower_bound", -5.0))
     return node.add(ops.Exp(), x)
 

@@ -16,11 +16,14 @@ from migx.onnx.node import Node
 from migx.onnx.ops._common import divided, repeated, up_to
 from migx.onnx.ops.attention import column, headed, kept, merged, rotated, to_scale
 from migx.onnx.ops.contrib import DOMAIN
-from migx.onnx.ops.elementwise import binary, plus
+from migx.onnx.ops.elementwise import plus
 from migx.onnx.ops.linear import scaled
 from migx.onnx.ops.normalization import over_root_mean_square
 from migx.onnx.ops.runtime import expected
 from migx.shape import F32, I8, I64, U8, DType
+
+NEVER = np.iinfo(np.int64).max
+"""A position that no query attends to."""
 
 LEVELS = {8: (I8, -128.0, 127.0), 4: (U8, -8.0, 7.0)}
 """The type and the range of levels of cached keys and values, by their bits; levels of four bits
@@ -41,7 +44,7 @@ def group_query_attention(node: Node) -> tuple[Instruction, ...]:
     batch, length = q.shape.dims[0], q.shape.dims[2]
     last = column(node, node.input(5), batch)
     start = first_place(node, last, batch, length)
-    places = binary(node, ops.Add(), start, arange(node, length))
+    places = node.add(ops.Add(), start, arange(node, length))
     if node.integer("do_rotary", 0):
         given = node.optional(9)
         turn = node.reshape(places, (batch, length)) if given is None else given
@@ -70,8 +73,8 @@ def first_place(node: Node, last: Instruction, batch: Extent, length: Extent) ->
     if (valid := node.optional(16)) is None:
         less = node.broadcast_to(node.dims([length - 1]), (batch, 1, 1, 1))
     else:
-        less = binary(node, ops.Sub(), column(node, valid, batch), node.literal(1, I64))
-    return binary(node, ops.Max(), node.add(ops.Sub(), last, less), node.literal(0, I64))
+        less = node.add(ops.Sub(), column(node, valid, batch), 1)
+    return node.add(ops.Max(), node.add(ops.Sub(), last, less), 0)
 
 
 def normalized(node: Node, x: Instruction, place: int) -> Instruction:
@@ -81,7 +84,7 @@ def normalized(node: Node, x: Instruction, place: int) -> Instruction:
     name = "q_norm_epsilon" if place == 14 else "k_norm_epsilon"
     epsilon = node.number(name, node.number("qk_norm_epsilon", 1e-6))
     wide, _ = over_root_mean_square(node, node.convert(x, F32), (3,), epsilon)
-    wide = binary(node, ops.Mul(), wide, node.convert(weight, F32))
+    wide = node.add(ops.Mul(), wide, node.convert(weight, F32))
     return node.convert(wide, x.shape.dtype)
 
 
@@ -105,12 +108,12 @@ def levels(node: Node, x: Instruction, place: int) -> Instruction:
     if not (bits := bits_of(node, place)):
         return x
     dtype, low, high = LEVELS[bits]
-    made = binary(node, ops.Div(), node.convert(x, F32), node.input(place))
+    made = node.add(ops.Div(), node.convert(x, F32), node.input(place))
     made = node.add(ops.Nearbyint(), made)
-    made = node.add(ops.Clip(), made, node.scalar(low, made), node.scalar(high, made))
+    made = node.add(ops.Clip(), made, low, high)
     if bits == 8:
         return node.convert(made, dtype)
-    made = node.add(ops.Add(), made, node.scalar(-low, made))
+    made = node.add(ops.Add(), made, -low)
     return node.add(ops.PackInt4(3), node.convert(made, dtype))
 
 
@@ -119,8 +122,8 @@ def numbers(node: Node, x: Instruction, place: int, dtype: DType) -> Instruction
     if not (bits := bits_of(node, place)):
         return x
     x = node.convert(node.add(ops.UnpackInt4(axis=3), x) if bits == 4 else x, F32)
-    x = node.add(ops.Add(), x, node.scalar(LEVELS[bits][1], x)) if bits == 4 else x
-    return node.convert(binary(node, ops.Mul(), x, node.input(place)), dtype)
+    x = node.add(ops.Add(), x, LEVELS[bits][1]) if bits == 4 else x
+    return node.convert(node.add(ops.Mul(), x, node.input(place)), dtype)
 
 
 def separate(node: Node, heads: int, groups: int) -> list[Instruction]:
@@ -172,26 +175,24 @@ def slid(
     window, pasts = node.integer("local_window_size", -1), [node.input(3), node.input(4)]
     room, length = pasts[0].shape.dims[2], k.shape.dims[2]
     start = fitting(node, start, room, window)
-    end = binary(node, ops.Add(), last, node.literal(1, I64))
+    end = node.add(ops.Add(), last, 1)
     gone, leaving = (let_go(node, n, room, room - window + 1) for n in (start, end))
     rows = arange(node, room)
-    held, wanted = (binary(node, ops.Add(), first, rows) for first in (gone, leaving))
-    there = binary(node, ops.Less(), held, start)
-    never = node.literal(np.iinfo(np.int64).max, I64)
-    before = node.add(ops.Where(), *node.broadcast(there, held, never))
-    at = node.add(ops.Concat(3), before, binary(node, ops.Add(), start, arange(node, length)))
-    new = binary(node, ops.Sub(), wanted, binary(node, ops.Sub(), start, node.dims([room])))
-    old, is_old = binary(node, ops.Sub(), wanted, gone), binary(node, ops.Less(), wanted, start)
-    index = node.add(ops.Where(), *node.broadcast(is_old, old, new))
-    index = binary(node, ops.Min(), index, node.dims([room + length - 1]))
-    used = binary(node, ops.Less(), wanted, end)
+    held, wanted = (node.add(ops.Add(), first, rows) for first in (gone, leaving))
+    there = node.add(ops.Less(), held, start)
+    before = node.add(ops.Where(), there, held, NEVER)
+    at = node.add(ops.Concat(3), before, node.add(ops.Add(), start, arange(node, length)))
+    new = node.add(ops.Sub(), wanted, node.add(ops.Sub(), start, node.dims([room])))
+    old, is_old = node.add(ops.Sub(), wanted, gone), node.add(ops.Less(), wanted, start)
+    index = node.add(ops.Where(), is_old, old, new)
+    index = node.add(ops.Min(), index, node.dims([room + length - 1]))
+    used = node.add(ops.Less(), wanted, end)
     index, used = (node.add(ops.Transpose((0, 1, 3, 2)), x) for x in (index, used))
     both = [node.add(ops.Concat(2), past, x) for past, x in zip(pasts, (k, v), strict=True)]
     present = []
     for x, past in zip(both, pasts, strict=True):
         latest = node.add(ops.GatherElements(2), x, node.broadcast_to(index, past.shape.dims))
-        zero = node.literal(0, x.shape.dtype)
-        present.append(node.add(ops.Where(), *node.broadcast(used, latest, zero)))
+        present.append(node.add(ops.Where(), used, latest, 0))
     return *both, at, *present
 
 
@@ -202,7 +203,7 @@ def fitting(node: Node, start: Instruction, room: Extent, window: int) -> Instru
         raise node.fail(problem)
     if isinstance(room, int):
         return start
-    fits = binary(node, ops.LessOrEqual(), node.literal([window], I64), node.dims([room]))
+    fits = node.add(ops.LessOrEqual(), [window], node.dims([room]))
     return expected(node, start, problem, fits)
 
 
@@ -210,11 +211,11 @@ def let_go(node: Node, count: Instruction, room: Extent, at_once: Extent) -> Ins
     """How many of ``count`` positions a cache has dropped, several at a time: as few as leave room
     for the others.
     """
-    over = binary(node, ops.Sub(), count, node.dims([room]))
-    over = binary(node, ops.Max(), over, node.literal(0, I64))
+    over = node.add(ops.Sub(), count, node.dims([room]))
+    over = node.add(ops.Max(), over, 0)
     several = node.dims([at_once])
-    times = binary(node, ops.Add(), over, node.dims([at_once - 1]))
-    return binary(node, ops.Mul(), binary(node, ops.Div(), times, several), several)
+    times = node.add(ops.Add(), over, node.dims([at_once - 1]))
+    return node.add(ops.Mul(), node.add(ops.Div(), times, several), several)
 
 
 def grouped(
@@ -243,10 +244,10 @@ def grouped(
         if window != -1:
             raise node.fail(f"local_window_size {window} with causal 0; it is -1 then")
         places = column(node, node.input(5), batch)
-    allowed = binary(node, ops.LessOrEqual(), keys, places)
+    allowed = node.add(ops.LessOrEqual(), keys, places)
     if window > 0:
-        oldest = binary(node, ops.Sub(), places, node.literal(window, I64))
-        allowed = binary(node, ops.LogicalAnd(), allowed, binary(node, ops.Greater(), keys, oldest))
+        oldest = node.add(ops.Sub(), places, window)
+        allowed = node.add(ops.LogicalAnd(), allowed, node.add(ops.Greater(), keys, oldest))
     weights = softmax_beside(node, kept(node, scores, allowed), sink)
     result = node.add(ops.Dot(), weights, v)
     if not (mode := node.integer("qk_output", 0)):
@@ -257,8 +258,7 @@ def grouped(
         raise node.fail(
             f"no qk_output {mode}; there are 0, 1 (before the softmax) and 2 (after it)"
         )
-    zero = node.literal(0, scores.shape.dtype)
-    seen = node.add(ops.Where(), *node.broadcast(allowed, scores, zero)) if mode == 1 else weights
+    seen = node.add(ops.Where(), allowed, scores, 0) if mode == 1 else weights
     return result, first_of_total(node, seen)
 
 
@@ -268,7 +268,7 @@ def bias_at(node: Node, batch: Extent, at: Instruction | None) -> Instruction | 
     if bias is None or at is None:
         return bias
     _, heads, length, total = bias.shape.dims
-    index = binary(node, ops.Min(), at, node.dims([total - 1]))
+    index = node.add(ops.Min(), at, node.dims([total - 1]))
     index = node.broadcast_to(index, (batch, heads, length, at.shape.dims[3]))
     bias = node.broadcast_to(bias, (batch, heads, length, total))
     return node.add(ops.GatherElements(3), bias, index)

@@ -7,7 +7,6 @@ from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops.contrib import DOMAIN
-from migx.onnx.ops.elementwise import binary
 
 
 @importer("NGramHashMapping", domain=DOMAIN)
@@ -35,9 +34,9 @@ def hashed_runs(node: Node) -> tuple[Instruction, Instruction]:
     for n, mix in enumerate(mixes):
         cut = ops.Slice((0,), (n * heads,), ((n + 1) * heads,))
         modulus = node.add(cut, node.input(2))
-        own = binary(node, ops.Mod(), node.add(ops.Unsqueeze((2,)), mix), modulus)
+        own = node.add(ops.Mod(), node.add(ops.Unsqueeze((2,)), mix), modulus)
         if (offsets := node.optional(4)) is not None:
-            own = binary(node, ops.Add(), own, node.add(cut, offsets))
+            own = node.add(ops.Add(), own, node.add(cut, offsets))
         residues.append(own)
     present = node.add(ops.Slice((1,), (length,), (length + size - 1,)), whole)
     return node.add(ops.Concat(2), *residues) if len(residues) > 1 else residues[0], present
@@ -57,15 +56,15 @@ def mixed(node: Node, whole: Instruction, blank: Instruction, size: int) -> list
         at = node.add(ops.Slice((1,), (first,), (first + length,)), whole)
         hides = []
         if back and resets and end is not None:
-            hides.append(binary(node, ops.Equal(), at, node.reshape(end, ())))
+            hides.append(node.add(ops.Equal(), at, node.reshape(end, ())))
         if back and begins is not None:
             hides.append(node.add(ops.Slice((1,), (first + 1,), (first + 1 + length,)), begins))
         for hide in hides:
             hidden = hide if hidden is None else node.add(ops.LogicalOr(), hidden, hide)
         if hidden is not None:
-            at = node.add(ops.Where(), *node.broadcast(hidden, blank, at))
+            at = node.add(ops.Where(), hidden, blank, at)
         factor = node.add(ops.Slice((0,), (back,), (back + 1,)), node.input(1))
-        product = binary(node, ops.Mul(), at, factor)
+        product = node.add(ops.Mul(), at, factor)
         total = product if total is None else node.add(ops.BitwiseXor(), total, product)
         if back:
             made.append(total)

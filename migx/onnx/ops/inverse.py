@@ -11,7 +11,6 @@ from migx.ir import Instruction, Module
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops.contrib import DOMAIN
-from migx.onnx.ops.elementwise import binary
 from migx.shape import BOOL, F16, F32, I64, Shape
 
 
@@ -27,7 +26,7 @@ def inverse(node: Node) -> Instruction:
     wide = node.convert(x, F32) if x.shape.dtype is F16 else x
     flat = node.reshape(wide, (dim.product(lead), size, size))
     place = arange(node, size)
-    ones = binary(node, ops.Equal(), node.add(ops.Unsqueeze((1,)), place), place)
+    ones = node.add(ops.Equal(), node.add(ops.Unsqueeze((1,)), place), place)
     ones = node.broadcast_to(node.convert(ones, flat.shape.dtype), flat.shape.dims)
     both = node.add(ops.Concat(2), flat, ones)
     count = node.add(ops.Squeeze((0,)), node.dims([size]))
@@ -48,20 +47,20 @@ def eliminated(node: Node, shape: Shape, place: Instruction) -> Module:
     at, on = module.add_parameter("column", Shape(I64)), module.add_parameter("on", Shape(BOOL))
     x = module.add_parameter("x", shape.as_standard())
     column = step.add(ops.Gather(2), x, at)
-    left = binary(step, ops.GreaterOrEqual(), place, at)
+    left = step.add(ops.GreaterOrEqual(), place, at)
     size = step.add(ops.Abs(), column)
-    size = step.add(ops.Where(), *step.broadcast(left, size, step.literal(-1, size.shape.dtype)))
+    size = step.add(ops.Where(), left, size, -1)
     best = step.add(ops.Unsqueeze((2,)), step.add(ops.Argmax(1), size))
     row = step.broadcast_to(best, (shape.dims[0], 1, shape.dims[2]))
     pivot = step.add(ops.GatherElements(1), x, row)
     own = step.add(ops.Unsqueeze((1,)), step.add(ops.Gather(1), x, at))
     rows = step.reshape(place, (1, shape.dims[1], 1))
-    x = step.add(ops.Where(), *step.broadcast(binary(step, ops.Equal(), rows, best), own, x))
-    here = binary(step, ops.Equal(), rows, at)
+    x = step.add(ops.Where(), step.add(ops.Equal(), rows, best), own, x)
+    here = step.add(ops.Equal(), rows, at)
     one = step.add(ops.Unsqueeze((2,)), step.add(ops.Gather(2), pivot, at))
-    scaled = binary(step, ops.Div(), pivot, one)
+    scaled = step.add(ops.Div(), pivot, one)
     times = step.add(ops.Unsqueeze((2,)), step.add(ops.Gather(2), x, at))
-    rest = binary(step, ops.Sub(), x, binary(step, ops.Mul(), times, scaled))
-    made = step.add(ops.Where(), *step.broadcast(here, scaled, rest))
+    rest = step.add(ops.Sub(), x, step.add(ops.Mul(), times, scaled))
+    made = step.add(ops.Where(), here, scaled, rest)
     module.add_return(on, made, names=["on", "made"])
     return module

@@ -9,7 +9,6 @@ from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node, common_dims
-from migx.onnx.ops.elementwise import binary
 from migx.op import Operation
 from migx.shape import I32
 
@@ -49,7 +48,7 @@ def gemm(node: Node) -> Instruction:
 
 def scaled(node: Node, x: Instruction, factor: float) -> Instruction:
     """The value times a number; itself if that is 1."""
-    return x if factor == 1 else node.add(ops.Mul(), x, node.scalar(factor, x))
+    return x if factor == 1 else node.add(ops.Mul(), x, factor)
 
 
 def auto_pad(node: Node) -> str:
@@ -167,4 +166,4 @@ def centred(node: Node, x: Instruction, zero: Instruction | None, axis: int) -> 
         dims: list[Extent] = [1] * x.shape.rank
         dims[axis] = zero.shape.dims[0]
         zero = node.reshape(zero, dims)
-    return binary(node, ops.Sub(), wide, zero)
+    return node.add(ops.Sub(), wide, zero)

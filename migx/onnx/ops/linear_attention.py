@@ -16,7 +16,6 @@ from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops._common import delegated, repeated
 from migx.onnx.ops.contrib import DOMAIN, self_gated
-from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import scaled, with_bias
 from migx.onnx.ops.normalization import over_root_mean_square
 from migx.shape import F32
@@ -166,11 +165,11 @@ def step_of(node: Node, of: Steps, state: Instruction) -> Module:
     q, k, v, *rest = (module.add_parameter(f"x{i}", s) for i, s in enumerate(shapes))
     decay = None if of.decay is None else rest.pop(0)
     if decay is not None:
-        held = binary(step, ops.Mul(), held, decay)
+        held = step.add(ops.Mul(), held, decay)
     if rest:
-        v = binary(step, ops.Mul(), step.add(ops.Sub(), v, asked_of(step, k, held)), rest[0])
+        v = step.add(ops.Mul(), step.add(ops.Sub(), v, asked_of(step, k, held)), rest[0])
     column = step.add(ops.Transpose((0, 1, 3, 2)), k)
-    held = step.add(ops.Add(), held, binary(step, ops.Mul(), column, v))
+    held = step.add(ops.Add(), held, step.add(ops.Mul(), column, v))
     module.add_return(held, asked_of(step, q, held), names=["state_new", "y"])
     return module
 
@@ -180,15 +179,15 @@ def asked_of(step: Node, rows: Instruction, state: Instruction) -> Instruction:
     if rows.shape.dims[-2] != 1:
         return step.add(ops.Dot(), rows, state)
     column = step.add(ops.Transpose((0, 1, 3, 2)), rows)
-    return step.add(ops.ReduceSum((2,)), binary(step, ops.Mul(), column, state))
+    return step.add(ops.ReduceSum((2,)), step.add(ops.Mul(), column, state))
 
 
 @importer("LinearAttentionGate", domain=DOMAIN)
 def linear_attention_gate(node: Node) -> tuple[Instruction, ...]:
     """The decay of a state, and the rate of its updates: by softplus and sigmoid, in f32."""
     a, bias, scale, b = node.input(0), node.input(1), node.input(2), node.optional(3)
-    total = binary(node, ops.Add(), node.convert(a, F32), bias)
-    decay = binary(node, ops.Mul(), delegated(node, "Softplus", total), scale)
+    total = node.add(ops.Add(), node.convert(a, F32), bias)
+    decay = node.add(ops.Mul(), delegated(node, "Softplus", total), scale)
     decay = node.convert(decay, a.shape.dtype)
     if b is None:
         return (decay,)
@@ -209,7 +208,7 @@ def gated_norm(node: Node) -> Instruction:
         raise node.fail(f"{node.proto.input[0]!r} {x.shape}: {width} is no multiple of {count}")
     apart = node.reshape(x, (*lead, width // count, count))
     result, _ = over_root_mean_square(node, apart, (len(lead) + 1,), node.number("epsilon", 1e-5))
-    result = node.reshape(binary(node, ops.Mul(), result, scale), x.shape.dims)
+    result = node.reshape(node.add(ops.Mul(), result, scale), x.shape.dims)
     opened = node.add(ops.Sigmoid(), gate) if kind == "sigmoid" else self_gated(node, gate)
     return node.convert(node.add(ops.Mul(), result, opened), node.input(0).shape.dtype)
 

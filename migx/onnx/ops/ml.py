@@ -14,7 +14,6 @@ from migx.builders import concatenate
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import scaled
 from migx.onnx.ops.normalization import over_size
 from migx.op import Array
@@ -101,7 +100,7 @@ def mapped(node: Node, x: Instruction, keys: Array, values: Array, default: Arra
     place = node.add(ops.Argmax(axis[0]), node.convert(hits, I32))
     found = node.add(ops.Gather(0), node.literal(values), node.add(ops.Squeeze(axis), place))
     known = node.add(ops.Squeeze(axis), node.add(ops.ReduceAny(axis), hits))
-    return node.add(ops.Where(), *node.broadcast(known, found, node.literal(default)))
+    return node.add(ops.Where(), known, found, node.literal(default))
 
 
 def key_places(node: Node, x: Instruction, keys: Array) -> Instruction:
@@ -120,10 +119,10 @@ def equals(node: Node, x: Instruction, keys: Array) -> Instruction:
     dtype = x.shape.dtype
     apart = node.add(ops.Unsqueeze((x.shape.rank,)), x)
     names = node.literal(keys.astype(dtype.numpy))
-    same = binary(node, ops.Equal(), apart, names)
+    same = node.add(ops.Equal(), apart, names)
     if not dtype.is_float:
         return same
-    nan = binary(node, ops.LogicalAnd(), node.add(ops.Isnan(), apart), node.add(ops.Isnan(), names))
+    nan = node.add(ops.LogicalAnd(), node.add(ops.Isnan(), apart), node.add(ops.Isnan(), names))
     return node.add(ops.LogicalOr(), same, nan)
 
 
@@ -171,7 +170,7 @@ def feature_vectorizer(node: Node) -> Instruction:
 @importer("Binarizer", domain=DOMAIN)
 def binarizer(node: Node) -> Instruction:
     x = node.input(0)
-    above = node.add(ops.Greater(), x, node.scalar(node.number("threshold", 0.0), x))
+    above = node.add(ops.Greater(), x, node.number("threshold", 0.0))
     return node.convert(above, x.shape.dtype)
 
 
@@ -181,7 +180,7 @@ def scaler(node: Node) -> Instruction:
     x = node.convert(node.input(0), F32)
     for op, name in ((ops.Sub(), "offset"), (ops.Mul(), "scale")):
         if node.has(name):
-            x = binary(node, op, x, node.literal(np.asarray(node.numbers(name), np.float32)))
+            x = node.add(op, x, node.numbers(name))
     return x
 
 
@@ -210,8 +209,8 @@ def imputer(node: Node) -> Instruction:
         if x.shape.dtype.is_float
         else node.integer("replaced_value_int64", 0)
     )
-    gone = node.add(ops.Isnan(), x) if old != old else node.add(ops.Equal(), x, node.scalar(old, x))
-    return node.add(ops.Where(), *node.broadcast(gone, node.literal(values, x.shape.dtype), x))
+    gone = node.add(ops.Isnan(), x) if old != old else node.add(ops.Equal(), x, old)
+    return node.add(ops.Where(), gone, values, x)
 
 
 # Linear models
@@ -241,8 +240,7 @@ def linear(node: Node, targets: int) -> Instruction:
     scores = node.add(ops.Dot(), x, node.literal(np.ascontiguousarray(rows.T)))
     if not node.has("intercepts"):
         return scores
-    bias = node.literal(np.asarray(node.numbers("intercepts"), np.float32))
-    return binary(node, ops.Add(), scores, bias)
+    return node.add(ops.Add(), scores, node.numbers("intercepts"))
 
 
 def finished(node: Node, scores: Instruction, transform: str) -> Instruction:
@@ -255,10 +253,9 @@ def finished(node: Node, scores: Instruction, transform: str) -> Instruction:
         case "LOGISTIC":
             return node.add(ops.Sigmoid(), scores)
         case "SOFTMAX_ZERO":
-            zero = node.add(ops.Equal(), scores, node.scalar(0, scores))
-            low = node.scalar(-np.inf, scores)
-            chances = node.add(ops.Softmax(1), node.add(ops.Where(), zero, low, scores))
-            return node.add(ops.Where(), zero, node.scalar(0, scores), chances)
+            zero = node.add(ops.Equal(), scores, 0)
+            chances = node.add(ops.Softmax(1), node.add(ops.Where(), zero, -np.inf, scores))
+            return node.add(ops.Where(), zero, 0, chances)
         case "PROBIT":
             return probit(node, scores)
         case _:
@@ -267,11 +264,11 @@ def finished(node: Node, scores: Instruction, transform: str) -> Instruction:
 
 def probit(node: Node, x: Instruction) -> Instruction:
     """The inverse normal distribution function by Winitzki's approximation, as ONNX means it."""
-    y = node.add(ops.Sub(), scaled(node, x, 2.0), node.scalar(1, x))
-    rest = node.add(ops.Sub(), node.scalar(1, y), node.add(ops.Mul(), y, y))
+    y = node.add(ops.Sub(), scaled(node, x, 2.0), 1)
+    rest = node.add(ops.Sub(), 1, node.add(ops.Mul(), y, y))
     log = node.add(ops.Log(), rest)
     half = scaled(node, log, 0.5)
-    middle = node.add(ops.Add(), half, node.scalar(2 / (math.pi * WINITZKI), half))
+    middle = node.add(ops.Add(), half, 2 / (math.pi * WINITZKI))
     square = node.add(ops.Mul(), middle, middle)
     under = node.add(ops.Sub(), square, scaled(node, log, 1 / WINITZKI))
     size = node.add(ops.Sqrt(), node.add(ops.Sub(), node.add(ops.Sqrt(), under), middle))
@@ -305,10 +302,10 @@ def binary_labels(
     """
     transform = node.string("post_transform", "NONE")
     flat = node.add(ops.Squeeze((1,)), score)
-    above = node.add(ops.Greater(), flat, node.scalar(limit, flat))
+    above = node.add(ops.Greater(), flat, limit)
     label = node.add(ops.Gather(0), node.literal(labels), node.convert(above, I64))
     if chance and transform != "LOGISTIC":
-        other = node.add(ops.Sub(), node.scalar(1, score), score)
+        other = node.add(ops.Sub(), 1, score)
         return label, node.add(ops.Concat(1), other, score)
     both = node.add(ops.Concat(1), node.add(ops.Neg(), score), score)
     return label, finished(node, both, transform)
@@ -436,7 +433,7 @@ def forest(node: Node, kind: str, count: int, aggregate: str = "SUM") -> Instruc
         roots.setdefault(name[0], place[name])
     scores = trees(node, tests, weights, list(roots.values()), aggregate)
     base = numbers(node, "base_values")
-    return binary(node, ops.Add(), scores, node.literal(base)) if base.size == count else scores
+    return node.add(ops.Add(), scores, base) if base.size == count else scores
 
 
 def votes(
@@ -490,7 +487,7 @@ def tree_ensemble_classifier(node: Node) -> tuple[Instruction, Instruction]:
     score = node.add(ops.Slice((1,), (at,), (at + 1,)), scores)
     base = numbers(node, "base_values")
     if at == 0 and base.size == 1:
-        score = binary(node, ops.Add(), score, node.literal(base, F32))
+        score = node.add(ops.Add(), score, base)
     chances = bool((numbers(node, "class_weights") >= 0).all())
     label, both = binary_labels(node, score, labels, 0.5 * chances, chance=chances)
     # As in onnxruntime: with weights of the second label, the first one's score is 0.

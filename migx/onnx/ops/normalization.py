@@ -32,15 +32,13 @@ def batch_normalization(node: Node) -> tuple[Instruction, ...]:
     axes = tuple(i for i in range(x.shape.rank) if i != 1)
     wide = node.convert(x, mean.shape.dtype)
     average = node.add(ops.ReduceMean(axes), wide)
-    centred = node.add(ops.Sub(), wide, node.broadcast_to(average, x.shape.dims))
+    centred = node.add(ops.Sub(), wide, average)
     square = node.add(ops.ReduceMean(axes), node.add(ops.Mul(), centred, centred))
     now = [node.reshape(v, mean.shape.dims) for v in (average, square)]
     momentum, running = node.number("momentum", 0.9), []
     for old, new in zip((mean, variance), now, strict=True):
-        kept = node.add(ops.Mul(), old, node.scalar(momentum, old))
-        running.append(
-            node.add(ops.Add(), kept, node.add(ops.Mul(), new, node.scalar(1 - momentum, new)))
-        )
+        kept = node.add(ops.Mul(), old, momentum)
+        running.append(node.add(ops.Add(), kept, node.add(ops.Mul(), new, 1 - momentum)))
     return (scaled_and_shifted(node, x, scale, bias, *now), *running)
 
 
@@ -55,7 +53,7 @@ def scaled_and_shifted(
     """X * f + (bias - mean * f) with f = scale / sqrt(variance + epsilon), all vectors over the
     channels.
     """
-    spread = node.add(ops.Add(), variance, node.scalar(node.number("epsilon", 1e-5), variance))
+    spread = node.add(ops.Add(), variance, node.number("epsilon", 1e-5))
     factor = node.add(
         ops.Div(), scale, node.add(ops.Sqrt(), node.convert(spread, scale.shape.dtype))
     )
@@ -72,7 +70,7 @@ def normalized(
     reduced axes have size 1.
     """
     mean = node.add(ops.ReduceMean(tuple(axes)), x)
-    centred = node.add(ops.Sub(), x, node.broadcast_to(mean, x.shape.dims))
+    centred = node.add(ops.Sub(), x, mean)
     result, inverse = over_root_mean_square(node, centred, axes, epsilon)
     return result, mean, inverse
 
@@ -82,8 +80,8 @@ def over_root_mean_square(
 ) -> tuple[Instruction, Instruction]:
     """X / sqrt(mean(x²) + epsilon) over some axes, with 1 / sqrt(...), whose axes have size 1."""
     square = node.add(ops.ReduceMean(tuple(axes)), node.add(ops.Mul(), x, x))
-    inverse = node.add(ops.Rsqrt(), node.add(ops.Add(), square, node.scalar(epsilon, square)))
-    return node.add(ops.Mul(), x, node.broadcast_to(inverse, x.shape.dims)), inverse
+    inverse = node.add(ops.Rsqrt(), node.add(ops.Add(), square, epsilon))
+    return node.add(ops.Mul(), x, inverse), inverse
 
 
 @importer("LayerNormalization")
@@ -121,11 +119,11 @@ def mean_variance_normalization(node: Node) -> Instruction:
     axes = node.axes(node.integers("axes", (0, 2, 3)), x.shape.rank)
     wide = node.convert(x, F32) if x.shape.dtype.bits < 32 else x
     mean = node.add(ops.ReduceMean(axes), wide)
-    centred = node.add(ops.Sub(), wide, node.broadcast_to(mean, x.shape.dims))
+    centred = node.add(ops.Sub(), wide, mean)
     square = node.add(ops.ReduceMean(axes), node.add(ops.Mul(), centred, centred))
     deviation = node.add(ops.Sqrt(), square)
-    deviation = node.add(ops.Add(), deviation, node.scalar(1e-9, deviation))
-    result = node.add(ops.Div(), centred, node.broadcast_to(deviation, x.shape.dims))
+    deviation = node.add(ops.Add(), deviation, 1e-9)
+    result = node.add(ops.Div(), centred, deviation)
     return node.convert(result, x.shape.dtype)
 
 
@@ -220,8 +218,8 @@ def composed(node: Node, x: Instruction, axes: tuple[int, ...]) -> Instruction:
     x = x if dtype.is_float or kind in ("L1", "SumSquare") else node.convert(x, F64)
     if kind == "LogSumExp":
         peak = node.add(ops.ReduceMax(axes), x)
-        finite = node.add(ops.Where(), node.add(ops.Isinf(), peak), node.scalar(0, peak), peak)
-        x = node.add(ops.Exp(), node.add(ops.Sub(), x, node.broadcast_to(finite, x.shape.dims)))
+        finite = node.add(ops.Where(), node.add(ops.Isinf(), peak), 0, peak)
+        x = node.add(ops.Exp(), node.add(ops.Sub(), x, finite))
     elif kind == "L1":
         x = node.add(ops.Abs(), x)
     elif kind in ("L2", "SumSquare"):
@@ -256,9 +254,8 @@ def lp_normalization(node: Node) -> Instruction:
 
 def over_size(node: Node, x: Instruction, size: Instruction) -> Instruction:
     """The value divided by its size along some axes; where that is 0, it stays."""
-    zero, one = node.scalar(0, size), node.scalar(1, size)
-    size = node.add(ops.Where(), node.add(ops.Equal(), size, zero), one, size)
-    return node.add(ops.Div(), x, node.broadcast_to(size, x.shape.dims))
+    size = node.add(ops.Where(), node.add(ops.Equal(), size, 0), 1, size)
+    return node.add(ops.Div(), x, size)
 
 
 @importer("CumSum")

@@ -11,7 +11,6 @@ from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops.attention import attended, projected, self_attended, unpacked
 from migx.onnx.ops.contrib import DOMAIN
-from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import matrix_product
 from migx.shape import I32, I64
 
@@ -22,7 +21,7 @@ def remove_padding(node: Node) -> tuple[Instruction, ...]:
     x, counts = node.input(0), node.convert(node.input(1), I64)
     batch, length, size = node.dims_of(0, 3)
     node.expect_dims(1, (batch,))
-    seen = binary(node, ops.Less(), arange(node, length), node.add(ops.Unsqueeze((1,)), counts))
+    seen = node.add(ops.Less(), arange(node, length), node.add(ops.Unsqueeze((1,)), counts))
     seen = node.reshape(node.broadcast_to(seen, (batch, length)), (batch * length,))
     there = node.add(ops.Squeeze((0,)), node.add(ops.Nonzero(node.fresh("tokens")), seen))
     tokens = node.add(ops.Gather(0), node.reshape(x, (batch * length, size)), there)

@@ -12,7 +12,7 @@ from migx.onnx.node import Node
 from migx.onnx.ops._common import delegated
 from migx.onnx.ops.attention import headed
 from migx.onnx.ops.contrib import DOMAIN
-from migx.onnx.ops.elementwise import binary, plus
+from migx.onnx.ops.elementwise import plus
 from migx.onnx.ops.linear import matrix_product, scaled
 from migx.op import Array
 from migx.shape import I64
@@ -33,15 +33,15 @@ def relative_position_bias(node: Node) -> Instruction:
             "one direction, which has 2 or more"
         )
     query, key = (positions(node, i) for i in (1, 2))
-    ahead = binary(node, ops.Sub(), key, node.add(ops.Unsqueeze((1,)), query))
+    ahead = node.add(ops.Sub(), key, node.add(ops.Unsqueeze((1,)), query))
     zero = node.literal(0, I64)
     behind = node.add(ops.Neg(), ahead)
-    far = node.add(ops.Abs(), ahead) if both else binary(node, ops.Max(), behind, zero)
-    far = binary(node, ops.Min(), far, node.literal(most, I64))
+    far = node.add(ops.Abs(), ahead) if both else node.add(ops.Max(), behind, zero)
+    far = node.add(ops.Min(), far, most)
     bucket = node.add(ops.Gather(0), node.literal(buckets_of(each, most)), far)
     if both:
-        after = node.convert(binary(node, ops.Greater(), ahead, zero), I64)
-        bucket = binary(node, ops.Add(), bucket, scaled(node, after, each))
+        after = node.convert(node.add(ops.Greater(), ahead, zero), I64)
+        bucket = node.add(ops.Add(), bucket, scaled(node, after, each))
     rows = node.reshape(table, (heads, buckets))
     return node.add(ops.Unsqueeze((0,)), node.add(ops.Gather(1), rows, bucket))
 
@@ -71,16 +71,14 @@ def gated_relative_position_bias(node: Node) -> Instruction:
     """
     if node.optional(6) is not None:
         raise node.fail("token_offset is not supported; without it rows are [batch, length, size]")
-    x = binary(node, ops.Add(), node.input(0), node.input(1))
+    x = node.add(ops.Add(), node.input(0), node.input(1))
     q = headed(node, x, node.integer("num_heads"))
     made = plus(node, matrix_product(node, ops.Dot(), q, node.input(3)), node.input(4))
     *lead, width = made.shape.dims
     halves = node.reshape(made, (*lead, 2, width // 2))
     gates = node.add(ops.Sigmoid(), node.add(ops.ReduceSum((4,)), halves))
     u, r = parted(node, node.add(ops.Squeeze((4,)), gates), (1, 1))
-    inner = binary(node, ops.Mul(), r, node.input(5))
-    inner = node.add(ops.Sub(), inner, node.scalar(1, inner))
+    inner = node.add(ops.Mul(), r, node.input(5))
+    inner = node.add(ops.Sub(), inner, 1)
     factor = node.add(ops.Mul(), u, inner)
-    return binary(
-        node, ops.Mul(), node.add(ops.Add(), factor, node.scalar(2, factor)), node.input(2)
-    )
+    return node.add(ops.Mul(), node.add(ops.Add(), factor, 2), node.input(2))

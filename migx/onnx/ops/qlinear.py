@@ -14,7 +14,7 @@ from migx.onnx.node import Node
 from migx.onnx.ops._common import all_of, channels_first, channels_last, delegated
 from migx.onnx.ops.casting import stored_type
 from migx.onnx.ops.contrib import DOMAIN, embedded
-from migx.onnx.ops.elementwise import binary, plus
+from migx.onnx.ops.elementwise import plus
 from migx.onnx.ops.linear import matrix_product, scaled, with_bias
 from migx.onnx.ops.normalization import tail_as_one
 from migx.onnx.ops.quantization import first_of, packed_rows
@@ -77,8 +77,8 @@ def side(node: Node, at: int, axis: int) -> Instruction:
     x, scale, zero = node.input(at), node.input(at + 1), node.input(at + 2)
     scale = node.convert(scale, F32)
     if scale.shape.rank > 1:
-        whole = binary(node, ops.Sub(), node.convert(x, F32), node.convert(zero, F32))
-        return binary(node, ops.Mul(), whole, scale)
+        whole = node.add(ops.Sub(), node.convert(x, F32), node.convert(zero, F32))
+        return node.add(ops.Mul(), whole, scale)
     return dequantized(node, x, scale, zero, axis if x.shape.rank > 1 else 0)
 
 
@@ -100,7 +100,7 @@ def convolved(node: Node, x: Instruction) -> Instruction:
     """A float convolution, quantised; the bias is scaled by the product of the scales."""
     result, bias = delegated(node, "Conv", x, real(node, 3)), node.optional(8)
     if bias is not None:
-        scale = binary(node, ops.Mul(), node.input(1), node.input(4))
+        scale = node.add(ops.Mul(), node.input(1), node.input(4))
         count = bias.shape.dims[0]
         scale = node.broadcast_to(node.reshape(scale, (scale.shape.elements,)), (count,))
         result = with_bias(node, result, dequantized(node, bias, scale, None))
@@ -120,9 +120,9 @@ def qgemm(node: Node) -> Instruction:
     ]
     total = scaled(node, node.add(ops.Dot(), *sides), alpha)
     if (bias := node.optional(6)) is not None:
-        unit = scaled(node, binary(node, ops.Mul(), node.input(1), node.input(4)), alpha)
-        real_bias = binary(node, ops.Mul(), node.convert(bias, F32), unit)
-        total = binary(node, ops.Add(), total, real_bias)
+        unit = scaled(node, node.add(ops.Mul(), node.input(1), node.input(4)), alpha)
+        real_bias = node.add(ops.Mul(), node.convert(bias, F32), unit)
+        total = node.add(ops.Add(), total, real_bias)
     return total if node.optional(7) is None else quantized(node, total, 7, node.input(0))
 
 
@@ -147,7 +147,7 @@ def dynamic_quantize_matmul(node: Node) -> Instruction:
 @importer("QLinearAdd", "QLinearMul", domain=DOMAIN)
 def qlinear_arithmetic(node: Node) -> Instruction:
     op = ops.Add() if node.proto.op_type == "QLinearAdd" else ops.Mul()
-    result = binary(node, op, real(node, 0), real(node, 3))
+    result = node.add(op, real(node, 0), real(node, 3))
     return quantized(node, result, 6, node.input(0))
 
 
@@ -196,8 +196,8 @@ def qlinear_concat(node: Node) -> Instruction:
 
 @importer("QLinearWhere", domain=DOMAIN)
 def qlinear_where(node: Node) -> Instruction:
-    operands = node.broadcast(node.input(0), real(node, 1), real(node, 4))
-    return quantized(node, node.add(ops.Where(), *operands), 7, node.input(1))
+    chosen = node.add(ops.Where(), node.input(0), real(node, 1), real(node, 4))
+    return quantized(node, chosen, 7, node.input(1))
 
 
 # Embeddings, and gathers of packed values

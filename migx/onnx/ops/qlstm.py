@@ -17,7 +17,6 @@ from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops._common import delegated, divided
 from migx.onnx.ops.contrib import DOMAIN
-from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import matrix_product, scaled
 from migx.onnx.ops.qlinear import by_range, dequantized
 from migx.onnx.ops.recurrent import operation
@@ -74,8 +73,8 @@ def directions(node: Node) -> list[Direction]:
         bias, h, c, peepholes = (of_direction(node, i, d) for i in (3, 5, 6, 7))
         inputs = matrix_product(node, ops.Dot(), x, weights(node, d, 1, 8))
         if bias is not None:
-            inputs = binary(node, ops.Add(), inputs, binary(node, ops.Add(), *cut(node, bias, 2)))
-        states = [blank if v is None else v for v in (h, c)]
+            inputs = node.add(ops.Add(), inputs, node.add(ops.Add(), *cut(node, bias, 2)))
+        states = [blank if v is None else node.reshape(v, blank.shape.dims) for v in (h, c)]
         own, r = op.named_activations()[d], weights(node, d, 2, 10)
         found.append(Direction(op, backward, own, inputs, r, peepholes, states, lengths))
     return found
@@ -107,9 +106,9 @@ def seen(node: Node, x: Instruction, lengths: Instruction | None) -> Instruction
     if lengths is None:
         return x
     longest = node.add(ops.ReduceMax((0,)), lengths)
-    inside = binary(node, ops.Less(), arange(node, x.shape.dims[0]), longest)
+    inside = node.add(ops.Less(), arange(node, x.shape.dims[0]), longest)
     inside = node.add(ops.Broadcast(0, x.shape.dims), inside)
-    return node.add(ops.Where(), inside, x, node.scalar(0, x))
+    return node.add(ops.Where(), inside, x, 0)
 
 
 def run(node: Node, of: Direction) -> tuple[Instruction, Instruction, Instruction]:
@@ -146,7 +145,7 @@ def body(node: Node, of: Direction, scanned: Sequence[Instruction]) -> Module:
         """A value, or another for sequences that have ended."""
         if of.lengths is None:
             return v
-        goes_on = binary(step, compared, t[0], of.lengths)
+        goes_on = step.add(compared, t[0], of.lengths)
         return step.add(ops.Where(), step.add(ops.Broadcast(0, v.shape.dims), goes_on), v, other)
 
     zero = step.scalar(0, h)
@@ -168,11 +167,11 @@ def cell(
     def gate(x: Instruction, by: Activation, place: int, sees: Instruction) -> Instruction:
         """A gate's activation of a sum plus its peephole on the cell state."""
         if peepholes:
-            x = binary(step, ops.Add(), x, binary(step, ops.Mul(), peepholes[place], sees))
+            x = step.add(ops.Add(), x, step.add(ops.Mul(), peepholes[place], sees))
         return activated(step, by, clipped(step, x, of.op.clip))
 
     i, coupled = gate(i, f, 0, c), of.op.input_forget
-    kept = step.add(ops.Sub(), step.scalar(1, i), i) if coupled else gate(forget, f, 2, c)
+    kept = step.add(ops.Sub(), 1, i) if coupled else gate(forget, f, 2, c)
     added = step.add(ops.Mul(), i, activated(step, g, clipped(step, new, of.op.clip)))
     after = step.add(ops.Add(), step.add(ops.Mul(), kept, c), added)
     return step.add(ops.Mul(), gate(o, f, 1, after), activated(step, h, after)), after
@@ -182,7 +181,7 @@ def clipped(node: Node, x: Instruction, limit: float) -> Instruction:
     """A value clipped to a limit on either side; unchanged if there is none."""
     if limit == math.inf:
         return x
-    return node.add(ops.Clip(), x, node.scalar(-limit, x), node.scalar(limit, x))
+    return node.add(ops.Clip(), x, -limit, limit)
 
 
 def activated(node: Node, by: Activation, x: Instruction) -> Instruction:
@@ -191,13 +190,12 @@ def activated(node: Node, by: Activation, x: Instruction) -> Instruction:
     match name:
         case "Affine":
             alpha, beta = parameters
-            return node.add(ops.Add(), scaled(node, x, alpha), node.scalar(beta, x))
+            return node.add(ops.Add(), scaled(node, x, alpha), beta)
         case "ScaledTanh":
             alpha, beta = parameters
             return scaled(node, node.add(ops.Tanh(), scaled(node, x, beta)), alpha)
         case "ThresholdedRelu":
-            zero, limit = node.scalar(0, x), node.scalar(parameters[0], x)
-            return node.add(ops.Where(), node.add(ops.Less(), x, limit), zero, x)
+            return node.add(ops.Where(), node.add(ops.Less(), x, parameters[0]), 0, x)
     return delegated(node, name, x, **dict(zip(("alpha", "beta"), parameters, strict=False)))
 
 

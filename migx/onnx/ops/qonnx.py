@@ -15,7 +15,7 @@ from migx import ops
 from migx.ir import Instruction
 from migx.onnx.importers import Importer, importer
 from migx.onnx.node import Node
-from migx.onnx.ops.elementwise import binary, clipped
+from migx.onnx.ops.elementwise import clipped
 from migx.op import Operation
 from migx.shape import I16, I32, I64
 
@@ -55,14 +55,14 @@ def quant(node: Node) -> Instruction:
     """
     x, scale, zero = operands(node)
     bits, signed = width(node, 3), node.integer("signed", 1)
-    levels = binary(node, ops.Add(), binary(node, ops.Div(), x, scale), zero)
+    levels = node.add(ops.Add(), node.add(ops.Div(), x, scale), zero)
     if signed and (bits == 1).any():
         if not (bits == 1).all():
             raise node.fail(f"input 3, the number of bits, is 1 for some only: {bits.tolist()}")
         levels = sign(node, levels)
     else:
         levels = rounded(node, within(node, levels, bits), "ROUND")
-    return binary(node, ops.Mul(), binary(node, ops.Sub(), levels, zero), scale)
+    return node.add(ops.Mul(), node.add(ops.Sub(), levels, zero), scale)
 
 
 @quantizer("FloatQuant")
@@ -75,13 +75,13 @@ def float_quant(node: Node) -> Instruction:
     x, scale = node.input(0), node.convert(node.input(1), node.input(0).shape.dtype)
     exponent, mantissa = width(node, 2), width(node, 3, least=0)
     bias = node.needed(node.input(4), "the exponent's bias").astype(np.float64)
-    value = binary(node, ops.Div(), x, scale)
+    value = node.add(ops.Div(), x, scale)
     # With the leading bit as 1, a magnitude has the mantissa's bits behind the point.
     power, digits = leading(node, value, bias), node.literal(2.0**mantissa, x.shape.dtype)
-    found = binary(node, ops.Mul(), binary(node, ops.Div(), value, power), digits)
-    found = binary(node, ops.Div(), rounded(node, found, "ROUND"), digits)
-    found = within_floats(node, binary(node, ops.Mul(), found, power), exponent, mantissa, bias)
-    return binary(node, ops.Mul(), found, scale)
+    found = node.add(ops.Mul(), node.add(ops.Div(), value, power), digits)
+    found = node.add(ops.Div(), rounded(node, found, "ROUND"), digits)
+    found = within_floats(node, node.add(ops.Mul(), found, power), exponent, mantissa, bias)
+    return node.add(ops.Mul(), found, scale)
 
 
 def leading(node: Node, x: Instruction, bias: Any) -> Instruction:
@@ -94,9 +94,9 @@ def leading(node: Node, x: Instruction, bias: Any) -> Instruction:
     bits = INTEGERS[dtype.bits]
     normal = float(np.array(1 << (dtype.digits - 1), bits.numpy).view(dtype.numpy))
     least = np.maximum(2.0 ** (1 - bias), normal)
-    size = binary(node, ops.Max(), node.add(ops.Abs(), x), node.literal(least, dtype))
+    size = node.add(ops.Max(), node.add(ops.Abs(), x), least)
     exponents = node.literal(np.array(np.inf, dtype.numpy).view(bits.numpy), bits)
-    power = binary(node, ops.BitwiseAnd(), node.add(ops.BitCast(bits), size), exponents)
+    power = node.add(ops.BitwiseAnd(), node.add(ops.BitCast(bits), size), exponents)
     return node.add(ops.BitCast(dtype), power)
 
 
@@ -107,15 +107,15 @@ def within_floats(
     dtype = x.shape.dtype
     with np.errstate(over="ignore"):
         high = ((2 - 2.0**-mantissa) * 2.0 ** (2.0**exponent - 1 - bias)).astype(dtype.numpy)
-    most = binary(node, ops.Min(), node.literal(high), node.convert(node.input(5), dtype))
+    most = node.add(ops.Min(), node.literal(high), node.convert(node.input(5), dtype))
     kept = clipped(node, x, node.add(ops.Neg(), most), most)
     if node.integer("saturation", 1):
         return kept
     if not node.integer("has_inf", 0) and not node.integer("has_nan", 0):
         raise node.fail("saturation is 0: has_inf or has_nan must say what is out of range")
     beyond = np.inf if node.integer("has_inf", 0) else np.nan
-    outside = binary(node, ops.Greater(), node.add(ops.Abs(), x), most)
-    signed = node.add(ops.Mul(), node.add(ops.Sign(), x), node.scalar(beyond, x))
+    outside = node.add(ops.Greater(), node.add(ops.Abs(), x), most)
+    signed = node.add(ops.Mul(), node.add(ops.Sign(), x), beyond)
     return node.add(ops.Where(), outside, signed, kept)
 
 
@@ -123,7 +123,7 @@ def within_floats(
 def bipolar_quant(node: Node) -> Instruction:
     """The scale with the sign of the operand; 0 counts as positive."""
     x = node.input(0)
-    return binary(node, ops.Mul(), sign(node, x), node.convert(node.input(1), x.shape.dtype))
+    return node.add(ops.Mul(), sign(node, x), node.convert(node.input(1), x.shape.dtype))
 
 
 @quantizer("Trunc")
@@ -139,7 +139,7 @@ def without_last_bits(node: Node) -> Instruction:
     x, scale, zero = operands(node)
     step = 2.0 ** (width(node, 3) - width(node, 4))
     levels = rounded(node, steps_of(node, x, scale, zero, step), "FLOOR")
-    return binary(node, ops.Mul(), binary(node, ops.Sub(), levels, zero), scale)
+    return node.add(ops.Mul(), node.add(ops.Sub(), levels, zero), scale)
 
 
 def to_scale(node: Node) -> Instruction:
@@ -152,9 +152,9 @@ def to_scale(node: Node) -> Instruction:
     step = 2.0 ** np.round(np.log2(wanted / known))
     levels = within(node, steps_of(node, x, scale, zero, step), width(node, 5))
     levels = rounded(node, levels, "FLOOR")
-    zero = binary(node, ops.Div(), zero, node.literal(step, x.shape.dtype))
-    moved = binary(node, ops.Sub(), levels, zero)
-    return binary(node, ops.Mul(), moved, node.literal(wanted, x.shape.dtype))
+    zero = node.add(ops.Div(), zero, step)
+    moved = node.add(ops.Sub(), levels, zero)
+    return node.add(ops.Mul(), moved, wanted)
 
 
 def operands(node: Node) -> tuple[Instruction, Instruction, Instruction]:
@@ -176,9 +176,9 @@ def steps_of(
     node: Node, x: Instruction, scale: Instruction, zero: Instruction, step: Any
 ) -> Instruction:
     """The levels that a value was quantised to, in units of a larger step."""
-    levels = binary(node, ops.Add(), binary(node, ops.Div(), x, scale), zero)
+    levels = node.add(ops.Add(), node.add(ops.Div(), x, scale), zero)
     levels = node.add(ops.Nearbyint(), levels)
-    return binary(node, ops.Div(), levels, node.literal(step, x.shape.dtype))
+    return node.add(ops.Div(), levels, step)
 
 
 def within(node: Node, levels: Instruction, bits: Any) -> Instruction:
@@ -196,7 +196,7 @@ def within(node: Node, levels: Instruction, bits: Any) -> Instruction:
 
 def sign(node: Node, x: Instruction) -> Instruction:
     """1 where x is 0 or more, else -1."""
-    positive = node.add(ops.GreaterOrEqual(), x, node.scalar(0, x))
+    positive = node.add(ops.GreaterOrEqual(), x, 0)
     return node.add(ops.Where(), positive, node.scalar(1, x), node.scalar(-1, x))
 
 
@@ -210,6 +210,6 @@ def rounded(node: Node, x: Instruction, default: str) -> Instruction:
         raise node.fail(f"no rounding_mode {mode!r}; there are {known}")
     whole, more = BY_SIZE[mode]
     size = node.add(ops.Abs(), x)
-    size = node.add(ops.Add(), size, node.scalar(more, x)) if more else size
+    size = node.add(ops.Add(), size, more) if more else size
     made: Operation = whole()
     return node.add(ops.Mul(), node.add(ops.Sign(), x), node.add(made, size))

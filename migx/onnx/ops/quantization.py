@@ -89,7 +89,7 @@ def dynamic_quantize_linear(node: Node) -> tuple[Instruction, ...]:
     flat = node.add(ops.Equal(), scale, zero)
     place = node.add(ops.Where(), flat, zero, node.add(ops.Nearbyint(), place))
     point = node.convert(node.add(ops.Clip(), place, zero, levels), U8)
-    safe = node.add(ops.Where(), flat, node.scalar(1, scale), scale)
+    safe = node.add(ops.Where(), flat, 1, scale)
     safe, scale, point = (node.add(ops.Squeeze(axes), v) for v in (safe, scale, point))
     return node.add(ops.QuantizeLinear(axis=0, to=U8), x, safe, point), scale, point
 
@@ -204,7 +204,7 @@ def in_blocks(
     numbers = node.convert(apart, scales.shape.dtype)
     for op, value in ((ops.Sub(), zeros), (ops.Mul(), scales)):
         each = node.add(ops.Unsqueeze((2,)), node.convert(value, scales.shape.dtype))
-        numbers = node.add(op, numbers, node.broadcast_to(each, apart.shape.dims))
+        numbers = node.add(op, numbers, each)
     return node.reshape(numbers, weights.shape.dims)
 
 

@@ -11,7 +11,6 @@ from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops.elementwise import binary
 from migx.op import Operation
 from migx.shape import F32, DType
 
@@ -64,9 +63,9 @@ def multinomial(node: Node) -> Instruction:
     batch, classes = node.dims_of(0, 2)
     # A uniform variate may be 0, but not 1.
     uniform = node.add(ops.RandomUniform(seed(node), (batch, count, classes), F32))
-    rest = node.add(ops.Sub(), node.scalar(1, uniform), uniform)
+    rest = node.add(ops.Sub(), 1, uniform)
     variate = node.add(ops.Neg(), node.add(ops.Log(), rest))
     chances = node.convert(node.add(ops.Unsqueeze((1,)), x), F32)
-    scores = binary(node, ops.Sub(), chances, node.add(ops.Log(), variate))
+    scores = node.add(ops.Sub(), chances, node.add(ops.Log(), variate))
     place = node.add(ops.Squeeze((2,)), node.add(ops.Argmax(2), scores))
     return node.convert(place, node.dtype("dtype", 6))

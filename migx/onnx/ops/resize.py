@@ -13,7 +13,6 @@ from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops import runtime
-from migx.onnx.ops.elementwise import binary
 from migx.op import Array
 from migx.shape import F32, F64, I64
 
@@ -42,9 +41,8 @@ def resize_by_scales(node: Node) -> Instruction:
     as in onnxruntime; ONNX leaves this open. Shrinking axes are resized first if there may be both.
     """
     scales, x = node.input(1), node.input(0)
-    one = node.scalar(1, scales)
     for bound, nearest in ((ops.Min(), "ceil"), (ops.Max(), "floor")):
-        bounded = node.add(bound, scales, one)
+        bounded = node.add(bound, scales, 1)
         known = node.constant(bounded)
         if known is None or not np.all(known == 1):
             wanted = Wanted(every_axis(node), bounded, nearest=nearest)
@@ -221,5 +219,5 @@ def kept_aspect_at_run_time(
     factors = runtime.placed(node, node.literal(np.ones(rank)), places, factor)
     have = node.convert(node.dims(node.input(0).shape.dims), F64)
     product = node.add(ops.Mul(), have, factors)
-    rounded = node.add(ops.Floor(), binary(node, ops.Add(), product, node.literal(0.5, F64)))
+    rounded = node.add(ops.Floor(), node.add(ops.Add(), product, 0.5))
     return node.convert(rounded, I64), factors

@@ -14,7 +14,7 @@ from migx.onnx.ops.linear import per_channel, scaled
 def affine(node: Node) -> Instruction:
     """The value times alpha, plus beta."""
     x = scaled(node, node.input(0), node.number("alpha", 1.0))
-    return node.add(ops.Add(), x, node.scalar(node.number("beta", 0.0), x))
+    return node.add(ops.Add(), x, node.number("beta", 0.0))
 
 
 @importer("Scale")

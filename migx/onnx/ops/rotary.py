@@ -13,7 +13,6 @@ from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops.attention import headed, merged, rotated, turned
 from migx.onnx.ops.contrib import DOMAIN
-from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import scaled
 from migx.shape import BOOL
 
@@ -33,7 +32,7 @@ def rotary_embedding(node: Node) -> Instruction:
         if at.shape.rank == 2:
             at = node.reshape(at, (batch, length))
         else:
-            at = binary(node, ops.Add(), node.reshape(at, (1, 1)), arange(node, length))
+            at = node.add(ops.Add(), node.reshape(at, (1, 1)), arange(node, length))
         return rotated(node, x, at, tables, interleaved, used)
 
     return in_heads(node, turn)
@@ -68,7 +67,7 @@ def rotary_embedding_of_three_places(node: Node) -> Instruction:
         made = rows[0]
         for i in (1, 2):
             own = node.literal(streams == i, BOOL)
-            made = node.add(ops.Where(), *node.broadcast(own, rows[i], made))
+            made = node.add(ops.Where(), own, rows[i], made)
         return scaled(node, made, node.number("scale", 1.0))
 
     pair = angles(node.input(2)), angles(node.input(3))

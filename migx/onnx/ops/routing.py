@@ -9,7 +9,6 @@ from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops.contrib import DOMAIN
-from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import matrix_product
 from migx.shape import BOOL, F32
 
@@ -30,18 +29,17 @@ def group_router(node: Node) -> tuple[Instruction, ...]:
         x = matrix_product(node, ops.Dot(), *wide)
     tokens = x.shape.elements // experts
     scores = node.add(ops.Sigmoid(), node.reshape(node.convert(x, F32), (tokens, experts)))
-    chosen_by = binary(node, ops.Add(), scores, bias)
+    chosen_by = node.add(ops.Add(), scores, bias)
     if node.outputs > 1:
         return node.add(ops.Undefined()), chosen_by, scores
     if not isinstance(experts, int):
         raise node.fail(f"how many experts there are is {experts}, not a number")
     allowed = in_best_groups(node, chosen_by, experts)
-    low = node.literal(-math.inf, F32)
-    within = node.add(ops.Where(), *node.broadcast(allowed, chosen_by, low))
+    within = node.add(ops.Where(), allowed, chosen_by, -math.inf)
     chosen = node.add(ops.LogicalAnd(), best(node, within, node.integer("top_k")), allowed)
-    least = node.add(ops.Max(), scores, node.scalar(LEAST, scores))
-    other = node.literal(node.number("router_sentinel", -10000.0), F32)
-    made = node.add(ops.Where(), *node.broadcast(chosen, node.add(ops.Log(), least), other))
+    least = node.add(ops.Max(), scores, LEAST)
+    other = node.number("router_sentinel", -10000.0)
+    made = node.add(ops.Where(), chosen, node.add(ops.Log(), least), other)
     return (node.convert(made, dtype),)
 
 

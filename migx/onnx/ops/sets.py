@@ -7,7 +7,6 @@ from migx.builders import arange
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.normalization import tail_as_one
 from migx.shape import I64
 
@@ -66,8 +65,8 @@ def tensor_scatter(node: Node) -> Instruction:
     places = node.reshape(ramp, [update.shape.dims[axis] if i == axis else 1 for i in range(rank)])
     if given is not None:
         start = node.reshape(node.convert(given, I64), (batch, *[1] * (rank - 1)))
-        places = binary(node, ops.Add(), start, places)
+        places = node.add(ops.Add(), start, places)
     if node.choice("mode", ("linear", "circular"), "linear") == "circular":
-        places = binary(node, ops.Mod(), places, node.dims([cache.shape.dims[axis]]))
+        places = node.add(ops.Mod(), places, node.dims([cache.shape.dims[axis]]))
     index = node.broadcast_to(places, update.shape.dims)
     return node.add(ops.ScatterNone(axis), cache, index, update)

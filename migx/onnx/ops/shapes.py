@@ -15,7 +15,6 @@ from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops import runtime
 from migx.onnx.sparse import dense
-from migx.shape import I64
 
 T = TypeVar("T")
 
@@ -152,7 +151,7 @@ def squeeze(node: Node) -> Instruction:
         return runtime.squeezed(node, x, given)
     if not axes and not node.has("axes"):
         if unknown := [d for d in x.shape.dims if d != 1 and dim.may_equal(d, 1)]:
-            ones = node.add(ops.Equal(), *node.broadcast(node.dims(unknown), node.literal(1, I64)))
+            ones = node.add(ops.Equal(), node.dims(unknown), 1)
             any_one = node.add(ops.ReduceAny((0,)), ones)
             x = node.assumed(x, node.reshape(any_one, ()), False)
             node.graph.model.not_one.update(
@@ -317,5 +316,4 @@ def eye_like(node: Node) -> Instruction:
     rows, columns = node.dims_of(0, 2)
     dtype = node.dtype("dtype") if node.has("dtype") else x.shape.dtype
     first, last = arange(node, rows, shift), arange(node, columns)
-    equal = node.broadcast(node.add(ops.Unsqueeze((1,)), first), last)
-    return node.convert(node.add(ops.Equal(), *equal), dtype)
+    return node.convert(node.add(ops.Equal(), node.add(ops.Unsqueeze((1,)), first), last), dtype)

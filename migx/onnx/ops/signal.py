@@ -8,7 +8,6 @@ from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops import runtime
-from migx.onnx.ops.elementwise import binary
 from migx.shape import BOOL, I64
 
 
@@ -80,18 +79,18 @@ def stft(node: Node) -> Instruction:
         length = node.fresh("frame_length") if known is None else known[0]
     known_step = node.extents(step)
     if known_step is None:
-        forward = node.add(ops.Greater(), node.convert(step, I64), node.literal(0, I64))
+        forward = node.add(ops.Greater(), node.convert(step, I64), 0)
         step = runtime.expected(node, step, "its frame_step is not above 0", forward)
     elif known_step[0] <= 0:
         raise node.fail(f"its frame_step is {known_step[0]}")
     size = node.dims([length]) if given is None else node.reshape(node.convert(given, I64), (1,))
     starts = ramp(node, node.add(ops.Sub(), node.dims([samples + 1]), size), step, "frames")
     places = ramp(node, size, node.literal(1, I64), "", length)
-    index = binary(node, ops.Add(), node.add(ops.Unsqueeze((1,)), starts), places)
+    index = node.add(ops.Add(), node.add(ops.Unsqueeze((1,)), starts), places)
     frames = node.add(ops.Gather(1), signal, index)
     if window is not None:
         shaped = node.reshape(window, (length, 1))
-        frames = binary(node, ops.Mul(), frames, node.convert(shaped, signal.shape.dtype))
+        frames = node.add(ops.Mul(), frames, node.convert(shaped, signal.shape.dtype))
     op = ops.Dft(2, length, onesided=bool(node.integer("onesided", 1)))
     return node.add(op, frames, *([] if isinstance(length, int) else [size]))
 

@@ -12,7 +12,6 @@ from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops.contrib import DOMAIN
-from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import matrix_product, scaled
 from migx.onnx.ops.normalization import over_root_mean_square
 from migx.shape import F32
@@ -26,7 +25,7 @@ def scaled_silu(node: Node) -> Instruction:
     if scale is None:
         wide = scaled(node, wide, node.number("alpha", 1.0))
     else:
-        wide = binary(node, ops.Mul(), wide, node.reshape(node.convert(scale, F32), ()))
+        wide = node.add(ops.Mul(), wide, node.reshape(node.convert(scale, F32), ()))
     x = node.convert(wide, x.shape.dtype)
     return node.add(ops.Mul(), x, node.add(ops.Sigmoid(), x))
 
@@ -39,8 +38,8 @@ def gated_add(node: Node) -> Instruction:
         wide = [node.convert(v, F32) for v in (gate, weight)]
         opened = node.add(ops.Sigmoid(), matrix_product(node, ops.Dot(), *wide))
         gate = node.convert(opened, y.shape.dtype)
-    product = binary(node, ops.Mul(), y, gate)
-    return binary(node, ops.Add(), node.input(0), product)
+    product = node.add(ops.Mul(), y, gate)
+    return node.add(ops.Add(), node.input(0), product)
 
 
 @importer("BranchwiseRMSNorm", domain=DOMAIN)
@@ -55,7 +54,7 @@ def branchwise_norm(node: Node) -> Instruction:
         count, size = apart.shape.dims[-2:]
         if scale.shape.rank == 1 and not may_equal(scale.shape.dims[0], size):
             scale = node.reshape(scale, (count, size))
-        result = binary(node, ops.Mul(), result, node.convert(scale, F32))
+        result = node.add(ops.Mul(), result, node.convert(scale, F32))
     return node.convert(node.reshape(result, x.shape.dims), x.shape.dtype)
 
 
@@ -80,7 +79,7 @@ def normalized(node: Node, x: Instruction) -> Instruction:
 def before_streams(node: Node) -> Instruction:
     """The sum of all streams, each times its gates."""
     x = in_streams(node, node.convert(node.input(0), F32))
-    parts = binary(node, ops.Mul(), x, gates(node, 1, x.shape.dims))
+    parts = node.add(ops.Mul(), x, gates(node, 1, x.shape.dims))
     axis = x.shape.rank - 2
     total = node.add(ops.Squeeze((axis,)), node.add(ops.ReduceSum((axis,)), parts))
     total = scaled(node, total, node.number("reduction_scale", 1.0))
@@ -94,11 +93,11 @@ def after_streams(node: Node) -> Instruction:
     x = in_streams(node, node.convert(given, F32))
     rank = x.shape.rank
     made = node.add(ops.Unsqueeze((rank - 2,)), node.convert(node.input(1), F32))
-    made = binary(node, ops.Mul(), gates(node, 2, x.shape.dims), made)
+    made = node.add(ops.Mul(), gates(node, 2, x.shape.dims), made)
     if mix is not None:
         turn = ops.Transpose((*range(rank - 2), rank - 1, rank - 2))
         x = node.add(ops.Dot(), node.add(turn, node.convert(mix, F32)), x)
-    total = node.reshape(binary(node, ops.Add(), x, made), given.shape.dims)
+    total = node.reshape(node.add(ops.Add(), x, made), given.shape.dims)
     return node.convert(total, given.shape.dtype)
 
 
@@ -128,17 +127,17 @@ def engram_gate(node: Node) -> tuple[Instruction, ...]:
     if not isinstance(size, int):
         raise node.fail(f"the size of {node.proto.input[0]!r} {key.shape} must be a number")
     sides = [
-        binary(node, ops.Mul(), normalized(node, x), node.convert(node.input(i), F32))
+        node.add(ops.Mul(), normalized(node, x), node.convert(node.input(i), F32))
         for i, x in ((3, key), (4, query))
     ]
     agree = node.add(ops.ReduceSum((3,)), node.add(ops.Mul(), *sides))
     agree = scaled(node, agree, 1 / math.sqrt(size))
-    large = node.add(ops.Max(), node.add(ops.Abs(), agree), node.scalar(1e-6, agree))
+    large = node.add(ops.Max(), node.add(ops.Abs(), agree), 1e-6)
     root = node.add(ops.Mul(), node.add(ops.Sign(), agree), node.add(ops.Sqrt(), large))
     value = node.add(ops.Unsqueeze((2,)), value)
-    made = binary(node, ops.Mul(), node.add(ops.Sigmoid(), root), value)
+    made = node.add(ops.Mul(), node.add(ops.Sigmoid(), root), value)
     result = node.convert(made, dtype)
     if (scale := node.optional(5)) is None:
         return (result,)
-    normed = binary(node, ops.Mul(), normalized(node, made), node.convert(scale, F32))
+    normed = node.add(ops.Mul(), normalized(node, made), node.convert(scale, F32))
     return result, node.convert(normed, dtype)

@@ -10,7 +10,6 @@ from migx import ops
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import scaled
 from migx.onnx.ops.ml import DOMAIN, best_label, class_labels, finished, numbers, rows_of
 from migx.op import Array
@@ -28,7 +27,7 @@ def svm_regressor(node: Node) -> Instruction:
         x = kernel(node, x, numbers(node, "support_vectors").reshape(count, -1))
     score = product(node, x, weights.reshape(-1, 1), numbers(node, "rho")[:1])
     if node.integer("one_class", 0):
-        above = node.add(ops.Greater(), score, node.scalar(0, score))
+        above = node.add(ops.Greater(), score, 0)
         return node.add(ops.Where(), above, node.scalar(1, score), node.scalar(-1, score))
     return finished(node, score, node.string("post_transform", "NONE"))
 
@@ -58,14 +57,14 @@ def svm_classifier(node: Node) -> tuple[Instruction, Instruction]:
         return label, finished(node, both, transform)
     # As in onnxruntime: the transforms leave a single score as it is, with its complement beside
     # it.
-    other = node.add(ops.Sub(), node.scalar(1, scores), scores)
+    other = node.add(ops.Sub(), 1, scores)
     return label, node.add(ops.Concat(1), other, scores)
 
 
 def product(node: Node, x: Instruction, matrix: Array, offset: Array) -> Instruction:
     """Rows times a matrix, plus an offset for each column or for all."""
     made = node.add(ops.Dot(), x, node.literal(np.ascontiguousarray(matrix)))
-    return binary(node, ops.Add(), made, node.literal(offset)) if offset.size else made
+    return node.add(ops.Add(), made, offset) if offset.size else made
 
 
 def kernel(node: Node, x: Instruction, vectors: Array) -> Instruction:
@@ -73,19 +72,17 @@ def kernel(node: Node, x: Instruction, vectors: Array) -> Instruction:
     kind = node.choice("kernel_type", ("LINEAR", "POLY", "RBF", "SIGMOID"), "LINEAR")
     gamma, offset, degree = (*node.numbers("kernel_params", ()), 0.0, 0.0, 0.0)[:3]
     if kind == "RBF":
-        apart = binary(
-            node, ops.Sub(), node.add(ops.Unsqueeze((1,)), x), node.literal(vectors[None])
-        )
+        apart = node.add(ops.Sub(), node.add(ops.Unsqueeze((1,)), x), vectors[None])
         square = node.add(ops.ReduceSum((2,)), node.add(ops.Mul(), apart, apart))
         return node.add(ops.Exp(), scaled(node, node.add(ops.Squeeze((2,)), square), -gamma))
     dot = product(node, x, vectors.T, np.zeros(0))
     if kind == "LINEAR":
         return dot
     moved = scaled(node, dot, gamma)
-    moved = node.add(ops.Add(), moved, node.scalar(offset, moved))
+    moved = node.add(ops.Add(), moved, offset)
     if kind == "SIGMOID":
         return node.add(ops.Tanh(), moved)
-    return node.add(ops.Pow(), moved, node.scalar(degree, moved))
+    return node.add(ops.Pow(), moved, degree)
 
 
 def linear_scores(node: Node, count: int) -> Instruction:
@@ -102,8 +99,8 @@ def linear_label(node: Node, scores: Instruction, labels: Array) -> Instruction:
     greatest = node.add(ops.Squeeze((1,)), node.add(ops.ReduceMax((1,)), scores))
     positive = bool((numbers(node, "coefficients") >= 0).all())
     limit, op = (0.5, ops.GreaterOrEqual()) if positive else (0.0, ops.Greater())
-    above = node.add(op, greatest, node.scalar(limit, greatest))
-    return node.add(ops.Where(), *node.broadcast(above, node.literal(labels[1]), best))
+    above = node.add(op, greatest, limit)
+    return node.add(ops.Where(), above, labels[1], best)
 
 
 def contests(node: Node, counts: tuple[int, ...]) -> Instruction:
@@ -128,18 +125,17 @@ def votes(node: Node, scores: Instruction, count: int) -> Instruction:
     for place, (i, j) in enumerate(pairs):
         gains[place, [i, j]] = 1, -1
         given[j] += 1
-    won = node.add(ops.Greater(), scores, node.scalar(0, scores))
+    won = node.add(ops.Greater(), scores, 0)
     return product(node, node.convert(won, scores.shape.dtype), gains, given)
 
 
 def chances(node: Node, scores: Instruction, count: int) -> Instruction:
     """The probability of each class, from those of the contests."""
     a, b = (node.literal(numbers(node, name)) for name in ("prob_a", "prob_b"))
-    turned = node.add(ops.Neg(), binary(node, ops.Add(), binary(node, ops.Mul(), scores, a), b))
+    turned = node.add(ops.Neg(), node.add(ops.Add(), node.add(ops.Mul(), scores, a), b))
     first = node.add(ops.Sigmoid(), turned)
-    bounds = (node.scalar(limit, first) for limit in (TINY, 1 - TINY))
-    first = node.add(ops.Clip(), first, *bounds)
-    second = node.add(ops.Sub(), node.scalar(1, first), first)
+    first = node.add(ops.Clip(), first, TINY, 1 - TINY)
+    second = node.add(ops.Sub(), 1, first)
     place = np.zeros((count, count), np.int64)
     pairs = list(itertools.combinations(range(count), 2))
     for at, (i, j) in enumerate(pairs):

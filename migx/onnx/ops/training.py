@@ -11,7 +11,6 @@ from migx.gradient import Tape, gradients, recomputed
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import scaled
 from migx.op import Operation
 
@@ -60,20 +59,20 @@ def regularized(node: Node, x: Instruction, gradient: Instruction) -> Instructio
 
 def both(node: Node, op: Operation, x: Instruction, y: Instruction) -> Instruction:
     """An operation on two values, the second converted to the type of the first."""
-    return binary(node, op, x, node.convert(y, x.shape.dtype))
+    return node.add(op, x, node.convert(y, x.shape.dtype))
 
 
 def root(node: Node, x: Instruction) -> Instruction:
     """The square root plus epsilon."""
     root = node.add(ops.Sqrt(), x)
-    return node.add(ops.Add(), root, node.scalar(node.number("epsilon", 0.0), root))
+    return node.add(ops.Add(), root, node.number("epsilon", 0.0))
 
 
 @importer("Adagrad", domain=DOMAIN)
 def adagrad(node: Node) -> tuple[Instruction, ...]:
     rate, count = single(node, 0), single(node, 1)
     decay = scaled(node, node.convert(count, rate.shape.dtype), node.number("decay_factor", 0.0))
-    rate = binary(node, ops.Div(), rate, binary(node, ops.Add(), decay, node.scalar(1, decay)))
+    rate = node.add(ops.Div(), rate, node.add(ops.Add(), decay, 1))
 
     def step(x: Instruction, gradient: Instruction, squares: Instruction) -> Group:
         slope = regularized(node, x, gradient)
@@ -88,9 +87,8 @@ def adagrad(node: Node) -> tuple[Instruction, ...]:
 def momentum(node: Node) -> tuple[Instruction, ...]:
     rate, count = single(node, 0), single(node, 1)
     alpha, beta = node.number("alpha"), node.number("beta")
-    first = node.add(ops.Equal(), count, node.scalar(0, count))
-    like = node.scalar(beta, rate)
-    share = node.add(ops.Where(), *node.broadcast(first, node.scalar(1, rate), like))
+    first = node.add(ops.Equal(), count, 0)
+    share = node.add(ops.Where(), first, 1, node.scalar(beta, rate))
     nesterov = node.choice("mode", ("standard", "nesterov")) == "nesterov"
 
     def step(x: Instruction, gradient: Instruction, velocity: Instruction) -> Group:
@@ -110,13 +108,10 @@ def adam(node: Node) -> tuple[Instruction, ...]:
     alpha, beta = node.number("alpha", 0.9), node.number("beta", 0.999)
     grown = node.convert(count, rate.shape.dtype)
     one = node.scalar(1, grown)
-    bias = [
-        node.add(ops.Sub(), one, node.add(ops.Pow(), node.scalar(b, grown), grown))
-        for b in (alpha, beta)
-    ]
+    bias = [node.add(ops.Sub(), one, node.add(ops.Pow(), b, grown)) for b in (alpha, beta)]
     widened = node.add(ops.Mul(), rate, node.add(ops.Sqrt(), bias[1]))
     adjusted = node.add(ops.Div(), widened, bias[0])
-    started = node.add(ops.Greater(), count, node.scalar(0, count))
+    started = node.add(ops.Greater(), count, 0)
     rate = node.add(ops.Where(), started, adjusted, rate)
     after = 1 - node.number("norm_coefficient_post", 0.0)
 

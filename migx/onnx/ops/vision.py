@@ -8,7 +8,6 @@ from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops import runtime
-from migx.onnx.ops.elementwise import binary
 from migx.onnx.ops.linear import matrix_product, window, with_bias
 from migx.onnx.ops.shapes import spread
 from migx.shape import I64, DType
@@ -60,9 +59,9 @@ def centres(node: Node, length: Extent, count: Instruction, dtype: DType) -> Ins
     if node.integer("align_corners", 0):
         span = node.add(ops.Max(), node.add(ops.Sub(), span, one), one)
     else:
-        ramp = binary(node, ops.Add(), ramp, half)
-    step = node.add(ops.Div(), node.literal(2, dtype), span)
-    return binary(node, ops.Sub(), binary(node, ops.Mul(), ramp, step), one)
+        ramp = node.add(ops.Add(), ramp, half)
+    step = node.add(ops.Div(), 2, span)
+    return node.add(ops.Sub(), node.add(ops.Mul(), ramp, step), one)
 
 
 @importer("DeformConv", since=19)
@@ -148,7 +147,7 @@ def max_unpool(node: Node) -> Instruction:
     places: list[Instruction] = []
     for extent in reversed(image):
         size = node.dims([extent])
-        places.insert(0, node.add(ops.Unsqueeze((1,)), binary(node, ops.Mod(), rest, size)))
-        rest = binary(node, ops.Div(), rest, size)
+        places.insert(0, node.add(ops.Unsqueeze((1,)), node.add(ops.Mod(), rest, size)))
+        rest = node.add(ops.Div(), rest, size)
     tuples = node.add(ops.Concat(1), *places)
     return node.add(ops.ScatterndNone(), canvas, tuples, node.reshape(x, (total,)))
