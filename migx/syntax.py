@@ -170,6 +170,15 @@ class Reader:
         self.step()
         return True
 
+    def items(self, closing: str, read: Callable[[], T]) -> list[T]:
+        """What ``read`` reads, separated by commas, up to the closing mark."""
+        found: list[T] = []
+        while not self.accept(closing):
+            found.append(read())
+            if self.next.text != closing:
+                self.take(",", f"',' or {closing!r}")
+        return found
+
     def blocks(self) -> list[Block]:
         while self.next.text == "dim":
             self.declaration()
@@ -189,15 +198,14 @@ class Reader:
         low = int(self.take("int", "the lower bound").text)
         self.take("..")
         high = int(self.take("int").text) if self.next.kind == "int" else None
-        optimals = []
-        if self.accept("{"):
-            while not self.accept("}"):
-                optimals.append(int(self.take("int", "an optimal size").text))
-                self.accept(",")
+        optimals = self.items("}", self.optimal) if self.accept("{") else []
         try:
             self.symbols[name] = Dim(name, low, high, optimals)
         except DimError as error:
             self.fail(str(error), at)
+
+    def optimal(self) -> int:
+        return int(self.take("int", "an optimal size").text)
 
     def symbol_name(self) -> str:
         if self.next.kind == "symbol":
@@ -210,20 +218,18 @@ class Reader:
         at = self.next
         name = self.name("the module's name")
         self.take("(")
-        parameters = []
-        while not self.accept(")"):
-            where = self.next
-            parameter = self.name("a parameter's name")
-            self.take(":")
-            parameters.append((parameter, self.shape(), where))
-            if self.next.text != ")":
-                self.take(",", "',' or ')'")
+        parameters = self.items(")", self.parameter)
         bypass = self.accept("bypass")
         self.take("{")
         statements = []
         while not self.accept("}"):
             statements.append(self.statement())
         return Block(name, at, parameters, statements, bypass)
+
+    def parameter(self) -> tuple[str, Shape, Token]:
+        at, name = self.next, self.name("a parameter's name")
+        self.take(":")
+        return name, self.shape(), at
 
     def name(self, expected: str) -> str:
         if self.next.kind == "string":
@@ -257,21 +263,20 @@ class Reader:
         where = self.next
         made = Statement(where, result, self.take("name", "the name of an operation").text, [])
         self.take("(")
-        made.inputs = self.references(")")
-        self.take(")")
+        made.inputs = self.items(")", self.reference)
         if self.accept("{"):
             made.attributes = self.known("}", self.attributes)
         if self.accept("["):
-            while not self.accept("]"):
-                made.modules.append(
-                    Token("name", (t := self.next, self.name("a module's name"))[1], t.at)
-                )
-                self.accept(",")
+            made.modules = self.items("]", self.module)
         if self.accept(":"):
             made.shape = self.shape()
         if self.accept("from"):
             made.origins = self.known('"\n', self.origins)
         return made
+
+    def module(self) -> Token:
+        at = self.next.at
+        return Token("name", self.name("a module's name"), at)
 
     def origins(self) -> tuple[str, ...]:
         """``"node", "other node"``."""
@@ -295,16 +300,8 @@ class Reader:
             made.attributes["names"] = tuple(names)
         return made
 
-    def references(self, end: str) -> list[Reference]:
-        """Uses of values: ``%0``, ``x``, ``"a name"``, or with their module, ``main:%0``."""
-        found: list[Reference] = []
-        while self.next.text != end or self.next.kind == "string":
-            found.append(self.reference())
-            if not self.accept(","):
-                break
-        return found
-
     def reference(self) -> Reference:
+        """The use of a value: ``%0``, ``x``, ``"a name"``, or with its module, ``main:%0``."""
         at, module = self.next, None
         value = self.value_name()
         if self.accept(":"):
@@ -319,15 +316,16 @@ class Reader:
 
     def attributes(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        while not self.accept("}"):
-            at = self.take("name", "the name of an attribute")
+        for at, value in self.items("}", self.attribute):
             if at.text in found:
                 self.fail(f"attribute {at.text!r} is given twice", at)
-            self.take("=")
-            found[at.text] = self.value()
-            if self.next.text != "}":
-                self.take(",", "',' or '}'")
+            found[at.text] = value
         return found
+
+    def attribute(self) -> tuple[Token, Any]:
+        at = self.take("name", "the name of an attribute")
+        self.take("=")
+        return at, self.value()
 
     def value(self) -> Any:
         token = self.next
@@ -374,12 +372,7 @@ class Reader:
 
     def elements(self) -> Data:
         self.take("[")
-        values = []
-        while not self.accept("]"):
-            values.append(self.value())
-            if self.next.text != "]":
-                self.take(",", "',' or ']'")
-        return Data(tuple(values))
+        return Data(tuple(self.items("]", self.value)))
 
     def data(self) -> Data:
         """``bytes("file", offset, length, sha256="...")`` or ``sha256("...")``."""
@@ -425,20 +418,11 @@ class Reader:
         if dtype.is_tensor:
             return Shape(dtype, self.extents("[", "]"))
         self.take("(")
-        parts = []
-        while not self.accept(")"):
-            parts.append(self.shape())
-            self.accept(",")
-        return Shape(dtype, parts=tuple(parts))
+        return Shape(dtype, parts=tuple(self.items(")", self.shape)))
 
     def extents(self, opening: str, closing: str) -> list[Any]:
         self.take(opening)
-        found = []
-        while not self.accept(closing):
-            found.append(self.extent())
-            if self.next.text != closing:
-                self.take(",", f"',' or {closing!r}")
-        return found
+        return self.items(closing, self.extent)
 
     def extent(self) -> Any:
         """A sum of products of numbers, symbols, calls and parentheses; a tuple if parentheses
