@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from migx.argument import Argument
-from migx.dim import Extent, offsets
+from migx.dim import Extent, broadcast, offsets
 from migx.ir import Instruction, Module
 from migx.op import Operation
 from migx.ops.builtin import Literal
@@ -74,6 +74,13 @@ def astype(at: Builder, x: Instruction, dtype: DType) -> Instruction:
 def broadcast_to(at: Builder, x: Instruction, dims: Dims) -> Instruction:
     """A value broadcast to dims; itself if it has them."""
     return x if x.shape.dims == dims else at(Multibroadcast(dims), x)
+
+
+def common_dims(*dims: Dims) -> Dims:
+    """The dims that some broadcast to, as in numpy. ``DimError`` if two provably do not."""
+    rank = max(map(len, dims))
+    padded = [(1,) * (rank - len(each)) + each for each in dims]
+    return tuple(broadcast(*column) for column in zip(*padded, strict=True))
 
 
 def full_like(at: Builder, like: Instruction, number: float) -> Instruction:

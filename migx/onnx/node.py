@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from migx import dim, ops
 from migx import op as operations
 from migx.argument import Argument
-from migx.builders import Builder, astype, broadcast_to, full_like
+from migx.builders import Builder, astype, broadcast_to, common_dims, full_like
 from migx.dim import Dim, Extent
 from migx.errors import DataError, OnnxError
 from migx.ir import Instruction, Module
@@ -333,7 +333,7 @@ class Node(Builder):
         first = values[0].shape.dims
         if all(v.shape.dims == first for v in values):
             return [*values]
-        dims = common_dims([v.shape for v in values])
+        dims = common_dims(*(v.shape.dims for v in values))
         return [self.broadcast_to(v, dims) for v in values]
 
     def convert(self, value: Instruction, dtype: DType) -> Instruction:
@@ -357,10 +357,3 @@ class Node(Builder):
     def elements(self, whole: Instruction, count: int) -> tuple[Instruction, ...]:
         """The first ``count`` members of a tuple."""
         return tuple(self.add(ops.GetTupleElem(i), whole) for i in range(count))
-
-
-def common_dims(shapes: Sequence[Shape]) -> tuple[Extent, ...]:
-    """The dims that some shapes broadcast to. ``DimError`` if two provably do not."""
-    rank = max(s.rank for s in shapes)
-    padded = [(1,) * (rank - s.rank) + s.dims for s in shapes]
-    return tuple(dim.broadcast(*column) for column in zip(*padded, strict=True))

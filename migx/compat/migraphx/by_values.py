@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from migx import dim, ops
+from migx.builders import astype, broadcast_to
 from migx.compat.migraphx.forms import FORMS, Ints, Site, axes_of, axis_of, form
 from migx.compat.migraphx.imported import read
 from migx.compat.migraphx.shapes import DTYPES, type_t
@@ -35,7 +36,7 @@ def slice_(
             tuple(_place(p, x.shape.dims[a]) for a, p in zip(axes, each, strict=True))
             for each in (starts, ends)
         ]
-        return at.add(ops.Slice(axes, *places), x)
+        return at(ops.Slice(axes, *places), x)
     attributes = starts, ends, axes
     if len(given) != attributes.count(()):
         raise ShapeError(
@@ -52,7 +53,7 @@ def _place(place: int, extent: Extent) -> Extent:
 
 
 def _numbers(at: Site, values: Sequence[int]) -> Instruction:
-    return at.module.add_literal(np.array(values, np.int64))
+    return at.literal(np.array(values, np.int64))
 
 
 @form("resize")
@@ -76,7 +77,7 @@ def resize(
     known = x.shape.bind({}).dims
     dims = sizes or tuple(int(int(d) * s) for d, s in zip(known, scales, strict=True))
     scales = () if sizes else scales
-    return at.add(ops.Resize(dims, scales, mode, coordinate_transformation_mode, nearest_mode), x)
+    return at(ops.Resize(dims, scales, mode, coordinate_transformation_mode, nearest_mode), x)
 
 
 @form("onehot")
@@ -108,7 +109,7 @@ def dynamic_range(
 
 
 def _one(at: Site, value: Instruction) -> Instruction:
-    return at.add(ops.Reshape(()), value)
+    return at(ops.Reshape(()), value)
 
 
 @form("fixed_pad")
@@ -123,7 +124,7 @@ def fixed_pad(at: Site, x: Instruction) -> Instruction:
 def _padded(at: Site, x: Instruction, dims: Sequence[Extent]) -> Instruction:
     """Zeros at the end of each axis, up to dims."""
     behind = [wanted - d for wanted, d in zip(dims, x.shape.dims, strict=True)]
-    return at.add(ops.Pad((*(0,) * len(behind), *behind)), x)
+    return at(ops.Pad((*(0,) * len(behind), *behind)), x)
 
 
 @form("scan_slice")
@@ -131,11 +132,11 @@ def scan_slice(
     at: Site, x: Instruction, index: Instruction, *, axis: int = 0, direction: int = 0
 ) -> Instruction:
     """One slice along an axis, which is kept; ``direction`` 1 counts from the end."""
-    axis, place = axis_of(axis, x.shape.rank), at.add(ops.Reshape((1,)), index)
+    axis, place = axis_of(axis, x.shape.rank), at(ops.Reshape((1,)), index)
     if direction:
         numbers = place.shape.dtype
-        place = at.add(ops.Neg(), at.add(ops.Add(), place, at.module.add_literal([1], numbers)))
-    return at.add(ops.Gather(axis), x, place)
+        place = at(ops.Neg(), at(ops.Add(), place, at.literal([1], numbers)))
+    return at(ops.Gather(axis), x, place)
 
 
 @form("nonzero")
@@ -177,12 +178,12 @@ def multinomial(
     """The class of each number drawn from 0 to 1, by the running sums of probabilities."""
     (batch, classes), samples = sums.shape.dims, drawn.shape.dims[-1]
     dims = (batch, samples, classes)
-    total = at.add(ops.Slice((1,), (classes - 1,), (classes,)), sums)
-    scaled = at.add(ops.Mul(), drawn, at.repeated(total, drawn.shape.dims))
-    below = [at.add(ops.Unsqueeze((place,)), v) for place, v in ((1, sums), (2, scaled))]
-    passed = at.add(ops.LessOrEqual(), *(at.repeated(v, dims) for v in below))
-    count = at.add(ops.ReduceSum((2,)), at.as_type(passed, DTYPES[type_t(dtype)]))
-    return at.add(ops.Squeeze((2,)), count)
+    total = at(ops.Slice((1,), (classes - 1,), (classes,)), sums)
+    scaled = at(ops.Mul(), drawn, broadcast_to(at, total, drawn.shape.dims))
+    below = [at(ops.Unsqueeze((place,)), v) for place, v in ((1, sums), (2, scaled))]
+    passed = at(ops.LessOrEqual(), *(broadcast_to(at, v, dims) for v in below))
+    count = at(ops.ReduceSum((2,)), astype(at, passed, DTYPES[type_t(dtype)]))
+    return at(ops.Squeeze((2,)), count)
 
 
 __all__ = ["FORMS"]

@@ -11,18 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any, TypeAlias
 
 from migx import dim, ops, plugins
+from migx.builders import Builder, astype, broadcast_to, common_dims
 from migx.compat.migraphx.shapes import DTYPES, dynamic_dimension, type_t
 from migx.dim import Extent
 from migx.errors import CompatError, ShapeError
 from migx.ir import Instruction, Module
-from migx.op import Operation
 from migx.ops.linear import ConvolutionBackwards
 from migx.ops.rnn import Recurrent
-from migx.shape import BOOL, DType
+from migx.shape import BOOL
 
 Lowering: TypeAlias = Callable[..., Instruction]
 Ints: TypeAlias = tuple[int, ...]
@@ -90,25 +89,12 @@ ABSENT = {
 """MIGraphX's operations that cannot be added by hand, and what to use instead."""
 
 
-@dataclass(frozen=True)
-class Site:
-    """Where an operation is added: a module; with the operation's name and its modules."""
+class Site(Builder):
+    """Where an operation is added: the end of a module; with its name, and its own modules."""
 
-    module: Module
-    name: str
-    modules: Sequence[Module] = ()
-
-    def add(self, op: Operation, *inputs: Instruction) -> Instruction:
-        return self.module.add_instruction(op, *inputs)
-
-    def as_type(self, value: Instruction, to: DType) -> Instruction:
-        """A value converted to an element type."""
-        return value if value.shape.dtype is to else self.add(ops.Convert(to), value)
-
-    def repeated(self, value: Instruction, dims: Sequence[Extent]) -> Instruction:
-        """A value broadcast to dims."""
-        same = value.shape.dims == tuple(dims)
-        return value if same else self.add(ops.Multibroadcast(tuple(dims)), value)
+    def __init__(self, module: Module, name: str, modules: Sequence[Module] = ()) -> None:
+        super().__init__(module)
+        self.name, self.modules = name, modules
 
 
 @dataclass(frozen=True)
@@ -178,7 +164,7 @@ def convolution(
     op = plugins.operation(at.name)(_both_ends(padding, x), stride, dilation, group)
     if isinstance(op, ConvolutionBackwards):
         op = replace(op, output_padding=(0,) * (x.shape.rank - 2))
-    return at.add(op, x, w)
+    return at(op, x, w)
 
 
 POOLING = ("average", "max", "lpnorm")
@@ -210,7 +196,7 @@ def pooling(
     of = _named(mode, POOLING)
     counted, ceil = bool(count_include_pad), bool(ceil_mode)
     padding = _both_ends(padding, x)
-    return at.add(ops.Pooling(of, windows, padding, stride, dilations, ceil, counted, lp_order), x)
+    return at(ops.Pooling(of, windows, padding, stride, dilations, ceil, counted, lp_order), x)
 
 
 @form("roialign")
@@ -231,7 +217,7 @@ def roialign(
     dims = output_height, output_width
     half = coordinate_transformation_mode == "half_pixel"
     made = ops.RoiAlign(dims, {"average": "avg"}.get(of, of), sampling_ratio, spatial_scale, half)
-    return at.add(made, x, regions, images)
+    return at(made, x, regions, images)
 
 
 # Views
@@ -243,31 +229,31 @@ def reshape(
 ) -> Instruction:
     """0 keeps the dim at its place, -1 is inferred; or reshapes to the dims of a buffer."""
     if buffer is not None:
-        return at.add(ops.Reshape(buffer.shape.dims), x)
+        return at(ops.Reshape(buffer.shape.dims), x)
     known = [x.shape.dims[i] if d == 0 else d for i, d in enumerate(dims)]
     rest = dim.product(d for d in known if d != -1)
     left = x.shape.elements // rest if -1 in known and rest != 0 else 0
-    return at.add(ops.Reshape(tuple(left if d == -1 else d for d in known)), x)
+    return at(ops.Reshape(tuple(left if d == -1 else d for d in known)), x)
 
 
 @form("flatten")
 def flatten(at: Site, x: Instruction, *, axis: int = 1) -> Instruction:
     dims, split = x.shape.dims, axis_of(axis, x.shape.rank)
-    return at.add(ops.Reshape((dim.product(dims[:split]), dim.product(dims[split:]))), x)
+    return at(ops.Reshape((dim.product(dims[:split]), dim.product(dims[split:]))), x)
 
 
 @form("squeeze")
 def squeeze(at: Site, x: Instruction, *, axes: Ints = ()) -> Instruction:
     """Without axes, drops all of size 1."""
     single = tuple(i for i, d in enumerate(x.shape.dims) if d == 1)
-    return at.add(ops.Squeeze(axes_of(axes, x.shape.rank) or single), x)
+    return at(ops.Squeeze(axes_of(axes, x.shape.rank) or single), x)
 
 
 @form("unsqueeze")
 def unsqueeze(at: Site, x: Instruction, *, axes: Ints, steps: Ints = ()) -> Instruction:
     if steps:
         _refuse(at, "steps", "use reshape")
-    return at.add(ops.Unsqueeze(axes_of(axes, x.shape.rank + len(axes))), x)
+    return at(ops.Unsqueeze(axes_of(axes, x.shape.rank + len(axes))), x)
 
 
 @form("multibroadcast")
@@ -280,8 +266,8 @@ def multibroadcast(
 ) -> Instruction:
     """Broadcasts to the given dims, or to those that all inputs have in common."""
     if not others:
-        return at.add(ops.Multibroadcast(out_lens or _extents(out_dyn_dims)), x)
-    return at.repeated(x, reduce(_common, (v.shape.dims for v in (x, *others))))
+        return at(ops.Multibroadcast(out_lens or _extents(out_dyn_dims)), x)
+    return broadcast_to(at, x, common_dims(*(v.shape.dims for v in (x, *others))))
 
 
 def _extents(dims: Sequence[dynamic_dimension]) -> tuple[Extent, ...]:
@@ -303,39 +289,33 @@ def broadcast(
 ) -> Instruction:
     """Broadcasts to the given dims, or to those of another input, aligned from ``axis`` on."""
     dims = other.shape.dims if other is not None else out_lens or _extents(out_dyn_dims)
-    return at.add(ops.Broadcast(axis_of(axis, len(dims)), dims), x)
+    return at(ops.Broadcast(axis_of(axis, len(dims)), dims), x)
 
 
 @form("broadcast_for_dot")
 def broadcast_for_dot(at: Site, x: Instruction, other: Instruction) -> Instruction:
     """The leading dims that two matrices broadcast to, before the last two of the first."""
-    lead = _common(x.shape.dims[:-2], other.shape.dims[:-2])
-    return at.repeated(x, (*lead, *x.shape.dims[-2:]))
-
-
-def _common(x: Sequence[Extent], y: Sequence[Extent]) -> tuple[Extent, ...]:
-    rank = max(len(x), len(y))
-    padded = [(*(1,) * (rank - len(dims)), *dims) for dims in (x, y)]
-    return tuple(dim.broadcast(a, b) for a, b in zip(*padded, strict=True))
+    lead = common_dims(x.shape.dims[:-2], other.shape.dims[:-2])
+    return broadcast_to(at, x, (*lead, *x.shape.dims[-2:]))
 
 
 @form("scalar")
 def scalar(at: Site, x: Instruction, *, scalar_bcst_dims: Ints) -> Instruction:
-    return at.repeated(x, scalar_bcst_dims)
+    return broadcast_to(at, x, scalar_bcst_dims)
 
 
 @form("fill")
 def fill(at: Site, value: Instruction, buffer: Instruction) -> Instruction:
     """The value broadcast to the dims of a buffer."""
-    return at.add(ops.Contiguous(), at.repeated(value, buffer.shape.dims))
+    return at(ops.Contiguous(), broadcast_to(at, value, buffer.shape.dims))
 
 
 @form("layout")
 def layout(at: Site, x: Instruction, *, permutation: Ints) -> Instruction:
     """The same value with its axes in memory in the order of the permutation."""
     back = tuple(sorted(range(len(permutation)), key=permutation.__getitem__))
-    moved = at.add(ops.Contiguous(), at.add(ops.Transpose(permutation), x))
-    return at.add(ops.Transpose(back), moved)
+    moved = at(ops.Contiguous(), at(ops.Transpose(permutation), x))
+    return at(ops.Transpose(back), moved)
 
 
 @form("pad")
@@ -343,8 +323,8 @@ def pad(
     at: Site, x: Instruction, *, pads: Ints, value: float = 0.0, mode: int | str = 0
 ) -> Instruction:
     by = _named(mode, ("constant", "reflect", "edge"))
-    filled = [at.module.add_literal(value, x.shape.dtype)] if value else []
-    return at.add(ops.Pad(pads, by), x, *filled)
+    filled = [at.literal(value, x.shape.dtype)] if value else []
+    return at(ops.Pad(pads, by), x, *filled)
 
 
 # Arithmetic
@@ -366,39 +346,39 @@ def scatter(
     if skip_out_of_bounds:
         _refuse(at, "skip_out_of_bounds", "indices outside are errors here: clip them")
     made = plugins.operation(at.name)(axis_of(axis, x.shape.rank))
-    return at.add(made, x, indices, updates)
+    return at(made, x, indices, updates)
 
 
 @form("equal", "greater", "less", "isnan")
 def predicate(at: Site, *inputs: Instruction) -> Instruction:
     """1 or 0 in the type of the inputs."""
-    return at.as_type(at.add(plugins.operation(at.name)(), *inputs), inputs[0].shape.dtype)
+    return astype(at, at(plugins.operation(at.name)(), *inputs), inputs[0].shape.dtype)
 
 
 @form("isinf")
 def isinf(
     at: Site, x: Instruction, *, detect_negative: bool = True, detect_positive: bool = True
 ) -> Instruction:
-    found = at.add(ops.Isinf(detect_negative, detect_positive), x)
-    return at.as_type(found, x.shape.dtype)
+    found = at(ops.Isinf(detect_negative, detect_positive), x)
+    return astype(at, found, x.shape.dtype)
 
 
 @form("not", "logical_and", "logical_or", "logical_xor")
 def logical(at: Site, *inputs: Instruction) -> Instruction:
     """Logic on values that are not 0, in the type of the inputs."""
-    bools = [at.as_type(value, BOOL) for value in inputs]
-    return at.as_type(at.add(plugins.operation(at.name)(), *bools), inputs[0].shape.dtype)
+    bools = [astype(at, value, BOOL) for value in inputs]
+    return astype(at, at(plugins.operation(at.name)(), *bools), inputs[0].shape.dtype)
 
 
 @form("where")
 def where(at: Site, condition: Instruction, x: Instruction, y: Instruction) -> Instruction:
-    return at.add(ops.Where(), at.as_type(condition, BOOL), x, y)
+    return at(ops.Where(), astype(at, condition, BOOL), x, y)
 
 
 @form("log2")
 def log2(at: Site, x: Instruction) -> Instruction:
-    ln2 = at.add(ops.Log(), at.module.add_literal(2.0, x.shape.dtype))
-    return at.add(ops.Div(), at.add(ops.Log(), x), at.repeated(ln2, x.shape.dims))
+    ln2 = at(ops.Log(), at.literal(2.0, x.shape.dtype))
+    return at(ops.Div(), at(ops.Log(), x), broadcast_to(at, ln2, x.shape.dims))
 
 
 @form("quantizelinear", "dequantizelinear")
@@ -414,10 +394,10 @@ def linear(
     parameters = [scale] if zero is None else [scale, zero]
     shared = {"axis": 0, "block": 1 if x.shape.rank and scale.shape.rank else 0}
     if at.name == "dequantizelinear":
-        return at.add(ops.DequantizeLinear(**shared), x, *parameters)
+        return at(ops.DequantizeLinear(**shared), x, *parameters)
     told = ops.QuantizeLinear(**shared).to if out_type < 0 else DTYPES[type_t(out_type)]
     to = told if zero is None else zero.shape.dtype
-    return at.add(ops.QuantizeLinear(**shared, to=to), x, *parameters)
+    return at(ops.QuantizeLinear(**shared, to=to), x, *parameters)
 
 
 # Recurrent layers, whose last states are operations of their own
@@ -440,7 +420,7 @@ def recurrent(
         _refuse(at, "actv_func", "parse_onnx reads activations; here they are the defaults")
     way = _named(direction, ("forward", "reverse", "bidirectional"))
     layer = plugins.operation(at.name)(hidden_size, way, clip=clip or math.inf, **flags)
-    return at.add(ops.GetTupleElem(0), at.add(layer, *inputs))
+    return at(ops.GetTupleElem(0), at(layer, *inputs))
 
 
 @form("rnn_last_hs_output", "rnn_last_cell_output")
@@ -448,4 +428,4 @@ def last_state(at: Site, states: Instruction) -> Instruction:
     layer = states.inputs[0] if isinstance(states.op, ops.GetTupleElem) else states
     if not isinstance(layer.op, Recurrent):
         raise ShapeError(f"{at.name} takes the result of rnn, gru or lstm, not {states!r}")
-    return at.add(ops.GetTupleElem(1 if at.name == "rnn_last_hs_output" else 2), layer)
+    return at(ops.GetTupleElem(1 if at.name == "rnn_last_hs_output" else 2), layer)

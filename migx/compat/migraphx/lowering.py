@@ -101,7 +101,7 @@ def _plain(at: Site, held: Given, inputs: Sequence[Instruction]) -> Instruction:
         elif field == "axes":
             value = axes_of(value, rank) or tuple(range(rank))
         made[field] = value
-    return at.module.add_instruction(cls(**made), *inputs, modules=at.modules)
+    return at(cls(**made), *inputs, modules=at.modules)
 
 
 def _fitting(at: Site, key: str, kind: str, value: Any) -> Any:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from google.protobuf import text_format
 
 from migx import ops
+from migx.builders import common_dims
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
-from migx.onnx.node import Node, common_dims
+from migx.onnx.node import Node
 from migx.shape import BOOL, F32, I64, STR, U8, Shape
 
 
@@ -26,7 +25,7 @@ def host(node: Node, *outputs: Shape) -> tuple[Instruction, ...]:
     return tuple(next(results) if n else node.add(ops.Undefined()) for n in node.proto.output)
 
 
-def strings(node: Node, index: int) -> Sequence[Extent]:
+def strings(node: Node, index: int) -> tuple[Extent, ...]:
     """The dims of an operand that must be strings."""
     shape = node.input(index).shape
     if shape.dtype is not STR:
@@ -36,7 +35,7 @@ def strings(node: Node, index: int) -> Sequence[Extent]:
 
 @importer("StringConcat", since=20)
 def string_concat(node: Node) -> tuple[Instruction, ...]:
-    dims = common_dims([Shape(STR, strings(node, i)) for i in (0, 1)])
+    dims = common_dims(*(strings(node, i) for i in (0, 1)))
     return host(node, Shape(STR, dims))
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from migx import dim, ops
+from migx.builders import common_dims
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
-from migx.onnx.node import Node, common_dims
+from migx.onnx.node import Node
 from migx.op import Operation
 from migx.shape import I32
 
@@ -18,7 +19,7 @@ def matrix_product(node: Node, op: Operation, x: Instruction, y: Instruction) ->
     row, column = x.shape.rank == 1, y.shape.rank == 1
     x = node.add(ops.Unsqueeze((0,)), x) if row else x
     y = node.add(ops.Unsqueeze((1,)), y) if column else y
-    lead = common_dims([s.with_dims(s.dims[:-2]) for s in (x.shape, y.shape)])
+    lead = common_dims(x.shape.dims[:-2], y.shape.dims[:-2])
     x, y = (node.broadcast_to(v, (*lead, *v.shape.dims[-2:])) for v in (x, y))
     product = node.add(op, x, y)
     rank = product.shape.rank
