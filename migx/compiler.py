@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Unpack
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from migx.argument import Argument
@@ -39,6 +38,7 @@ from migx.target import (
     Target,
     asked_for,
     context_for,
+    expect_readable,
     get_target,
     passes_for,
     supported,
@@ -47,10 +47,9 @@ from migx.text import noted
 from migx.verify import verify
 from migx.weights import DEBUG
 from migx.weights.epochs import NOTHING, LiveWeights, files_of
-from migx.weights.hoisting import hoist_sources, names_of_weights, weights_of
+from migx.weights.hoisting import hoist_sources
 from migx.weights.layouts import pack_weights
 from migx.weights.live import committing, holding, live_weights
-from migx.weights.marking import fixed_weights
 from migx.weights.recipe import Arguments
 
 
@@ -65,8 +64,6 @@ class Compiled:
     context: Context
     weights: LiveWeights
     revision: int
-    named: Callable[[], Iterable[str]]
-    """The names of the weights of the original program, fixed ones included."""
     _has_run: bool = field(default=False, init=False)
     _made_at: int = field(default=0, init=False)
     _executable: Executable | None = field(default=None, init=False)
@@ -107,7 +104,7 @@ class Compiled:
 
     @cached_property
     def _inputs(self) -> Inputs:
-        return Inputs(self.program.main, self.named)
+        return Inputs(self.program.main, self.weights.names)
 
     @cached_property
     def files(self) -> tuple[MappedFile, ...]:
@@ -239,15 +236,8 @@ def assembled(
     if not context.saved:  # otherwise it is the program that the saved code was made for
         pack_weights(lowered, context)
     hoist_sources(lowered)
-    weights = LiveWeights(
-        lowered.weights,
-        context,
-        place=partial(placed, context.target),
-        declared=partial(weights_of, program),
-        carried=live,
-        fixed=partial(fixed_weights, program),
-    )
-    return Compiled(lowered, context, weights, program.revision, partial(names_of_weights, program))
+    weights = LiveWeights(lowered.weights, context, program, live)
+    return Compiled(lowered, context, weights, program.revision)
 
 
 def ready(made: Compiled) -> Compiled:
@@ -278,31 +268,6 @@ def expect_executable(target: Target, made: Any) -> None:
             f"target {target.name}: make_executable must return an object with "
             f"run(arguments, slots), not {type(made).__name__}: {error}"
         ) from error
-
-
-def expect_readable(target: Target, method: str, value: Argument) -> None:
-    """Raises ``TargetError`` unless the host can read a value returned by a method of a target."""
-    if not isinstance(value, Argument):
-        gives = type(value).__name__
-        raise TargetError(f"target {target.name}: {method} must return an Argument, not a {gives}")
-    for part in value.parts if value.shape.dtype is TUPLE else ():
-        expect_readable(target, method, part)
-    if value.shape.dtype.is_tensor and not value.elsewhere:
-        data = value.data
-        if not isinstance(data, np.ndarray | np.generic):
-            raise TargetError(
-                f"target {target.name}: {method} returns a {value.shape.text} that holds a "
-                f"{type(data).__name__}, not an array for the host; a value in the target's memory "
-                "needs a subclass of Argument with elsewhere = True and data that copies it to the "
-                "host"
-            )
-
-
-def placed(target: Target, value: Argument) -> Argument:
-    """A host value in the memory that a target wants it in."""
-    made = target.copy_to(value)
-    expect_readable(target, "copy_to", made)
-    return made
 
 
 def finalize(program: Program, context: Context) -> None:

@@ -21,6 +21,8 @@ from typing import (
     runtime_checkable,
 )
 
+import numpy as np
+
 from migx.argument import Argument
 from migx.errors import TargetError, UnknownName, there_are
 from migx.ir import Instruction
@@ -29,7 +31,7 @@ from migx.op import freeze, know_fields, snake_case
 from migx.pipeline import instance
 from migx.program import Program
 from migx.rewrite import EventLog
-from migx.shape import Shape
+from migx.shape import TUPLE, Shape
 from migx.text import noted
 
 NO_SLOTS: Mapping[str, Argument] = MappingProxyType({})
@@ -244,8 +246,6 @@ class Target:
 
     def allocate(self, shape: Shape) -> Argument:
         """Uninitialised memory of the target for a value with static dims."""
-        import numpy as np
-
         return Argument(shape, np.empty([int(d) for d in shape.dims], shape.dtype.numpy))
 
     def copy_to(self, argument: Argument) -> Argument:
@@ -297,6 +297,31 @@ def get_target(given: Target | str | Any) -> Target:
             raise TargetError(f"{given!r} is no target: give one, or its name, such as 'cpu'")
         return given
     made: Target = instance("targets", given)
+    return made
+
+
+def expect_readable(target: Target, method: str, value: Argument) -> None:
+    """Raises ``TargetError`` unless the host can read a value returned by a method of a target."""
+    if not isinstance(value, Argument):
+        gives = type(value).__name__
+        raise TargetError(f"target {target.name}: {method} must return an Argument, not a {gives}")
+    for part in value.parts if value.shape.dtype is TUPLE else ():
+        expect_readable(target, method, part)
+    if value.shape.dtype.is_tensor and not value.elsewhere:
+        data = value.data
+        if not isinstance(data, np.ndarray | np.generic):
+            raise TargetError(
+                f"target {target.name}: {method} returns a {value.shape.text} that holds a "
+                f"{type(data).__name__}, not an array for the host; a value in the target's memory "
+                "needs a subclass of Argument with elsewhere = True and data that copies it to the "
+                "host"
+            )
+
+
+def placed(target: Target, value: Argument) -> Argument:
+    """A host value in the memory that a target wants it in."""
+    made = target.copy_to(value)
+    expect_readable(target, "copy_to", made)
     return made
 
 

@@ -8,7 +8,6 @@ offset, length, type and dims that the model declares. The sources of values are
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,6 @@ from migx.weights.constants import tree
 from migx.weights.evaluation import evaluated
 from migx.weights.hoisting import weights_of
 from migx.weights.live import holding, live_weights, put_literals
-from migx.weights.marking import fixed_weights
 from migx.weights.sources import values_from
 
 if TYPE_CHECKING:
@@ -66,8 +64,7 @@ def replace_onnx_external_weights(
     made = holding(program, live)
     programs = [made] if compiled is None else [made, holding(compiled.program, live)]
     wanted = {name: at for each in programs for name, at in weights_of(each).items()}
-    fixed = partial(fixed_weights, program)
-    values = values_from(source, wanted, strict=strict, convert=convert, fixed=fixed)
+    values = values_from(source, wanted, strict=strict, convert=convert, program=program)
     check_complete(values, wanted, source)
     for name, value in values.items():
         fit = fitting.fitted(name, value, wanted[name].shape)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,8 +26,11 @@ from migx.base.memory import Memory
 from migx.errors import WeightError, counted
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal
+from migx.program import Program
 from migx.shape import Shape
+from migx.target import Context, placed
 from migx.weights.fitting import fitted, lent, own, refuse_infinite, unknown, without_values
+from migx.weights.hoisting import names_of_weights, weights_of
 from migx.weights.overwriting import AT_ONCE, Overwriting, is_made
 from migx.weights.recipe import Arguments, Recipe
 from migx.weights.running import Running
@@ -86,27 +89,23 @@ class Epoch:
 
 
 class LiveWeights:
-    """The weights module of a compiled program, and its current values.
+    """The weights module of a compiled program, and its current values, with slots where the target
+    reads them.
 
-    ``place`` brings a slot's value where the target reads it. ``declared`` returns the weights of
-    the original program: those that passes found unnecessary may be given, too. ``carried`` are
-    values from updates of an earlier compilation. ``fixed`` returns the names of the weights that
-    cannot be replaced. Thread-safe: updates are serialised, and runs go on meanwhile.
+    ``original`` is the program before passes, some of whose weights they may have found
+    unnecessary: these may be given, too. ``carried`` are values from updates of an earlier
+    compilation. Thread-safe: updates are serialised, and runs go on meanwhile.
     """
 
     def __init__(
         self,
         module: Module | None,
-        context: Any = None,
-        *,
-        place: Callable[[Argument], Argument] | None = None,
-        declared: Callable[[], Mapping[str, Instruction]] = dict,
+        context: Context,
+        original: Program | None = None,
         carried: Arguments = NOTHING,
-        fixed: Callable[[], Iterable[str]] = tuple,
     ) -> None:
-        self.module, self.context = module, context
-        self.place = place or (lambda value: value)
-        self._recipe, self._declared, self.fixed = Recipe(module, context), declared, fixed
+        self.module, self.context, self.original = module, context, original
+        self._recipe = Recipe(module, context)
         self._memory = Memory()
         self.committing = threading.RLock()  # held while values are committed
         self.current = Epoch(0, carried, NOTHING, given=frozenset(carried))
@@ -116,7 +115,12 @@ class LiveWeights:
     @cached_property
     def sources(self) -> dict[str, Instruction]:
         """The weights that may be given, by name."""
-        return {**self._declared(), **self._recipe.sources}
+        declared = {} if self.original is None else weights_of(self.original)
+        return {**declared, **self._recipe.sources}
+
+    def names(self) -> set[str]:
+        """The names of all weights, fixed ones included."""
+        return set() if self.original is None else names_of_weights(self.original)
 
     @property
     def missing(self) -> list[str]:
@@ -140,8 +144,8 @@ class LiveWeights:
         """Computes the slots from the weights' values in the program, except those given."""
         with self.committing:
             if len(self.current.slots) < len(self._recipe.slots):
-                placed = {name: self.place(value) for name, value in slots.items()}
-                began = replace(self.current, slots={**self.current.slots, **placed})
+                given = {name: self._placed(value) for name, value in slots.items()}
+                began = replace(self.current, slots={**self.current.slots, **given})
                 values = {**self._held(), **self.current.weights}
                 self.current = self._after(began, values, True)
 
@@ -254,7 +258,10 @@ class LiveWeights:
     def _computed(self, slots: Mapping[str, Instruction], weights: Arguments) -> Computed:
         """The values of slots, where the target reads them, and the values they are views of."""
         values, wholes = self._recipe.values(slots, weights)
-        return {name: self.place(value) for name, value in values.items()}, wholes
+        return {name: self._placed(value) for name, value in values.items()}, wholes
+
+    def _placed(self, value: Argument) -> Argument:
+        return placed(self.context.target, value)
 
     def _written(
         self,
@@ -401,8 +408,8 @@ class Update:
         cannot hold are refused.
         """
         self._check_open()
-        wanted, fixed = self._weights.sources, self._weights.fixed
-        found = values_from(values, wanted, strict=strict, convert=convert, fixed=fixed)
+        wanted, program = self._weights.sources, self._weights.original
+        found = values_from(values, wanted, strict=strict, convert=convert, program=program)
         for name, value in found.items():
             self[name] = value
 

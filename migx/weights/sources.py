@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -21,8 +21,10 @@ from migx.base.files import inside
 from migx.errors import DataError, DataWarning, WeightError, counted, first_few, there_are, warn
 from migx.ir import Instruction
 from migx.ops.builtin import OnnxExternalWeights
+from migx.program import Program
 from migx.shape import Shape
 from migx.weights.fitting import fitted, unknown
+from migx.weights.marking import fixed_weights
 
 
 def values_from(
@@ -31,11 +33,12 @@ def values_from(
     *,
     strict: bool = True,
     convert: bool = False,
-    fixed: Callable[[], Iterable[str]] = tuple,
+    program: Program | None = None,
 ) -> dict[str, Any]:
     """The values that a folder, a file or a dict has for some weights. Errors, ``strict`` and
     ``convert`` are as in ``migx.weights.epochs.Update.update``. A folder of external data has no
-    values for the ``fixed`` weights inside the model file: a ``DataWarning`` says so.
+    values for weights of the ``program`` inside the model file, which are fixed: a ``DataWarning``
+    says so.
     """
     folder = _folder_of(source)
     had = _had(source) if folder is None else _placed(folder, wanted)
@@ -45,8 +48,8 @@ def values_from(
     left = [name for name in had if name not in wanted]
     if (missing or left) and (strict or not found):
         raise WeightError(_other_names(source, wanted, missing, left))
-    if strict and folder is not None:
-        _warn_of_fixed(source, [*fixed()])
+    if strict and folder is not None and program is not None:
+        _warn_of_fixed(source, fixed_weights(program))
     if convert:
         return {n: fitted(n, v, wanted[n].shape, convert=True) for n, v in found.items()}
     return found
