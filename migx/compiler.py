@@ -35,7 +35,9 @@ from migx.target import (
     Context,
     Executable,
     FallsBack,
+    Seen,
     Target,
+    Traced,
     asked_for,
     context_for,
     expect_readable,
@@ -138,6 +140,18 @@ class Compiled:
             self._expect_outputs(results, [at.shape.substitute(sizes) for at in main.outputs])
             self._has_run = True
         return results
+
+    def trace(self, arguments: Mapping[str, Argument], seen: Seen) -> list[Argument]:
+        """The outputs for checked arguments; ``seen`` is called with each instruction and its
+        result. ``TargetError`` if the target shows only outputs.
+        """
+        if not isinstance(self.executable, Traced):
+            raise TargetError(
+                f"target {self.target.name} does not show each instruction's result: its "
+                "executable has no trace(arguments, seen, slots); that of ref has, after any passes"
+            )
+        with self.weights.reading() as slots:
+            return self.executable.trace(arguments, seen, slots)
 
     def _expect_outputs(self, results: Any, wanted: Sequence[Shape]) -> None:
         """Raises ``TargetError`` unless there is a result for each output that fits its shape and

@@ -8,10 +8,10 @@ and returns a ``Profile``. One that has ``trace`` instead is timed by when each 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from migx.argument import Argument
 from migx.binding import sizes_told
@@ -28,15 +28,11 @@ from migx.ops.rnn import GRU, LSTM, RNN
 from migx.ops.vision import DeformableConvolution
 from migx.planning import is_memory
 from migx.shape import Shape
-from migx.target import supported
+from migx.target import Traced, supported
 
 if TYPE_CHECKING:
     from migx.compiler import Compiled
     from migx.program import Program
-
-
-Seen: TypeAlias = Callable[[Instruction, Argument], object]
-"""Called with each instruction of a traced run and its result."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +67,6 @@ class Profiled(Protocol):
 
     def profile(self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument]) -> Profile:
         """Runs once."""
-        ...
-
-
-@runtime_checkable
-class Traced(Protocol):
-    """An executable that can show each result as it is computed."""
-
-    def trace(
-        self, arguments: Mapping[str, Argument], seen: Seen, slots: Mapping[str, Argument]
-    ) -> list[Argument]:
-        """Runs once, and calls ``seen(instruction, result)`` for each instruction of any module;
-        those of a body come before the instruction that has it.
-        """
         ...
 
 

@@ -8,13 +8,14 @@ are what it may offer besides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import (
     Any,
     ClassVar,
     Protocol,
+    TypeAlias,
     TypedDict,
     Unpack,
     dataclass_transform,
@@ -34,6 +35,8 @@ from migx.rewrite import EventLog
 from migx.shape import TUPLE, Shape
 from migx.text import noted
 
+Seen: TypeAlias = Callable[[Instruction, Argument], object]
+"""Called with each instruction of a traced run and its result."""
 NO_SLOTS: Mapping[str, Argument] = MappingProxyType({})
 ACTIVATIONS = ("float", "int8")
 """The types of activations that weights of four and eight bits may be multiplied by."""
@@ -176,6 +179,19 @@ class Saves(Protocol):
 
     def save_code(self) -> dict[str, bytes]:
         """Bytes by name, passed to a loaded program as ``Context.saved``."""
+        ...
+
+
+@runtime_checkable
+class Traced(Protocol):
+    """An executable that can show each result as it is computed."""
+
+    def trace(
+        self, arguments: Mapping[str, Argument], seen: Seen, slots: Mapping[str, Argument]
+    ) -> list[Argument]:
+        """Runs once, and calls ``seen(instruction, result)`` for each instruction of any module;
+        those of a body come before the instruction that has it.
+        """
         ...
 
 

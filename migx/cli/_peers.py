@@ -12,12 +12,9 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 from migx.argument import Argument
-from migx.binding import check_inputs
-from migx.cli._load import PeerError, UsageError
-from migx.compiler import Compiled, given_back
+from migx.cli._load import PeerError
 from migx.errors import counted
 from migx.ir import Instruction
-from migx.manager import Pipeline
 from migx.program import Program
 from migx.testing.bounds import Budget, TensorBounds
 
@@ -146,32 +143,10 @@ def landmarks(program: Program) -> dict[str, Instruction]:
     return {label: found[0] for label, found in ends.items() if len(found) == 1}
 
 
-def traced(made: Compiled, inputs: Mapping[str, Any], seen: Sequence[Seen]) -> list[Any]:
-    """The outputs of a run; each of ``seen`` is called with each instruction and its result."""
-    trace = getattr(made.executable, "trace", None)
-    if trace is None:
-        raise UsageError(
-            f"--each: {made.context.target.name} does not show each instruction's result; ref "
-            "does, also with --passes"
-        )
-    arguments = check_inputs(made.program.main, inputs)
-
-    def show(at: Instruction, result: Argument) -> None:
-        for each in seen:
-            each(at, result)
-
-    with made.weights.reading() as slots:
-        return [given_back(result) for result in trace(arguments, show, slots)]
-
-
-def rounding(made: Compiled, inputs: Mapping[str, Any], passes: Pipeline) -> TensorBounds:
-    """A trace callback that follows the roundings of a run, and the passes' approximations."""
-    arguments = check_inputs(made.program.main, inputs)
-    return TensorBounds(made.program, arguments, passes.approximations())
-
-
 class Recorder:
-    """Records the values and bounds of ONNX nodes in a run on ``ref``."""
+    """Records the values and bounds of ONNX nodes in a run on ``ref``, whose roundings it has
+    followed.
+    """
 
     def __init__(self, program: Program, roundings: TensorBounds, keep: bool) -> None:
         self._labels = {at: label for label, at in landmarks(program).items()}
@@ -180,6 +155,7 @@ class Recorder:
         self.budgets: dict[str, Budget] = {}
 
     def __call__(self, at: Instruction, result: Argument) -> None:
+        self._roundings(at, result)
         label = self._labels.get(at)
         if label is not None:
             self.budgets[label] = self._roundings.of(at)

@@ -22,18 +22,16 @@ from migx.cli._peers import (
     Onnxruntime,
     Recorder,
     landmarks,
-    rounding,
-    traced,
 )
 from migx.cli._session import Session
-from migx.compiler import Compiled, compiled
+from migx.compiler import Compiled, compiled, given_back
 from migx.dims.symbol import listed
 from migx.errors import MigxError
 from migx.ir import Instruction
 from migx.manager import Pipeline
 from migx.program import Program
 from migx.target import passes_for
-from migx.testing.bounds import Budget, Comparison, compare
+from migx.testing.bounds import Budget, Comparison, TensorBounds, compare
 from migx.text import draw_instruction
 from migx.weights.constants import is_unpacked
 
@@ -84,10 +82,12 @@ def checked(
     program, options, target = session.program, session.options, session.target
     against = _peer(path, options)
     plain = compiled(program, "ref")
-    spent = rounding(plain, inputs, _passes(held, session))
+    arguments = plain.arguments(inputs)
+    spent = TensorBounds(plain.program, arguments, _passes(held, session).approximations())
     recorder = Recorder(plain.program, spent, keep=options.each and against == "ref")
     with _load.progress("running on ref"):
-        expected = got = traced(plain, inputs, [spent, recorder] if options.each else [spent])
+        results = plain.trace(arguments, recorder if options.each else spent)
+        expected = got = [*map(given_back, results)]
     names, values, notes = program.main.output_names, recorder.values, list[str]()
     if against == "onnxruntime":
         expected, values, notes = _by_onnxruntime(path, inputs, names, recorder, options)
@@ -221,7 +221,7 @@ def _each(
     budgets: Mapping[str, Budget],
 ) -> dict[str, Any]:
     comparer = Comparer(subject.program, values, budgets)
-    traced(subject, inputs, [comparer])
+    subject.trace(subject.arguments(inputs), comparer)
     if not comparer.compared:
         raise _load.UsageError(
             "--each finds values by the ONNX nodes they come from, and no instruction here names "

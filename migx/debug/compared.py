@@ -10,10 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from migx.argument import Argument
-from migx.binding import check_inputs
 from migx.compiler import compiled
 from migx.errors import InputError
-from migx.profile import Traced
 from migx.program import Program
 from migx.target import Target
 from migx.testing.bounds import NONE, Approximations, Comparison, TensorBounds, compare
@@ -40,11 +38,9 @@ def beside_ref(
 ) -> Callable[[Sequence[Any]], list[Comparison]]:
     """A function that compares outputs with those of a program on ``ref``, without passes."""
     plain = compiled(program, "ref", passes="")
-    arguments = check_inputs(plain.program.main, inputs)
+    arguments = plain.arguments(inputs)
     spent = TensorBounds(plain.program, arguments, approximations)
-    assert isinstance(plain.executable, Traced), "ref shows each result"
-    with plain.weights.reading() as slots:
-        expected = plain.executable.trace(arguments, spent, slots)
+    expected = plain.trace(arguments, spent)
     budgets = [spent.of(value) for value in plain.program.main.outputs]
 
     def beside(outputs: Sequence[Any]) -> list[Comparison]:
