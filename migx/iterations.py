@@ -117,6 +117,24 @@ class Iterations:
         return None
 
 
+def sources(parameter: Instruction) -> tuple[Instruction, ...]:
+    """The values that a parameter of a module stands for: its argument and, if iterations hand it
+    on, its next value. None for parameters of a root, and for the state of a loop.
+    """
+    body = parameter.owner
+    if (parent := body.parent) is None:
+        return ()
+    if not isinstance(parent.op, Loop | Scan):
+        place = list(body.parameters.values()).index(parameter)
+        return parent.inputs[place : place + 1]
+    of = Iterations.of(parent)
+    found: dict[Instruction, tuple[Instruction, ...]] = {
+        row.value: (row.whole,) for row in of.given if row.whole is not None
+    }
+    found |= {each.parameter: (each.first, each.again) for each in of.carried}
+    return found.get(parameter, ())
+
+
 class Changing(NamedTuple):
     """A symbol of a body that is a dim of carried values: its name, its extent in the first
     iteration and in the next one, and the name of the symbol it is in the result, if any.

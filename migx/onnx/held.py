@@ -10,6 +10,7 @@ import onnx
 
 from migx.errors import OnnxError
 from migx.ir import Instruction, Module
+from migx.iterations import sources
 from migx.onnx import tensors
 from migx.ops.builtin import GetTupleElem
 from migx.shape import DType, Shape
@@ -66,7 +67,7 @@ def neighbours(value: Instruction) -> Iterator[Instruction]:
     if value.op.name == "get_tuple_elem":
         yield from inside(value.inputs[0], value.op_as(GetTupleElem).index)
     elif value.op.name == "@param":
-        yield from around(value)
+        yield from sources(value)
     yield from value.inputs
     for user in value.users:
         if user.op.name == "@return":
@@ -84,16 +85,6 @@ def inside(parent: Instruction, index: int) -> Iterator[Instruction]:
     first = 1 if parent.op.name == "loop" else 0
     yield from (module.outputs[first + index] for module in parent.modules)
     yield from parent.inputs[2 + index : 3 + index] if first else ()
-
-
-def around(parameter: Instruction) -> Iterator[Instruction]:
-    """The initial value of a parameter of a loop's body, and the one carried to it."""
-    body = parameter.module
-    parent = body.parent if isinstance(body, Module) else None
-    if body is not None and parent is not None:
-        place = list(body.parameters.values()).index(parameter)
-        yield from parent.inputs[place : place + 1]
-        yield from body.outputs[place - 1 : place]
 
 
 def results(parent: Instruction, place: int) -> Iterator[Instruction]:

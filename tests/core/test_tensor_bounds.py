@@ -14,6 +14,7 @@ from migx.binding import check_inputs
 from migx.compiler import compiled
 from migx.shape import F16, F32
 from migx.testing.bounds import LAMBDA, Budget, Comparison, TensorBounds, compare
+from migx.testing.bounds.roundings import FUNCTION
 
 Array = NDArray[Any]
 U = F32.roundoff
@@ -150,6 +151,22 @@ module body(i: i64[], going: bool[], h: f32[2, 3]) {
 """
     counts = [run(text, x=drawn(2, 3), n=np.array(n))[1].roundings for n in (0, 1, 5)]
     assert counts == [0, 2, 10]
+
+
+def test_a_row_that_a_scan_reads_is_not_one_that_it_makes() -> None:
+    text = """module main(s: f32[], x: f32[9]) {
+  %0 = scan(s, x) {num_scan_inputs=1} [body] : tuple(f32[], f32[9])
+  %1 = get_tuple_elem(%0) {index=1} : f32[9]
+  return %1
+}
+
+module body(s: f32[], row: f32[]) {
+  %0 = exp(row) : f32[]
+  return s, %0
+}
+"""
+    _, budget = run(text, s=np.zeros((), np.float32), x=drawn(9))
+    assert budget.roundings == FUNCTION  # of one iteration: none gets the rows of another
 
 
 def test_a_quantised_value_may_be_one_step_off_and_no_more() -> None:

@@ -17,13 +17,14 @@ from migx import op as operations
 from migx.argument import Argument
 from migx.binding import sizes_told
 from migx.ir import Instruction, Module
+from migx.iterations import sources
 from migx.ops.builtin import GetTupleElem, Literal, Param, Slot
 from migx.pipeline import Approximation
 from migx.program import Program
 from migx.testing.bounds.ranges import at_the_end, largest
 from migx.testing.bounds.roundings import LAMBDA, named
 from migx.testing.bounds.steps import Error, Step, doubles, filled, unknown
-from migx.testing.bounds.tensors import NONE, Approximations, Budget, TensorBounds, sources
+from migx.testing.bounds.tensors import NONE, Approximations, Budget, TensorBounds
 
 MODULES = frozenset({"pointwise", "fused_reduce", "group", "if"})
 

@@ -35,7 +35,8 @@ from numpy.typing import NDArray
 from migx import op as operations
 from migx.argument import Argument
 from migx.binding import sizes_told
-from migx.ir import Instruction, Module
+from migx.ir import Instruction
+from migx.iterations import sources
 from migx.op import Operation
 from migx.ops.builtin import Param
 from migx.ops.quantization import QuantizeLinear
@@ -349,21 +350,6 @@ def _on_purpose(more: float | Approximation, at: Instruction, result: Argument) 
 
 def _worst(budgets: Sequence[Budget]) -> Budget:
     return max(budgets, key=lambda budget: budget.variance, default=Budget())
-
-
-def sources(parameter: Instruction) -> Sequence[Instruction]:
-    """The values of a submodule's parameter: its argument and, in a loop, the result of the
-    previous iteration.
-    """
-    body = parameter.module
-    parent = body.parent if isinstance(body, Module) else None
-    if body is None or parent is None:
-        return ()
-    index = list(body.parameters.values()).index(parameter)
-    # A loop's body takes the iteration and the condition first, and returns the condition.
-    again = index - 1 if parent.op.name == "loop" else index
-    carried = body.outputs[again : again + 1] if index < len(parent.inputs) and again >= 0 else ()
-    return (*parent.inputs[index : index + 1], *carried)
 
 
 def _after(at: Instruction, worst: Budget, shapes: Sequence[Shape], result: Argument) -> Budget:
