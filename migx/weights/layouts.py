@@ -7,6 +7,8 @@ omit.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from migx.argument import Argument
 from migx.builders import Builder
 from migx.dead_code import remove_dead_code
@@ -37,24 +39,14 @@ def pack_weights(program: Program, context: Context) -> bool:
     packed: dict[tuple[Instruction, str], Instruction] = {}
     modules = [m for m in program.modules.values() if not m.bypass]
     for at in [at for module in modules for at in module]:
-        for index, value in enumerate(at.inputs):
-            views = _views(value, context.target.packs_blocks)
-            whole = views[-1].inputs[0] if views else value
-            again = isinstance(whole.op, UnpackWeight)
-            if not (whole.shape.static and (whole.inputs[0] if again else whole).constant):
+        for index in range(len(at.inputs)):
+            if (found := _wanted(at, index, context, constants)) is None:
                 continue
-            form = context.target.preferred_weight_format(at, index)
-            if form is not None and views and is_block(views[-1]):
-                form = of_blocks(form, whole.shape.rank - 1)
-            if form is None or getattr(whole.op, "format", None) == form:
-                continue
-            if not whole.shape.dtype.is_packed and constants.made(whole).unpacks:
-                continue
-            if (whole, form) not in packed:
-                _expect_fit(context, at, index, whole, form)
-                packed[whole, form] = _packed(whole, form)
-            read = next(iter(packed[whole, form].users))
-            for view in reversed(views):
+            if (found.whole, found.form) not in packed:
+                _expect_fit(context, at, index, found)
+                packed[found.whole, found.form] = _packed(found.whole, found.form)
+            read = next(iter(packed[found.whole, found.form].users))
+            for view in reversed(found.views):
                 inputs = (read, *view.inputs[1:])
                 read = at.owner.insert_instruction(at, view.op, *inputs, origins=view.origins)
             at.owner.replace_input(at, index, read)
@@ -62,6 +54,34 @@ def pack_weights(program: Program, context: Context) -> bool:
     for module in modules if packed else ():
         remove_dead_code(module)
     return bool(packed)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A constant to be packed, the format, and the views through which it is read, outermost
+    first.
+    """
+
+    whole: Instruction
+    form: str
+    views: list[Instruction]
+
+
+def _wanted(at: Instruction, index: int, context: Context, constants: Constants) -> _Wanted | None:
+    """What the target wants packed for an input; None if it is no constant, or stays as it is."""
+    value, target = at.inputs[index], context.target
+    views = _views(value, target.packs_blocks)
+    whole = views[-1].inputs[0] if views else value
+    again = isinstance(whole.op, UnpackWeight)
+    if not (whole.shape.static and (whole.inputs[0] if again else whole).constant):
+        return None
+    form = target.preferred_weight_format(at, index)
+    if form is not None and views and is_block(views[-1]):
+        form = of_blocks(form, whole.shape.rank - 1)
+    if form is None or getattr(whole.op, "format", None) == form:
+        return None
+    few_bits = not whole.shape.dtype.is_packed and constants.made(whole).unpacks
+    return None if few_bits else _Wanted(whole, form, views)
 
 
 def _views(value: Instruction, blocks: bool) -> list[Instruction]:
@@ -75,16 +95,15 @@ def _views(value: Instruction, blocks: bool) -> list[Instruction]:
     return [*found, value] if blocks and is_block(value) else found
 
 
-def _expect_fit(
-    context: Context, at: Instruction, index: int, whole: Instruction, form: str
-) -> None:
+def _expect_fit(context: Context, at: Instruction, index: int, found: _Wanted) -> None:
     """Raises ``TargetError`` if a target names a format that does not fit the constant."""
+    shape = found.whole.shape
     try:
-        PackWeight(form).compute_shape([whole.shape])
+        PackWeight(found.form).compute_shape([shape])
     except (ShapeError, TypeError) as error:
+        behind = ", which lies behind views" if found.views else ""
         name = context.target.name
-        behind = "" if whole is at.inputs[index] else ", which lies behind views"
-        message = f"target {name} wants input {index} packed, {whole.shape.text}{behind}: {error}"
+        message = f"target {name} wants input {index} packed, {shape.text}{behind}: {error}"
         raise TargetError(draw_instruction(message, at)) from error
 
 
