@@ -83,9 +83,14 @@ def common_dims(*dims: Dims) -> Dims:
     return tuple(broadcast(*column) for column in zip(*padded, strict=True))
 
 
+def full(at: Builder, number: float, dtype: DType, dims: Dims) -> Instruction:
+    """A number of a type, broadcast to dims."""
+    return broadcast_to(at, at.literal(number, dtype), dims)
+
+
 def full_like(at: Builder, like: Instruction, number: float) -> Instruction:
     """A number broadcast to the type and dims of a value."""
-    return broadcast_to(at, at.literal(number, like.shape.dtype), like.shape.dims)
+    return full(at, number, like.shape.dtype, like.shape.dims)
 
 
 def number(at: Builder, extent: Extent) -> Instruction:

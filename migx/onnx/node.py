@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from migx import dim, ops
 from migx import op as operations
 from migx.argument import Argument
-from migx.builders import Builder, astype, broadcast_to, common_dims, full_like
+from migx.builders import Builder, astype, broadcast_to, common_dims, full, full_like
 from migx.dim import Dim, Extent
 from migx.errors import DataError, OnnxError
 from migx.ir import Instruction, Module
@@ -339,6 +339,10 @@ class Node(Builder):
     def convert(self, value: Instruction, dtype: DType) -> Instruction:
         """The value converted to an element type; itself if it has that type."""
         return astype(self, value, dtype)
+
+    def full(self, value: float, dtype: DType, dims: Sequence[Extent]) -> Instruction:
+        """A number of a type, broadcast to dims."""
+        return full(self, value, dtype, tuple(dims))
 
     def scalar(self, value: float, like: Instruction) -> Instruction:
         """A number broadcast to the type and dims of a value."""

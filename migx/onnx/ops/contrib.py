@@ -146,7 +146,7 @@ def embed_layer_normalization(node: Node) -> tuple[Instruction, ...]:
     """
     tables, segments = [node.optional(i) for i in (2, 3, 4)], node.optional(1)
     if segments is None and tables[2] is not None:
-        segments = node.broadcast_to(node.literal(0, I32), node.input(0).shape.dims)
+        segments = node.full(0, I32, node.input(0).shape.dims)
     return embedded(node, tables, segments, node.input(5), node.input(6), node.optional(8))
 
 
@@ -175,7 +175,7 @@ def embedded(
         total = rows if total is None else node.add(ops.Add(), total, rows)
     assert total is not None
     result, _, _ = normalized(node, node.convert(total, F32), (2,), node.number("epsilon", TINY))
-    seen = node.broadcast_to(node.literal(0, I32), (batch,))
+    seen = node.full(0, I32, (batch,))
     if mask is not None:
         seen = node.add(ops.Squeeze((1,)), node.add(ops.ReduceSum((1,)), mask))
     return affine(node, result, total, scale, bias), seen, total

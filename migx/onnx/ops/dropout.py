@@ -45,7 +45,7 @@ def kept_whole(node: Node, mask: DType) -> tuple[Instruction, ...]:
     x = node.input(0)
     if node.outputs < 2:
         return (x,)
-    return x, node.broadcast_to(node.literal(1, mask), x.shape.dims)
+    return x, node.full(1, mask, x.shape.dims)
 
 
 def dropped(

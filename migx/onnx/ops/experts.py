@@ -58,7 +58,7 @@ class Layer:
         levels = levels_of(step, self.weights, bits)
         scales = step.add(ops.Gather(0), step.input(self.scales), expert)
         if step.optional(self.zeros) is None:
-            zeros = step.broadcast_to(step.literal(1 << (bits - 1), U8), scales.shape.dims)
+            zeros = step.full(1 << (bits - 1), U8, scales.shape.dims)
         else:
             held = step.add(ops.Gather(0), levels_of(step, self.zeros, bits), expert)
             zeros = first_of(step, held, scales.shape.dims[-1])

@@ -41,7 +41,7 @@ def gated_delta_net(node: Node) -> tuple[Instruction, Instruction]:
     length = lead[1] if len(lead) == 2 else lead[0] // batch
     node.expect_dims(6, (batch, heads, width, size))
     if past is None:
-        state = node.broadcast_to(node.literal(0, F32), (batch, heads, size, width))
+        state = node.full(0, F32, (batch, heads, size, width))
     else:
         state = node.add(ops.Transpose((0, 1, 3, 2)), past)
     steps = (batch, length)

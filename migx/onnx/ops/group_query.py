@@ -288,7 +288,7 @@ def sink_of(node: Node, heads: Extent, like: Instruction) -> Instruction | None:
     if sink is not None:
         return node.convert(sink, like.shape.dtype)
     if node.integer("smooth_softmax", -1) == 1:
-        return node.broadcast_to(node.literal(0, like.shape.dtype), (heads,))
+        return node.full(0, like.shape.dtype, (heads,))
     return None
 
 

@@ -73,8 +73,7 @@ def scatter_nd(node: Node) -> Instruction:
 def one_hot(node: Node) -> Instruction:
     indices, depth, values = (node.input(i) for i in range(3))
     if indices.shape.dtype is U64:  # what i64 does not hold is out of range, and stays so
-        most = node.broadcast_to(node.literal(2**63 - 1, U64), indices.shape.dims)
-        indices = node.add(ops.Min(), indices, most)
+        indices = node.add(ops.Min(), indices, 2**63 - 1)
     count = node.convert(depth, I64)
     known = node.extents(count)
     axis = node.axis(node.integer("axis", -1), indices.shape.rank + 1)

@@ -60,7 +60,7 @@ def linear_attention(node: Node) -> tuple[Instruction, Instruction]:
     group, size = of.q.shape.dims[3:]
     past = node.optional(3)
     if past is None:
-        state = node.broadcast_to(node.literal(0, F32), (batch, heads, size, width))
+        state = node.full(0, F32, (batch, heads, size, width))
     else:
         node.expect_dims(3, (batch, heads, size, width))
         state = node.convert(past, F32)
@@ -242,7 +242,7 @@ def causal_convolution(node: Node) -> tuple[Instruction, Instruction]:
     back = (taps - 1) * dilation
     dims = (given[0], back, *given[2:]) if last else (batch, channels, back)
     if past is None:
-        past = node.broadcast_to(node.literal(0, x.shape.dtype), (batch, channels, back))
+        past = node.full(0, x.shape.dtype, (batch, channels, back))
     else:
         node.expect_dims(3, dims)
         past = channels_second(node, past) if last else past

@@ -68,7 +68,7 @@ def padded(node: Node, x: Instruction, places: int) -> Instruction:
     ``places`` is the number of the operand with the positions.
     """
     (batch, length), (_, *rest) = node.dims_of(places, 2), x.shape.dims
-    nothing = node.broadcast_to(node.literal(0, x.shape.dtype), (batch * length, *rest))
+    nothing = node.full(0, x.shape.dtype, (batch * length, *rest))
     index = node.add(ops.Unsqueeze((1,)), of_tokens(node, places))
     return node.reshape(node.add(ops.ScatterndNone(), nothing, index, x), (batch, length, *rest))
 

@@ -67,7 +67,7 @@ def directions(node: Node) -> list[Direction]:
     batch, lengths = node.input(0).shape.dims[1], node.optional(4)
     lengths = None if lengths is None else node.convert(lengths, I64)
     x = by_range(node, seen(node, node.input(0), lengths))
-    blank = node.broadcast_to(node.literal(0, F32), (batch, op.hidden_size))
+    blank = node.full(0, F32, (batch, op.hidden_size))
     found = []
     for d, backward in enumerate(BACKWARD[op.direction]):
         bias, h, c, peepholes = (of_direction(node, i, d) for i in (3, 5, 6, 7))

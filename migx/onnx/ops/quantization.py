@@ -120,7 +120,7 @@ def n_bits_product(
         raise node.fail(f"scales {name!r} {scales.shape}: {n} rows of {blocks} blocks are wanted")
     scales = node.reshape(scales, (n, blocks))
     if zeros is None:
-        point = node.broadcast_to(node.literal(1 << (bits - 1), U8), (n, blocks))
+        point = node.full(1 << (bits - 1), U8, (n, blocks))
     elif zeros.shape.dtype is U8:
         per_byte = 8 // bits
         point = packed_rows(node, zeros, bits, (n, -(-blocks // per_byte) * per_byte))

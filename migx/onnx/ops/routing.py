@@ -62,6 +62,6 @@ def best(node: Node, scores: Instruction, count: int) -> Instruction:
     if not 1 <= count <= scores.shape.dims[1]:
         raise node.fail(f"{count} of {scores.shape.dims[1]} cannot be chosen")
     _, places = node.elements(node.add(ops.Topk(count, 1), scores), 2)
-    none = node.broadcast_to(node.literal(0, BOOL), scores.shape.dims)
-    some = node.broadcast_to(node.literal(1, BOOL), places.shape.dims)
+    none = node.full(0, BOOL, scores.shape.dims)
+    some = node.full(1, BOOL, places.shape.dims)
     return node.add(ops.ScatterNone(1), none, places, some)

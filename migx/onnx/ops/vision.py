@@ -138,7 +138,7 @@ def max_unpool(node: Node) -> Instruction:
         node.add(ops.Less(), most, node.dims([dim.product(image)])),
     )
     if target is None:
-        flat = node.broadcast_to(node.literal(0, x.shape.dtype), (dim.product(image),))
+        flat = node.full(0, x.shape.dtype, (dim.product(image),))
         made = node.add(ops.ScatterNone(0), flat, index, node.reshape(x, (total,)))
         return node.reshape(made, image)
     target = runtime.of_length(node, target, x.shape.rank)

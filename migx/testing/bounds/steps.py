@@ -201,24 +201,26 @@ class Step:
         if not count or self.op.name in EXACT:
             return None
         size = np.abs(doubles(self.result))
-        sums = size
-        if self.op.name in SUMS and count > 1:
-            sums = self.terms()
-        elif self.op.name in UP_TO_ONE:
-            sums = np.ones_like(size)
-        elif self.op.name == "determinant":  # Hadamard: at most the product of the rows' lengths
-            sums = np.prod(np.linalg.norm(doubles(self.values[0]), axis=-1), -1)
-        elif count > FUNCTION or self.op.name in RESIZES:
-            sums = np.full_like(
-                size, max(largest(a.array) for a in (*self.values[:1], self.result))
-            )
-        elif count > 1 and self.op.name == "pooling":
-            sums = np.full_like(size, largest(self.values[0].array))
         # Sums and differences are exact below the normal numbers.
         least = 0.0 if self.op.name in ("add", "sub") else smallest(dtype) * ~self._is_zero(size)
-        own = _ulps(count, dtype) * sums + dtype.roundoff * size + least
+        own = _ulps(count, dtype) * self._summed_sizes(count, size) + dtype.roundoff * size + least
         counts = self.counts and self.op.name in WHOLE_OF_WHOLE
         return np.where(self._is_whole(size), 0.0, own) if counts else own
+
+    def _summed_sizes(self, count: int, size: Doubles) -> Doubles:
+        """The magnitudes that this many roundings are relative to, given those of the result."""
+        if self.op.name in SUMS and count > 1:
+            return self.terms()
+        if self.op.name in UP_TO_ONE:
+            return np.ones_like(size)
+        if self.op.name == "determinant":  # Hadamard: at most the product of the rows' lengths
+            return np.asarray(np.prod(np.linalg.norm(doubles(self.values[0]), axis=-1), -1))
+        if count > FUNCTION or self.op.name in RESIZES:
+            greatest = max(largest(a.array) for a in (*self.values[:1], self.result))
+            return np.full_like(size, greatest)
+        if count > 1 and self.op.name == "pooling":
+            return np.full_like(size, largest(self.values[0].array))
+        return size
 
     def _is_zero(self, size: Doubles) -> NDArray[np.bool_]:
         """Where a product or quotient is 0 because a factor or the dividend is exactly that."""
