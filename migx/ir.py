@@ -439,20 +439,11 @@ class Module:
                 f"cannot move {instruction!r} before {before!r}: parameters stand in front, in the "
                 "order of the inputs; add_parameter(..., before=) makes one at another place"
             )
-        late = next(
-            (
-                v
-                for v in instruction.inputs
-                if v.module is self and (v is before or before.before(v))
-            ),
-            None,
-        )
-        early = next(
-            (u for u in instruction._users if not (_holds(before, u) or before.before(u))), None
-        )
-        if late is not None or early is not None:
+        late = [v for v in instruction.inputs if v.module is self and not v.before(before)]
+        early = [u for u in instruction._users if not (_holds(before, u) or before.before(u))]
+        if crossed := [*late, *early]:
             raise IRError(
-                f"cannot move {instruction!r} before {before!r}: it would cross {late or early!r}"
+                f"cannot move {instruction!r} before {before!r}: it would cross {crossed[0]!r}"
             )
         self.program.revision += 1
         unlink(instruction)

@@ -104,7 +104,7 @@ class LiveWeights:
         original: Program | None = None,
         carried: Arguments = NOTHING,
     ) -> None:
-        self.module, self.context, self.original = module, context, original
+        self.context, self.original = context, original
         self._recipe = Recipe(module, context)
         self._memory = Memory()
         self.committing = threading.RLock()  # held while values are committed
