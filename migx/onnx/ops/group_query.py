@@ -238,16 +238,7 @@ def grouped(
     if cap := node.number("softcap", 0.0):
         scores = scaled(node, node.add(ops.Tanh(), scaled(node, scores, 1 / cap)), cap)
     scores = plus(node, scores, bias_at(node, batch, at))
-    keys = arange(node, total) if at is None else at
-    window = node.integer("local_window_size", -1)
-    if not node.integer("causal", 1):
-        if window != -1:
-            raise node.fail(f"local_window_size {window} with causal 0; it is -1 then")
-        places = column(node, node.input(5), batch)
-    allowed = node.add(ops.LessOrEqual(), keys, places)
-    if window > 0:
-        oldest = node.add(ops.Sub(), places, window)
-        allowed = node.add(ops.LogicalAnd(), allowed, node.add(ops.Greater(), keys, oldest))
+    allowed = attended(node, places, arange(node, total) if at is None else at)
     weights = softmax_beside(node, kept(node, scores, allowed), sink)
     result = node.add(ops.Dot(), weights, v)
     if not (mode := node.integer("qk_output", 0)):
@@ -260,6 +251,20 @@ def grouped(
         )
     seen = node.add(ops.Where(), allowed, scores, 0) if mode == 1 else weights
     return result, first_of_total(node, seen)
+
+
+def attended(node: Node, places: Instruction, keys: Instruction) -> Instruction:
+    """Whether a query attends to a key, by the positions of both."""
+    window = node.integer("local_window_size", -1)
+    if not node.integer("causal", 1):
+        if window != -1:
+            raise node.fail(f"local_window_size {window} with causal 0; it is -1 then")
+        places = column(node, node.input(5), places.shape.dims[0])
+    allowed = node.add(ops.LessOrEqual(), keys, places)
+    if window <= 0:
+        return allowed
+    oldest = node.add(ops.Sub(), places, window)
+    return node.add(ops.LogicalAnd(), allowed, node.add(ops.Greater(), keys, oldest))
 
 
 def bias_at(node: Node, batch: Extent, at: Instruction | None) -> Instruction | None:
