@@ -13,7 +13,7 @@ import numpy as np
 
 from migx.argument import Argument
 from migx.base.files import apart
-from migx.cli import _inputs, _load
+from migx.cli import _inputs, _load, _streams
 from migx.cli._session import Session
 from migx.errors import InputError
 
@@ -64,7 +64,7 @@ def _other(inputs: Mapping[str, Any], session: Session) -> tuple[str, dict[str, 
     other = Session.of(asked, to_run=True)
     other.compile()
     try:
-        with _load.progress(f"running {path.name}"):
+        with _streams.progress(f"running {path.name}"):
             outputs = other.program.eval(inputs)
     except InputError as error:
         error.add_note(f"these are the inputs of {path}, which must be those of {options.model}")

@@ -6,8 +6,7 @@ import argparse
 import re
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 AFTER_A_SIZE = r"(?<=\d),(?=[^,]*=)"
 """The comma between the sizes of two symbols, ``batch=4,length=2``."""
-QUIET = 1.0
-"""Seconds of silence before progress is shown."""
 
 
 class UsageError(MigxError, ValueError):
@@ -104,7 +101,7 @@ def add_deferring(parser: argparse.ArgumentParser) -> None:
 
 def load(options: argparse.Namespace) -> Program:
     """The program of the model asked for, with the sizes given for its dims."""
-    with progress(f"reading {Path(options.model).name}"):
+    with _streams.progress(f"reading {Path(options.model).name}"):
         program, given = read(options), given_sizes(options)
         return bound(program, given, options) if given else program
 
@@ -272,27 +269,3 @@ def save(program: Program, path: Path, *, origins: bool = False, hashes: bool = 
         write(program, path, origins=origins, hashes=hashes)
     else:
         migx.save(program, path)
-
-
-@contextmanager
-def progress(message: str) -> Iterator[Callable[[str], None]]:
-    """On a terminal, shows what is being done, and for how long, if it takes more than a second;
-    yields a function that shows the progress.
-    """
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
-    shown = Progress(*columns, console=Console(file=_streams.animated()), transient=True)
-    task = shown.add_task(_streams.escaped(message), total=None)
-    timer = threading.Timer(QUIET, shown.start)
-    timer.start()
-    try:
-        yield lambda done: shown.update(task, description=f"{message}: {done}")
-    finally:
-        timer.cancel()
-        timer.join()
-        shown.stop()

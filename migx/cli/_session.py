@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from migx.cli import _load, _options, _weights
+from migx.cli import _load, _options, _streams, _weights
 
 if TYPE_CHECKING:
     from migx.pipeline import Pipeline
@@ -40,7 +40,7 @@ class Session:
         changed: its inputs are drawn at these sizes.
         """
         _weights.given(options)  # options without it are refused before the model is read
-        with _load.progress(f"reading {Path(options.model).name}"):
+        with _streams.progress(f"reading {Path(options.model).name}"):
             program = _load.read(options)
             made = cls(options, program, *_recorded(program, options.target))
             if sizes := _load.given_sizes(options):
@@ -106,7 +106,7 @@ class Session:
         """
         start = time.perf_counter()
         if not self.ready:
-            with _load.progress(f"compiling for {self.target}"):
+            with _streams.progress(f"compiling for {self.target}"):
                 self.program.compile(self.target, **self.asked)
         taken = time.perf_counter() - start
         self.program = _weights.replaced(self.program, self.options)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from migx.cli import _inputs, _load, _options
+from migx.cli import _inputs, _load, _options, _streams
 from migx.errors import counted, first_few
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def squeezed(program: Program, options: argparse.Namespace, target: str) -> dict
     if options.calibration is not None:
         from migx.calibration import calibrate
 
-        with _load.progress("calibrating"):
+        with _streams.progress("calibrating"):
             given = _calibration(program, options.calibration)
             found["calibrated"] = calibrate(program, given, target=target)
     return found
@@ -108,7 +108,7 @@ def _quantized(program: Program, quantize: Any) -> dict[str, Any]:
     from migx.rewrite import EventLog
 
     log, before = EventLog(), read_bytes(program)
-    with _load.progress(f"running {quantize}"):
+    with _streams.progress(f"running {quantize}"):
         PassManager(program, log=log).run(str(quantize))
         left = quantize.in_floats(program)
         PassManager(program).run("propagate_constant,hoist_weights")

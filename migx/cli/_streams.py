@@ -1,4 +1,4 @@
-"""The output streams of a command: open, and safe to write any name to."""
+"""The output streams of a command: open, safe to write any name to, and showing progress."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO, cast
+
+QUIET = 1.0
+"""Seconds of silence before progress is shown."""
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """Characters that a terminal obeys instead of showing them."""
@@ -54,3 +58,27 @@ def escaped(text: str, but: str = "") -> str:
 def animated() -> TextIO:
     """The error stream as it is, for what moves the cursor."""
     return cast(TextIO, getattr(sys.stderr, "stream", sys.stderr))
+
+
+@contextmanager
+def progress(message: str) -> Iterator[Callable[[str], None]]:
+    """On a terminal, shows what is being done, and for how long, if it takes more than a second;
+    yields a function that shows the progress.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    shown = Progress(*columns, console=Console(file=animated()), transient=True)
+    task = shown.add_task(escaped(message), total=None)
+    timer = threading.Timer(QUIET, shown.start)
+    timer.start()
+    try:
+        yield lambda done: shown.update(task, description=f"{message}: {done}")
+    finally:
+        timer.cancel()
+        timer.join()
+        shown.stop()

@@ -15,7 +15,7 @@ import numpy as np
 
 import migx
 from migx.argument import Argument
-from migx.cli import _against, _inputs, _load
+from migx.cli import _against, _inputs, _load, _streams
 from migx.cli._against import relative
 from migx.cli._peers import (
     Array,
@@ -64,7 +64,7 @@ def beside(
 ) -> dict[str, Any]:
     """How each output of a program differs from that of another model."""
     program, target = session.program, session.target
-    with _load.progress(f"running {path.name} on {target}"):
+    with _streams.progress(f"running {path.name} on {target}"):
         subject = held or compiled(program, target, **session.asked)
         got = subject.eval(inputs)
     found = _against.compared(program.main.output_names, got, inputs, session)
@@ -85,7 +85,7 @@ def checked(
     arguments = plain.arguments(inputs)
     spent = TensorBounds(plain.program, arguments, _passes(held, session).approximations())
     recorder = Recorder(plain.program, spent, keep=options.each and against == "ref")
-    with _load.progress("running on ref"):
+    with _streams.progress("running on ref"):
         results = plain.trace(arguments, recorder if options.each else spent)
         expected = got = [*map(given_back, results)]
     names, values, notes = program.main.output_names, recorder.values, list[str]()
@@ -93,7 +93,7 @@ def checked(
         expected, values, notes = _by_onnxruntime(path, inputs, names, recorder, options)
     subject = plain
     if held is not None or target != "ref" or not session.plain:
-        with _load.progress(f"running on {target}"):
+        with _streams.progress(f"running on {target}"):
             subject = held or compiled(program, target, **session.asked)
             got = subject.eval(inputs)
     budgets = [spent.of(value) for value in plain.program.main.outputs]
@@ -119,7 +119,7 @@ def _by_onnxruntime(
     """The outputs and inner values by onnxruntime, and notes. It has freed its weights before the
     target packs them.
     """
-    with _load.progress("running on onnxruntime"):
+    with _streams.progress("running on onnxruntime"):
         shown = recorder.budgets if options.each else ()
         peer = Onnxruntime(path, shown, rounds=options.activations == "int8")
         expected, values = peer.run(inputs, names)
@@ -262,9 +262,9 @@ def table_of_all(options: argparse.Namespace) -> list[dict[str, Any]]:
 def _row(models: ModuleType, name: str, options: argparse.Namespace) -> dict[str, Any]:
     """One model: its worst output relative to the bound."""
     try:
-        with _load.progress(f"making {name}"):
+        with _streams.progress(f"making {name}"):
             path = models.make(name, options.models)
-        with _load.progress(f"reading {name}"):
+        with _streams.progress(f"reading {name}"):
             program = migx.parse_onnx(path)
         session = Session(options, program, options.target or usual(options))
         found = checked(session, path, models.inputs(name, options.seed))

@@ -17,7 +17,7 @@ import itertools
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from migx.cli import _command, _load, _options, _report, opt
+from migx.cli import _command, _load, _options, _report, _streams, opt
 from migx.cli._session import Session
 from migx.errors import counted
 
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     program, pipeline = session.program, session.pipeline
     runs = itertools.count(1)
     try:
-        with _load.progress(f"bisecting {pipeline}") as say:
+        with _streams.progress(f"bisecting {pipeline}") as say:
             judge = _judge(session, pipeline)
 
             def judged(lowered: Program) -> Symptom:

@@ -11,7 +11,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
-from migx.cli import _load, _options, _report, _squeezing, _weights
+from migx.cli import _load, _options, _report, _squeezing, _streams, _weights
 from migx.cli._session import Session
 from migx.errors import counted
 
@@ -60,13 +60,13 @@ def run(options: argparse.Namespace) -> int:
         target = target.for_architectures(tuple(a.strip() for a in options.arch.split(",")))
     start = time.perf_counter()
     squeezed = _squeezing.squeezed(program, options, session.target)
-    with _load.progress(f"compiling for {session.target}"):
+    with _streams.progress(f"compiling for {session.target}"):
         program.compile(target, **session.asked)
         program = _weights.replaced(program, options)
     found = summary(program, session.target, time.perf_counter() - start)
     found |= _squeezing.measured(squeezed, program)
     if options.output is not None:
-        with _load.progress(f"writing {options.output.name}"):
+        with _streams.progress(f"writing {options.output.name}"):
             migx.save(
                 program,
                 options.output,

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from migx.cli import _load, _report
+from migx.cli import _load, _report, _streams
 
 if TYPE_CHECKING:
     from migx.testing.conformance import Outcome
@@ -62,14 +62,14 @@ def run(options: argparse.Namespace) -> int:
     migx.parse(SMALLEST).compile(target).eval({"x": [0.0]})
     from migx.testing import conformance, suite
 
-    with _load.progress("making the cases"):
+    with _streams.progress("making the cases"):
         cases = suite.chosen(options.words, options.family.split(",") if options.family else ())
     if not cases:
         of = f" of family {options.family}" if options.family else ""
         if not options.words:
             raise _load.UsageError(f"no case is{of}")
         raise _load.UsageError(f"no case{of} has {' or '.join(options.words)} in its name")
-    with _load.progress(f"running {len(cases)} cases on {options.target}"):
+    with _streams.progress(f"running {len(cases)} cases on {options.target}"):
         outcomes = conformance.outcomes(
             cases, options.target, jobs=options.jobs, symbolic=options.symbolic
         )

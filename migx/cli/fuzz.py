@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from migx.cli import _load, _options, _report
+from migx.cli import _load, _options, _report, _streams
 
 if TYPE_CHECKING:
     from migx.manager import Pipeline
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     _expect_folder(options.save)
     pipelines = [] if options.weights and options.passes is None else _pipelines(options)
     subjects = subjects_for(pipelines, options.target, law=options.weights)
-    with _load.progress(f"fuzzing {', '.join(map(str, subjects))}"):
+    with _streams.progress(f"fuzzing {', '.join(map(str, subjects))}"):
         report = fuzz(subjects, seconds=options.seconds, seed=options.seed, folder=options.save)
     if options.json:
         _report.print_json(_found(report))

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from migx.cli import _load, _options, _report
+from migx.cli import _load, _options, _report, _streams
 
 if TYPE_CHECKING:
     from migx.manager import Observer, Pipeline
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     program = _load.load(options)
     timer, log = Time(), _log(options)
     manager = PassManager(program, _observers(options, timer), log)
-    with _load.progress(f"running {pipeline}"):
+    with _streams.progress(f"running {pipeline}"):
         changed = manager.run(pipeline, stop_after=options.stop_after)
     if len(timer.rows) < (options.stop_after or 0):
         print(

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from migx.cli import _load, _options, _report, _weights
+from migx.cli import _load, _options, _report, _streams, _weights
 from migx.cli._session import Session
 from migx.errors import first_few
 
@@ -142,7 +142,7 @@ def _timed(
     """
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(options.repeat):
-        with _load.progress(f"run {number + 1} of {options.repeat}"):
+        with _streams.progress(f"run {number + 1} of {options.repeat}"):
             for name, call in calls.items():
                 start = time.perf_counter()
                 call()

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from migx.cli import _command, _load, _options, _report
+from migx.cli import _command, _load, _options, _report, _streams
 from migx.cli._session import Session
 from migx.errors import counted
 
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     case = _case(session)
     output = options.output or Path(f"{Path(options.model).stem}.reduced.migx")
     try:
-        with _load.progress(f"reducing {options.model}") as say:
+        with _streams.progress(f"reducing {options.model}") as say:
             found = _reduced(case, output, session, say)
     except NothingWrong as nothing:
         print(nothing, file=sys.stderr)

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from migx.cli import _load, _options, _report
+from migx.cli import _load, _options, _report, _streams
 from migx.cli._session import Session
 
 
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     inputs, sizes = session.inputs() if options.perf else (None, {})
     doing = "compiling and running" if options.perf else "running the passes"
     asked = session.asked | {"inputs": inputs, "title": options.model}
-    with _load.progress(f"{doing} for {session.target}"), _inputs.explaining(sizes):
+    with _streams.progress(f"{doing} for {session.target}"), _inputs.explaining(sizes):
         made = view.report(session.program, session.target, **asked)
     if options.perf and made.run is None:
         why = (

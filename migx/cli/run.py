@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from migx.cli import _load, _options, _report, _weights
+from migx.cli import _load, _options, _report, _streams, _weights
 from migx.cli._session import Session
 from migx.dims.symbol import listed
 
@@ -64,7 +64,7 @@ def _timed(program: Any, inputs: Mapping[str, Any], repeat: int) -> tuple[list[A
     """The outputs, and the seconds each run took."""
     seconds = []
     for i in range(repeat):
-        with _load.progress(f"run {i + 1} of {repeat}" if repeat > 1 else "running"):
+        with _streams.progress(f"run {i + 1} of {repeat}" if repeat > 1 else "running"):
             start = time.perf_counter()
             outputs = program.eval(inputs)
             seconds.append(time.perf_counter() - start)
