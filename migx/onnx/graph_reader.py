@@ -339,9 +339,7 @@ class GraphReader:
         return module
 
     def inside(self, graph: onnx.GraphProto, name: str) -> GraphReader:
-        """A reader for a nested graph, or for instructions that an importer adds, with a module of
-        its own, which sees the values of this graph.
-        """
+        """A reader for a nested graph, with a module of its own, which sees the values of this."""
         program = self.module.program
         module = program.create_module(program.unused_name(f"{self.module.name}.{name}"))
         return GraphReader(graph, module, self.model, outer=self)

@@ -322,6 +322,11 @@ class Node(Builder):
         )
         return self.add(Assume(way, said), value, condition)
 
+    def inside(self, name: str) -> Node:
+        """This node, adding to a new module, which sees the values around it."""
+        inner = self.graph.inside(onnx.GraphProto(), name)
+        return Node(self.proto, inner, self.inputs, self.version)
+
     # Small compositions that many operators share
 
     def broadcast_to(self, value: Instruction, dims: Sequence[Extent]) -> Instruction:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import onnx
-
 from migx import ops
 from migx.blocks import in_blocks
 from migx.builders import arange
@@ -223,8 +221,8 @@ def of_experts(
         for v in (chosen, node.add(ops.Broadcast(0, (tokens, k)), arange(node, tokens)))
     )
     blocks = in_blocks(node, flat, token, experts)
-    inner = node.graph.inside(onnx.GraphProto(), "experts")
-    step, module = Node(node.proto, inner, node.inputs, node.version), inner.module
+    step = node.inside("experts")
+    module = step.module
     at, goes_on = module.add_parameter("block", Shape(I64)), module.add_parameter("on", Shape(BOOL))
     expert, rows = (step.add(ops.Gather(0), v, at) for v in (blocks.owner, blocks.sources))
     made = through(step, step.add(ops.Gather(0), x, rows), expert, *layers)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import onnx
-
 from migx import dim, ops
 from migx.builders import arange
 from migx.dim import may_equal
@@ -42,8 +40,8 @@ def eliminated(node: Node, shape: Shape, place: Instruction) -> Module:
     element in a column is swapped to the diagonal, scaled to 1 there, and subtracted from the
     others to make their elements 0.
     """
-    inner = node.graph.inside(onnx.GraphProto(), "inverse.column")
-    step, module = Node(node.proto, inner, (), node.version), inner.module
+    step = node.inside("inverse.column")
+    module = step.module
     at, on = module.add_parameter("column", Shape(I64)), module.add_parameter("on", Shape(BOOL))
     x = module.add_parameter("x", shape.as_standard())
     column = step.add(ops.Gather(2), x, at)

@@ -7,8 +7,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import onnx
-
 from migx import dim, ops
 from migx.dim import Extent, may_equal
 from migx.ir import Instruction, Module
@@ -158,8 +156,8 @@ def step_of(node: Node, of: Steps, state: Instruction) -> Module:
     Reading the state by a row is a weighted sum of its rows: so a step is elementwise arithmetic
     and column sums, which become one kernel.
     """
-    inner = node.graph.inside(onnx.GraphProto(), "linear_attention.step")
-    step, module = Node(node.proto, inner, (), node.version), inner.module
+    step = node.inside("linear_attention.step")
+    module = step.module
     shapes = [v.shape.with_dims((v.shape.dims[0], *v.shape.dims[2:])) for v in of.given]
     held = module.add_parameter("state", state.shape.as_standard())
     q, k, v, *rest = (module.add_parameter(f"x{i}", s) for i, s in enumerate(shapes))

@@ -8,8 +8,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import onnx
-
 from migx import ops
 from migx.builders import arange, concatenate
 from migx.ir import Instruction, Module
@@ -133,8 +131,8 @@ def body(node: Node, of: Direction, scanned: Sequence[Instruction]) -> Module:
     """One step. A sequence that has ended keeps its states; its rows of the result are zero, and
     count as zero in the range of the others.
     """
-    inner = node.graph.inside(onnx.GraphProto(), "lstm.step")
-    step, module = Node(node.proto, inner, (), node.version), inner.module
+    step = node.inside("lstm.step")
+    module = step.module
     slices = [v.shape.with_dims(v.shape.dims[1:]) for v in scanned]
     shapes = [*(v.shape.as_standard() for v in of.states), *slices]
     h, c, x, *t = (module.add_parameter(n, s) for n, s in zip("hcxt", shapes, strict=False))
