@@ -276,6 +276,8 @@ class Node(Builder):
     ) -> Sequence[Instruction]:
         """The operands as an operation takes them."""
         values = [v for v in given if isinstance(v, Instruction)]
+        if len(given) == 1:
+            return values
         if len(values) < len(given):
             dtype = values[-1].shape.dtype
             values = [v if isinstance(v, Instruction) else self.literal(v, dtype) for v in given]
@@ -335,10 +337,10 @@ class Node(Builder):
 
     def broadcast(self, *values: Instruction) -> list[Instruction]:
         """The values broadcast to their common dims."""
-        first = values[0].shape.dims
-        if all(v.shape.dims == first for v in values):
+        given = [v.shape.dims for v in values]
+        if given.count(given[0]) == len(given):
             return [*values]
-        dims = common_dims(*(v.shape.dims for v in values))
+        dims = common_dims(*given)
         return [self.broadcast_to(v, dims) for v in values]
 
     def convert(self, value: Instruction, dtype: DType) -> Instruction:
