@@ -118,8 +118,8 @@ class Parts:
 
     def _keep(self, total: Expr, *place: Expr) -> None:
         """Stores the sums of a part, for an item, row and column."""
-        scratch = self._scratch()
-        self.writer.store(scratch, self._offset(self._number, place), total, self._dtype)
+        w, scratch, whole = self.writer, self._scratch(), (self.tile.rows, self.tile.columns)
+        w.store(scratch, w.spread(self._offset(self._number, place), whole), total, self._dtype)
 
     def _total(self, *place: Expr) -> Expr:
         """The sums of all parts, for an item, row and column."""

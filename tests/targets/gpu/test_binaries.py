@@ -31,6 +31,10 @@ PARTS = """module main(x: f16[64, 4096], w: f16[4096, 512]) {
   %1 = relu(%0)
   return %1
 }"""
+EMPTY = """module main(x: u16[32, 32], w: u16[32, 0]) {
+  %0 = dot(x, w)
+  return %0
+}"""
 NARROW = """module main(x: f32[n, 40], y: f8e5m2[n, 40], z: f8e8m0[n, 40]) {
   %0 = convert(y) {to=f32}
   %1 = convert(z) {to=f32}
@@ -59,6 +63,7 @@ CASES = {
     "resize": program(RESIZED, "n, 3, m"),
     "scatter_add": SCATTER,
     "product in parts": PARTS,
+    "product without columns": EMPTY,
     "floats of eight bits": NARROW,
     "rows": ROWS,
 }
