@@ -57,15 +57,16 @@ def save(
 
     Weights are written with their current values. Without ``weights``, replaceable ones are
     deferred again and literals in files are referred to, with their hashes: these files must be in
-    the folder of the new file, or below it. Without the ``original``, the program in the file is
-    the lowered one: many weights are then written once, not twice. ``DataError`` if the program is
-    not compiled. A ``DataWarning`` says if the name of its target, which the file records with its
-    options, would not be found on loading, or is another target's.
+    the folder of the new file, or below it; only what lies in a file that is replaced is kept.
+    Without the ``original``, the program in the file is the lowered one: many weights are then
+    written once, not twice. ``DataError`` if the program is not compiled. A ``DataWarning`` says if
+    the name of its target, which the file records with its options, would not be found on loading,
+    or is another target's.
     """
     path = Path(path).absolute()
     if path.suffix == ".onnx":
         raise DataError(f"{path.name} cannot be saved as ONNX: use migx.onnx.write, or save .mxr")
-    data = _Data(path.parent, inside=weights)
+    data = _Data(path, inside=weights)
     sections: dict[str, bytes] = {}
     index: dict[str, Any] = {"format": FORMAT}
     made = program.compiled if program._compiled is not None else None
@@ -351,11 +352,12 @@ def _pair(given: Any) -> tuple[int, int]:
 
 class _Data:
     """The data section while texts are written: places each distinct literal once. Without
-    ``inside``, literals in files stay there.
+    ``inside``, literals in files stay there, but for the file that is replaced.
     """
 
-    def __init__(self, folder: Path, *, inside: bool) -> None:
-        self.folder, self.inside, self.length = folder, inside, 0
+    def __init__(self, path: Path, *, inside: bool) -> None:
+        self.folder, self.replaced = path.parent.resolve(), path.resolve()
+        self.inside, self.length = inside, 0
         self._places: dict[str, tuple[int, Argument]] = {}
 
     def text(self, program: Program) -> bytes:
@@ -364,14 +366,14 @@ class _Data:
 
     def place(self, value: Argument) -> tuple[str, int, int]:
         """The place of a literal's bytes: file, offset and length."""
-        if not self.inside and (source := value.source) is not None:
-            if not source.file.resolve().is_relative_to(self.folder.resolve()):
+        source = None if self.inside else value.source
+        if source is not None and (file := source.file.resolve()) != self.replaced:
+            if not file.is_relative_to(self.folder):
                 raise DataError(
                     f"a file without weights must be saved in the folder of {source.file.name}, "
                     f"{source.file.parent}, to which it refers, or in one around it"
                 )
-            file = source.file.resolve().relative_to(self.folder.resolve())
-            return str(file), source.offset, source.length
+            return str(file.relative_to(self.folder)), source.offset, source.length
         key = value.digest()
         if key not in self._places:
             self.length = aligned(self.length)

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import migx
+from migx import Shape, ops
 from migx.errors import DataError, MigxError, ParseError, WeightError
 from migx.onnx import replace_onnx_external_weights
 from migx.program import Program
@@ -155,6 +156,16 @@ def test_a_file_elsewhere_is_not_referred_to(template: Program, tmp_path: Path) 
     (tmp_path / "deep").mkdir()
     with pytest.raises(DataError, match="must be saved in the folder of weights.bin"):
         migx.save(program, tmp_path / "deep" / "p.mxr", weights=False)
+
+
+def test_a_file_does_not_refer_to_the_one_it_replaces(tmp_path: Path) -> None:
+    program = migx.Program()
+    x = program.main.add_parameter("x", Shape("f32", (64, 64)))
+    table = program.main.add_literal(np.random.default_rng(0).random((64, 64), np.float32))
+    program.main.add_return(program.main.add_instruction(ops.Add(), x, table))
+    migx.save(program, tmp_path / "p.mxr")
+    migx.save(migx.load(tmp_path / "p.mxr"), tmp_path / "p.mxr", weights=False)
+    assert migx.load(tmp_path / "p.mxr") == program
 
 
 def test_only_the_program_is_taken_from_strangers(template: Program, tmp_path: Path) -> None:
