@@ -38,8 +38,14 @@ def named(node: onnx.NodeProto) -> str:
 
 
 def in_order(graph: onnx.GraphProto, known: Iterable[str]) -> list[onnx.NodeProto]:
-    """The nodes in topological order, otherwise as in the file. A cycle is an ``OnnxError``."""
-    makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    """The nodes in topological order, otherwise as in the file. ``OnnxError`` if two make one
+    value, or there is a cycle.
+    """
+    makers = dict[str, int]()
+    for i, node in enumerate(graph.node):
+        for name in filter(None, node.output):
+            if makers.setdefault(name, i) != i:
+                raise OnnxError(f"two values are named {name!r}")
     available = set(known)
     waits, feeds = [], dict[int, list[int]]()
     for i, node in enumerate(graph.node):

@@ -112,6 +112,16 @@ GRAPHS: dict[str, tuple[str, str]] = {
         "main (float[n] x) => (float[n] y) { y = Neg(x) y = Exp(x) }",
         "two values are named 'y'",
     ),
+    "two of a name, around a cycle": (
+        "main (float[n] x) => (float[n] y) { a = Neg(x) b = Exp(a) a = Abs(b) y = Relu(a) }",
+        "two values are named 'a'",
+    ),
+    "bounds of a slice that are no list": (
+        """main (float[n] x) => (float[m] y) <int64 start = {0}, int64[1] end = {1}> {
+          y = Slice(x, start, end)
+        }""",
+        "Slice 'y': its starts are i64[]; a list of numbers has one dim",
+    ),
     "input and node of a name": (
         "main (float[n] x) => (float[n] x) { x = Exp(x) }",
         "two values are named 'x'",
@@ -167,10 +177,8 @@ GRAPHS: dict[str, tuple[str, str]] = {
         "Split 'y': num_outputs is 9, it has 2 outputs",
     ),
     "operand of the wrong rank": (
-        """main (float[4] x) => (float[a] y) <int64[1, 1] start = {0}, int64[1] end = {2}> {
-          y = Slice(x, start, end)
-        }""",
-        "Slice 'y': its operands (f32[4], i64[1, 1], i64[1]) or attributes do not fit it: ",
+        "main (float[4] x) => (float[4] y) <int64[2] axis = {0, 0}> { y = CumSum(x, axis) }",
+        "CumSum 'y': its operands (f32[4], i64[2]) or attributes do not fit it: ",
     ),
     "missing value in a branch": (
         """main (bool c, float[n] x) => (float[n] y) {

@@ -79,6 +79,9 @@ def slice_by_attributes(node: Node) -> Instruction:
 @importer("Slice", since=10)
 def slice_by_inputs(node: Node) -> Instruction:
     x, starts, ends, given = node.input(0), node.input(1), node.input(2), node.optional(3)
+    for name, bounds in ("starts", starts), ("ends", ends):
+        if bounds.shape.rank != 1:
+            raise node.fail(f"its {name} are {bounds.shape}; a list of numbers has one dim")
     (count,) = starts.shape.dims
     axes = None if given is None else runtime.known_axes(node, given)
     if axes is None and (given is not None or not isinstance(count, int)):
