@@ -133,7 +133,8 @@ def _widening(product: Instruction, blocks: bool) -> list[Instruction]:
 
 def _leading(product: Instruction, made: Is, reads_storage: Is) -> list[Instruction]:
     """The instructions, in order, that lead to the operands of a product and are ``made`` so, with
-    views of their scales. Empty if none ``reads_storage``, or a scale is known to be infinite.
+    views of their scales, but no members of tuples: a group reads tensors. Empty if none
+    ``reads_storage``, or a scale is known to be infinite.
     """
     found: dict[Instruction, None] = {}
     work = [v for v in product.inputs if made(source(v))]
@@ -141,7 +142,8 @@ def _leading(product: Instruction, made: Is, reads_storage: Is) -> list[Instruct
         at = work.pop()
         if at.module is not product.module or at in found:
             continue
-        if made(at) or viewed(at) is not None:
+        below = viewed(at)
+        if made(at) or (below is not None and not below.shape.parts):
             found[at] = None
             work += at.inputs
     if not any(map(reads_storage, found)) or not _may_be_scaled(found):
