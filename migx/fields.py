@@ -7,7 +7,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, FrozenInstanceError, fields
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -122,6 +122,18 @@ def expect_values(cls: type) -> None:
                 f"{cls.__name__}.{name} is declared as {said}: a field is a number, a str, a "
                 "DType, a Shape, an Extent, an Argument, or a tuple of these"
             )
+
+
+class Frozen:
+    """A base of frozen dataclasses whose subclasses become such by themselves, so that one which
+    says ``@dataclass(frozen=True)`` as well is the same.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
 
 
 def required(cls: Any) -> list[str]:

@@ -17,7 +17,7 @@ import numpy as np
 from migx.base import collector
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.errors import IRError, PassError, RewriteLoop
-from migx.fields import expect_values
+from migx.fields import Frozen, expect_values
 from migx.ir import Instruction, Module
 from migx.op import freeze, know_fields, snake_case
 from migx.pipeline import Approximation, Element, Fixpoint, Pipeline, enable_if, with_options
@@ -42,7 +42,7 @@ __all__ = [
 
 @dataclass_transform(frozen_default=True)
 @dataclass(frozen=True)
-class Pass:
+class Pass(Frozen):
     """A named transformation of a program. A subclass is a frozen dataclass of its options. It has
     ``rules``, or defines one of the two methods; an ``apply`` of its own applies the rules, if
     there are any, by ``super().apply(module, manager)``.

@@ -34,7 +34,7 @@ from migx.argument import Argument, read_only
 from migx.dim import Dim, Extent
 from migx.dims.symbol import Symbol
 from migx.errors import EvaluationError, FieldError, ShapeError, there_are
-from migx.fields import bring_when_made, expect_values
+from migx.fields import Frozen, bring_when_made, expect_values
 from migx.shape import DType, Shape
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Operation(Protocol):
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 @dataclass(frozen=True)
-class Op:
+class Op(Frozen):
     """Base class of operations. ``compute(*arrays)``, if defined, is the meaning on numpy arrays,
     which are read-only. Values of fields are converted to the declared type (a list to a tuple, the
     name of an element type to that type), or ``FieldError`` is raised.
@@ -126,6 +126,7 @@ def freeze(cls: type, what: str = "") -> None:
     if inspect.get_annotations(cls) or len(cls.__bases__) > 1:
         bring_when_made(cls, what)
         dataclass(frozen=True)(cls)
+        del cls.__setattr__, cls.__delattr__  # Frozen has them; with its own, none may follow
         know_fields(cls, what)
 
 

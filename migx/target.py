@@ -26,6 +26,7 @@ import numpy as np
 
 from migx.argument import Argument
 from migx.errors import TargetError, UnknownName, there_are
+from migx.fields import Frozen
 from migx.ir import Instruction
 from migx.manager import Observer, Pass, Pipeline, listed
 from migx.op import freeze, know_fields, snake_case
@@ -208,7 +209,7 @@ class Asynchronous(Protocol):
 
 @dataclass_transform(frozen_default=True)
 @dataclass(frozen=True, eq=False, repr=False)
-class Target:
+class Target(Frozen):
     """Base class of targets; a target's name is its class's in snake case, and that of its file or
     folder. A subclass is a frozen dataclass of its options, unless it has its own ``__init__``.
     """
@@ -218,7 +219,9 @@ class Target:
     """Whether it also names formats for blocks of constants that an index picks."""
 
     def __init_subclass__(cls) -> None:
-        if "__init__" not in cls.__dict__:
+        if "__init__" in cls.__dict__:
+            cls.__setattr__ = object.__setattr__  # type: ignore[assignment]
+        else:
             freeze(cls, "target ")
         cls.name = snake_case(cls.__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from migx.errors import FieldError, ShapeError
 from migx.fields import text_of
 from migx.manager import Pass
 from migx.op import Op, Traits
+from migx.target import Target
 
 MADE: list[tuple[Any, Op]] = [
     (lambda: ops.Transpose([1, 0]), ops.Transpose((1, 0))),
@@ -139,3 +141,27 @@ def test_a_field_that_is_not_there_is_named_with_those_that_are() -> None:
         made()
     with pytest.raises(FieldError, match="permutation is tuple"):
         made(permutation="x")
+
+
+def test_a_class_may_say_itself_that_it_is_a_frozen_dataclass() -> None:
+    @dataclass(frozen=True)
+    class Scaled(Op):
+        axes: tuple[int, ...] = ()
+
+    @dataclass(frozen=True)
+    class Halved(Pass):
+        least: int = 8
+
+    @dataclass(frozen=True)
+    class Remote(Target):
+        port: int = 80
+
+    assert Scaled([1]).axes == (1,)  # type: ignore[arg-type]
+    assert str(Halved(4)) == "halved{least=4}"
+    with pytest.raises(FieldError, match="pass halved has no option 'most'"):
+        Halved(most=4)  # type: ignore[call-arg]
+    for value, name in ((Scaled(), "axes"), (Halved(), "least"), (Remote(), "port")):
+        with pytest.raises(FrozenInstanceError, match=f"cannot assign to field '{name}'"):
+            setattr(value, name, 1)
+        with pytest.raises(FrozenInstanceError, match=f"cannot delete field '{name}'"):
+            delattr(value, name)
