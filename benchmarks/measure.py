@@ -48,10 +48,14 @@ class Result:
 
     @property
     def ratio(self) -> float | None:
-        """How many times better than the peer, by the medians."""
+        """How many times better than the peer, by the medians; None if either is 0, such as a
+        difference of two times that is smaller than their noise.
+        """
         if not self.peer:
             return None
         ours, peer = statistics.median(self.ours), statistics.median(self.peer)
+        if not ours or not peer:
+            return None
         return ours / peer if self.more_is_better else peer / ours
 
 

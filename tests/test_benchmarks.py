@@ -116,6 +116,7 @@ def test_better_than_the_peer_is_a_ratio_above_one() -> None:
     assert result((0.5,), (1.0,)).ratio == 2
     assert result((2.0,), (1.0,), "instructions/s").ratio == 2
     assert result((2.0,), ()).ratio is None
+    assert result((2.0,), (0.0,)).ratio is None
 
 
 def test_samples_are_taken_in_turn_and_a_slow_peer_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
