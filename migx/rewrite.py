@@ -21,6 +21,7 @@ from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from migx.base.order import built_at
 from migx.builders import Builder
 from migx.dead_code import remove_dead_code, remove_unread
 from migx.errors import IRError, RewriteLoop, ShapeError
@@ -282,8 +283,9 @@ class EventLog:
 
     A key is the same from run to run, also if other rewrites are skipped. It is made of the pass's
     place in the pipeline, the rule, the matched operations with their shapes and origins, the
-    contents of fused modules, and a number that distinguishes equal ones, in order. It is the same
-    in each round of a group, so that a rewrite skipped in one does not happen in the next.
+    contents of fused modules, and the root's place in the program as it was copied or read; and of
+    a number where all these are equal. It is the same in each round of a group, so that a rewrite
+    skipped in one does not happen in the next.
 
     The key of a whole pass is made of its place alone, and is the only one without a dot.
     """
@@ -306,8 +308,10 @@ class EventLog:
         """The key of a match of some instructions, the root first."""
         facts = [(*facts_of(i), i.origins) for i in matched]
         plain = hashlib.sha256(repr((self.occurrence, rule, facts)).encode()).hexdigest()[:16]
-        numbers = self._numbers.setdefault(plain, {})
-        return f"{plain}.{numbers.setdefault(matched[0], len(numbers) + 1)}"
+        place = f"{plain}.{built_at(matched[0])}"
+        numbers = self._numbers.setdefault(place, {})
+        number = numbers.setdefault(matched[0], len(numbers) + 1)
+        return place if number == 1 else f"{place}.{number}"
 
     def show(self, instructions: Iterable[Instruction], names: dict[Module, Names]) -> str:
         """The lines of some instructions, as in the text of their modules, for an event. ``names``

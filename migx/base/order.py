@@ -54,6 +54,13 @@ def unlink(member: Ordered) -> None:
     member._linked = False
 
 
+def built_at(member: Ordered) -> int:
+    """How many members had been appended when this one was, or the one that it was inserted before.
+    What is inserted or removed elsewhere does not change it, unless a neighbourhood is spread.
+    """
+    return -(-member._label // _STEP)
+
+
 def _spread(new: Ordered, near: Ordered) -> None:
     """Relabels the smallest sparse enough range of labels that surrounds ``new``."""
     new._label = near._label

@@ -63,11 +63,39 @@ def test_independent_events_keep_their_keys() -> None:
         ends.append(main.add_instruction(ops.Exp(), at))
     main.add_return(*ends)
     keys = [event.key for event in logged(program)[0].events]
-    assert [key.split(".")[1] for key in keys] == ["1", "2", "3"]
+    assert len({key.split(".")[0] for key in keys}) == 1
+    assert len(set(keys)) == 3
     for skipped in keys:
         log, left = logged(program, skipped)
         assert [event.key for event in log.events] == [key for key in keys if key != skipped]
         assert Counter(at.name for at in left.main)["neg"] == 2
+
+
+def test_events_that_others_lead_to_keep_their_keys_as_well() -> None:
+    """Of two equal matches that earlier rewrites made, either has its key without the other."""
+
+    @rule(on(ops.Sub, var("a"), var("b")))
+    def as_sum(at: Cursor, a: Instruction, b: Instruction) -> Instruction:
+        """Adds the negative."""
+        return at(ops.Add(), a, at(ops.Neg(), b))
+
+    @rule(on(ops.Add, var("a"), on(ops.Neg, var("b"))))
+    def swapped(at: Cursor, a: Instruction, b: Instruction) -> Instruction:
+        """Something that neither rule matches."""
+        return at(ops.Neg(), at(ops.Max(), b, a))
+
+    def keys_of(*skip: str) -> list[str]:
+        main = Program().main
+        x, y = (main.add_parameter(name, Shape(F32, (2,))) for name in "xy")
+        main.add_return(*(main.add_instruction(ops.Sub(), *each) for each in ((x, y), (y, x))))
+        log = EventLog(skip=frozenset(skip))
+        rewrite(main, as_sum, "first", log)
+        rewrite(main, swapped, "second", log)
+        return [event.key for event in log.events]
+
+    first, second, of_first, of_second = keys_of()
+    assert keys_of(first) == [second, of_second]
+    assert keys_of(second) == [first, of_first]
 
 
 def test_an_event_tells_its_own_change() -> None:
