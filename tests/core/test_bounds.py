@@ -470,3 +470,20 @@ def test_a_recurrent_layer_grows_what_a_rounding_changes_if_its_weights_are_wide
         assert compare("y", y.array, x.array, error, other).passed
         lost = y.array * (np.arange(32) != 3)
         assert chaotic or not compare("y", lost, x.array, error, other).passed
+
+
+def test_a_sum_of_nothing_may_have_either_sign() -> None:
+    """A negative factor on it may move into the weights, of which there are none."""
+    text = """module main(x: f32[2, 0]) {
+      %0 = @literal() {value=[]} : f32[0, 2]
+      %1 = dot(x, %0) : f32[2, 2]
+      %2 = @literal() {value=[-1.5, -2.5, -3.5, -4.5]} : f32[2, 2]
+      %3 = mul(%1, %2) : f32[2, 2]
+      return %3
+    }"""
+    program = migx.parse(text)
+    inputs = {"x": Argument.of(np.zeros((2, 0), np.float32))}
+    ((y, error),) = run_on_ref(program, inputs, program)
+    assert np.signbit(y.array).all()
+    assert compare("y", -y.array, y.array, error).passed
+    assert not compare("y", y.array + np.float32(1e-6), y.array, error).passed

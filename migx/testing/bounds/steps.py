@@ -197,6 +197,9 @@ class Step:
         dtype = self.result.shape.dtype
         if not dtype.is_float or self.op.name in WHOLE:
             return None
+        if self.op.name in SUMS and not all(a.shape.elements for a in self.values):
+            # A sum of nothing is 0 with the sign that it starts with, however it is scaled.
+            return np.full(self.result.shape.dims, smallest(dtype))
         count = roundings(self.op, [a.shape for a in self.values], self.result.shape)
         if not count or self.op.name in EXACT:
             return None
