@@ -332,7 +332,7 @@ class _Unread(Program):
     def __getattr__(self, name: str) -> Any:
         """Reads the text at the first access to an attribute."""
         if name not in self._in_text:
-            raise AttributeError(f"'Program' object has no attribute {name!r}")
+            return super().__getattribute__(name)  # again, for the error of a property
         with self._reading:
             if name not in vars(self):
                 made = self._file.program("text", mmap=True)

@@ -72,6 +72,10 @@ def run(options: argparse.Namespace) -> int:
             f"--stop-after {options.stop_after}: no more than {len(timer.rows)} ran",
             file=sys.stderr,
         )
+    if changed:
+        program = (
+            program.copy()
+        )  # without the compiled form, which is that of the program as it was
     if options.output is not None:
         _load.save(program, options.output, origins=options.origins)
     text = "" if options.output is not None else show(program, origins=options.origins)

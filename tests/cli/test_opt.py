@@ -103,3 +103,12 @@ def test_a_mistake_is_one_message_and_exit_code_2(
 ) -> None:
     result = migx("opt", *[model if word == "MODEL" else word for word in words])
     assert (result.code, message in result.err) == (2, True)
+
+
+def test_a_compiled_file_becomes_the_changed_program(migx: Migx, tmp_path: Path) -> None:
+    lines = "%0 = identity(x) : f32[2]", "%1 = neg(%0) : f32[2]", "return %1"
+    program = api.parse(f"module main(x: f32[2]) {{{' '.join(lines)}}}")
+    saved = tmp_path / "p.mxr"
+    api.save(program.compile("ref"), saved)
+    assert migx("opt", saved, "--passes", "eliminate_identity", "-o", saved).code == 0
+    assert [at.name for at in api.load(saved).main] == ["@param", "neg", "@return"]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import migx
 from migx import Shape, ops
-from migx.errors import DataError, MigxError, ParseError, WeightError
+from migx.errors import DataError, IRError, MigxError, ParseError, WeightError
 from migx.onnx import replace_onnx_external_weights
 from migx.program import Program
 from tests.weights.build import MLP, MLP_DIMS, drawn, model_of, write_weights
@@ -156,6 +156,13 @@ def test_a_file_elsewhere_is_not_referred_to(template: Program, tmp_path: Path) 
     (tmp_path / "deep").mkdir()
     with pytest.raises(DataError, match="must be saved in the folder of weights.bin"):
         migx.save(program, tmp_path / "deep" / "p.mxr", weights=False)
+
+
+def test_a_loaded_program_that_has_changed_says_so(template: Program, tmp_path: Path) -> None:
+    loaded = round_trip(template, tmp_path)
+    loaded.main.add_return(loaded.main.add_instruction(ops.Neg(), loaded.main.outputs[0]))
+    with pytest.raises(IRError, match="changed since it was compiled"):
+        migx.save(loaded, tmp_path / "p.mxr")
 
 
 def test_a_file_does_not_refer_to_the_one_it_replaces(tmp_path: Path) -> None:
