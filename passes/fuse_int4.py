@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from migx.dim import Extent
+from migx.fusion.narrow_floats import FORMATS
 from migx.fusion.outlining import Bundle, Outlining
 from migx.ir import Instruction, Module
 from migx.manager import PassManager
@@ -153,7 +154,7 @@ def _leading(product: Instruction, made: Is, reads_storage: Is) -> list[Instruct
 
 def _widens(at: Instruction, kinds: tuple[type[Operation], ...], blocks: bool) -> bool:
     """Whether an operation of ``kinds`` dequantises constant integers of 8 bits, or converts
-    constant floats of 16 bits to f32; with ``blocks``, also a block of such constants.
+    constant floats of 8 or 16 bits to f32; with ``blocks``, also a block of such constants.
     """
     if type(at.op) not in kinds:
         return False
@@ -164,7 +165,7 @@ def _widens(at: Instruction, kinds: tuple[type[Operation], ...], blocks: bool) -
     dtype = given.shape.dtype
     if type(at.op) is DequantizeLinear:
         return dtype in (I8, U8)
-    return dtype in (F16, BF16) and at.shape.dtype is F32
+    return dtype in (F16, BF16, *FORMATS) and at.shape.dtype is F32
 
 
 def _may_be_scaled(members: Iterable[Instruction]) -> bool:

@@ -4,6 +4,7 @@ ConvInteger have them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from migx.ir import Instruction
@@ -34,20 +35,23 @@ numbers = on(DequantizeLinear) | _wide | on(Sub, _wide, var())
 side = skip(*MOVED)(numbers)
 
 
-def factor(value: Instruction) -> Factor | None:
-    """A value as the side of a product; None if it is not a view of converted bytes."""
+def factor(value: Instruction, of: Callable[[Instruction], bool] = is_byte) -> Factor | None:
+    """A value as the side of a product; None if it is not a view of converted bytes, or of what
+    else is asked for.
+    """
     views: list[Instruction] = []
     while type(value.op) in MOVED and len(value.inputs) == 1:
         views.insert(0, value)
         (value,) = value.inputs
-    found = _dequantized(value) if isinstance(value.op, DequantizeLinear) else _widened(value)
+    is_scaled = isinstance(value.op, DequantizeLinear)
+    found = _dequantized(value, of) if is_scaled else _widened(value)
     return None if found is None else replace(found, views=tuple(views))
 
 
-def _dequantized(value: Instruction) -> Factor | None:
+def _dequantized(value: Instruction, of: Callable[[Instruction], bool]) -> Factor | None:
     op, (source, *parameters) = value.op_as(DequantizeLinear), value.inputs
     several = [v for v in parameters if v.shape.elements != 1]
-    if not is_byte(source):
+    if not of(source):
         return None
     if several and (op.block or any(v.shape.rank != 1 for v in several)):
         return None

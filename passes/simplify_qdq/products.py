@@ -6,13 +6,16 @@ product of both, and the rest is computed on integers.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from migx.builders import astype, at_least_f32, broadcast_to
 from migx.dim import Extent, bounds, product
+from migx.fusion.narrow_floats import FORMATS
 from migx.ir import Instruction
-from migx.match import on
+from migx.match import on, var
 from migx.ops.layout import Reshape
 from migx.ops.linear import Convolution, Dot
-from migx.ops.pointwise import Mul
+from migx.ops.pointwise import Convert, Mul
 from migx.ops.quantization import DequantizeLinear
 from migx.passes.simplify_qdq.factors import factor, may_do_without, numbers, side, without
 from migx.passes.simplify_qdq.zero_points import (
@@ -24,7 +27,7 @@ from migx.passes.simplify_qdq.zero_points import (
     multiplied,
 )
 from migx.rewrite import Cursor, Declined, rule
-from migx.shape import DType
+from migx.shape import F32, DType
 from migx.weights import may_be_finite
 
 
@@ -99,4 +102,23 @@ def spread(at: Cursor, pair: tuple[Instruction, ...], to: DType) -> list[Instruc
     return [broadcast_to(at, v, dims) for v in flat]
 
 
-products = quant_dot + quant_convolution
+@rule(on(Dot, var("x"), side, name="dot"))
+def scale_after(at: Cursor, x: Instruction, dot: Instruction) -> Instruction | Declined:
+    """dot(x, dequantizelinear(w)) is dot(x, convert(w)) * scale, where w are constant floats of
+    eight bits: a product reads them as they are, and scales a result once.
+    """
+    w, dtype = factor(dot.inputs[1], _is_narrow_constant), dot.shape.dtype
+    if w is None or w.scale is None or w.zero is not None:
+        return Declined("the right side is no view of constant floats of eight bits times a scale")
+    if dtype is not F32 or w.axis not in (None, columns_of(w, dot.shape.rank)):
+        return Declined("scales differ along the summed axis, or the sum may not fit f16")
+    total = at(Dot(), x, replace(w, source=at(Convert(dtype), w.source)).moved(at))
+    scale = w.scale if w.axis is not None else at(Reshape(()), w.scale)
+    return at(Mul(), total, broadcast_to(at, astype(at, scale, dtype), total.shape.dims))
+
+
+def _is_narrow_constant(value: Instruction) -> bool:
+    return value.constant and value.shape.dtype in FORMATS
+
+
+products = quant_dot + quant_convolution + scale_after

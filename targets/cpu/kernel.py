@@ -351,13 +351,13 @@ def input_number(at: Instruction, inside: Instruction, value: Instruction) -> in
 
 
 def narrower(value: Instruction) -> Instruction:
-    """The 16-bit float that a value in f32 was converted from, which a product widens as it reads
-    it; the value itself otherwise.
+    """The narrower float that a value in f32 was converted from, which a product widens as it
+    reads it; the value itself otherwise.
     """
     if type(value.op) is not Convert:
         return value
     types = [v.shape.dtype for v in (value.inputs[0], value)]
-    floats = all(t.is_float for t in types) and [t.bits for t in types] == [16, 32]
+    floats = all(t.is_float for t in types) and types[0].bits < types[1].bits == 32
     return value.inputs[0] if floats else value
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import migx
-from migx import ops
+from migx import Dim, ops
 from migx.observers import Verify
 from migx.program import Program
 from migx.shape import F32, F64, I8, U8, DType, Shape
@@ -48,6 +48,32 @@ def test_scales_that_lose_steps_stay(scale: float) -> None:
     real = main.add_instruction(ops.DequantizeLinear(0), q, s)
     main.add_return(main.add_instruction(ops.QuantizeLinear(0), real, s))
     assert not migx.run_passes(program, "simplify_qdq")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("scales", [(), (1,), (96,), (4, 96)])
+@pytest.mark.parametrize("name", ["f8e4m3fn", "f8e5m2fnuz"])
+def test_floats_of_eight_bits_are_scaled_after_they_are_multiplied(
+    name: str, scales: tuple[int, ...], turned: bool
+) -> None:
+    program, rng = Program(), np.random.default_rng(0)
+    main, wide = program.main, rng.standard_normal((64, 96)) * 20
+    x = main.add_parameter("x", Shape(F32, (Dim("n"), 64)))
+    stored, by = wide.astype(DType.of(name).numpy), rng.uniform(0.1, 0.2, scales)
+    w = main.add_literal(np.ascontiguousarray(stored.T if turned else stored))
+    s = main.add_literal(np.ascontiguousarray(by.T if turned else by), "f32")
+    axis, along = (0, 1) if turned else (1, 0)
+    op = ops.DequantizeLinear(along, block=16) if len(scales) > 1 else ops.DequantizeLinear(axis)
+    w = main.add_instruction(op, w, s)
+    w = main.add_instruction(ops.Transpose((1, 0)), w) if turned else w
+    main.add_return(main.add_instruction(ops.Dot(), x, w))
+    after = program.copy()
+    assert migx.run_passes(after, "simplify_qdq", [Verify()]) == (len(scales) < 2)
+    assert ("dequantizelinear" in [at.name for at in after.main]) == (len(scales) > 1)
+    given = {"x": rng.standard_normal((5, 64)).astype(np.float32)}
+    first, second = (p.compile(t).eval(given)[0] for p, t in ((program, "ref"), (after, "cpu")))
+    roundoff = 2 * 64 * F32.roundoff * (np.abs(given["x"]) @ np.abs(wide)).max() * 0.2
+    np.testing.assert_allclose(first, second, rtol=0, atol=roundoff)
 
 
 def test_how_much_is_summed_may_be_known_of_the_weights_alone() -> None:

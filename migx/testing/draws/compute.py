@@ -11,7 +11,24 @@ from migx.dim import Dim
 from migx.op import Operation
 from migx.ops.channels_last import ConvolutionChannelsLast, to_first, to_last
 from migx.ops.rnn import Recurrent
-from migx.shape import BOOL, F4, F16, F32, F64, I2, I4, I8, I32, U2, U4, U8, DType, Shape
+from migx.shape import (
+    BOOL,
+    F4,
+    F8E4M3FN,
+    F8E5M2,
+    F16,
+    F32,
+    F64,
+    I2,
+    I4,
+    I8,
+    I32,
+    U2,
+    U4,
+    U8,
+    DType,
+    Shape,
+)
 from migx.testing.draws.basics import Dice, Dims, Draft, Draw, Want, least, numbers, put, vector
 
 
@@ -155,7 +172,7 @@ def _quantize(dice: Dice, like: Shape) -> Draft:
 def _dequantize(dice: Dice, like: Shape) -> Draft:
     if like.dtype is not F32 or not like.rank:
         return None
-    x = like.with_type(dice.one_of((I8, U8)))
+    x = like.with_type(dice.one_of((I8, U8, I8, U8, F8E4M3FN, F8E5M2)))
     axis, block, scales = _scales(dice, x)
     return ops.DequantizeLinear(axis, block), [Want(x), *scales]
 
@@ -169,7 +186,8 @@ def _scales(dice: Dice, x: Shape) -> tuple[int, int, list[Want]]:
     if dice.chance(0.2) and isinstance(size := x.dims[axis], int) and size > 1:
         block = dice.some(2, 3)
         dims = put(x.dims, axis, (size + block - 1) // block)
-    zero = [Want(Shape(x.dtype, dims), below=4, constant=True)] if dice.chance(0.5) else []
+    has_zero = x.dtype.is_integer and dice.chance(0.5)
+    zero = [Want(Shape(x.dtype, dims), below=4, constant=True)] if has_zero else []
     return axis, block, [Want(Shape(F32, dims), positive=True, constant=True), *zero]
 
 

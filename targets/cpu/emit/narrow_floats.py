@@ -2,17 +2,22 @@
 
 A normal number's bits are those of an f32, shifted and with another exponent bias, so rounding them
 is an integer addition. A subnormal number is a multiple of the smallest one: that many. No step has
-a subnormal f32 as operand or result, which would take CPUs a hundred cycles.
+a subnormal f32 as operand or result, which would take CPUs a hundred cycles. Where an instruction
+reads f16, most formats are read by that, as f16 with fewer digits.
 """
 
 from __future__ import annotations
 
+import math
+
 from migx.fusion.narrow_floats import FORMATS, NarrowFloat
-from migx.shape import F8E8M0, DType
-from migx.targets.cpu.emit import F32, I8, I32, Function, Value
+from migx.shape import F8E5M2FNUZ, F8E8M0, DType
+from migx.targets.cpu.emit import F16, F32, I8, I16, I32, Function, Value
 
 MANTISSA, BIAS = 23, 127
 """The mantissa bits and the exponent bias of f32."""
+HALF_MANTISSA, HALF_BIAS = 10, 15
+"""The same of f16."""
 NAN, LARGEST = 0x7FC00000, 0x7FFFFFFF
 """The bits of a NaN in f32, and of the greatest size."""
 SIZE, SIGN = 0x7F, 0x80
@@ -25,6 +30,8 @@ def decoded(f: Function, code: Value, dtype: DType) -> Value:
     if dtype is F8E8M0:
         power = f.select(f.compare("eq", bits, 0), 1 << (MANTISSA - 1), bits << MANTISSA)
         return f.bitcast(f.select(f.compare("eq", bits, 255), NAN, power), F32.times(lanes))
+    if dtype is not F8E5M2FNUZ and f.module.features & {"f16c", "neon"}:
+        return _through_half(f, code, FORMATS[dtype])
     this, size = FORMATS[dtype], bits & SIZE
     shifted = size << (MANTISSA - this.mantissa)
     number = shifted + ((BIAS - this.bias) << MANTISSA)
@@ -38,6 +45,18 @@ def decoded(f: Function, code: Value, dtype: DType) -> Value:
         number = f.select(f.compare("eq", given, this.nan), NAN, number)
     number = number | (bits & SIGN) << 24
     return f.bitcast(number, F32.times(lanes))
+
+
+def _through_half(f: Function, code: Value, this: NarrowFloat) -> Value:
+    """The same by way of f16. A byte shifted with its sign may leave a copy of that among the bits
+    of the exponent.
+    """
+    bits = f.cast(code, I16) << (HALF_MANTISSA - this.mantissa)
+    if this.infinity is not None:
+        return f.cast(f.bitcast(bits, F16.times(code.type.lanes)), F32)
+    value = f.cast(f.bitcast(bits & ~(1 << 14), F16.times(code.type.lanes)), F32)
+    given, nan = (code, -SIGN) if this.unsigned else (code & SIZE, this.nan)
+    return f.select(f.compare("eq", given, nan), math.nan, value * 2.0 ** (HALF_BIAS - this.bias))
 
 
 def encoded(f: Function, x: Value, dtype: DType) -> Value:
