@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -487,3 +488,17 @@ def test_a_sum_of_nothing_may_have_either_sign() -> None:
     assert np.signbit(y.array).all()
     assert compare("y", -y.array, y.array, error).passed
     assert not compare("y", y.array + np.float32(1e-6), y.array, error).passed
+
+
+@pytest.mark.parametrize("name", ["fmod", "mod"])
+def test_a_remainder_of_rounded_divisors_may_be_any(name: str) -> None:
+    text = f"""module main(x: f32[10]) {{
+  %0 = log(x) : f32[10]
+  %1 = {name}(x, %0) : f32[10]
+  return %1
+}}"""
+    x = np.array([*range(10**30, 10**31, 10**30), 3.0])  # but for the last, quotients are huge
+    last = np.fmod(3.0, np.log(3.0))
+    for other, wrong in itertools.product((0, 20, 40, 60), (0.0, 0.1)):
+        made = np.array([*[other] * 9, last + wrong])
+        assert bool(verdict(text, lambda _, made=made: made, x.astype(np.float32))) == bool(wrong)

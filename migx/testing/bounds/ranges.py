@@ -1,4 +1,4 @@
-"""Numbers at the end of the range of their type, and beyond it.
+"""Numbers at the end of the range of their type, and beyond it, and what lies between two.
 
 An infinity or NaN is the same on both sides if it results from exact numbers, or for any values of
 the others. If a number is so near the end of its range that a different order of factors, or a
@@ -7,6 +7,7 @@ rounding, may overflow, its bound is infinite.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -54,3 +55,21 @@ def apart(made: Doubles, centre: Doubles, dtype: DType) -> Doubles:
         made = np.where(np.abs(made) > ends(dtype)[1], np.copysign(np.inf, made), made)
     alike = (made == centre) | (np.isnan(made) & np.isnan(centre))
     return np.where(alike, 0.0, np.nan_to_num(np.abs(made - centre), nan=np.inf, posinf=np.inf))
+
+
+def within_a_turn(name: str, ends: Sequence[Doubles], error: Doubles) -> Doubles:
+    """The largest difference of a periodic function between the ends of its input."""
+    if name == "tan":
+        low, high = (np.floor(end / np.pi + 0.5) for end in (ends[0], ends[-1]))
+        return np.where(low == high, 0.0, np.inf)  # infinite if there is a pole in between
+    return np.where(error < 1, 0.0, np.minimum(error, 2.0))
+
+
+def across_multiples(x: Sequence[Doubles], y: Sequence[Doubles]) -> Doubles:
+    """The largest difference of a remainder between the ends of its operands: twice the divisor, if
+    the quotient passes a whole number in between.
+    """
+    with np.errstate(all="ignore"):
+        quotients = [np.floor(a / b) for a in x for b in y]
+    same = np.minimum.reduce(quotients) == np.maximum.reduce(quotients)
+    return np.where(same, 0.0, 2 * np.maximum.reduce([np.abs(b) for b in y]))

@@ -26,7 +26,14 @@ from migx.op import Operation
 from migx.ops.quantization import DequantizeLinear, smallest
 from migx.shape import F32, F64, DType, Shape
 from migx.target import Context, get_target
-from migx.testing.bounds.ranges import Doubles, apart, ends, largest
+from migx.testing.bounds.ranges import (
+    Doubles,
+    across_multiples,
+    apart,
+    ends,
+    largest,
+    within_a_turn,
+)
 from migx.testing.bounds.recurrent import RECURRENT, outgrown, response
 from migx.testing.bounds.roundings import (
     EXACT,
@@ -80,6 +87,7 @@ WHOLE_OF_WHOLE = named("add convert mul sub")
 """What gives integers for integers."""
 WAVES = named("cos sin tan")
 """Periodic functions: the ends of an input say little about values between them."""
+REMAINDERS = named("fmod mod")
 
 
 @dataclass
@@ -354,7 +362,9 @@ class Step:
             near = np.abs(doubles(x) - doubles(y)) <= errors[0] + errors[1]
             return np.where(near & (errors[0] + errors[1] > 0), 1.0, found)
         if self.op.name in WAVES:
-            return np.maximum(found, _within_a_turn(self.op.name, self.values[0], errors[0]))
+            return np.maximum(found, within_a_turn(self.op.name, ends[0], errors[0]))
+        if self.op.name in REMAINDERS and self.result.shape.dtype.is_float:
+            return np.maximum(found, across_multiples(*ends))
         for value, error in zip(self.values, errors, strict=True):
             if value.shape.dtype.is_integer and error.shape == found.shape:
                 found = np.where(np.isinf(error), np.inf, found)  # it may wrap in between
@@ -395,14 +405,6 @@ class Step:
         if self.op.name in RECURRENT and isinstance(found, tuple):
             return tuple(outgrown(self.op, [*map(filled, found, self.result.parts)]))
         return found
-
-
-def _within_a_turn(name: str, value: Argument, error: Doubles) -> Doubles:
-    """The largest difference of a periodic function between the ends of its input."""
-    if name == "tan":
-        low, high = (np.floor(end / np.pi + 0.5) for end in _moved(value, error))
-        return np.where(low == high, 0.0, np.inf)  # infinite if there is a pole in between
-    return np.where(error < 1, 0.0, np.minimum(error, 2.0))
 
 
 def _between(results: Sequence[Argument], centre: Argument) -> Error:
