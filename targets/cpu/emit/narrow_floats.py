@@ -54,9 +54,13 @@ def _through_half(f: Function, code: Value, this: NarrowFloat) -> Value:
     bits = f.cast(code, I16) << (HALF_MANTISSA - this.mantissa)
     if this.infinity is not None:
         return f.cast(f.bitcast(bits, F16.times(code.type.lanes)), F32)
-    value = f.cast(f.bitcast(bits & ~(1 << 14), F16.times(code.type.lanes)), F32)
-    given, nan = (code, -SIGN) if this.unsigned else (code & SIZE, this.nan)
-    return f.select(f.compare("eq", given, nan), math.nan, value * 2.0 ** (HALF_BIAS - this.bias))
+    top = 1 << (HALF_MANTISSA + 4)
+    bits = bits & ~top
+    if not this.unsigned:  # the code of NaN carries into the top of the exponent
+        bits = bits | (bits + (1 << (HALF_MANTISSA - this.mantissa)) & top)
+    value = f.cast(f.bitcast(bits, F16.times(code.type.lanes)), F32)
+    value = value * 2.0 ** (HALF_BIAS - this.bias)
+    return f.select(f.compare("eq", code, -SIGN), math.nan, value) if this.unsigned else value
 
 
 def encoded(f: Function, x: Value, dtype: DType) -> Value:
