@@ -279,7 +279,7 @@ def _narrowed(f: Function, x: Value, r: DType, *, saturate: bool) -> Value:
     """The nearest number of eight bits; with ``saturate`` the largest stands for what is beyond."""
     if saturate:
         x = _within(f, x, *(f.const(x.type, limit) for limit in limits(r)))
-    return loaded(f, stored(f, x, r), r)
+    return loaded(f, stored(f, f.cast(x, computing(r)), r), r)
 
 
 def _bit_cast(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
@@ -352,14 +352,15 @@ def _sum(f: Function, q: Value, v: Sequence[Value]) -> Value:
 
 
 def _dequantize(f: Function, op: Any, v: Sequence[Value], t: Sequence[DType], r: DType) -> Value:
-    """The difference is exact, as f64 holds that of two i32."""
-    if is_narrow(t[0]):
-        return (v[0] - v[2]) * v[1] if len(v) > 2 else v[0] * v[1]
-    exact = F64 if t[0].bits == 32 and len(v) > 2 else I32
+    """The difference of integers is exact, as f64 holds that of two i32."""
+    wide = v[1].type.one
+    exact = wide if t[0].is_float else I32
+    if t[0].bits == 32 and len(v) > 2:
+        exact = F64
     difference = f.cast(v[0], exact, signed=_signed(t[0]))
     if len(v) > 2:
         difference = difference - f.cast(v[2], exact, signed=_signed(t[0]))
-    return f.cast(difference, v[1].type.one) * v[1]
+    return f.cast(difference, wide) * v[1]
 
 
 def _unary(name: str) -> Emit:

@@ -72,9 +72,12 @@ def test_whole_numbers_are_rounded(name: str, given: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("saturate", ["true", "false"])
 @pytest.mark.parametrize("zero", ["", ", %z"])
-def test_what_is_quantised_is_rounded_in_between(name: str, saturate: str, zero: str) -> None:
-    text = f"""module main(x: f32[n], y: f32[3, n]) {{
-  %s = @literal() {{value=[0.37]}} : f32[]
+@pytest.mark.parametrize("scale", ["f16", "f32", "f64"])
+def test_what_is_quantised_is_rounded_in_between(
+    name: str, saturate: str, zero: str, scale: str
+) -> None:
+    text = f"""module main(x: f32[n], y: {scale}[3, n]) {{
+  %s = @literal() {{value=[0.37]}} : {scale}[]
   %z = @literal() {{value=[0.5]}} : {name}[]
   %0 = quantizelinear(x, %s{zero}) {{to={name}, saturate={saturate}}}
   %1 = dequantizelinear(%0, %s{zero})
@@ -83,7 +86,7 @@ def test_what_is_quantised_is_rounded_in_between(name: str, saturate: str, zero:
   return %1, %3
 }}"""
     x = edges(name) * np.float32(0.37)
-    agrees(text, x=x, y=np.ones((3, len(x)), np.float32))
+    agrees(text, x=x, y=np.ones((3, len(x)), DType.of(scale).numpy))
 
 
 @pytest.mark.parametrize("name", NAMES)
