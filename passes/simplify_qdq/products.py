@@ -30,6 +30,9 @@ from migx.rewrite import Cursor, Declined, rule
 from migx.shape import F32, DType
 from migx.weights import may_be_finite
 
+INFINITE = "a scale is not finite: each product is infinite or NaN by itself"
+"""Why scales are not taken out of a sum."""
+
 
 @rule(on(Dot, side, side, name="dot"))
 def quant_dot(at: Cursor, dot: Instruction) -> Instruction | Declined:
@@ -76,7 +79,7 @@ def unfit(x: Factor, w: Factor, channels: int | None, depth: Extent) -> str:
         if x.axis is not None or w.axis not in (None, channels):
             return "scales differ along the summed axis, or along rows"
         if not (may_be_finite(x.scale) and may_be_finite(w.scale)):
-            return "a scale is not finite: each product is infinite or NaN by itself"
+            return INFINITE
     return beyond(x, w, channels, depth)
 
 
@@ -112,6 +115,8 @@ def scale_after(at: Cursor, x: Instruction, dot: Instruction) -> Instruction | D
         return Declined("the right side is no view of constant floats of eight bits times a scale")
     if dtype is not F32 or w.axis not in (None, columns_of(w, dot.shape.rank)):
         return Declined("scales differ along the summed axis, or the sum may not fit f16")
+    if not may_be_finite(w.scale):
+        return Declined(INFINITE)
     total = at(Dot(), x, replace(w, source=at(Convert(dtype), w.source)).moved(at))
     scale = w.scale if w.axis is not None else at(Reshape(()), w.scale)
     return at(Mul(), total, broadcast_to(at, astype(at, scale, dtype), total.shape.dims))

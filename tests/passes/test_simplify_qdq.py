@@ -50,6 +50,16 @@ def test_scales_that_lose_steps_stay(scale: float) -> None:
     assert not migx.run_passes(program, "simplify_qdq")
 
 
+def test_an_infinite_scale_stays_in_a_product_of_floats() -> None:
+    program = Program()
+    x = program.main.add_parameter("x", Shape(F32, (Dim("n"), 2)))
+    w = program.main.add_literal(np.array([[0], [1]], DType.of("f8e4m3fn").numpy))
+    scale = program.main.add_literal(np.array([np.inf], np.float32))
+    w = program.main.add_instruction(ops.DequantizeLinear(), w, scale)
+    program.main.add_return(program.main.add_instruction(ops.Dot(), x, w))
+    assert not migx.run_passes(program, "simplify_qdq")
+
+
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("scales", [(), (1,), (96,), (4, 96)])
 @pytest.mark.parametrize("name", ["f8e4m3fn", "f8e5m2fnuz"])
