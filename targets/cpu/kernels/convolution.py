@@ -135,9 +135,11 @@ def described(at: Instruction, machine: Machine, *, padded: bool = False) -> Pro
         return None
     op, weights = inner.op_as(Convolution), inner.inputs[1]
     value, padding = _padded(inner) if padded and inner is not at else (inner.inputs[0], op.padding)
-    levels = None if inner is at else levels_of(at, weights)
+    levels, given = None, weights
+    if inner is not at:
+        levels, given = levels_of(at, weights), narrower(weights)
     image = input_number(at, inner, value)
-    kernels = input_number(at, inner, narrower(weights)) if levels is None else levels.operand
+    kernels = input_number(at, inner, given) if levels is None else levels.operand
     if image is None or kernels is None or padding is None:
         return None
     x, w = at.inputs[image].shape, (at.inputs[kernels] if levels is None else weights).shape

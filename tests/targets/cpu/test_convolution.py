@@ -214,6 +214,18 @@ def test_views(text: str) -> None:
     assert not problem(kernel_for, parsed(text))
 
 
+@pytest.mark.parametrize("group", [1, 4])
+def test_kernels_that_a_run_widens(group: int) -> None:
+    text = f"""
+module main(x: f32[1, 4, 9, 9], w: f16[8, {4 // group}, 3, 3]) {{
+  %0 = convert(w) {{to=f32}}
+  %1 = convolution(x, %0) {{group={group}}}
+  return %1
+}}
+"""
+    assert not problem(kernel_for, parsed(text))
+
+
 BIAS = """%2 = @literal() {value=bytes("b", 0, 96), label="b"} : f32[24]
   %3 = broadcast(%2) {axis=1, out_lens=(2, 24, 9, 10)}
   %4 = add(%1, %3)
