@@ -9,6 +9,7 @@ import numpy as np
 
 from migx import dim
 from migx import op as operations
+from migx.fusion.narrow_floats import FORMATS
 from migx.ir import Instruction
 from migx.match import Pattern, value
 from migx.op import Array, Operation
@@ -193,13 +194,16 @@ def is_kept_small(constant: Instruction) -> bool:
 
 
 def is_movable(weight: Instruction) -> bool:
-    """Whether a constant may be replaced by another of its size: it is not packed or quantised, and
-    all large constants it is computed from are freed with its only user.
+    """Whether a constant may be replaced by another of its size: it is not packed, quantised or a
+    float of eight bits, and all large constants it is computed from are freed with its only user.
     """
     if is_unpacked(weight):
         return False
     return all(
-        (is_little(i) or is_read_once(i)) and i.op.name != "dequantizelinear" for i in tree(weight)
+        (is_little(i) or is_read_once(i))
+        and i.op.name != "dequantizelinear"
+        and i.shape.dtype not in FORMATS
+        for i in tree(weight)
     )
 
 

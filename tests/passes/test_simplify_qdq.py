@@ -86,6 +86,20 @@ def test_floats_of_eight_bits_are_scaled_after_they_are_multiplied(
     np.testing.assert_allclose(first, second, rtol=0, atol=roundoff)
 
 
+def test_a_scale_does_not_return_to_floats_of_eight_bits() -> None:
+    program = Program()
+    main = program.main
+    x = main.add_parameter("x", Shape(F32, (Dim("n"), 512)))
+    weights = np.random.default_rng(0).standard_normal((512, 1024))
+    w = main.add_literal(weights.astype(DType.of("f8e4m3fn").numpy))
+    s = main.add_literal(np.arange(1, 1025), "f32")
+    w = main.add_instruction(ops.DequantizeLinear(1), w, s)
+    main.add_return(main.add_instruction(ops.Dot(), x, w))
+    migx.run_passes(program, "simplify_qdq,optimize_module")
+    names = [at.name for at in main if not at.name.startswith("@")]
+    assert names == ["convert", "dot", "multibroadcast", "mul"]
+
+
 def test_how_much_is_summed_may_be_known_of_the_weights_alone() -> None:
     text = """module main(x: i8[n, k], zero: i8[]) {
   %0 = @literal() {value=[1, 2, 3]} : i8[3, 1]
