@@ -119,7 +119,7 @@ def told_by(result: Argument, shape: Shape, sizes: Sizes) -> tuple[Argument, Siz
     """A result with the shape it actually has, of which only ``shape`` was known, and the sizes
     known then.
     """
-    made = Argument(actual(result), result.data)
+    made = result if result.elsewhere else Argument(actual(result), result.data)
     return made, sizes_of([("its result", shape, made.shape)], sizes)
 
 

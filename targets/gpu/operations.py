@@ -103,6 +103,22 @@ class Sync(_Copy):
     name = "gpu::sync"
 
 
+class Counted(Op):
+    """The part in use of a value on the device that has room for more, and may have gaps between
+    its rows: as many elements along ``axis`` as the other operand, a number on the host, tells.
+    They lie at its start, without gaps; ``count`` is a symbol for their number.
+    """
+
+    name = "gpu::counted"
+    traits = Traits(foldable=False)
+    axis: int
+    count: Extent
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        room, _ = shapes
+        return room.with_dims((*room.dims[: self.axis], self.count, *room.dims[self.axis + 1 :]))
+
+
 class DeviceLiteral(Literal):
     """A literal on the device, copied there once."""
 

@@ -9,7 +9,7 @@ from migx.dead_code import remove_dead_code
 from migx.errors import TargetError
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
-from migx.ops.builtin import Literal, Param, Return, Slot
+from migx.ops.builtin import GetTupleElem, Literal, Param, Return, Slot
 from migx.ops.control import Assume, Loop
 from migx.ops.fused import Fused
 from migx.passes.dissolve import take_apart
@@ -21,7 +21,15 @@ from migx.targets.gpu.code.tuning import Tuner
 from migx.targets.gpu.cost_model import around
 from migx.targets.gpu.emit.text import Kernel, operands
 from migx.targets.gpu.kernels import kernel_for
-from migx.targets.gpu.operations import Allocate, CodeObject, CopyFrom, CopyTo, DeviceLiteral, Sync
+from migx.targets.gpu.operations import (
+    Allocate,
+    CodeObject,
+    CopyFrom,
+    CopyTo,
+    Counted,
+    DeviceLiteral,
+    Sync,
+)
 from migx.targets.gpu.rounding import RoundedToTf32
 from migx.targets.gpu.runs.places import is_aligned
 
@@ -122,12 +130,18 @@ class _Lowering:
                 self.device[at] = at
             elif isinstance(at.op, Fused) and self.is_little(at):
                 self.few(at, known)
-            elif is_alias(at) or at in self.late or self.is_little(at):
+            elif (
+                is_alias(at)
+                or self.is_little(at)
+                or (kernel := self.kernel(at)) is None
+                or kernel.counts != (at in self.late)
+            ):
                 self.on_host(at, known)
-            elif (kernel := self.kernel(at)) is not None:
-                self.launch(at, kernel)
+            elif kernel.counts:
+                self.count(at, kernel)
             else:
-                self.on_host(at, known)
+                self.device[at] = self.launch(at, kernel)
+                self.made_there.add(at)
 
     def kernel(self, at: Instruction) -> Kernel | None:
         """The kernel of an instruction, if all its operands can be on the device."""
@@ -211,15 +225,31 @@ class _Lowering:
         module.replace_input(at, 1, self.to_host(condition))
         return True
 
-    def launch(self, at: Instruction, kernel: Kernel) -> None:
-        """Replaces an instruction by a code object."""
+    def count(self, at: Instruction, kernel: Kernel) -> None:
+        """Replaces an instruction by a code object that counts its results, and what that tells. It
+        counts as on the host, which learns the number, but lies on the device.
+        """
+        module, made = at.owner, self.launch(at, kernel)
+        room, number = (
+            module.insert_instruction(at, GetTupleElem(i), made, origins=at.origins)
+            for i in range(2)
+        )
+        told = module.insert_instruction(at, CopyFrom(), number, origins=at.origins)
+        count = operations.attributes(at.op)["count"]
+        op = Counted(axis=at.shape.dims.index(count), count=count)
+        found = module.insert_instruction(at, op, room, told, origins=at.origins)
+        module.replace_instruction(at, found)
+        self.host[found] = found
+
+    def launch(self, at: Instruction, kernel: Kernel) -> Instruction:
+        """The code object of an instruction."""
         module = at.owner
         given = operands(at)
         reads = [self.to_device(v) for v in given]
         for before, now in zip(given, reads, strict=True):
             if before.shape.true_strides != now.shape.true_strides:
                 raise TargetError(f"{before.shape} is laid out as {now.shape} on the device")
-        shapes = (*results(at), *kernel.scratch)
+        shapes = (*kernel.writes, *kernel.scratch)
         writes = [module.insert_instruction(at, Allocate(s), origins=at.origins) for s in shapes]
         op = CodeObject(
             kernel=kernel.name,
@@ -230,15 +260,14 @@ class _Lowering:
             aligned=tuple(i for i, v in enumerate((*reads, *writes)) if is_aligned(v)),
             warps=kernel.warps,
             stages=kernel.stages,
-            outputs=len(results(at)),
+            outputs=len(kernel.writes),
             flops=kernel.flops,
             turns=kernel.turns,
             scratch=len(kernel.scratch),
         )
-        self.made_there.add(at)
-        inputs, rules = (*reads, *writes), _relied_on(at)
-        made = module.insert_instruction(at, op, *inputs, modules=rules, origins=at.origins)
-        self.device[at], self.changed = made, True
+        inputs, rules = (*reads, *writes), [] if kernel.counts else _relied_on(at)
+        self.changed = True
+        return module.insert_instruction(at, op, *inputs, modules=rules, origins=at.origins)
 
     def on_host(self, at: Instruction, known: set[str]) -> None:
         """Leaves an instruction to the host, and its operands too."""

@@ -47,7 +47,9 @@ class Kernel:
     """A kernel as text. ``grid`` is the number of programs, ``pointers`` the element types of the
     operands, ``words`` the extents after them. ``warps`` are those of a program, ``stages`` the
     loads that run ahead. ``flops`` is for reports. ``turns`` is the number of launches of a kernel
-    with turns, 0 for one without; ``scratch`` is memory for all of them.
+    with turns, 0 for one without; ``scratch`` is memory for all of them. ``writes`` are the shapes
+    of its results; one that ``counts`` them has room for the most in the first, and writes in the
+    last how many there are. Only an instruction that no sizes break has one of these.
     """
 
     name: str
@@ -60,16 +62,22 @@ class Kernel:
     flops: Extent = 0
     turns: Extent = 0
     scratch: tuple[Shape, ...] = ()
+    writes: tuple[Shape, ...] = ()
+    counts: bool = False
 
 
 class Writer:
     """The text of an instruction's kernel. ``masks`` has, for each axis of the tile, the condition
     of its elements that exist; an axis that is always full has none. ``kinds`` overrides the
-    element types of some operands.
+    element types of some operands. A kernel that counts its results ``writes`` other shapes than
+    the instruction's.
     """
 
-    def __init__(self, at: Instruction, scratch: tuple[Shape, ...] = ()) -> None:
-        self.at, self.scratch = at, scratch
+    def __init__(
+        self, at: Instruction, scratch: tuple[Shape, ...] = (), writes: tuple[Shape, ...] = ()
+    ) -> None:
+        self.at, self.scratch, self.counts = at, scratch, bool(writes)
+        self.writes = writes or results(at)
         self.masks: dict[int, Expr | None] = {}
         self.kinds: dict[int, str] = {}
         self._lines: list[str] = []
@@ -78,7 +86,7 @@ class Writer:
         self._words: dict[Extent, str] = {}
         self._functions: dict[str, str] = {}
         given = [v.shape for v in operands(at)]
-        self.shapes: list[Shape] = [*given, *results(at), *scratch]
+        self.shapes: list[Shape] = [*given, *self.writes, *scratch]
         self._wide = any(map(is_vast, self.shapes))
         self.program = self.let(f"tl.program_id(0){WIDE if self._wide else ''}")
 
@@ -195,7 +203,18 @@ class Writer:
         pointers = tuple((kinds | self.kinds).values())
         extents, text = tuple(self._words), "\n".join(lines)
         return Kernel(
-            name, text, grid, pointers, extents, warps, stages, flops, turns, self.scratch
+            name,
+            text,
+            grid,
+            pointers,
+            extents,
+            warps,
+            stages,
+            flops,
+            turns,
+            self.scratch,
+            self.writes,
+            self.counts,
         )
 
     def operand_of_scratch(self, shape: Shape) -> int:

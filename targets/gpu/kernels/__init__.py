@@ -20,6 +20,8 @@ FAMILIES = (
     "moving",
     "pooling",
     "scatter",
+    "nonzero",
+    "nonmaxsuppression",
     "lines",
     "resize",
     "recurrent",

@@ -31,7 +31,7 @@ from migx.targets.gpu.code.compiling import Binary, Request, binaries
 from migx.targets.gpu.devices.device import Buffer, Device, handle_of
 from migx.targets.gpu.devices.values import DeviceArgument, placed
 from migx.targets.gpu.kernels import kernel_for
-from migx.targets.gpu.operations import CodeObject, CopyFrom, CopyTo, DeviceLiteral
+from migx.targets.gpu.operations import CodeObject, CopyFrom, CopyTo, Counted, DeviceLiteral
 from migx.targets.gpu.runs.places import Places
 from migx.targets.gpu.runs.plan import Form, Plan
 from migx.verify import captures, captures_of
@@ -40,7 +40,18 @@ if TYPE_CHECKING:
     from migx.targets.gpu import Gpu
 
 
-NO_WORK = (CodeObject, CopyTo, CopyFrom, DimLiteral, Literal, Param, Return, Slot, Undefined)
+NO_WORK = (
+    CodeObject,
+    CopyTo,
+    CopyFrom,
+    Counted,
+    DimLiteral,
+    Literal,
+    Param,
+    Return,
+    Slot,
+    Undefined,
+)
 """Operations that need no work on the host."""
 
 

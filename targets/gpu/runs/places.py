@@ -11,7 +11,7 @@ from migx.ir import Instruction
 from migx.ops.builtin import GetTupleElem, Param, Slot
 from migx.ops.control import Assume
 from migx.planning import is_alias, shift
-from migx.targets.gpu.operations import Allocate, CodeObject, CopyTo, DeviceLiteral, Sync
+from migx.targets.gpu.operations import Allocate, CodeObject, CopyTo, Counted, DeviceLiteral, Sync
 
 
 def is_root(at: Instruction) -> bool:
@@ -21,9 +21,11 @@ def is_root(at: Instruction) -> bool:
 
 def may_be_there(at: Instruction) -> bool:
     """Whether the operand of a ``gpu::copy_to`` may be on the device already: it is an argument of
-    a submodule, or the result of an instruction that runs modules.
+    a submodule, or the result of an instruction that runs modules or tells a count.
     """
     (source,) = at.inputs
+    if isinstance(source.op, Counted):
+        return True
     if isinstance(source.op, GetTupleElem):
         made = source.inputs[0]
         return bool(made.modules) and not isinstance(made.op, CodeObject)

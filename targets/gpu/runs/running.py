@@ -30,7 +30,7 @@ from migx.targets.gpu.devices.values import (
     laid_out,
     lies_as,
 )
-from migx.targets.gpu.operations import CodeObject, CopyFrom, CopyTo, Sync
+from migx.targets.gpu.operations import CodeObject, CopyFrom, CopyTo, Counted, Sync
 from migx.targets.gpu.runs.places import may_be_there
 from migx.targets.gpu.runs.plan import Batch, Launch, Place, Plan
 from migx.verify import captures_of
@@ -229,10 +229,22 @@ class _Part:
 
         return as_function(module, self.sizes, run)
 
+    def counted(self, at: Instruction, op: Counted) -> DeviceArgument:
+        """The part of a kernel's results that is in use."""
+        room, told = (self.value(v) for v in at.inputs)
+        assert isinstance(room, DeviceArgument)
+        # Without room there was no launch.
+        count = int(told.array.item()) if room.shape.elements else 0
+        dims = (*room.shape.dims[: op.axis], count, *room.shape.dims[op.axis + 1 :])
+        return DeviceArgument(room.shape.with_dims(dims), self.device, room.buffer, room.address)
+
     def late(self, at: Instruction) -> Sizes:
         """Runs the instruction that the next piece waits for, and gives the sizes known by its
         result.
         """
+        if isinstance(at.op, Counted):
+            self.values[at], sizes = told_by(self.counted(at, at.op), at.shape, self.sizes)
+            return sizes
         op, shape = bound_now(at.op, at.shape, self.sizes)
         begin = time.perf_counter()
         result = self.computed(at, op, shape)
