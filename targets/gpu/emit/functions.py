@@ -41,6 +41,10 @@ FURTHEST = 700.0
 """Beyond this hyperbolic functions are half a power of e, which may overflow where its half does
 not: so half the square of its root is taken.
 """
+LARGEST, DIGITS = 128 + 149, 28
+"""A quotient of two numbers of f32 has at most so many bits; so many of them at a time, times an
+f32, are exact in f64.
+"""
 FUNCTIONS = {
     # The logarithm of 1 + x: if u is 1 + x rounded, log(u) / (u - 1) hardly differs from the same
     # quotient of the exact sum (W. Kahan, in the manual of the HP-15C, 1982).
@@ -207,6 +211,22 @@ def whole_u64(x):
     fits = tl.abs(rest) < 9223372036854775808.0
     low = tl.where(fits, rest.to(tl.int64), -9223372036854775808)
     return low.to(tl.uint64) ^ high""",
+    # The remainder of f32 in f64, exact: multiples of y are taken off by quotients of so few bits
+    # that their products with y are exact, the largest first. What a quotient that was rounded up
+    # takes off too much is added again.
+    "fmod_f64": f"""
+
+@triton.jit
+def fmod_f64(x, y):
+    size = tl.abs(x)
+    by = tl.abs(y)
+    rest = size
+    step = by * {2.0 ** (DIGITS * (LARGEST // DIGITS + 1))!r}
+    for _ in range({LARGEST // DIGITS + 1}):
+        step *= {2.0**-DIGITS!r}
+        rest -= tl.floor(rest / step) * step
+        rest = tl.where(rest < 0, rest + step, rest)
+    return tl.where(size < by, x, tl.where(x < 0, rest * -1.0, rest))""",
     **_rounding("f32", 2.0**23),
     **_rounding("f64", 2.0**52),
 }

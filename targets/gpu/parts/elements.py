@@ -41,8 +41,10 @@ def has(op: Operation, operands: Sequence[DType], result: DType) -> bool:
         return False
     if op.name in FLOAT_ONLY:
         return result.is_float
-    if op.name in ("fmod", "mod", "shift_left", "shift_right"):
+    if op.name in ("shift_left", "shift_right"):
         return result.is_integer
+    if op.name in ("fmod", "mod"):
+        return result is not F64
     if op.name == "pow":
         return result.is_float and all(t.is_float for t in operands)
     if op.name == "quantizelinear":
@@ -291,11 +293,16 @@ def _shift(left: bool) -> Emit:
 def _remainder(floor: bool) -> Emit:
     def emitted(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
         x, y = v
-        rest = f"({x} - ({quotient(x, y, r)}) * {y})"
-        rest = f"tl.where({y} == 0, 0, {rest}).to({x}.dtype)"
+        if r.is_float:
+            rest = f"fmod_f64({x}.to(tl.float64), {y}.to(tl.float64)).to({x}.dtype)"
+            none = f"tl.where({y} < 0, -0.0, 0.0)"  # as numpy has it
+        else:
+            rest = f"({x} - ({quotient(x, y, r)}) * {y})"
+            rest, none = f"tl.where({y} == 0, 0, {rest}).to({x}.dtype)", "0"
         if not floor or r.kind == "uint":
             return rest
-        return f"tl.where(({rest} != 0) & (({rest} < 0) != ({y} < 0)), {rest} + {y}, {rest})"
+        least = f"tl.where({rest} == 0, {none}, {rest})" if r.is_float else rest
+        return f"tl.where(({rest} != 0) & (({rest} < 0) != ({y} < 0)), {rest} + {y}, {least})"
 
     return emitted
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import migx
+from migx.shape import DType
 from migx.targets.gpu.kernels import kernel_for
 from tests.targets.gpu.on_interpreter import gpu, holds
 
@@ -107,6 +108,28 @@ def test_the_least_integer_is_divided(name: str, dtype: str) -> None:
     text += " %1 = multibroadcast(y) {out_lens=(8, 800)}\n"
     text += f" %2 = {name}(%0, %1)\n return %2\n}}"
     holds(text, x=every.reshape(8, 1), y=np.tile(every, 100))
+
+
+@pytest.mark.parametrize("name", ["fmod", "mod"])
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "f32"])
+def test_remainders_of_floats_are_exact(name: str, dtype: str) -> None:
+    kind, low, high = DType.of(dtype).numpy, *((-24, 15) if dtype == "f16" else (-149, 127))
+    few = [0.0, 1.0, 3.0, 0.1, 5.5, 1e-7, 6e4, 2.0**high, 2.0**low, np.inf, np.nan]
+    every = np.array([*few, *(-x for x in few)])
+    powers = np.exp2(np.random.default_rng(4).uniform(low, high, (2, 500)))
+    x, y = (
+        np.concatenate([pairs.ravel(), drawn]).astype(kind)
+        for pairs, drawn in zip(np.meshgrid(every, every), powers, strict=True)
+    )
+    text = f"module main(x: {dtype}[n], y: {dtype}[n]) {{\n %0 = {name}(x, y)\n return %0\n}}"
+    holds(text, {"n": len(x)}, x=x, y=y)
+    found, wanted = (
+        migx.parse(text).compile(target).eval({"x": x, "y": y})[0].astype(np.float64)
+        for target in (gpu(), "ref")
+    )
+    np.testing.assert_array_equal(found, wanted)
+    some = ~np.isnan(wanted)
+    assert np.array_equal(np.signbit(found[some]), np.signbit(wanted[some]))
 
 
 @pytest.mark.parametrize(
