@@ -295,7 +295,7 @@ def _remainder(floor: bool) -> Emit:
         x, y = v
         if r.is_float:
             rest = f"fmod_f64({x}.to(tl.float64), {y}.to(tl.float64)).to({x}.dtype)"
-            none = f"tl.where({y} < 0, -0.0, 0.0)"  # as numpy has it
+            none = f"tl.where({y} < 0, tl.abs({rest}) * -1.0, tl.abs({rest}))"  # as numpy has it
         else:
             rest = f"({x} - ({quotient(x, y, r)}) * {y})"
             rest, none = f"tl.where({y} == 0, 0, {rest}).to({x}.dtype)", "0"
