@@ -227,6 +227,14 @@ def fmod_f64(x, y):
         rest -= tl.floor(rest / step) * step
         rest = tl.where(rest < 0, rest + step, rest)
     return tl.where(size < by, x, tl.where(x < 0, rest * -1.0, rest))""",
+    "mod_f64": """
+
+@triton.jit
+def mod_f64(x, y):
+    rest = fmod_f64(x, y)
+    size = tl.abs(rest)
+    none = tl.where(y < 0, size * -1.0, size)
+    return tl.where(rest == 0, none, tl.where((rest < 0) != (y < 0), rest + y, rest))""",
     **_rounding("f32", 2.0**23),
     **_rounding("f64", 2.0**52),
 }

@@ -294,15 +294,12 @@ def _remainder(floor: bool) -> Emit:
     def emitted(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
         x, y = v
         if r.is_float:
-            rest = f"fmod_f64({x}.to(tl.float64), {y}.to(tl.float64)).to({x}.dtype)"
-            none = f"tl.where({y} < 0, tl.abs({rest}) * -1.0, tl.abs({rest}))"  # as numpy has it
-        else:
-            rest = f"({x} - ({quotient(x, y, r)}) * {y})"
-            rest, none = f"tl.where({y} == 0, 0, {rest}).to({x}.dtype)", "0"
+            return f"{op.name}_f64({x}.to(tl.float64), {y}.to(tl.float64)).to({x}.dtype)"
+        rest = f"({x} - ({quotient(x, y, r)}) * {y})"
+        rest = f"tl.where({y} == 0, 0, {rest}).to({x}.dtype)"
         if not floor or r.kind == "uint":
             return rest
-        least = f"tl.where({rest} == 0, {none}, {rest})" if r.is_float else rest
-        return f"tl.where(({rest} != 0) & (({rest} < 0) != ({y} < 0)), {rest} + {y}, {least})"
+        return f"tl.where(({rest} != 0) & (({rest} < 0) != ({y} < 0)), {rest} + {y}, {rest})"
 
     return emitted
 
