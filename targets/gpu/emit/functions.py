@@ -227,10 +227,10 @@ def fmod_f64(x, y):
         rest -= tl.floor(rest / step) * step
         rest = tl.where(rest < 0, rest + step, rest)
     return tl.where(size < by, x, tl.where(x < 0, rest * -1.0, rest))""",
-    "mod_f64": """
+    "floormod_f64": """
 
 @triton.jit
-def mod_f64(x, y):
+def floormod_f64(x, y):
     rest = fmod_f64(x, y)
     size = tl.abs(rest)
     none = tl.where(y < 0, size * -1.0, size)

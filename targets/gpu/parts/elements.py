@@ -294,7 +294,8 @@ def _remainder(floor: bool) -> Emit:
     def emitted(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
         x, y = v
         if r.is_float:
-            return f"{op.name}_f64({x}.to(tl.float64), {y}.to(tl.float64)).to({x}.dtype)"
+            name = "floormod_f64" if floor else "fmod_f64"
+            return f"{name}({x}.to(tl.float64), {y}.to(tl.float64)).to({x}.dtype)"
         rest = f"({x} - ({quotient(x, y, r)}) * {y})"
         rest = f"tl.where({y} == 0, 0, {rest}).to({x}.dtype)"
         if not floor or r.kind == "uint":
