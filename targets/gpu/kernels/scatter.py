@@ -1,22 +1,38 @@
-"""Kernels of the scatters as gathers: a program has a line of elements of the result, and tests for
-each update in turn whether it goes to any of them.
+"""Kernels of the scatters. No two programs write the same element: updates of one element are
+combined in order, whatever runs first, and results are those of the operation's own meaning.
 
-So no two programs write the same element: updates of one element are combined in order, whatever
-runs first, and results are those of the operation's own meaning. Every element tests all updates
-that may be its own: for a scatter along an axis those of its line, else all tuples.
+A scatter along an axis, or of few tuples, is a gather: a program has a line of elements of the
+result, and tests for each update in turn whether it goes to any of them. Of many tuples each
+program has a share of the rows they point at. It looks at the tuples of many updates at once, and
+takes those that point into its share one by one.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from migx.dim import product
+from migx.fusion.kernels import name_of
 from migx.ir import Instruction
 from migx.ops.indexing import Scatter, ScatterElements
+from migx.shape import BF16, F16, F32, Shape
 from migx.targets.gpu.emit.expressions import Expr, Part, both, expr
-from migx.targets.gpu.emit.text import Kernel
+from migx.targets.gpu.emit.text import MOST, Kernel, Writer
 from migx.targets.gpu.emit.types import COMPUTING, STORED, storable
 from migx.targets.gpu.parts import elements
 from migx.targets.gpu.parts.line import WHOLE, Line
-from migx.targets.gpu.tiles import AHEAD
+from migx.targets.gpu.tiles import AHEAD, power_of_two, tiles
+
+FEW = 32
+"""Tuples that every element tests."""
+SHARES = 256
+"""The programs that have a share of the rows each."""
+AT_ONCE = 1024
+"""Tuples that are looked at together, and elements that are copied together."""
+COLUMNS = 1024
+"""The most elements of a row that a program has; others have the rest."""
+UNKNOWN = 256
+"""The same if the length of rows is unknown."""
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
@@ -29,7 +45,9 @@ def kernel_for(at: Instruction) -> Kernel | None:
         return None
     if isinstance(at.op, ScatterElements):
         return Line(at).kernel(_along_axis)
-    return Line(at).kernel(_by_tuples)
+    updates = product(at.inputs[1].shape.dims[:-1])
+    few = isinstance(updates, int) and updates <= FEW
+    return Line(at).kernel(_by_tuples) if few else _Shares(at, at.op).kernel()
 
 
 def _along_axis(line: Line, op: ScatterElements) -> Expr:
@@ -86,3 +104,98 @@ def _combine(line: Line, op: Scatter, total: Expr, at: list[Expr], hit: Expr) ->
     if op.combine is not None:
         update = elements.combined(op.combine, old, update, dtype)
     w.line(f"{old} = tl.where({hit.text}, {update}, {old}).to({kind})")
+
+
+class _Shares:
+    """Writes the kernel for many tuples. Its first turn copies the data, the second combines them
+    with the updates; floats of 16 bits are added up in f32, in scratch, which a third turn rounds.
+    """
+
+    def __init__(self, at: Instruction, op: Scatter) -> None:
+        self.at, self.op, self.writer = at, op, Writer(at)
+        self.data, self.tuples, self.updates = (v.shape for v in at.inputs)
+        self.width = int(self.tuples.dims[-1])
+        self.rows, self.inner = product(self.data.dims[: self.width]), self.data.dims[self.width :]
+        self.length, self.count = product(self.inner), product(self.tuples.dims[:-1])
+        known = isinstance(self.length, int)
+        self.columns = min(COLUMNS, power_of_two(max(1, int(self.length)))) if known else UNKNOWN
+        self.across = tiles(self.length, self.columns)
+        self.shares = min(SHARES, self.rows) if isinstance(self.rows, int) else SHARES
+        rounds = op.combine in (np.add, np.multiply) and self.data.dtype in (F16, BF16)
+        self.result = self.sums = len(at.inputs)
+        if rounds:
+            self.sums = self.writer.operand_of_scratch(Shape(F32, self.data.dims))
+
+    def kernel(self) -> Kernel:
+        """The kernel."""
+        w, rounds = self.writer, self.sums != self.result
+        with w.block("if turn == 0:"):
+            self._copy(0, self.sums)
+        with w.block("elif turn == 1:"):
+            self._update()
+        if rounds:
+            with w.block("else:"):
+                self._copy(self.sums, self.result)
+        grid, flops = self.across * self.shares, self.count * self.length
+        return w.finished(name_of(self.at), grid, turns=2 + rounds, flops=flops)
+
+    def _copy(self, source: int, to: int) -> None:
+        """Copies all elements from one operand to another, each program every so many."""
+        w, count = self.writer, self.rows * self.length
+        step = w.let(w.extent(self.across * self.shares) * AT_ONCE)
+        with w.loop(count, step, w.let(w.program * AT_ONCE)) as start:
+            index = w.numbers(0, 1, AT_ONCE, start)
+            with w.masked({0: w.there(index, count, AT_ONCE)}):
+                given = w.place(source, w.split(Part(index, self.data.dims)))
+                value = w.load(source, w.spread(given, [AT_ONCE]), w.shapes[source].dtype)
+                w.store(to, index, value, w.shapes[to].dtype)
+
+    def _update(self) -> None:
+        """Combines the rows of this program's share with their updates, in order."""
+        w, each = self.writer, tiles(self.rows, self.shares)
+        begin = w.let(w.let(w.program // w.extent(self.across)) * w.extent(each))
+        end = w.let(begin + w.extent(each))
+        with w.loop(self.count, AT_ONCE) as start:
+            number = w.numbers(0, 1, AT_ONCE, start)
+            with w.masked({0: w.there(number, self.count, AT_ONCE)}):
+                row = self._row(number)
+                hit = w.let(f"(({row.text} >= {begin.text}) & ({row.text} < {end.text}))", WHOLE)
+                hit = w.let(hit if w.masks[0] is None else hit & w.masks[0])
+            left = w.variable(f"tl.sum({hit.text}.to(tl.int32))")
+            last = w.variable(f"{start.text} - 1")
+            with w.block(f"while {left.text} > 0:"):
+                w.line(f"{left.text} -= 1")
+                later = f"{hit.text} & ({number.text} > {last.text})"
+                w.line(f"{last.text} = tl.min(tl.where({later}, {number.text}, {MOST}))")
+                mine = f"tl.where({number.text} == {last.text}, {row.text}, 0)"
+                self._combine(last, w.let(f"tl.sum({mine})"))
+
+    def _row(self, number: Expr) -> Expr:
+        """The rows that tuples point at."""
+        w, row = self.writer, expr(0)
+        lead = w.split(Part(number, self.tuples.dims[:-1]))
+        for axis in range(self.width):
+            where = w.spread(w.place(1, [*lead, expr(axis)]), [AT_ONCE])
+            given = w.load(1, where, self.tuples.dtype, raw=True)
+            extent = self.data.dims[axis]
+            row = w.let(w.let(row * w.extent(extent)) + w.within(given, extent))
+        return w.let(f"{row.text} + tl.zeros([{AT_ONCE}], tl.int64)", WHOLE)
+
+    def _combine(self, number: Expr, row: Expr) -> None:
+        """Combines a row with an update."""
+        w, dtype = self.writer, self.data.dtype
+        tile = w.let(w.program % w.extent(self.across))
+        column = w.numbers(0, 1, self.columns, w.let(tile * self.columns))
+        with w.masked({0: w.there(column, self.length, self.columns)}):
+            lead = w.split(Part(number, self.tuples.dims[:-1]))
+            given = w.place(2, [*lead, *w.split(Part(column, self.inner))])
+            update = w.load(2, w.spread(given, [self.columns]), dtype).text
+            where, kind = (
+                w.let(w.let(row * w.extent(self.length)) + column),
+                w.shapes[self.sums].dtype,
+            )
+            if self.op.combine is not None:
+                w.line("tl.debug_barrier()")  # other threads may have stored what is there
+                there = w.load(self.sums, where, kind).text
+                update = elements.combined(self.op.combine, there, update, kind)
+            w.store(self.sums, where, Expr(f"({update})", WHOLE), kind)

@@ -54,3 +54,35 @@ def test_tuples_of_axes_of_one_element() -> None:
     text = "module main(x: f32[1, 1, 40], i: i64[3, 2], u: f32[3, 40]) {\n"
     places = np.array([[0, 0], [-1, 0], [0, -1]], np.int64)
     holds(text + " %0 = scatternd_min(x, i, u)\n return %0\n}", i=places)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "f32", "i8", "i64"])
+@pytest.mark.parametrize("mode", MODES)
+def test_many_tuples(mode: str, dtype: str) -> None:
+    dice = np.random.default_rng(5)
+    for dims, width, updates in (
+        ((300,), 1, (700,)),  # single elements, in shares of two
+        ((20, 3, 4), 2, (9, 12)),  # rows of four, pointed at by a table of tuples
+        ((7, 3, 700), 1, (60,)),  # rows that several programs have
+        ((1, 5), 1, (40,)),  # all to one row
+    ):
+        inner = "".join(f", {d}" for d in dims[width:])
+        lead = ", ".join(map(str, updates))
+        text = f"module main(x: {dtype}[{', '.join(map(str, dims))}], i: i64[{lead}, {width}], "
+        text += f"u: {dtype}[{lead}{inner}]) {{\n %0 = scatternd_{mode}(x, i, u)\n return %0\n}}"
+        axes = [dice.integers(-dims[axis], dims[axis], updates) for axis in range(width)]
+        holds(text, i=np.stack(axes, -1))
+
+
+def test_tuples_of_unknown_number_into_a_view() -> None:
+    text = """
+module main(x: f32[4, n, m], i: i32[k, 1], u: f32[k, n, 4]) {
+  %0 = relu(x)
+  %1 = transpose(%0) {permutation=(2, 1, 0)}
+  %2 = scatternd_add(%1, i, u)
+  return %2
+}"""
+    dice = np.random.default_rng(6)
+    for count, rows in ((0, 3), (1, 1), (50, 40), (1100, 3)):
+        places = dice.integers(-rows, rows, (count, 1)).astype(np.int32)
+        holds(text, {"n": 5, "m": rows, "k": count}, i=places)
