@@ -56,7 +56,7 @@ def test_tuples_of_axes_of_one_element() -> None:
     holds(text + " %0 = scatternd_min(x, i, u)\n return %0\n}", i=places)
 
 
-@pytest.mark.parametrize("dtype", ["f16", "bf16", "f32", "i8", "i64"])
+@pytest.mark.parametrize("dtype", ["f16", "f32", "i8"])
 @pytest.mark.parametrize("mode", MODES)
 def test_many_tuples(mode: str, dtype: str) -> None:
     dice = np.random.default_rng(5)
