@@ -5,8 +5,19 @@ subexpressions.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 LOG2_E = math.log2(math.e)
+
+
+def polynomial(x: str, terms: Sequence[float]) -> str:
+    """A polynomial, lowest power first, by Horner's rule."""
+    text = repr(terms[-1])
+    for term in reversed(terms[:-1]):
+        text = f"({term!r} + {x} * {text})"
+    return text
+
+
 WITHIN = 128.0
 """Beyond this and its negative, powers of e are infinite or 0 in f32, but their square roots are
 not.
@@ -45,6 +56,8 @@ LARGEST, DIGITS = 128 + 149, 28
 """A quotient of two numbers of f32 has at most so many bits; so many of them at a time, times an
 f32, are exact in f64.
 """
+ARCTANGENT = [(-1) ** k / (2 * k + 1) for k in range(17)]
+"""The first terms of atan(x) / x, in powers of the square of x; enough for f64 up to 1/3."""
 FUNCTIONS = {
     # The logarithm of 1 + x: if u is 1 + x rounded, log(u) / (u - 1) hardly differs from the same
     # quotient of the exact sum (W. Kahan, in the manual of the HP-15C, 1982).
@@ -77,6 +90,31 @@ def area_tangent(x):
     size = tl.abs(x)
     found = logarithm(2.0 * size / (1.0 - size)) * 0.5
     return {ODD}""",
+    # Of the reciprocal if x is large, and as a difference from atan(1/2) unless x is small.
+    "arc_tangent": f"""
+
+@triton.jit
+def arc_tangent(x):
+    size = tl.abs(x)
+    large = size > 1.0
+    part = tl.where(large, 1.0 / size, size)
+    far = part > 0.3
+    near = tl.where(far, (2.0 * part - 1.0) / (part + 2.0), part)
+    square = near * near
+    found = near * {polynomial("square", ARCTANGENT)}
+    found = tl.where(far, found + {math.atan(0.5)!r}, found)
+    found = tl.where(large, {math.pi / 2!r} - found, found)
+    return {ODD}""",
+    "arc_sine": """
+
+@triton.jit
+def arc_sine(x):
+    return arc_tangent(x / tl.sqrt((1.0 - x) * (1.0 + x)))""",
+    "arc_cosine": """
+
+@triton.jit
+def arc_cosine(x):
+    return 2.0 * arc_tangent(tl.sqrt((1.0 - x) / (1.0 + x)))""",
     "hyperbolic_cosine": f"""
 
 @triton.jit

@@ -22,7 +22,7 @@ from migx.fusion.narrow_floats import FORMATS, is_narrow
 from migx.op import Operation
 from migx.ops.quantization import limits
 from migx.shape import BF16, BOOL, F16, F32, F64, U32, U64, DType
-from migx.targets.gpu.emit.functions import LOG2_E
+from migx.targets.gpu.emit.functions import LOG2_E, polynomial
 from migx.targets.gpu.emit.narrow import rounded
 from migx.targets.gpu.emit.types import COMPUTING, STORED, storable
 
@@ -215,18 +215,10 @@ TANH = (
 """The first terms of tanh(x) / x, in powers of the square of x."""
 
 
-def _polynomial(x: str, terms: Sequence[float]) -> str:
-    """A polynomial, lowest power first, by Horner's rule."""
-    text = repr(terms[-1])
-    for term in reversed(terms[:-1]):
-        text = f"({term!r} + {x} * {text})"
-    return text
-
-
 def _tanh(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
     (x,) = v
     terms, most = {16: (TANH[:4], 0.35), 32: (TANH[:6], 0.35)}.get(r.bits, (TANH, 0.15))
-    near = f"{x} * {_polynomial(f'({x} * {x})', terms)}"
+    near = f"{x} * {polynomial(f'({x} * {x})', terms)}"
     return f"tl.where(tl.abs({x}) < {most}, {near}, 1.0 - 2.0 * {logistic(x, r, -2)})"
 
 
@@ -247,14 +239,14 @@ def _erf(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
         return f"tl.erf({x})"
     root = f"tl.rsqrt(1.0 + 0.55 * tl.abs({x}))"
     near = f"({root} * {root})"
-    rest = f"{near} * {_polynomial(near, ERFC)} * tl.exp2({x} * {x} * {-LOG2_E!r})"
+    rest = f"{near} * {polynomial(near, ERFC)} * tl.exp2({x} * {x} * {-LOG2_E!r})"
     return f"tl.where({x} < 0, {rest} - 1.0, 1.0 - {rest})"
 
 
 def _elu(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
     (x,) = v
     terms = [1 / math.factorial(k) for k in range(1, 8 if r.bits < 64 else 13)]
-    near = f"{x} * {_polynomial(x, terms)}"
+    near = f"{x} * {polynomial(x, terms)}"
     below = f"tl.where({x} > -0.1, {near}, tl.exp({x}) - 1)"
     return f"tl.where({x} > 0, {x}, ({below}) * {op.alpha!r})"
 
@@ -350,15 +342,18 @@ def _opposite(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
 
 FLOAT_ONLY = frozenset(
     {
-        *("acosh", "asinh", "atanh", "cos", "cosh", "elu", "erf", "exp", "log", "recip"),
-        *("rsqrt", "sigmoid", "sin", "sinh", "sqrt", "tan", "tanh"),
+        *("acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh", "elu", "erf"),
+        *("exp", "log", "recip", "rsqrt", "sigmoid", "sin", "sinh", "sqrt", "tan", "tanh"),
     }
 )
 TABLE: dict[str, Emit] = {
     "abs": lambda op, v, t, r: v[0] if r.kind == "uint" else f"tl.abs({v[0]})",
+    "acos": _through_double("arc_cosine({x})"),
     "acosh": _through_double("area_cosine({x})"),
     "add": _binary("+"),
+    "asin": _through_double("arc_sine({x})"),
     "asinh": _through_double("area_sine({x})"),
+    "atan": _through_double("arc_tangent({x})"),
     "atanh": _through_double("area_tangent({x})"),
     "bit_cast": _bit_cast,
     "bitwise_and": _binary("&"),

@@ -13,7 +13,20 @@ from tests.targets.gpu.on_interpreter import gpu, holds
 FLOATS = ("f16", "bf16", "f32", "f64")
 INTEGERS = ("i8", "u8", "i32", "i64")
 UNARY = (
-    *("abs", "ceil", "cos", "erf", "exp", "floor", "nearbyint", "neg", "recip", "relu", "sigmoid"),
+    *(
+        "abs",
+        "atan",
+        "ceil",
+        "cos",
+        "erf",
+        "exp",
+        "floor",
+        "nearbyint",
+        "neg",
+        "recip",
+        "relu",
+        "sigmoid",
+    ),
     *("sign", "sin", "tanh"),
 )
 BINARY = ("add", "div", "greater", "less_or_equal", "max", "min", "mul", "sqdiff", "sub")
@@ -29,7 +42,7 @@ def test_functions_of_one_float(name: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("name", ["asinh", "atanh", "sinh"])
+@pytest.mark.parametrize("name", ["asin", "asinh", "atan", "atanh", "sinh"])
 def test_odd_functions_keep_their_digits_near_0(name: str, dtype: str) -> None:
     least = {"f16": -7, "f64": -300}.get(dtype, -37)
     sizes = np.concatenate([np.logspace(least, -0.1, 150), np.logspace(-5, -0.001, 150)])
@@ -40,6 +53,9 @@ def test_odd_functions_keep_their_digits_near_0(name: str, dtype: str) -> None:
 @pytest.mark.parametrize(
     ("name", "x"),
     [
+        ("acos", [*np.linspace(-1, 1, 99), 1.1, -1.1, np.nan]),
+        ("asin", [*np.linspace(-1, 1, 99), 1.1, -1.1, np.nan]),
+        ("atan", [*np.linspace(-3, 3, 99), 1e-300, 1e300, np.inf, -np.inf, np.nan]),
         ("acosh", [*(1 + 10.0 ** np.arange(-15, 9)), 1e154, 1e160, 1.7e308, np.inf]),
         ("acosh", [1.0, 0.999, 0.0, -1.0, -2.0, -1e10, -np.inf, np.nan]),
         ("asinh", [1e7, 1e9, -1e154, 1e160, -1.7e308, np.inf, np.nan]),
