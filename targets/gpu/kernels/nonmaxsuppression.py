@@ -96,14 +96,12 @@ class _Writer:
         """Stores the candidates; gives their number, and the best."""
         w = self.writer
         count, best = w.variable("0"), w.variable(_NONE, WHOLE)
-        with w.loop(self.each, SIZE) as start, self._tile(start, self.each) as index:
+        with w.loop(self.each, SIZE) as start, self._tile(start, self.each) as (index, high):
             where = w.place(1, [self.batch, self.kind, index])
             score = w.load(1, where, F32).text
-            high = w.let(f"({index.text} >= 0)", WHOLE)
             if self._is_given(SCORE):
-                high = w.let(f"({score} > {self._limit(SCORE, 'tl.float32').text})", WHOLE)
-            if (mask := w.mask(WHOLE)) is not None:
-                high = w.let(high & mask)
+                least = self._limit(SCORE, "tl.float32").text
+                high = w.let(high & Expr(f"({score} > {least})", WHOLE))
             # The bits of floats, with those of negative ones inverted, are ordered as integers.
             bits = w.let(f"tl.where({score} == 0, 0.0, {score}).to(tl.int32, bitcast=True)", WHOLE)
             key = f"({bits.text} ^ (({bits.text} >> 31) & {LAST}))"
@@ -121,12 +119,10 @@ class _Writer:
         w = self.writer
         box = self._box(index)
         found = w.variable(_NONE, WHOLE)
-        with w.loop(count, SIZE) as start, self._tile(start, count) as number:
+        with w.loop(count, SIZE) as start, self._tile(start, count) as (number, there):
             where = self._place(number, self.each)
             given = w.load(self._candidates, where, I64)
-            there = w.let(f"({given.text} != {GONE})", WHOLE)
-            if (mask := w.mask(WHOLE)) is not None:
-                there = w.let(there & mask)
+            there = w.let(there & Expr(f"({given.text} != {GONE})", WHOLE))
             other = self._box(self._index(given), there)
             near = self._shares(box, other)
             drop = w.let(f"({there.text} & ({near} | ({given.text} == {best.text})))", WHOLE)
@@ -140,7 +136,7 @@ class _Writer:
         w = self.writer
         before, _ = self.counts.known()
         mine = self.counts.own
-        with w.loop(mine, SIZE) as start, self._tile(start, mine) as number:
+        with w.loop(mine, SIZE) as start, self._tile(start, mine) as (number, _):
             index = w.load(self._kept, self._place(number, self.room), I32)
             row = w.let(w.let(before + number) * 3)
             for column, value in enumerate((self.batch, self.kind, index)):
@@ -149,13 +145,13 @@ class _Writer:
     # Parts.
 
     @contextmanager
-    def _tile(self, start: Expr, end: Extent | Expr) -> Iterator[Expr]:
-        """Some numbers from a start, with the mask of those before an end."""
+    def _tile(self, start: Expr, end: Extent | Expr) -> Iterator[tuple[Expr, Expr]]:
+        """Some numbers from a start, and the mask of those before an end."""
         w = self.writer
         number = w.numbers(0, 1, SIZE, start)
-        stop = end if isinstance(end, Expr) else w.extent(end)
-        with w.masked({0: w.let(number.below(stop))}):
-            yield number
+        there = w.let(number.below(end if isinstance(end, Expr) else w.extent(end)))
+        with w.masked({0: there}):
+            yield number, there
 
     def _place(self, number: Expr, room: Extent) -> Expr:
         """Where this program's scratch, with room for so many numbers, has one of them."""
