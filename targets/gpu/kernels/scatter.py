@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from migx import dim
 from migx.dim import product
 from migx.fusion.kernels import name_of
 from migx.ir import Instruction
@@ -25,8 +26,8 @@ from migx.targets.gpu.tiles import AHEAD, power_of_two, tiles
 
 FEW = 32
 """Tuples that every element tests."""
-SHARES = 256
-"""The programs that have a share of the rows each."""
+SHARES = 1024
+"""The most programs that have a share of the rows each."""
 AT_ONCE = 1024
 """Tuples that are looked at together, and elements that are copied together."""
 COLUMNS = 1024
@@ -120,7 +121,7 @@ class _Shares:
         known = isinstance(self.length, int)
         self.columns = min(COLUMNS, power_of_two(max(1, int(self.length)))) if known else UNKNOWN
         self.across = tiles(self.length, self.columns)
-        self.shares = min(SHARES, self.rows) if isinstance(self.rows, int) else SHARES
+        self.shares = dim.minimum(self.rows, SHARES)
         rounds = op.combine in (np.add, np.multiply) and self.data.dtype in (F16, BF16)
         self.result = self.sums = len(at.inputs)
         if rounds:
@@ -143,7 +144,7 @@ class _Shares:
         """Copies all elements from one operand to another, each program every so many."""
         w, count = self.writer, self.rows * self.length
         step = w.let(w.extent(self.across * self.shares) * AT_ONCE)
-        with w.loop(count, step, w.let(w.program * AT_ONCE)) as start:
+        with w.loop(count, step, w.let(w.program * AT_ONCE), ahead=AHEAD // 4) as start:
             index = w.numbers(0, 1, AT_ONCE, start)
             with w.masked({0: w.there(index, count, AT_ONCE)}):
                 given = w.place(source, w.split(Part(index, self.data.dims)))
@@ -152,7 +153,7 @@ class _Shares:
 
     def _update(self) -> None:
         """Combines the rows of this program's share with their updates, in order."""
-        w, each = self.writer, tiles(self.rows, self.shares)
+        w, each = self.writer, tiles(self.rows, SHARES)
         begin = w.let(w.let(w.program // w.extent(self.across)) * w.extent(each))
         end = w.let(begin + w.extent(each))
         with w.loop(self.count, AT_ONCE) as start:
