@@ -356,15 +356,12 @@ class Skip(Pattern):
         expect_patterns((self.inner,))
 
     def match(self, at: Instruction, m: Match, then: Then) -> bool:
-        if self.inner.match(at, m, then):
-            return True
-        if at.op.name not in self.wrappers or not at.inputs:
-            return False
-        m.instructions.append(at)
-        if self.match(at.inputs[0], m, then):
-            return True
-        m.instructions.pop()
-        return False
+        if at.op.name in self.wrappers and at.inputs:
+            m.instructions.append(at)
+            if self.match(at.inputs[0], m, then):
+                return True
+            m.instructions.pop()
+        return self.inner.match(at, m, then)
 
     def catches(self) -> frozenset[Caught]:
         return self.inner.catches()
@@ -464,7 +461,9 @@ def having(trait: str, *inputs: Pattern, name: str = "", **attributes: Any) -> O
 
 
 def skip(*wrappers: Any) -> Callable[[Pattern], Skip]:
-    """A pattern modifier that looks through instructions of these operations, by first inputs."""
+    """A pattern modifier that looks through instructions of these operations, by first inputs:
+    through as many as there are, and fewer only where the match fails otherwise.
+    """
     names = _names(askable.classes(wrappers))
     return lambda inner: Skip(names, inner)
 

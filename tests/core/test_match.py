@@ -211,7 +211,8 @@ def test_wrappers_are_skipped_however_many(main: Module) -> None:
     assert found is not None
     assert found.instructions == [outer, relu]
     assert pattern.roots() == frozenset({"unsqueeze", "transpose", "relu"})
-    # A variable inside takes as little as it can, and more when the rest asks for it.
+    # A variable inside catches what lies behind all of them, or a wrapper if the rest asks for it.
+    assert caught(skip(ops.Unsqueeze, ops.Relu)(var("x")), outer) == {"x": a}
     both = on(ops.Sub, skip(ops.Relu)(var("x")), var("x"))
     assert caught(both, main.add_instruction(ops.Sub(), relu, a)) == {"x": a}
     assert caught(both, main.add_instruction(ops.Sub(), relu, relu)) == {"x": relu}
