@@ -15,6 +15,7 @@ from typing import Any, ClassVar, dataclass_transform
 import numpy as np
 
 from migx.base import collector
+from migx.base.order import relabel
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.errors import IRError, PassError, RewriteLoop
 from migx.fields import Frozen, expect_values
@@ -154,6 +155,9 @@ class PassManager:
         that many passes run; those in groups count each time they run.
         """
         pipeline, count = Pipeline.of(passes), itertools.count()
+        if self.log is not None:
+            for module in self.program.modules.values():
+                relabel(module._ends)  # so that keys are those of a copy, whatever came before
         for observer in self.observers:
             observer.started(self.program, pipeline)
 

@@ -283,9 +283,9 @@ class EventLog:
 
     A key is the same from run to run, also if other rewrites are skipped. It is made of the pass's
     place in the pipeline, the rule, the matched operations with their shapes and origins, the
-    contents of fused modules, and the root's place in the program as it was copied or read; and of
-    a number where all these are equal. It is the same in each round of a group, so that a rewrite
-    skipped in one does not happen in the next.
+    contents of fused modules, and the root's place in the program as it was before the passes; and
+    of a number where all these are equal. It is the same in each round of a group, so that a
+    rewrite skipped in one does not happen in the next.
 
     The key of a whole pass is made of its place alone, and is the only one without a dot.
     """

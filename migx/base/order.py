@@ -54,9 +54,18 @@ def unlink(member: Ordered) -> None:
     member._linked = False
 
 
+def relabel(ring: Ordered) -> None:
+    """Labels the members of a list as if each had just been appended to an empty one."""
+    label, member = 0, ring._next
+    while member is not ring:
+        label += _STEP
+        member._label, member = label, member._next
+
+
 def built_at(member: Ordered) -> int:
-    """How many members had been appended when this one was, or the one that it was inserted before.
-    What is inserted or removed elsewhere does not change it, unless a neighbourhood is spread.
+    """How many members had been appended, or were in the list when it was relabelled, up to this
+    one or the one that it was inserted before. What is inserted or removed elsewhere does not
+    change it, unless a neighbourhood is spread.
     """
     return -(-member._label // _STEP)
 

@@ -52,6 +52,21 @@ def test_events_are_skipped_by_key(program: Program) -> None:
     assert not {event.key for event in again.events} & {*keys[:1], *(e.key for e in log.events)}
 
 
+def test_keys_are_those_of_a_copy_whatever_was_removed_before() -> None:
+    """So ``migx opt --only`` takes what ``migx bisect`` prints, which works on copies."""
+    program = Program()
+    main = program.main
+    x = main.add_parameter("x", Shape(F32, (2,)))
+    for _ in range(3):
+        main.remove_instruction(main.add_instruction(ops.Exp(), x))
+    main.add_return(main.add_instruction(ops.Neg(), main.add_instruction(ops.Neg(), x)))
+    of_copy, _ = logged(program)
+    log = EventLog()
+    PassManager(program, log=log).run([Tidy()])
+    assert log.events
+    assert [event.key for event in log.events] == [event.key for event in of_copy.events]
+
+
 def test_independent_events_keep_their_keys() -> None:
     program = Program()
     main = program.main
