@@ -30,6 +30,7 @@ from migx.weights import DEBUG, sealed
 from migx.weights.constants import ALLOWANCE, Constants
 
 __all__ = [
+    "Approximation",
     "Fixpoint",
     "Observer",
     "Pass",

@@ -502,3 +502,36 @@ def test_a_remainder_of_rounded_divisors_may_be_any(name: str) -> None:
     for other, wrong in itertools.product((0, 20, 40, 60), (0.0, 0.1)):
         made = np.array([*[other] * 9, last + wrong])
         assert bool(verdict(text, lambda _, made=made: made, x.astype(np.float32))) == bool(wrong)
+
+
+@pytest.mark.parametrize("largest", ["true", "false"])
+def test_what_is_sorted_is_bounded_whatever_the_order_becomes(largest: str) -> None:
+    """Some elements are far off, others exact; where two may change places, so may indices."""
+    text = f"""
+module main(x: f32[3, 8], y: f32[3, 8]) {{
+  %0 = erf(x)
+  %1 = concat(%0, y) {{axis=1}}
+  %2 = topk(%1) {{k=10, axis=1, largest={largest}}}
+  %3 = get_tuple_elem(%2)
+  %4 = get_tuple_elem(%2) {{index=1}}
+  return %1, %3, %4
+}}
+"""
+    program, off = migx.parse(text), 0.1
+    swaps = 0
+    for seed in range(20):
+        inputs = {n: Argument.of(normal(3, 8, seed=10 * seed + i)) for i, n in enumerate("xy")}
+        joined, values, places = run_on_ref(program, inputs, program, {"erf": [off]})
+        shift = np.zeros((3, 16), np.float32)
+        shift[:, :8] = off * np.random.default_rng(seed).uniform(-1, 1, (3, 8))
+        moved = joined[0].array + shift
+        sign = -1 if largest == "true" else 1
+        order = np.argsort(sign * moved, 1, kind="stable")[:, :10]
+        got = np.take_along_axis(moved, order, 1)
+        for (wanted, bound), found in ((values, got), (places, order)):
+            assert isinstance(bound, np.ndarray)
+            assert (np.abs(found - wanted.array) <= bound).all()
+        assert np.isfinite(np.asarray(values[1], float)).all()
+        assert np.isfinite(np.asarray(places[1], float)).any()
+        swaps += int((order != places[0].array).sum())
+    assert swaps

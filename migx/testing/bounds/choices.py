@@ -38,3 +38,16 @@ def _least_step(ordered: NDArray[Any]) -> float:
     finite = np.isfinite(ordered[..., 1:]) & np.isfinite(ordered[..., :-1])
     with np.errstate(invalid="ignore"):
         return float(np.min(np.diff(ordered), initial=np.inf, where=finite))
+
+
+def unsure(x: NDArray[Any], error: NDArray[Any], axis: int, rising: bool) -> NDArray[np.bool_]:
+    """Where another element may come, once elements that may be this far off are put in order:
+    where the range of an element meets that of one before or after it.
+    """
+    order = np.argsort(x, axis)
+    value, off = (np.moveaxis(np.take_along_axis(v, order, axis), axis, -1) for v in (x, error))
+    low, high = value - off, value + off
+    found = np.zeros(low.shape, bool)
+    found[..., 1:] |= np.fmax.accumulate(high, -1)[..., :-1] > low[..., 1:]
+    found[..., :-1] |= np.fmin.accumulate(low[..., ::-1], -1)[..., ::-1][..., 1:] < high[..., :-1]
+    return np.moveaxis(found if rising else found[..., ::-1], -1, axis)

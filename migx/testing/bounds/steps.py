@@ -26,6 +26,7 @@ from migx.op import Operation
 from migx.ops.quantization import DequantizeLinear, smallest
 from migx.shape import F32, F64, DType, Shape
 from migx.target import Context, get_target
+from migx.testing.bounds.choices import unsure
 from migx.testing.bounds.ranges import (
     Doubles,
     across_multiples,
@@ -107,7 +108,7 @@ class Step:
     def error(self) -> Error:
         """The bound of the result."""
         if self.result.shape.parts or any(isinstance(e, tuple) for e in self.errors):
-            passed = self._sampled() if any(e is not None for e in self.errors) else None
+            passed = self._passed_parts() if any(e is not None for e in self.errors) else None
             return _sum(passed, self._own_parts() if self.result.shape.parts else None)
         if not self.result.shape.dtype.is_tensor:
             return None
@@ -380,6 +381,27 @@ class Step:
         ]
         unordered = np.signbit(low.astype(np.float64)) != np.signbit(high.astype(np.float64))
         return np.where(unordered & (error > 0), np.inf, np.maximum(*found))
+
+    def _passed_parts(self) -> Error:
+        """The propagated errors of the inputs, for several results or from several."""
+        error, *others = self.errors or [None]
+        if not isinstance(self.op, ops.Topk) or any(e is not None for e in others):
+            return self._sampled()
+        finite = isinstance(error, np.ndarray) and bool(np.isfinite(error).all())
+        if not finite or not self.values[0].shape.dtype.is_float:
+            return self._sampled()
+        return self._ranked(self.op, np.asarray(error))
+
+    def _ranked(self, op: ops.Topk, error: Doubles) -> Error:
+        """The bound of what is best, second best and so on: no less than if all were least."""
+        x, dtype = doubles(self.values[0]), self.values[0].shape.dtype
+        best, places = (doubles(part) for part in self.result.parts)
+        values = np.zeros_like(best)
+        for end in (x - error, x + error):
+            made = _evaluated(op, [Argument.of(end), *self.values[1:]], self.result.shape)
+            values = np.maximum(values, apart(doubles(made.parts[0]), best, dtype))
+        swapped = unsure(x, error, op.axis, not op.largest)[tuple(map(slice, places.shape))]
+        return values, np.where(swapped, np.inf, 0.0)
 
     def _sampled(self) -> Error:
         """The bound from several runs on randomly perturbed inputs; indices and counts must not
