@@ -35,8 +35,8 @@ Inputs of elementwise operations must have equal dims: a broadcast is an instruc
 
 The traits tell passes what they may do: *pointwise*, *commutative*, *reduction*, *view of N*
 (may alias input N), *standard inputs*, *effectful* (never removed), *not folded* (never
-evaluated at compile time). *No meaning*: it exists to be replaced, or the executor of the
-program handles it."""
+evaluated at compile time), *packs* (constants, before any run). *No meaning*: it exists to be
+replaced, or the executor of the program handles it."""
 ONNX_OPERATORS = """\
 The {} operators that `migx.parse_onnx` reads. An importer serves every opset version from the
 one given until the next in its row; older versions are refused. The last column is the file in
@@ -262,6 +262,7 @@ def _traits(cls: Any) -> str:
         "standard inputs": traits.standard_inputs,
         "effectful": not traits.pure,
         "not folded": not traits.foldable,
+        "packs": traits.packs,
         "no meaning": not can_evaluate(cls),
     }
     return ", ".join(text for text, holds in said.items() if holds)

@@ -59,8 +59,9 @@ class Traits:
     attribute ``axes``. ``view``: the input the result aliases if that input's layout allows, or
     None. ``standard_inputs``: every input must have standard layout. ``pure``: no effect but its
     result, so it may be removed without users. ``foldable``: may be evaluated at compile time when
-    its inputs are known. ``any_sizes``: the shape rule depends on no size, so its result for
-    symbols holds for all sizes.
+    its inputs are known. ``packs``: puts constants into the form that a kernel of the target reads,
+    so that it is computed before any run, whatever the size of the result. ``any_sizes``: the shape
+    rule depends on no size, so its result for symbols holds for all sizes.
     """
 
     pointwise: bool = False
@@ -70,6 +71,7 @@ class Traits:
     standard_inputs: bool = False
     pure: bool = True
     foldable: bool = True
+    packs: bool = False
     any_sizes: bool = False
 
 

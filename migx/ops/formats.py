@@ -120,6 +120,7 @@ def _axes(letters: str, rank: int) -> dict[str, int]:
 class PackWeight(Op):
     """A tensor in a ``format``; see ``migx.ops.formats``."""
 
+    traits = Traits(packs=True)
     format: str
 
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:

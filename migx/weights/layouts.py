@@ -2,13 +2,15 @@
 
 The target names a format for an input; the constant is packed once for each format, now or in the
 weights module, and the input reads it through ``unpack_weight``, which kernels that read the format
-omit.
+omit. Or its passes added an operation of its own with the trait ``packs``: what that makes of
+constants is computed here as well.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from migx import op as operations
 from migx.argument import Argument
 from migx.builders import Builder
 from migx.dead_code import remove_dead_code
@@ -28,7 +30,8 @@ from migx.weights.hoisting import hoist
 
 
 def pack_weights(program: Program, context: Context) -> bool:
-    """Packs the constants that a target wants packed; returns whether there were any.
+    """Packs the constants that a target wants packed, or has operations to pack; returns whether
+    there were any.
 
     If an input reads a constant through views, the constant behind them is packed. If the target
     packs blocks, an input may also read one block of a constant, picked by an index: then each
@@ -50,10 +53,16 @@ def pack_weights(program: Program, context: Context) -> bool:
                 inputs = (read, *view.inputs[1:])
                 read = at.owner.insert_instruction(at, view.op, *inputs, origins=view.origins)
             at.owner.replace_input(at, index, read)
-    _settle(program, list(packed.values()), context)
-    for module in modules if packed else ():
+    made = [*packed.values(), *(at for module in modules for at in module if _packs(at))]
+    _settle(program, list(dict.fromkeys(made)), context)
+    for module in modules if made else ():
         remove_dead_code(module)
-    return bool(packed)
+    return bool(made)
+
+
+def _packs(at: Instruction) -> bool:
+    """Whether an instruction puts constants into the form a kernel reads."""
+    return operations.traits(at.op).packs and at.constant and at.shape.static
 
 
 @dataclass(frozen=True)
@@ -128,8 +137,7 @@ def _settle(program: Program, packed: list[Instruction], context: Context) -> No
     weighty = {at for at in packed if any(type(v.op) is Slot or is_weight(v) for v in tree(at))}
     values = evaluated([at for at in packed if at not in weighty], context=context)
     for at, value in values.items():
-        (whole,) = at.inputs
-        made = at.owner.insert_instruction(at, _literal(whole.op, value), origins=at.origins)
+        made = at.owner.insert_instruction(at, _literal(at.inputs[0].op, value), origins=at.origins)
         at.owner.replace_instruction(at, made)
         at.owner.remove_instruction(at)
     hoist(program, [at for at in packed if at in weighty])

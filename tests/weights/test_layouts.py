@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import migx
-from migx import plugins
+from migx import ops, plugins
 from migx.argument import Argument
 from migx.cli.params import layouts, relayouts
 from migx.errors import TargetError
-from migx.ir import Instruction
-from migx.manager import Pipeline
+from migx.ir import Instruction, Module
+from migx.manager import Pass, PassManager, Pipeline
 from migx.onnx import replace_onnx_external_weights
+from migx.op import Array, Modules, Op, Shapes, Traits
 from migx.ops import Dot
 from migx.ops.builtin import Literal
 from migx.program import Program
@@ -219,3 +220,83 @@ def test_a_weight_in_which_a_pass_saw_a_number_keeps_it() -> None:
     again = replace_onnx_external_weights(migx.parse(text), {"scale": np.array([2], np.float32)})
     again.compile("ref", passes="simplify_algebra")
     assert again.eval(x)[0].tolist() == [0, 2, 4]
+
+
+class Scaled(Op):
+    """Levels and their scale, side by side: more bytes than either, filled up to rows of 2 KB."""
+
+    name = "own::scaled"
+    traits = Traits(packs=True)
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        return Shape("u8", (shapes[0].dims[0], 2048))
+
+    def compute(
+        self, context: Context, shape: Shape, arguments: list[Argument], modules: Modules
+    ) -> Argument:
+        levels, scale = (value.elements for value in arguments)
+        made = np.zeros(shape.dims, np.uint8)
+        made[:, : levels.shape[1]] = levels
+        made[:, -4:] = np.frombuffer(scale.tobytes(), np.uint8)
+        return Argument.of(made)
+
+
+class Unscaled(Op):
+    """The numbers that were put together so."""
+
+    name = "own::unscaled"
+    columns: int
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        return Shape("f32", (shapes[0].dims[0], self.columns))
+
+    def compute(self, x: Array) -> Array:
+        return x[:, : self.columns] * np.ascontiguousarray(x[:, -4:]).view(np.float32)
+
+
+class Together(Pass):
+    """Puts levels and scales together."""
+
+    name = "own::together"
+
+    def apply(self, module: Module, manager: PassManager) -> bool:
+        found = [at for at in module if at.name == "dequantizelinear"]
+        for at in found:
+            levels = at.inputs[0].inputs[0]
+            made = module.insert_instruction(at, Scaled(), levels, at.inputs[1])
+            read = module.insert_instruction(at, Unscaled(int(at.shape.dims[1])), made)
+            module.replace_instruction(at, read)
+        return bool(found)
+
+
+class Joining(Ref):
+    """Reads levels and scales together."""
+
+    def get_passes(self, context: Context, options: CompileOptions) -> Pipeline:
+        return Pipeline.of(["hoist_weights", Together(), "propagate_constant,hoist_weights"])
+
+
+@pytest.mark.parametrize("replaceable", [False, True])
+@pytest.mark.parametrize("rows", [2, 1024])
+def test_what_an_operation_packs_is_computed_before_any_run(rows: int, replaceable: bool) -> None:
+    """However large it becomes, and though it was packed below a byte before."""
+    program, rng = Program(), np.random.default_rng(0)
+    main = program.main
+    x = main.add_parameter("x", Shape("f32", (migx.Dim("n"), rows)))
+    shape = Shape("u4", (rows, 4))
+    bits = Argument.packed(shape, rng.integers(0, 256, rows * 2, np.uint8))
+    levels = main.add_literal(bits, name="w", replaceable=replaceable)
+    scale = main.add_literal(np.array(0.5, np.float32))
+    w = main.add_instruction(ops.UnpackInt4(), levels)
+    w = main.add_instruction(ops.DequantizeLinear(), w, scale)
+    main.add_return(main.add_instruction(Dot(), x, w))
+    inputs = {"x": np.ones((3, rows), np.float32)}
+    made = program.copy().compile(Joining())
+    verify(made.compiled.program)
+    assert "own::scaled" not in [at.name for at in made.compiled.program.main]
+    assert np.array_equal(made.eval(inputs)[0], program.compile("ref").eval(inputs)[0])
+    if replaceable:
+        for each in (made, program):
+            with each.update_weights() as new:
+                new["w"] = Argument.packed(shape, bytes(range(1, 3)) * rows)
+        assert np.array_equal(made.eval(inputs)[0], program.eval(inputs)[0])
