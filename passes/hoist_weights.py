@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from migx.ir import Instruction
 from migx.manager import Pass, PassManager
-from migx.ops.builtin import Literal, Slot
 from migx.passes.propagate_constant.plan import Plan
 from migx.program import Program
 from migx.weights.evaluation import evaluated
-from migx.weights.hoisting import drop_unread, fixed_slots, hoist, hoist_sources
+from migx.weights.hoisting import hoist, hoist_sources, settle
 
 
 class HoistWeights(Pass):
@@ -42,25 +40,5 @@ class HoistWeights(Pass):
         others.roots()
         hoist(program, [*roots, *weights.beyond, *evaluated(others.beyond, lenient=True)])
         hoist_sources(program)
-        _settle(program, manager)
+        settle(program, manager.constants)
         return program.revision != before
-
-
-def _settle(program: Program, manager: PassManager) -> None:
-    """Replaces slots that contain no weight by literals, unless they are made of little, and drops
-    slots that only dead code reads.
-    """
-    if program.weights is None:
-        return
-    slots = fixed_slots(program).items()
-    fixed = {n: at for n, at in slots if not manager.constants.made(at).is_made_of_little}
-    values = evaluated(list(dict.fromkeys(fixed.values())))
-    readers = [at for at in program.instructions() if _reads(at, fixed)]
-    for at in readers:
-        literal = Literal(values[fixed[at.op_as(Slot).slot]])
-        at.owner.replace_operation(at, literal)
-    drop_unread(program)
-
-
-def _reads(at: Instruction, slots: dict[str, Instruction]) -> bool:
-    return type(at.op) is Slot and at.op.slot in slots

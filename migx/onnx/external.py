@@ -22,9 +22,9 @@ from migx.ops.builtin import AssumeEqual, OnnxExternalWeights
 from migx.program import Program
 from migx.target import context_for, get_target
 from migx.weights import fitting, is_weight, label_of
-from migx.weights.constants import tree
+from migx.weights.constants import Constants, tree
 from migx.weights.evaluation import evaluated
-from migx.weights.hoisting import weights_of
+from migx.weights.hoisting import settle, weights_of
 from migx.weights.live import holding, live_weights, put_literals
 from migx.weights.sources import values_from
 
@@ -52,8 +52,9 @@ def replace_onnx_external_weights(
     program stays compiled, and is made ready by ``finalize`` or by saving and loading it: until
     then nothing is computed or copied to the target. The literals are lowered by the target's
     ``get_lower_literals_passes``, in all modules. They stay ``replaceable`` unless told otherwise:
-    then the program is the one ``parse_onnx`` returns. ``mmap=False`` reads data files instead of
-    mapping them. ``strict`` and ``convert`` are those of ``Update.update``.
+    then the program is the one ``parse_onnx`` returns, and what a compiled one reads of weights is
+    computed now, so that it needs the weights themselves no more. ``mmap=False`` reads data files
+    instead of mapping them. ``strict`` and ``convert`` are those of ``Update.update``.
 
     ``WeightError`` names a weight that is missing, unknown, or of another type or dims;
     ``DataError`` a data file that is missing or too short; ``AssumptionError`` a weight whose value
@@ -74,6 +75,9 @@ def replace_onnx_external_weights(
     for each in programs:
         check_assumptions(each, values)
         put_literals(each, values, replaceable)
+    if compiled is not None and not replaceable:
+        settle(programs[-1], Constants(programs[-1]), compiled.context)
+        target = compiled.context.target if target is None else target
     if target is not None:
         chosen = get_target(target)
         PassManager(programs[-1]).run(chosen.get_lower_literals_passes(context_for(chosen)))

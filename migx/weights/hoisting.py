@@ -7,6 +7,7 @@ packed, swapped and shared in one place, and a loop body reads it as ``main`` do
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from typing import Any
 
 from migx import op as operations
 from migx.dead_code import remove_dead_code
@@ -14,7 +15,8 @@ from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal, Slot
 from migx.program import Program
 from migx.weights import is_replaceable, is_weight, label_of, weights_module
-from migx.weights.constants import tree
+from migx.weights.constants import Constants, tree
+from migx.weights.evaluation import evaluated
 
 
 def weights_of(program: Program) -> dict[str, Instruction]:
@@ -51,6 +53,21 @@ def hoist(program: Program, roots: Iterable[Instruction]) -> None:
     for root in roots:
         moving.move(root)
     moving.finish()
+
+
+def settle(program: Program, constants: Constants, context: Any = None) -> None:
+    """Replaces slots that contain no weight by literals, unless they are made of little, and drops
+    slots that only dead code reads. Values are computed as for the target of a ``context``.
+    """
+    if program.weights is None:
+        return
+    slots = fixed_slots(program).items()
+    fixed = {n: at for n, at in slots if not constants.made(at).is_made_of_little}
+    values = evaluated(list(dict.fromkeys(fixed.values())), context=context)
+    for at in list(program.instructions()):
+        if type(at.op) is Slot and at.op.slot in fixed:
+            at.owner.replace_operation(at, Literal(values[fixed[at.op.slot]]))
+    drop_unread(program)
 
 
 def drop_unread(program: Program) -> None:

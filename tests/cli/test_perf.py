@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -29,6 +30,16 @@ def test_kernels_the_host_and_peers_are_measured(migx: Migx, model: Path) -> Non
     assert any(e["flops"] > 0 and e["bytes"] > 0 and e["seconds"] > 0 for e in kernels.values())
     assert found["bytes"]["weights"] > 0
     assert found["peak"]["flops"] > 1e9
+
+
+def test_weights_are_counted_whether_fixed_or_replaceable(
+    migx: Migx, model: Path, tmp_path: Path
+) -> None:
+    words, file = ("--repeat", "1", "--json"), tmp_path / "w.npz"
+    np.savez(file, w=np.ones((8, 16), np.float32), b=np.ones(16, np.float32))
+    fixed = json.loads(migx("perf", model, *words).out)
+    replaced = json.loads(migx("perf", model, *words, "--weights", file).out)
+    assert fixed["bytes"]["weights"] == replaced["bytes"]["weights"]
 
 
 def test_it_is_readable(migx: Migx, model: Path) -> None:

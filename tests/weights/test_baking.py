@@ -87,6 +87,31 @@ def test_nothing_is_finalized_before_it_is_asked_for(template: Program) -> None:
     made.finalize("ref").eval(X)
 
 
+@pytest.mark.parametrize("target", ["ref", "cpu"])
+def test_fixed_weights_of_a_compiled_program_leave_what_is_made_of_them(
+    target: str, template: Program, tmp_path: Path
+) -> None:
+    """So the file of a squeezed program is not larger than that of one read with its weights."""
+    template.compile(target, passes=f"quantize_int8,{target},hoist_weights")
+    made = {
+        fixed: replace_onnx_external_weights(template, B, replaceable=not fixed)
+        for fixed in (False, True)
+    }
+    assert made[True].compiled.program.weights is None
+    assert not made[True].weight_shapes
+    sizes, results = [], []
+    for fixed, program in made.items():
+        file = tmp_path / f"{fixed}.mxr"
+        migx.save(program, file, original=False)
+        sizes.append(sum(int(at.shape.nbytes) for at in migx.load(file).literals))
+        results.append(migx.load(file).eval(X)[0])
+    assert sizes[1] < sizes[0]
+    assert np.array_equal(*results)
+    with template.update_weights() as new:
+        new.update(B)
+    assert np.array_equal(results[1], template.eval(X)[0])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -144,8 +144,9 @@ class CpuExecutable:
         watch = Watch()
         self._run([*arguments.values()], Call(slots, watch))
         arena = sum(plan.total_bytes for p in self._every for plan in p.plans.values())
+        weights = self.literals.nbytes + sum(int(v.shape.nbytes) for v in slots.values())
         best = peaks(pool().useful(self.threads))
-        return Profile(tuple(watch.costs), arena, self.literals.nbytes, *best)
+        return Profile(tuple(watch.costs), arena, weights, *best)
 
     def run_module(
         self,
