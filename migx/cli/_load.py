@@ -85,9 +85,9 @@ def _suffix(content: bytes) -> str:
     """The suffix for a file's content: anything that does not begin like migx's formats is ONNX."""
     if content.startswith(b"MIGX MXR"):
         return ".mxr"
-    lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
-    first = next((line for line in lines if line.strip() and not line.startswith(b"#")), b"")
-    return ".migx" if first.startswith(b"module ") else ".onnx"
+    lines = map(bytes.strip, content.removeprefix(b"\xef\xbb\xbf").splitlines())
+    first = next((line for line in lines if line and not line.startswith(b"#")), b"")
+    return ".migx" if first.startswith((b"module ", b"dim ")) else ".onnx"
 
 
 def add_deferring(parser: argparse.ArgumentParser) -> None:

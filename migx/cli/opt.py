@@ -25,6 +25,7 @@ KEY = re.compile(r"[0-9a-f]{16}(\.\d+)?")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     _load.add_model(parser)
+    _load.add_deferring(parser)
     parser.add_argument("--passes", metavar="P,Q{x=1}", help="the passes; see `migx passes`")
     _options.add_output(parser, "FILE", ".migx, .mxr or .onnx")
     parser.add_argument("--origins", action="store_true", help="add the ONNX node of each line")

@@ -25,6 +25,7 @@ MOST = 5
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     _load.add_model(parser)
+    _load.add_deferring(parser)
     parser.add_argument(
         "--rule", metavar="PASS.RULE", required=True, help="the rule; `migx passes PASS` lists them"
     )

@@ -10,6 +10,7 @@ import migx as api
 from migx.manager import run_passes
 from migx.observers import CrashFile
 from migx.passes.dead_code_elimination import DeadCodeElimination
+from migx.testing.small import save_model
 from tests.cli.conftest import Migx
 
 CASE = """# passes: dead_code_elimination
@@ -59,6 +60,18 @@ def test_the_text_can_go_to_a_file(migx: Migx, model: Path, tmp_path: Path) -> N
     result = migx("opt", model, "--passes", "dead_code_elimination", "-o", out)
     assert (result.code, result.out) == (0, "")
     assert api.parse(out.read_text(), folder=tmp_path) == api.parse_onnx(model)
+
+
+def test_weights_may_be_left_out(migx: Migx, tmp_path: Path) -> None:
+    """What passes do to a program whose weights are deferred is traced, and asked about."""
+    model = tmp_path / "model.onnx"
+    save_model(model)
+    (tmp_path / "model.data").unlink()
+    words = (model, "--defer-external-weights", "--passes", "hoist_weights")
+    assert '@slot() {slot="w1"' in migx("opt", *words).out
+    rule = "simplify_algebra.add_lit_broadcast"
+    found = migx("why-not", *words[:2], "--rule", rule)
+    assert (found.code, "refused" in found.out) == (0, True)
 
 
 def test_the_file_of_a_crash_fails_again(

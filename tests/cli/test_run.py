@@ -377,6 +377,9 @@ def test_a_model_comes_from_standard_input(
         assert migx("run", "-", "--json").json["outputs"] == wanted
     monkeypatch.setattr(sys, "stdin", Input(f"# passes: eliminate_identity\n{text}".encode()))
     assert migx("opt", "-").out == text
+    bounded = f"dim batch = 1..64\n\n{text}"
+    monkeypatch.setattr(sys, "stdin", Input(f"\n  # bounded\n{bounded}".encode()))
+    assert migx("read", "-").out == bounded
 
 
 def test_what_a_model_from_standard_input_names_lies_in_the_current_folder(
