@@ -4,11 +4,14 @@ target has kernels for some instructions.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from migx.argument import Argument
 from migx.binding import Sizes, sizes_of, sizes_told
@@ -23,10 +26,14 @@ from migx.sizes import bound
 from migx.target import NO_SLOTS, Context
 from migx.text import draw_instruction, noted
 
-Kernel: TypeAlias = Callable[..., Array]
-"""A function from an instruction's operands, as arrays it must not write to, to its result."""
-Kernels: TypeAlias = Callable[[Instruction], Kernel | None]
-"""The kernel of an instruction; None if there is none."""
+Kernel: TypeAlias = Callable[..., Array | Sequence[Array]]
+"""A function from an instruction's operands, as arrays it must not write to, to its result, or to
+a sequence of several.
+"""
+Kernels: TypeAlias = Callable[..., Kernel | None]
+"""The kernel of an instruction, its only argument; None if there is none. With a parameter
+``sizes``, it is also given the size of each symbol that is known by then.
+"""
 
 FAILURES = (MigxError, ArithmeticError, LookupError, MemoryError, TypeError, ValueError)
 """What the meaning of an operation raises for operands that do not fit it."""
@@ -74,12 +81,22 @@ def by_kernel(
     with noted("the kernel of", at):
         given = kernel(*operands)
     try:
-        result = Argument.packed(shape, given) if shape.dtype.is_packed else Argument.of(given)
+        result = _result(shape, given)
         if shape.static and not isinstance(at.op, UnpackWeight):
             expect_result(shape, result)
     except MigxError as error:
         raise EvaluationError(draw_instruction(f"the kernel of {at.name}: {error}", at)) from error
     return result
+
+
+def _result(shape: Shape, given: Any) -> Argument:
+    """What a kernel returned, as a value; ``ShapeError`` if it is not as many results as wanted."""
+    if shape.dtype is not TUPLE:
+        return Argument.packed(shape, given) if shape.dtype.is_packed else Argument.of(given)
+    if not isinstance(given, tuple | list) or len(given) != len(shape.parts):
+        what = f"{len(given)}" if isinstance(given, tuple | list) else type(given).__name__
+        raise ShapeError(f"returns {what}, not a tuple of {len(shape.parts)} results")
+    return Argument.tuple([_result(*each) for each in zip(shape.parts, given, strict=True)])
 
 
 def failed(at: Instruction, error: BaseException) -> EvaluationError:
@@ -157,14 +174,39 @@ def run_with_kernels(
     seen: Callable[[Instruction, Argument], object] | None = None,
 ) -> list[Argument]:
     """The results of a program: computed by kernels for instructions that have one, and by meaning
-    for the rest, control flow included. Everything is in host memory. ``seen`` is called with each
-    instruction and its result. Raises the errors of ``by_meaning`` and ``by_kernel``.
+    for the rest, control flow included. Everything is in host memory. ``kernels`` may ask for the
+    sizes of symbols, see ``Kernels``; ``seen`` is called with each instruction and its result.
+    Raises the errors of ``by_meaning`` and ``by_kernel``.
     """
     main = program.main
     given = [arguments[name] for name in main.parameters]
     sizes = sizes_told(main, given)
     with np.errstate(all="ignore"):
-        return _Run(kernels, context, slots, seen).module(main, given, sizes, {})
+        return _Run(kernels, _takes_sizes(kernels), context, slots, seen).module(
+            main, given, sizes, {}
+        )
+
+
+def laid_out(x: Array, shape: Shape) -> Array:
+    """An array whose elements lie where a shape of known sizes says: the one given if its elements
+    do, or else a copy. A kernel whose strides are those of shapes, such as what
+    ``migx.fusion.kernels.described`` describes, reads such arrays.
+    """
+    steps = [int(stride) * x.itemsize for stride in shape.true_strides]
+    apart = zip(x.shape, x.strides, steps, strict=True)
+    if x.flags.aligned and all(n == 1 or given == step for n, given, step in apart):
+        return x
+    memory = np.empty(int(shape.element_space), x.dtype)
+    made = as_strided(memory, x.shape, steps)
+    made[...] = x
+    return made
+
+
+def _takes_sizes(kernels: Kernels) -> bool:
+    """Whether a function has a parameter for sizes; one of an extension may not say."""
+    with suppress(ValueError):
+        return "sizes" in inspect.signature(kernels).parameters
+    return False
 
 
 @dataclass(frozen=True)
@@ -172,6 +214,7 @@ class _Run:
     """One run of a program, instruction by instruction."""
 
     kernels: Kernels
+    sized: bool
     context: Context
     slots: Mapping[str, Argument]
     seen: Callable[[Instruction, Argument], object] | None
@@ -193,7 +236,8 @@ class _Run:
                 continue
             else:
                 op, shape = bound(at, sizes)
-                if (kernel := self.kernels(at)) is not None:
+                known = {"sizes": sizes} if self.sized else {}
+                if (kernel := self.kernels(at, **known)) is not None:
                     values[at] = by_kernel(at, kernel, shape, inputs)
                 else:
                     modules = [self.function(m, sizes, values) for m in at.modules]

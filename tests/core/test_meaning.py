@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import migx
+from migx.binding import Sizes
 from migx.errors import EvaluationError, FieldError, InputError
-from migx.meaning import Kernel, by_meaning, run_with_kernels
+from migx.meaning import Kernel, by_meaning, laid_out, run_with_kernels
 from migx.op import Array
 from migx.ops.builtin import Slot
 from migx.shape import Shape
@@ -109,6 +110,54 @@ def test_sizes_that_a_kernel_finds_are_known_behind_it() -> None:
         program, lambda at: found if at.name == "nonzero" else None, CONTEXT, given
     )
     assert got.tolist() == [1, 2]
+
+
+def test_a_kernel_may_be_given_sizes_and_return_several_results() -> None:
+    """Sizes as they become known: that of ``found`` only once ``nonzero`` has been computed."""
+    program = migx.parse("""
+module main(x: f32[n], y: f32[2*n + 1]) {
+  %0 = nonzero(x) {count=found}
+  %1 = reshape(%0) {dims=(found,)}
+  %2 = topk(y) {k=1, axis=0}
+  %3 = get_tuple_elem(%2)
+  %4 = get_tuple_elem(%2) {index=1}
+  return %1, %3, %4
+}
+""")
+    seen = list[tuple[str, dict[str, int]]]()
+
+    def kernels(at: migx.Instruction, sizes: Sizes) -> Kernel | None:
+        seen.append((at.name, dict(sizes)))
+        best = [np.zeros(shape.bind(sizes).dims, np.float32) for shape in at.shape.parts[:1]]
+        return (lambda y: (*best, np.array([4]))) if at.name == "topk" else None
+
+    given = {"x": [0, 2, 3], "y": [0] * 7}
+    arguments = {n: migx.Argument.of(np.array(v, np.float32)) for n, v in given.items()}
+    got = run_with_kernels(program, kernels, CONTEXT, arguments)
+    assert [value.tolist() for value in got] == [[1, 2], [0], [4]]
+    assert seen[:2] == [("nonzero", {"n": 3}), ("reshape", {"n": 3, "found": 2})]
+    topk = next(at for at in program.main if at.name == "topk")
+    wrong: dict[str, Kernel] = {"ndarray": lambda y: y, "1": lambda y: (y,)}
+    for said, kernel in wrong.items():
+        with pytest.raises(EvaluationError, match=f"kernel of topk: returns {said}, not a tuple"):
+            run_with_kernels(
+                program, lambda at, of=kernel: of if at is topk else None, CONTEXT, arguments
+            )
+
+
+@pytest.mark.parametrize("strides", [None, (1, 2, 6), (0, 0, 1), (0, 3, 1), (8, 2, 0)])
+def test_an_array_is_laid_out_as_a_shape_says(strides: tuple[int, ...] | None) -> None:
+    shape = Shape("f32", (2, 3, 2), strides)
+    x = np.broadcast_to(np.arange(2, dtype=np.float32), (2, 3, 2))
+    if shape.true_strides[-1] == 0:
+        x = np.zeros((2, 3, 2), np.float32)
+    made = laid_out(np.asfortranarray(x), shape)
+    assert np.array_equal(made, x)
+    assert made.strides == tuple(4 * int(step) for step in shape.true_strides)
+    assert laid_out(made, shape) is made
+    assert laid_out(made[:0], Shape("f32", (0, 3, 2))).shape == (0, 3, 2)
+    unaligned = np.frombuffer(b"-" + made[..., 0].tobytes(), np.float32, offset=1)
+    assert laid_out(unaligned, Shape("f32", (6,))).flags.aligned
 
 
 def test_what_is_not_given_is_said() -> None:
