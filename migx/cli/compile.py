@@ -34,7 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--without-weights",
         action="store_true",
-        help="leave the weights out of the file; it refers to their own files",
+        help="leave the weights out of the file; it refers to their own files, but for those that "
+        "may be replaced, which have to be given",
     )
     parser.add_argument(
         "--without-original",
@@ -73,6 +74,8 @@ def run(options: argparse.Namespace) -> int:
                 weights=not options.without_weights,
                 original=not options.without_original,
             )
+        if options.without_weights:
+            found["without_value"] = sorted(program.weight_shapes)
         found["file"] = {"name": options.output, "bytes": options.output.stat().st_size}
     _report.give(options, found, _print)
     return 0

@@ -96,6 +96,18 @@ def test_a_source_that_has_nothing_for_a_model(migx: Migx, tmp_path: Path) -> No
     assert "model.onnx has no weight 'w'; there are: b1, b2, w1, w2" in result.err
 
 
+def test_a_file_without_weights_says_which_have_to_be_given(migx: Migx, tmp_path: Path) -> None:
+    path, baked, bare = written(tmp_path), tmp_path / "baked.mxr", tmp_path / "bare.mxr"
+    assert migx("compile", path, "--weights", tmp_path, "-o", baked).code == 0
+    result = migx("compile", baked, "--without-weights", "-o", bare)
+    assert "left out: 4 weights, to be given by --weights or at run time" in result.out
+    assert migx("run", bare).code == 2
+    assert migx("run", bare, "--weights", tmp_path).code == 0
+    fixed = migx("compile", path, "--without-weights", "-o", bare)
+    assert "left out" not in fixed.out
+    assert migx("run", bare).code == 0
+
+
 def test_a_model_without_weights_says_what_gives_them(migx: Migx, tmp_path: Path) -> None:
     model, template, whole = (tmp_path / name for name in ("model.onnx", "a.mxr", "b.mxr"))
     model.write_bytes(model_of(MLP, A).SerializeToString())
