@@ -58,6 +58,7 @@ def _other(inputs: Mapping[str, Any], session: Session) -> tuple[str, dict[str, 
     path, asked = Path(options.against), argparse.Namespace(**given)
     asked.model, asked.passes, asked.dim_param = options.against, None, []
     asked.activations, asked.fast_math = None, None
+    asked.weights, asked.no_strict, asked.convert = None, False, False  # it has its own
     if not _load.is_onnx(path):
         asked.input_dim = []
     asked.target = None if path.suffix == ".mxr" else session.target

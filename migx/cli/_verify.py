@@ -15,7 +15,7 @@ import numpy as np
 
 import migx
 from migx.argument import Argument
-from migx.cli import _against, _inputs, _load, _streams
+from migx.cli import _against, _inputs, _load, _streams, _weights
 from migx.cli._against import relative
 from migx.cli._peers import (
     Array,
@@ -43,6 +43,13 @@ def verified(options: argparse.Namespace) -> dict[str, Any]:
     if other and options.each:
         raise _load.UsageError("--each compares with onnxruntime or ref, not with another model")
     session = Session.of(options, to_run=unsaid)
+    if _weights.given(options):
+        if not other and _peer(Path(options.model), options) == "onnxruntime":
+            raise _load.UsageError(
+                "onnxruntime has the model's own weights: with --weights, compare --against ref or "
+                "another model"
+            )
+        session.program = _weights.replaced(session.program, options)
     held = session.program.compiled if unsaid and session.ready else None
     if unsaid and held is None:
         session.target = usual(options)

@@ -85,14 +85,13 @@ def _in_options() -> Iterator[None]:
 
 
 def replaced(program: Program, options: argparse.Namespace) -> Program:
-    """The compiled program with the weights asked for; ready to run, or to be saved."""
+    """The program with the weights asked for; ready to run, or to be saved, if it is compiled."""
     if not given(options):
         return program
     from migx.onnx import replace_onnx_external_weights
 
-    target = program.compiled.context.target
+    target = None if program._compiled is None else program.compiled.context.target
     how = {"strict": not options.no_strict, "convert": options.convert}
     with _in_options():
         made = replace_onnx_external_weights(program, options.weights, target, **how)
-    made.finalize(target)
-    return made
+    return made if target is None else made.finalize(target)

@@ -9,6 +9,8 @@ rounding moves them, such as the scores of a detector's boxes.
 Against another model, such as the one before quantisation, errors have no bound, and are shown
 beside the root mean square of its outputs; it runs in the compiled form of its file, or on the same
 target. A saved program runs in the compiled form of its file, unless a target or passes are given.
+The weights that ``--weights`` gives are the model's, not those of what it is compared with, but
+for ref.
 
 Inputs that no file gives are drawn from a seed, as by `migx run`, but symbols have small, different
 sizes above 1, as far as the model accepts them. A case saved by `migx fuzz` has its own passes and
@@ -20,7 +22,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from migx.cli import _load, _options, _report
+from migx.cli import _load, _options, _report, _weights
 
 ERRORS = ("largest error", "rms error", "of rms value")
 
@@ -30,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _load.add_model(parser, optional=True)
     _options.add_inputs(parser)
     _options.add_target(parser, told="the file's own code, or cpu; ref for --each and --passes")
+    _weights.add_weights(parser)
     parser.set_defaults(check=True)
     parser.add_argument(
         "--against",
@@ -58,9 +61,12 @@ def run(options: argparse.Namespace) -> int:
     from migx.cli import _against, _verify
 
     if options.all:
-        given = options.model, options.inputs, options.fill, options.input_dim, options.dim_param
+        dims = options.input_dim, options.dim_param
+        given = options.model, options.inputs, options.fill, options.weights, *dims
         if any(given):
-            raise _load.UsageError("--all takes the models and inputs of its own, and no others")
+            raise _load.UsageError(
+                "--all takes models, inputs and weights of its own, and no others"
+            )
         if _against.is_model(options.against):
             raise _load.UsageError("--all compares with onnxruntime or ref")
         rows = _verify.table_of_all(options)

@@ -80,7 +80,7 @@ def without_values(missing: list[str], *, lost: bool = False) -> str:
     return (
         f"{which} yet, {first_few(missing, 5)}: give them by "
         "program.update_weights() or migx.onnx.replace_onnx_external_weights(), or by --weights "
-        "SOURCE, which `migx run`, `perf` and `compile` take"
+        "SOURCE, which `migx run`, `verify`, `perf` and `compile` take"
     )
 
 

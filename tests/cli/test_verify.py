@@ -227,7 +227,8 @@ def test_all_is_of_this_checkout() -> None:
     ("words", "message"),
     [
         ([], "say which model"),
-        (["MODEL", "--all"], "--all takes the models and inputs of its own"),
+        (["MODEL", "--all"], "--all takes models, inputs and weights of its own"),
+        (["--all", "--weights", "w.npz"], "--all takes models, inputs and weights of its own"),
         (["MODEL", "--against", "abacus"], "--against abacus: there are onnxruntime, ref, and no"),
     ],
 )

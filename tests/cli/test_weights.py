@@ -154,3 +154,19 @@ def test_layouts_are_those_of_the_target_that_is_asked_for(
     wanted = migx("params", model, *layouts).json
     assert migx("params", file, *layouts).json == wanted
     assert migx("params", file, "--layouts", "--json").json != wanted
+
+
+def test_a_template_is_verified_with_weights(migx: Migx, tmp_path: Path) -> None:
+    """Against ``ref`` with the same weights, or a model with its own."""
+    model, template = written(tmp_path), tmp_path / "template.mxr"
+    other = safetensors(B, tmp_path / "b.safetensors")
+    assert migx("compile", model, "--defer-external-weights", "-o", template).code == 0
+    found = migx("verify", template, "--weights", other, "--json").json
+    assert (found["passed"], found["held"], found["against"]) == (True, True, "ref")
+    for source, same in ((tmp_path, True), (other, False)):
+        words = ("verify", template, "--weights", source, "--against", model, "--json")
+        (output,) = migx(*words).json["outputs"]
+        assert (output["unequal"] == 0) is same
+    refused = migx("verify", model, "--weights", other)
+    assert (refused.code, "compare --against ref" in refused.err) == (2, True)
+    assert migx("verify", model, "--weights", other, "--against", "ref").code == 0
