@@ -8,6 +8,7 @@ constants is computed here as well.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from migx import op as operations
@@ -135,9 +136,15 @@ def _literal(of: Operation, value: Argument) -> Literal:
 def _settle(program: Program, packed: list[Instruction], context: Context) -> None:
     """Packs literals now, and moves the packing of weights to their module."""
     weighty = {at for at in packed if any(type(v.op) is Slot or is_weight(v) for v in tree(at))}
-    values = evaluated([at for at in packed if at not in weighty], context=context)
-    for at, value in values.items():
-        made = at.owner.insert_instruction(at, _literal(at.inputs[0].op, value), origins=at.origins)
-        at.owner.replace_instruction(at, made)
-        at.owner.remove_instruction(at)
+    alike: dict[Hashable, list[Instruction]] = {}
+    for at in packed:
+        if at not in weighty:
+            alike.setdefault((operations.key(at.op), *at.inputs), []).append(at)
+    values = evaluated([first for first, *_ in alike.values()], context=context)
+    for same in alike.values():
+        for at in same:
+            literal = _literal(at.inputs[0].op, values[same[0]])
+            made = at.owner.insert_instruction(at, literal, origins=at.origins)
+            at.owner.replace_instruction(at, made)
+            at.owner.remove_instruction(at)
     hoist(program, [at for at in packed if at in weighty])
