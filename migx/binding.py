@@ -14,13 +14,15 @@ from migx.base.recent import Recent
 from migx.dim import Dim
 from migx.errors import DimError, InputError, ShapeError
 from migx.ir import Instruction, Module
-from migx.shape import MAP, OPTIONAL, TUPLE, Shape
+from migx.shape import MAP, OPTIONAL, TUPLE, DType, Shape
 
 Sizes = dict[str, int]
 Kind = Shape | tuple[np.dtype[Any], tuple[int, ...]]
 """The shape of an argument, or the type and dims of an array."""
 REMEMBERED = 64
 """How many combinations of types and dims are cached as valid."""
+UNTYPED = (int, float, list, tuple, range)
+"""Values whose numbers have no element type of their own, such as those read from JSON."""
 
 
 def check_inputs(
@@ -126,10 +128,24 @@ def _argument(name: str, value: Any, shape: Shape) -> Argument:
     if shape.dtype is TUPLE:
         return _tuple(name, value, shape)
     try:
-        return _host_value(value, shape) if shape.dtype.kind == "opaque" else Argument.of(value)
+        if shape.dtype.kind == "opaque":
+            return _host_value(value, shape)
+        made = Argument.of(value)
+        untyped = isinstance(value, UNTYPED) and made.shape.dtype is not shape.dtype
+        if untyped and _may_be(made.shape.dtype, shape.dtype):
+            return Argument.of(value, shape.dtype)
+        return made
     except (ShapeError, TypeError, ValueError) as error:
         what = "array" if shape.dtype.is_tensor else shape.dtype.name
         raise InputError(f"input {name!r} is no {what}: {error}") from error
+
+
+def _may_be(given: DType, wanted: DType) -> bool:
+    """Whether Python numbers, of the type given by default, may be an input of another type."""
+    integers = ("int", "uint")
+    if given.kind in integers:
+        return wanted.kind in (*integers, "float")
+    return given.kind == wanted.kind == "float"
 
 
 def _tuple(name: str, value: Any, shape: Shape) -> Argument:

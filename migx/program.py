@@ -229,8 +229,9 @@ class Program:
 
     def eval(self, inputs: Mapping[str, ArrayLike | Argument]) -> list[Any]:
         """Runs the compiled program and returns its outputs in order. Thread-safe. A tuple is given
-        as a tuple or a list. The arrays returned belong to the caller: they share no memory with
-        the inputs, the weights, one another, or other runs.
+        as a tuple or a list. Python numbers, also in lists, become the type of their input, if they
+        are whole or the type is one of floats. The arrays returned belong to the caller: they share
+        no memory with the inputs, the weights, one another, or other runs.
 
         ``InputError`` names an input that is missing, unknown, or of the wrong type, rank or size;
         ``WeightError`` the weights that have no value yet.

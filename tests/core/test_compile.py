@@ -25,7 +25,7 @@ from migx.errors import (
 )
 from migx.observers import Time
 from migx.program import Program
-from migx.shape import F32, I64, Shape
+from migx.shape import F32, I64, DType, Shape
 
 N, M = Dim("n"), Dim("m")
 
@@ -351,6 +351,36 @@ def test_lists_numbers_and_arguments_are_inputs_too() -> None:
     results = program.compile("ref").eval({"a": [1.0, 2.0], "b": 3, "c": c})
     assert [r.dtype.name for r in results] == ["float32", "int64", "float16"]
     assert [r.tolist() for r in results] == [[1, 2], 3, [1.5, 2.5]]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "message"),
+    [
+        ("f32", [1, 2], ""),
+        ("f64", [0.1, 2], ""),
+        ("f16", [1, -0.5], ""),
+        ("i32", range(2), ""),
+        ("u8", [300, 1], "300 is no element of u8"),
+        ("f16", [1, 70000], "70000 is no element of f16"),
+        ("i64", [1.0, 2.0], r"is f32\[2\], but i64\[2\] is wanted"),
+        ("f32", [True, False], r"is bool\[2\], but f32\[2\] is wanted"),
+        ("bool", [1, 0], r"is i64\[2\], but bool\[2\] is wanted"),
+        ("f64", np.zeros(2, np.float32), r"is f32\[2\], but f64\[2\] is wanted"),
+        ("f32", np.zeros(2, np.int64), r"is i64\[2\], but f32\[2\] is wanted"),
+    ],
+)
+def test_python_numbers_become_the_type_of_their_input(
+    dtype: str, value: Any, message: str
+) -> None:
+    """As from JSON, where a whole number has no point; arrays have types of their own."""
+    program = migx.parse(f"module main(x: {dtype}[2]) {{\n  return x\n}}\n").compile("ref")
+    if message:
+        with pytest.raises(InputError, match=message):
+            program.eval({"x": value})
+        return
+    (got,) = program.eval({"x": value})
+    assert got.dtype == DType.of(dtype).numpy
+    np.testing.assert_array_equal(got, np.array(list(value), got.dtype))
 
 
 def test_strides_of_inputs_do_not_matter() -> None:
