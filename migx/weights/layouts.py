@@ -18,7 +18,7 @@ from migx.dead_code import remove_dead_code
 from migx.errors import ShapeError, TargetError
 from migx.ir import Instruction
 from migx.op import Operation
-from migx.ops.builtin import Literal, Slot
+from migx.ops.builtin import GetTupleElem, Literal, Slot
 from migx.ops.formats import PackWeight, UnpackWeight, of_blocks
 from migx.planning import is_block, viewed
 from migx.program import Program
@@ -54,7 +54,8 @@ def pack_weights(program: Program, context: Context) -> bool:
                 inputs = (read, *view.inputs[1:])
                 read = at.owner.insert_instruction(at, view.op, *inputs, origins=view.origins)
             at.owner.replace_input(at, index, read)
-    made = [*packed.values(), *(at for module in modules for at in module if _packs(at))]
+    own = [at for module in modules for at in module if _packs(at)]
+    made = [*packed.values(), *(root for at in own for root in _tensors(at))]
     _settle(program, list(dict.fromkeys(made)), context)
     for module in modules if made else ():
         remove_dead_code(module)
@@ -64,6 +65,13 @@ def pack_weights(program: Program, context: Context) -> bool:
 def _packs(at: Instruction) -> bool:
     """Whether an instruction puts constants into the form a kernel reads."""
     return operations.traits(at.op).packs and at.constant and at.shape.static
+
+
+def _tensors(at: Instruction) -> list[Instruction]:
+    """An instruction, or what reads one of its results if there are several."""
+    if at.shape.dtype.is_tensor:
+        return [at]
+    return [user for user in at.users if isinstance(user.op, GetTupleElem)]
 
 
 @dataclass(frozen=True)

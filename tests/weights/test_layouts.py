@@ -307,3 +307,39 @@ def test_what_an_operation_packs_is_computed_before_any_run(rows: int, replaceab
             with each.update_weights() as new:
                 new["w"] = Argument.packed(shape, bytes(range(1, 3)) * rows)
         assert all(map(np.array_equal, made.eval(inputs), program.eval(inputs)))
+
+
+class Halves(Op):
+    """The rows of a matrix in two parts, in its own order."""
+
+    name = "own::halves"
+    traits = Traits(packs=True)
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        rows, columns = (int(d) for d in shapes[0].dims)
+        return Shape.tuple(*[Shape("f32", (rows // 2, columns))] * 2)
+
+    def compute(
+        self, context: Context, shape: Shape, arguments: list[Argument], modules: Modules
+    ) -> Argument:
+        return Argument.tuple([Argument.of(half) for half in np.split(arguments[0].array, 2)])
+
+
+@pytest.mark.parametrize("replaceable", [False, True])
+def test_an_operation_may_pack_into_several_results(replaceable: bool) -> None:
+    program = Program()
+    main = program.main
+    x = main.add_parameter("x", Shape("f32", (3, 6)))
+    w = main.add_instruction(Halves(), main.add_literal(W, name="w", replaceable=replaceable))
+    lower = main.add_instruction(ops.GetTupleElem(1), w)
+    main.add_return(
+        main.add_instruction(Dot(), lower, main.add_instruction(ops.Transpose((1, 0)), x))
+    )
+    made = program.compile("ref")
+    assert "own::halves" not in [at.name for at in made.compiled.program.main]
+    np.testing.assert_allclose(made.eval({"x": X["x"]})[0], W[3:] @ X["x"].T, rtol=1e-5)
+    if replaceable:
+        with made.update_weights() as new:
+            new["w"] = W[::-1]
+        expected = W[::-1][3:] @ X["x"].T
+        np.testing.assert_allclose(made.eval({"x": X["x"]})[0], expected, rtol=1e-5)
