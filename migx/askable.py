@@ -13,7 +13,7 @@ from typing import Any
 from migx import plugins
 from migx.errors import UnknownName, there_are
 from migx.fields import brought, declared
-from migx.op import FULL_FORM, Op, Traits
+from migx.op import Op, Traits, asked_by_name
 
 
 def classes(given: Iterable[Any]) -> list[type[Op]]:
@@ -121,11 +121,9 @@ def _taken(compute: Callable[..., Any] | None) -> tuple[int, int | None]:
     """The fewest and the most inputs that an operation's meaning takes; any number if it has no
     meaning or does not name them.
     """
-    if compute is None:
+    if compute is None or asked_by_name(compute) is not None:
         return 0, None
     names = list(inspect.signature(compute).parameters.values())[1:]
-    if [each.name for each in names] == FULL_FORM:
-        return 0, None
     open_ended = any(each.kind is each.VAR_POSITIONAL for each in names)
     few = sum(each.default is each.empty and each.kind is not each.VAR_POSITIONAL for each in names)
     return few, None if open_ended else len(names)

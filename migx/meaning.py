@@ -17,7 +17,7 @@ from migx.argument import Argument
 from migx.binding import Sizes, sizes_of, sizes_told
 from migx.errors import EvaluationError, MigxError, ShapeError
 from migx.ir import Instruction, Module
-from migx.op import Array, Operation, Runnable, evaluator
+from migx.op import Array, Operation, Runnable, result_of
 from migx.ops.builtin import Param, Return, Slot
 from migx.ops.formats import UnpackWeight
 from migx.program import Program
@@ -58,9 +58,8 @@ def by_meaning(
     if len(modules) < len(at.modules):
         message = f"{op.name} needs its {len(at.modules)} modules, each through as_function"
         raise EvaluationError(draw_instruction(message, at))
-    kind: type = type(op)
     try:
-        result = evaluator(kind)(op, context, shape, inputs, modules)
+        result = result_of(op, shape, inputs, context, modules)
         if shape.static:
             expect_result(shape, result)
         return result

@@ -43,11 +43,13 @@ if TYPE_CHECKING:
 Array: TypeAlias = NDArray[Any]
 Shapes: TypeAlias = Sequence[Shape]
 Modules: TypeAlias = Sequence["Module"]
-Runnable: TypeAlias = Callable[[Sequence[Argument]], list[Argument]]
+Arguments: TypeAlias = Sequence[Argument]
+Runnable: TypeAlias = Callable[[Arguments], list[Argument]]
 """A submodule at run time: a function from its arguments to its results."""
-Evaluate: TypeAlias = Callable[[Any, Any, Shape, Sequence[Argument], Sequence[Runnable]], Argument]
-FULL_FORM = ["context", "shape", "arguments", "modules"]
-"""The parameters of a meaning in its full form."""
+Runnables: TypeAlias = Sequence[Runnable]
+Evaluate: TypeAlias = Callable[[Any, Any, Shape, Arguments, Runnables], Argument]
+FULL_FORM = ("context", "shape", "arguments", "modules")
+"""What a meaning that takes no arrays may ask for by the names of its parameters."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Op(Frozen):
 
     An operation that needs more defines ``compute(context, shape, arguments, modules)`` instead:
     the context of the target, the shape of its result with every dim bound, its arguments, and its
-    submodules as functions.
+    submodules as functions. Only ``arguments`` is required.
     """
 
     name: ClassVar[str]
@@ -301,26 +303,39 @@ def can_evaluate(op: Operation) -> bool:
     return hasattr(op, "compute")
 
 
+def result_of(
+    op: Operation,
+    shape: Shape,
+    arguments: Arguments,
+    context: Any = None,
+    modules: Runnables = (),
+) -> Argument:
+    """The result of an operation, of a shape whose dims are bound, by its meaning."""
+    kind: type = type(op)
+    return evaluator(kind)(op, context, shape, arguments, modules)
+
+
+def asked_by_name(compute: Callable[..., Any]) -> tuple[str, ...] | None:
+    """Which of ``FULL_FORM`` a meaning asks for; None if it takes arrays."""
+    names = tuple(inspect.signature(compute).parameters)[1:]
+    return names if "arguments" in names and set(names) <= set(FULL_FORM) else None
+
+
 @cache
 def evaluator(cls: type) -> Evaluate:
-    """The meaning of a class of operations in the full form; ``compute(*arrays)`` is adapted to it.
-    Its arguments are read-only.
-    """
+    """The meaning of a class of operations in the full form. Its arguments are read-only."""
     if not hasattr(cls, "compute"):
         raise EvaluationError(
             f"{cls.__name__} has no meaning of its own: it only exists to be lowered"
         )
-    compute = cls.compute
-    names = list(inspect.signature(compute).parameters)
+    compute, asked = cls.compute, asked_by_name(cls.compute)
+    places = [FULL_FORM.index(name) for name in asked or ()]
 
     def full(
-        op: Any,
-        context: Any,
-        shape: Shape,
-        arguments: Sequence[Argument],
-        modules: Sequence[Runnable],
+        op: Any, context: Any, shape: Shape, arguments: Arguments, modules: Runnables
     ) -> Argument:
-        made = compute(op, context, shape, [a.read_only() for a in arguments], modules)
+        given = context, shape, [a.read_only() for a in arguments], modules
+        made = compute(op, *[given[i] for i in places])
         if not isinstance(made, Argument):
             raise TypeError(
                 f"compute must return an Argument of {shape.text}, not {type(made).__name__}"
@@ -328,11 +343,7 @@ def evaluator(cls: type) -> Evaluate:
         return made
 
     def adapted(
-        op: Any,
-        context: Any,
-        shape: Shape,
-        arguments: Sequence[Argument],
-        modules: Sequence[Runnable],
+        op: Any, context: Any, shape: Shape, arguments: Arguments, modules: Runnables
     ) -> Argument:
         made = compute(op, *[read_only(a.array) for a in arguments])
         if not isinstance(made, np.ndarray | np.generic):
@@ -341,7 +352,19 @@ def evaluator(cls: type) -> Evaluate:
             )
         return Argument(shape, made)
 
-    return full if names[1:] == FULL_FORM else adapted
+    return adapted if asked is None else full
 
 
-__all__ = ["Array", "DType", "Modules", "Op", "Operation", "Runnable", "Shape", "Shapes", "Traits"]
+__all__ = [
+    "Arguments",
+    "Array",
+    "DType",
+    "Modules",
+    "Op",
+    "Operation",
+    "Runnable",
+    "Runnables",
+    "Shape",
+    "Shapes",
+    "Traits",
+]

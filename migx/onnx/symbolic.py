@@ -78,7 +78,7 @@ def evaluated(op: Operation, inputs: Sequence[Instruction]) -> Array | None:
         return None
     if not symbolic:
         arguments = [Argument(v.shape, a) for v, a in zip(inputs, arrays, strict=True)]
-        return _computed(op, shape, arguments).array
+        return operations.result_of(op, shape, arguments).array
     function = ON_EXTENTS.get(op.name)
     if function is None:
         return None
@@ -93,11 +93,6 @@ def _all(values: Iterable[T | None]) -> list[T] | None:
     every = list(values)
     known = [value for value in every if value is not None]
     return known if len(known) == len(every) else None
-
-
-def _computed(op: Operation, shape: Shape, arguments: Sequence[Argument]) -> Argument:
-    """The result of an operation on arguments."""
-    return operations.evaluator(type(op))(op, None, shape, arguments, [])
 
 
 def _truncated(op: Any, value: Instruction) -> Array | None:
@@ -247,7 +242,7 @@ def _constant(value: Instruction, arguments: Sequence[Argument]) -> Argument:
     if type(value.op) is Literal:
         return value.op.value
     try:
-        return _computed(value.op, value.shape, arguments)
+        return operations.result_of(value.op, value.shape, arguments)
     except (MigxError, ArithmeticError, MemoryError, ValueError) as error:
         raise EvaluationError(f"cannot evaluate the constant {value!r}: {error}") from error
 

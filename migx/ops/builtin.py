@@ -4,11 +4,9 @@ results.
 
 from __future__ import annotations
 
-from typing import Any
-
 from migx.argument import Argument
 from migx.errors import AssumptionError, ShapeError
-from migx.op import Modules, Op, Runnable, Shapes, Traits
+from migx.op import Arguments, Modules, Op, Shapes, Traits
 from migx.ops._rules import expect
 from migx.shape import Shape
 
@@ -49,9 +47,7 @@ class Literal(Op):
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
         return self.value.shape
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: list[Argument], modules: list[Runnable]
-    ) -> Argument:
+    def compute(self, arguments: Arguments) -> Argument:
         return self.value
 
 
@@ -118,9 +114,7 @@ class AssumeEqual(Op):
             raise ShapeError(f"a value of {self.value.shape} is assumed of one of {shape}")
         return shape
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: list[Argument], modules: list[Runnable]
-    ) -> Argument:
+    def compute(self, arguments: Arguments) -> Argument:
         if arguments[0] != self.value:
             raise AssumptionError(
                 f"weight {self.label!r} cannot have another value: {self.relied_on_by} relied on "
@@ -170,9 +164,7 @@ class GetTupleElem(Op):
             raise ShapeError(f"there is no member {self.index} in {whole}")
         return whole.parts[self.index]
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: list[Argument], modules: list[Runnable]
-    ) -> Argument:
+    def compute(self, arguments: Arguments) -> Argument:
         return arguments[0].parts[self.index]
 
 
@@ -184,7 +176,5 @@ class Undefined(Op):
     def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
         return Shape.opaque("optional")
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: list[Argument], modules: list[Runnable]
-    ) -> Argument:
+    def compute(self, shape: Shape, arguments: Arguments) -> Argument:
         return Argument(shape)

@@ -8,7 +8,7 @@ symbols of their own there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from migx import dim
 from migx.argument import Argument
 from migx.dim import Dim, Extent
 from migx.errors import EvaluationError, ShapeError, counted
-from migx.op import Array, Modules, Op, Operation, Runnable, Shapes, Traits
+from migx.op import Arguments, Array, Modules, Op, Operation, Runnables, Shapes, Traits
 from migx.ops._rules import expect, expect_axis, expect_same_type
 from migx.shape import BOOL, I64, OPTIONAL, DType, Shape
 
@@ -78,9 +78,7 @@ class If(Op):
         expect_match(self, "outputs", self.outputs, other)
         return Shape.tuple(*self.outputs)
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, arguments: Arguments, modules: Runnables) -> Argument:
         return Argument.tuple(modules[0 if arguments[0].array.item() else 1]([]))
 
 
@@ -138,9 +136,7 @@ class Loop(Op):
         rows = returned[1 + len(carried) :]
         return carried, again, [with_axis(self, row, 0, ITERATIONS) for row in rows]
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, shape: Shape, arguments: Arguments, modules: Runnables) -> Argument:
         (trip, given, *carried), (body,) = arguments, modules
         limit = None if trip.shape.dtype is OPTIONAL else trip.array.item()
         going = given.shape.dtype is OPTIONAL or given.array.item()
@@ -188,9 +184,7 @@ class Scan(Op):
         stacks = [with_axis(self, shape, axis, length) for shape, axis, _ in rows]
         return Shape.tuple(*(s.as_standard() for s in states), *stacks)
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, shape: Shape, arguments: Arguments, modules: Runnables) -> Argument:
         (body,), kept = modules, len(arguments) - self.num_scan_inputs
         states, rows = list(arguments[:kept]), list[list[Argument]]()
         for row in zip(*self._rows(arguments[kept:]), strict=True):

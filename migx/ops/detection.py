@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
 from migx import dim
 from migx.argument import Argument
 from migx.dim import Extent
 from migx.errors import ShapeError
-from migx.op import Array, Modules, Op, Runnable, Shapes
+from migx.op import Arguments, Array, Modules, Op, Shapes
 from migx.ops._rules import expect, expect_same_type, expect_single, no_warnings
 from migx.shape import I64, OPTIONAL, Shape
 
@@ -42,9 +39,7 @@ class Nonmaxsuppression(Op):
         expect_single(self, "limits", [s for s in shapes[2:] if s.dtype is not OPTIONAL])
         return Shape(I64, (self.count, 3))
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, arguments: Arguments) -> Argument:
         limits = [None if a.shape.dtype is OPTIONAL else a.array.item() for a in arguments[2:]]
         most, overlap, least = limits + [None] * (3 - len(limits))
         scores = arguments[1].array

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from migx.argument import Argument
 from migx.dim import Extent
 from migx.errors import EvaluationError, ShapeError
-from migx.op import Array, Modules, Op, Runnable, Shapes, Traits
+from migx.op import Arguments, Array, Modules, Op, Shapes, Traits
 from migx.ops._rules import expect, expect_same_type, rounded, wide
 from migx.shape import I64, DType, Shape
 
@@ -49,9 +47,7 @@ class DimensionsOf(Op):
             )
         return Shape(I64, (self.end - self.start,))
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, shape: Shape, arguments: Arguments) -> Argument:
         return Argument(shape, np.array(arguments[0].shape.dims[self.start : self.end], np.int64))
 
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from migx.argument import Argument, packed_codes
 from migx.errors import ShapeError
-from migx.op import Array, Modules, Op, Runnable, Shapes, Traits
+from migx.op import Arguments, Array, Modules, Op, Shapes, Traits
 from migx.ops._rules import expect
 from migx.shape import DType, Shape
 
@@ -130,13 +130,7 @@ class PackWeight(Op):
             raise ShapeError(f"{self.name} packs tensors of known dims, not {x}")
         return Shape(x.dtype, read(self.format, x.rank).dims([int(d) for d in x.dims]))
 
-    def compute(
-        self,
-        context: Any,
-        shape: Shape,
-        arguments: Sequence[Argument],
-        modules: Sequence[Runnable],
-    ) -> Argument:
+    def compute(self, context: Any, arguments: Arguments) -> Argument:
         if context is not None:
             packed: Argument = context.target.transform_weight(arguments[0], self.format)
             return packed
@@ -164,13 +158,7 @@ class UnpackWeight(Op):
             )
         return Shape(x.dtype, self.dims)
 
-    def compute(
-        self,
-        context: Any,
-        shape: Shape,
-        arguments: Sequence[Argument],
-        modules: Sequence[Runnable],
-    ) -> Argument:
+    def compute(self, arguments: Arguments) -> Argument:
         return unpack(arguments[0], self.format, self.dims)
 
 

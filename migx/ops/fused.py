@@ -8,12 +8,9 @@ several values, in standard layout whatever the layout inside. Passes make these
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from migx.argument import Argument
 from migx.errors import ShapeError
-from migx.op import Modules, Op, Runnable, Shapes, Traits
+from migx.op import Arguments, Modules, Op, Runnables, Shapes, Traits
 from migx.ops._row_major import row_major
 from migx.ops.control import expect_body, expect_modules
 from migx.shape import Shape
@@ -37,9 +34,7 @@ class Fused(Composite, abstract=True):
             raise ShapeError(f"{self.name}: {modules[0].name} returns nothing")
         return results[0] if len(results) == 1 else Shape.tuple(*results)
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, arguments: Arguments, modules: Runnables) -> Argument:
         results = [_as_standard(result) for result in modules[0](arguments)]
         return results[0] if len(results) == 1 else Argument.tuple(results)
 

@@ -4,7 +4,6 @@ host by ONNX's own reference implementation. No tensor arithmetic is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from migx.argument import Argument
 from migx.errors import EvaluationError, ShapeError
-from migx.op import Modules, Op, Runnable, Shapes, Traits
+from migx.op import Arguments, Modules, Op, Shapes, Traits
 from migx.shape import Shape
 
 
@@ -35,9 +34,7 @@ class Host(Op):
                 raise ShapeError(f"host takes tensors, not {shape.text}")
         return Shape.tuple(*self.outputs)
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, shape: Shape, arguments: Arguments) -> Argument:
         try:
             evaluator = _evaluator(self.node, self.version)
             arrays = (a.array for a in arguments)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from migx import dim
 from migx.argument import Argument
 from migx.dim import Extent
 from migx.errors import EvaluationError, ShapeError
-from migx.op import Array, Modules, Op, Operation, Runnable, Shapes
+from migx.op import Arguments, Array, Modules, Op, Operation, Shapes
 from migx.ops._rules import (
     expect,
     expect_axis,
@@ -53,13 +53,7 @@ class Gather(Op):
         dims = data.dims[: self.axis] + indices.dims + data.dims[self.axis + 1 :]
         return Shape(given.dtype, dims)
 
-    def compute(
-        self,
-        context: Any,
-        shape: Shape,
-        arguments: Sequence[Argument],
-        modules: Sequence[Runnable],
-    ) -> Argument:
+    def compute(self, shape: Shape, arguments: Arguments) -> Argument:
         data, indices = arguments
         if not data.shape.dtype.is_packed:
             return Argument(shape, self.picked(data.array, indices.array))

@@ -16,7 +16,7 @@ import numpy as np
 from migx import dim
 from migx.argument import Argument
 from migx.errors import EvaluationError, ShapeError
-from migx.op import Array, Modules, Op, Runnable, Shapes
+from migx.op import Arguments, Array, Modules, Op, Shapes
 from migx.ops._rules import expect
 from migx.ops.sequences import HOST, VARIES, expect_kind
 from migx.shape import I64, MAP, SEQUENCE, STR, DType, Shape
@@ -63,9 +63,7 @@ class ZipMap(Op):
             raise ShapeError(f"{self.name}: {rows.text} has no column for each of {keys.text}")
         return Shape.opaque(SEQUENCE, map_of(keys.dtype, rows.dtype))
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, shape: Shape, arguments: Arguments) -> Argument:
         keys, rows = (argument.shape for argument in arguments)
         if keys.dims[0] != rows.dims[1]:
             raise EvaluationError(f"{self.name}: {keys.dims[0]} keys for rows of {rows}")
@@ -87,9 +85,7 @@ class MapLookup(Op):
             raise ShapeError(f"{self.name}: {wanted.text} are no keys of {whole.text}")
         return Shape(whole.parts[1].dtype, wanted.dims)
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, shape: Shape, arguments: Arguments) -> Argument:
         keys, values = (part.array for part in arguments[0].parts)
         held = dict(zip(keys.tolist(), values, strict=True))
         none = "" if shape.dtype is STR else shape.dtype.numpy.type(0)
@@ -110,9 +106,7 @@ class MapValues(Op):
         expect_kind(self, shapes[0], MAP)
         return Shape(shapes[0].parts[1].dtype, (self.count,))
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, arguments: Arguments) -> Argument:
         keys, values = (part.array for part in arguments[0].parts)
         return Argument.of(values[np.argsort(keys, kind="stable")])
 

@@ -10,10 +10,10 @@ the container's type tells the sign, and ``length`` how long the axis is where b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import field
 from functools import cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -21,7 +21,7 @@ import numpy as np
 from migx import dim
 from migx.argument import Argument, packed_codes
 from migx.errors import ShapeError
-from migx.op import Array, Modules, Op, Runnable, Shapes
+from migx.op import Arguments, Array, Modules, Op, Shapes
 from migx.ops._rules import expect, expect_axis, no_warnings
 from migx.shape import BF16, F4, F16, F32, I2, I4, I8, U2, U4, U8, DType, Shape, integers
 
@@ -47,13 +47,7 @@ class Pack(Op, abstract=True):
         dims = (*x.dims[:axis], (x.dims[axis] + per - 1) // per, *x.dims[axis + 1 :])
         return Shape(container(packed), dims)
 
-    def compute(
-        self,
-        context: Any,
-        shape: Shape,
-        arguments: Sequence[Argument],
-        modules: Sequence[Runnable],
-    ) -> Argument:
+    def compute(self, shape: Shape, arguments: Arguments) -> Argument:
         packed = self.packed[arguments[0].shape.dtype]
         codes = self.codes(arguments[0].array, packed)
         if self.axis == FLAT:
@@ -126,13 +120,7 @@ class Unpack(Op, abstract=True):
             )
         return Shape(to, (*x.dims[:axis], length, *x.dims[axis + 1 :]))
 
-    def compute(
-        self,
-        context: Any,
-        shape: Shape,
-        arguments: Sequence[Argument],
-        modules: Sequence[Runnable],
-    ) -> Argument:
+    def compute(self, shape: Shape, arguments: Arguments) -> Argument:
         data = arguments[0].array
         values = _values(self.stored(arguments[0].shape.dtype), shape.dtype)
         dims = [int(d) for d in shape.dims]

@@ -7,14 +7,13 @@ integers wrap around.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from migx.argument import Argument
 from migx.errors import ShapeError
-from migx.op import Array, Modules, Op, Runnable, Shapes, Traits
+from migx.op import Arguments, Array, Modules, Op, Shapes, Traits
 from migx.ops._erf import erf
 from migx.ops._numeric import (
     ANY,
@@ -176,9 +175,7 @@ class Identity(Op):
         expect(self, shapes, 1)
         return shapes[0]
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, arguments: Arguments) -> Argument:
         return arguments[0]
 
 

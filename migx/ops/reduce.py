@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from migx.argument import Argument
 from migx.dim import Dim, Extent, bounds
 from migx.errors import EvaluationError, ShapeError
-from migx.op import Array, Modules, Op, Runnable, Shapes, Traits
+from migx.op import Arguments, Array, Modules, Op, Shapes, Traits
 from migx.ops._numeric import (
     FLOAT,
     LOGICAL,
@@ -262,9 +261,7 @@ class Topk(Op):
         dims = [self.k if i == self.axis else d for i, d in enumerate(shape.dims)]
         return Shape.tuple(Shape(shape.dtype, dims), Shape(I64, dims))
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, arguments: Arguments) -> Argument:
         x = arguments[0].array
         k = int(arguments[1].array.item()) if isinstance(self.k, Dim) else self.k
         if not 0 <= k <= x.shape[self.axis]:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 
 from migx.argument import Argument
 from migx.errors import ShapeError
-from migx.op import Array, Modules, Op, Runnable, Shapes
+from migx.op import Arguments, Array, Modules, Op, Shapes
 from migx.ops._rules import expect, no_warnings, wide
 from migx.shape import I32, OPTIONAL, Shape
 
@@ -133,13 +133,7 @@ class Recurrent(Op, abstract=True):
             for direction in self.named_activations()
         ]
 
-    def compute(
-        self,
-        context: Any,
-        shape: Shape,
-        arguments: Sequence[Argument],
-        modules: Sequence[Runnable],
-    ) -> Argument:
+    def compute(self, shape: Shape, arguments: Arguments) -> Argument:
         given = {
             name: wide(argument.array)
             for name, argument in zip(self._roles(), arguments, strict=False)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from migx.argument import Argument
 from migx.errors import ShapeError
-from migx.op import Array, Modules, Op, Runnable, Shapes
+from migx.op import Arguments, Array, Modules, Op, Shapes
 from migx.ops._rules import expect, expect_axis, no_warnings, wide
 from migx.shape import F16, I2, I4, I8, U2, U4, U8, DType, Shape, integers
 
@@ -50,9 +49,7 @@ class ChooseScales(Op):
         scale = Shape(x.dtype, (*x.dims[:axis], blocks, *x.dims[axis + 1 :]))
         return scale if self.to.kind == "int" else Shape.tuple(scale, scale.with_type(U8))
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, shape: Shape, arguments: Arguments) -> Argument:
         x = arguments[0].array
         with no_warnings():
             scale, zero = _chosen(blocks_of(x, self.axis, self.block), self.to, x.dtype, self.clip)

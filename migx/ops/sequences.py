@@ -9,14 +9,13 @@ of the operation that takes it; dims that only the run decides are symbols of th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from migx.argument import Argument
 from migx.dim import Dim
 from migx.errors import EvaluationError, ShapeError
-from migx.op import Array, Modules, Op, Runnable, Shapes, Traits
+from migx.op import Arguments, Array, Modules, Op, Shapes, Traits
 from migx.ops._rules import expect, expect_axis
 from migx.shape import BOOL, I32, I64, OPTIONAL, SEQUENCE, DType, Shape
 
@@ -59,9 +58,7 @@ class SequenceConstruct(Op):
             raise ShapeError(f"{self.name}: the members of a sequence are of one type, not {texts}")
         return common([s.as_standard() for s in shapes])
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, shape: Shape, arguments: Arguments) -> Argument:
         return Argument(shape, tuple(arguments))
 
 
@@ -80,9 +77,7 @@ class SequenceInsert(Op):
             return shapes[0]
         return common([shapes[0].parts[0], shapes[1].as_standard()])
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, shape: Shape, arguments: Arguments) -> Argument:
         members = list(arguments[0].data)
         members.insert(place(arguments[2:], len(members), ends=True), arguments[1])
         return Argument(shape, tuple(members))
@@ -101,9 +96,7 @@ class SequenceErase(Op):
         expect_positions(self, shapes[1:])
         return shapes[0]
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, shape: Shape, arguments: Arguments) -> Argument:
         members = list(arguments[0].data)
         del members[place(arguments[1:], len(members))]
         return Argument(shape, tuple(members))
@@ -121,9 +114,7 @@ class SequenceAt(Op):
         expect_positions(self, shapes[1:])
         return expect_member(self, shapes[0], self.output)
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, arguments: Arguments) -> Argument:
         members = arguments[0].parts
         return members[place(arguments[1:], len(members))]
 
@@ -138,9 +129,7 @@ class SequenceLength(Op):
         expect_sequence(self, shapes[0])
         return Shape(I64)
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, shape: Shape, arguments: Arguments) -> Argument:
         return Argument(shape, np.array(len(arguments[0].parts)))
 
 
@@ -160,9 +149,7 @@ class ConcatFromSequence(Op):
         expect_axis(self, self.axis, self.output.rank)
         return self.output
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, arguments: Arguments) -> Argument:
         arrays = [member.array for member in arguments[0].parts]
         if not arrays:
             raise EvaluationError("an empty sequence has nothing to concatenate")
@@ -189,9 +176,7 @@ class SplitToSequence(Op):
             dims[axis : axis + 1] = [1] if self.keepdims else []
         return common([shapes[0].with_dims(dims)])
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, shape: Shape, arguments: Arguments) -> Argument:
         x = arguments[0].array
         length = x.shape[self.axis]
         if len(arguments) == 1:
@@ -220,9 +205,7 @@ class MakeOptional(Op):
         held = common([held.as_standard()]).parts[0] if held.dtype.is_tensor else held
         return Shape.opaque(OPTIONAL, held)
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, shape: Shape, arguments: Arguments) -> Argument:
         return Argument(shape, tuple(arguments))
 
 
@@ -236,9 +219,7 @@ class OptionalHasElement(Op):
         expect_kind(self, shapes[0], OPTIONAL)
         return Shape(BOOL)
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, shape: Shape, arguments: Arguments) -> Argument:
         return Argument(shape, np.array(bool(arguments[0].data)))
 
 
@@ -253,9 +234,7 @@ class OptionalGetElement(Op):
         expect_kind(self, shapes[0], OPTIONAL)
         return expect_member(self, shapes[0], self.output)
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, shape: Shape, arguments: Arguments) -> Argument:
         if not arguments[0].data:
             raise EvaluationError("the optional holds nothing")
         held = arguments[0].parts[0]

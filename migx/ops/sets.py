@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from migx.argument import Argument
 from migx.dim import Extent, may_equal
 from migx.errors import ShapeError
-from migx.op import Array, Modules, Op, Runnable, Shapes
+from migx.op import Arguments, Array, Modules, Op, Shapes
 from migx.ops._numeric import FLOAT, expect_kind
 from migx.ops._rules import expect, expect_axis, expect_same_type, no_warnings, rounded, wide
 from migx.shape import I64, Shape
@@ -39,9 +37,7 @@ class Unique(Op):
         one_each = Shape(I64, (self.count,))
         return Shape.tuple(Shape(shapes[0].dtype, dims), one_each, places, one_each)
 
-    def compute(
-        self, context: Any, shape: Shape, arguments: Sequence[Argument], modules: Sequence[Runnable]
-    ) -> Argument:
+    def compute(self, arguments: Arguments) -> Argument:
         x = arguments[0].array
         rows = np.moveaxis(x, self.axis, 0)
         rows = rows.reshape(len(rows), math.prod(rows.shape[1:]))

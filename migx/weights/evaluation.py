@@ -19,7 +19,7 @@ from migx.argument import Argument
 from migx.errors import AssumptionError, DataError, EvaluationError
 from migx.ir import Instruction
 from migx.meaning import FAILURES, failed
-from migx.op import evaluator, traits
+from migx.op import result_of, traits
 from migx.ops._row_major import row_major
 from migx.ops.builtin import Literal
 from migx.shape import Shape
@@ -109,7 +109,7 @@ class _Run:
             return given
         if type(at.op) is Literal:
             return at.op.value
-        made = evaluator(type(at.op))(at.op, self.context, at.shape, arguments, [])
+        made = result_of(at.op, at.shape, arguments, self.context)
         view = traits(at.op).view
         if view is None or arguments[view].source is None:
             return made

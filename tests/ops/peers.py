@@ -12,7 +12,7 @@ from onnx import ValueInfoProto, helper
 
 from migx import dim
 from migx.argument import Argument
-from migx.op import Operation, evaluator
+from migx.op import result_of
 from migx.shape import Shape
 
 Array = NDArray[Any]
@@ -22,8 +22,7 @@ def evaluate(op: Any, *values: Argument | Array, modules: Sequence[Any] = ()) ->
     """The meaning of an operation without modules, its type and dims checked against the rule."""
     arguments = [Argument.of(value) for value in values]
     shape = op.compute_shape([a.shape for a in arguments])
-    kind: type[Operation] = type(op)
-    result = evaluator(kind)(op, None, shape, arguments, modules)
+    result = result_of(op, shape, arguments, modules=modules)
     assert result.array.dtype == shape.dtype.numpy
     assert len(result.array.shape) == shape.rank
     assert all(map(dim.may_equal, result.array.shape, shape.dims))

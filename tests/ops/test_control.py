@@ -16,7 +16,7 @@ from migx.argument import Argument
 from migx.dim import Dim
 from migx.errors import EvaluationError, ShapeError
 from migx.ir import Module
-from migx.op import traits
+from migx.op import result_of, traits
 from migx.ops.control import If, Loop, Scan
 from migx.ops.layout import Concat, Unsqueeze
 from migx.ops.pointwise import Add
@@ -56,7 +56,7 @@ def run(
 ) -> list[Any]:
     """The results as lists; their types checked against the shape."""
     given = [a if isinstance(a, Argument) else Argument.of(np.asarray(a)) for a in arguments]
-    result = op.compute(None, shape, given, [body(f) for f in functions])
+    result = result_of(op, shape, given, modules=[body(f) for f in functions])
     assert [(p.shape.dtype, p.shape.rank) for p in result.parts] == [
         (p.dtype, p.rank) for p in shape.parts
     ]
@@ -155,7 +155,7 @@ def test_loop_heeds_the_condition_as_onnxruntime_does() -> None:
 @pytest.mark.parametrize("dims", [(N, 3, M), (5, 3, 0)], ids=str)
 def test_loop_of_no_iterations_has_empty_scan_outputs(dims: tuple[Any, ...]) -> None:
     shape = Shape.tuple(Shape("f16", dims))
-    result = Loop().compute(None, shape, [Argument.of(np.array(0)), UNDEFINED], [body(list)])
+    result = result_of(Loop(), shape, [Argument.of(np.array(0)), UNDEFINED], modules=[body(list)])
     assert result.parts[0].shape == Shape("f16", (0, 3, 0))
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from migx.argument import Argument
 from migx.dim import Dim
 from migx.errors import EvaluationError, ShapeError
-from migx.op import bind
+from migx.op import bind, result_of
 from migx.ops import indexing
 from migx.ops.detection import Nonmaxsuppression
 from migx.ops.indexing import (
@@ -75,7 +75,7 @@ def test_slices_of_packed_elements_are_picked(dtype: str, row: Any, dims: tuple[
     op = Gather(0)
     shape = op.compute_shape([data.shape, Shape("i64", dims)])
     assert shape == Shape(dtype, (*dims, *row))
-    made = op.compute(None, shape, [data, Argument.of(index)], [])
+    made = result_of(op, shape, [data, Argument.of(index)])
     assert made.shape == shape
     assert_same(made.array, rows[index].reshape(-1))
 

@@ -9,7 +9,7 @@ import pytest
 
 from migx.dim import Dim
 from migx.errors import ShapeError
-from migx.op import bind, evaluator, traits
+from migx.op import bind, result_of, traits
 from migx.ops.random import RandomNormal, RandomUniform
 from migx.shape import BF16, F4, F16, F32, F64, I32, DType, Shape
 
@@ -18,8 +18,7 @@ DRAWS: list[type[Any]] = [RandomUniform, RandomNormal]
 
 def run(op: Any) -> Any:
     shape = op.compute_shape([])
-    kind: Any = type(op)
-    result = evaluator(kind)(op, None, shape, [], ()).array
+    result = result_of(op, shape, []).array
     assert (result.shape, result.dtype) == (shape.dims, shape.dtype.numpy)
     return result
 

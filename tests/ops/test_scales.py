@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from migx.argument import Argument
 from migx.dim import Dim
 from migx.errors import ShapeError
-from migx.op import evaluator
+from migx.op import result_of
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.ops.scales import ChooseScales
 from migx.shape import F16, F32, I4, I32, U2, U4, U8, DType, Shape
@@ -22,7 +22,7 @@ Array = NDArray[Any]
 def chosen(op: ChooseScales, x: Array) -> list[Array]:
     argument = Argument.of(x)
     shape = op.compute_shape([argument.shape])
-    result = evaluator(ChooseScales)(op, None, shape, [argument], ())
+    result = result_of(op, shape, [argument])
     assert result.shape == shape
     return [part.array for part in result.parts] if shape.parts else [result.array]
 

@@ -330,7 +330,7 @@ def test_a_failure_in_the_middle_changes_nothing(
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr(evaluation, "evaluator", lambda _: fail)
+        patched.setattr(evaluation, "result_of", fail)
         with pytest.raises(EvaluationError, match="out of memory"):
             given(live, A, in_place=in_place)
     assert epoch(live) is before

@@ -48,7 +48,7 @@ def element_table(op: Any, given: DType) -> Array:
     flat = operations.with_attributes(op, axis=0, length=0)
     held = Argument(Shape(given, (256,)), np.arange(256, dtype=np.uint8).view(given.numpy))
     shape = flat.compute_shape([held.shape], ())
-    made = operations.evaluator(type(flat))(flat, None, shape, [held], [])
+    made = operations.result_of(flat, shape, [held])
     return made.array.reshape(256, -1)
 
 
@@ -164,7 +164,7 @@ def packed_zero(site: Site, dtype: DType) -> str | None:
     _, op = packing(dtype)
     shape = point.shape.with_type(dtype)
     given = Argument.of(np.ascontiguousarray(values))
-    made = operations.evaluator(type(op))(op, None, shape, [given], [])
+    made = operations.result_of(op, shape, [given])
     return site.graph.model.initializer(made, source.op.label or "zero_point")
 
 

@@ -473,7 +473,7 @@ def _unquantised(op: Operation) -> Operation:
 
 
 def _evaluated(op: Operation, arguments: Sequence[Argument], shape: Shape) -> Argument:
-    return operations.evaluator(type(op))(op, _context(), shape, arguments, ())
+    return operations.result_of(op, shape, arguments, _context())
 
 
 @cache
