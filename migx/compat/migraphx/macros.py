@@ -13,6 +13,7 @@ from migx.compat.migraphx.imported import read
 from migx.compat.migraphx.lowering import REQUIRED
 from migx.errors import CompatError, ShapeError, UnknownName, there_are
 from migx.ir import Instruction, Module
+from migx.onnx.alike import names
 
 MICROSOFT = "com.microsoft"
 
@@ -54,18 +55,7 @@ MACROS = {
     ),
     "tile": Operator("Tile", as_inputs=("repeats",)),
 }
-POINTWISE = {
-    "add": "Add",
-    "bitwise_and": "BitwiseAnd",
-    "div": "Div",
-    "logical_and": "And",
-    "logical_or": "Or",
-    "logical_xor": "Xor",
-    "mul": "Mul",
-    "pow": "Pow",
-    "prelu": "PRelu",
-    "sub": "Sub",
-}
+POINTWISE = names("Add", "And", "BitwiseAnd", "Div", "Mul", "Or", "PRelu", "Pow", "Sub", "Xor")
 """Binary macros with broadcast operands; the second from ``broadcasted_axis`` on, if given."""
 PLACED = "broadcasted_axis"
 FAST = Operator("FastGelu", domain=MICROSOFT)

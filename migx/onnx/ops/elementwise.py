@@ -7,77 +7,13 @@ from functools import reduce
 
 from migx import ops
 from migx.ir import Instruction
+from migx.onnx.alike import BINARY, UNARY, class_of
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.op import Operation
 from migx.shape import F64
 
-UNARY = [
-    "Abs",
-    "Acos",
-    "Acosh",
-    "Asin",
-    "Asinh",
-    "Atan",
-    "Atanh",
-    "BitwiseNot",
-    "Ceil",
-    "Cos",
-    "Cosh",
-    "Erf",
-    "Exp",
-    "Floor",
-    "Identity",
-    "IsNaN",
-    "Log",
-    "Neg",
-    "Not",
-    "Reciprocal",
-    "Relu",
-    "Round",
-    "Sigmoid",
-    "Sign",
-    "Sin",
-    "Sinh",
-    "Sqrt",
-    "Tan",
-    "Tanh",
-]
-BINARY = [
-    "Add",
-    "And",
-    "BitwiseAnd",
-    "BitwiseOr",
-    "BitwiseXor",
-    "Div",
-    "Equal",
-    "Greater",
-    "GreaterOrEqual",
-    "Less",
-    "LessOrEqual",
-    "Mul",
-    "Or",
-    "PRelu",
-    "Sub",
-    "Xor",
-]
-RENAMED = {
-    "And": "LogicalAnd",
-    "IsNaN": "Isnan",
-    "Or": "LogicalOr",
-    "PRelu": "Prelu",
-    "Reciprocal": "Recip",
-    "Round": "Nearbyint",
-    "Xor": "LogicalXor",
-}
-"""Operators whose operation has another name."""
 VARIADIC = {"Sum": "Add", "Max": "Max", "Min": "Min"}
-
-
-def operation(operator: str) -> Operation:
-    """The operation with the same meaning, without attributes."""
-    made: Operation = getattr(ops, RENAMED.get(operator, operator))()
-    return made
 
 
 def plus(node: Node, x: Instruction, other: Instruction | None) -> Instruction:
@@ -87,12 +23,12 @@ def plus(node: Node, x: Instruction, other: Instruction | None) -> Instruction:
 
 @importer(*UNARY)
 def unary(node: Node) -> Instruction:
-    return node.add(operation(node.proto.op_type), node.input(0))
+    return node.add(class_of(node.proto.op_type)(), node.input(0))
 
 
 @importer(*BINARY, since=7)
 def two_operands(node: Node) -> Instruction:
-    return node.add(operation(node.proto.op_type), node.input(0), node.input(1))
+    return node.add(class_of(node.proto.op_type)(), node.input(0), node.input(1))
 
 
 @importer(*(o for o in BINARY if not o.startswith(("Bitwise", "GreaterOr", "LessOr"))), "Pow")
@@ -104,12 +40,12 @@ def two_aligned_operands(node: Node) -> Instruction:
     trailing = x.shape.rank - start - y.shape.rank
     if y.shape.elements == 1 or trailing < 0:
         trailing = 0
-    return node.add(operation(kind), x, node.reshape(y, (*y.shape.dims, *[1] * trailing)))
+    return node.add(class_of(kind)(), x, node.reshape(y, (*y.shape.dims, *[1] * trailing)))
 
 
 @importer(*VARIADIC)
 def variadic(node: Node) -> Instruction:
-    return combined(node, getattr(ops, VARIADIC[node.proto.op_type])())
+    return combined(node, class_of(VARIADIC[node.proto.op_type])())
 
 
 @importer("Mean")

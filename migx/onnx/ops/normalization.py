@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from migx import dim, ops
 from migx.ir import Instruction
+from migx.onnx.alike import REDUCTIONS, class_of
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops import runtime
 from migx.onnx.ops.linear import per_channel
 from migx.shape import F32, F64
 
-REDUCTIONS = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
 COMPOSED = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare")
 
 
@@ -199,7 +199,7 @@ def folded(node: Node, fold: runtime.Fold) -> Instruction:
 
 @importer(*REDUCTIONS)
 def reduction(node: Node) -> Instruction:
-    kind = getattr(ops, node.proto.op_type)
+    kind = class_of(node.proto.op_type)
     return folded(node, lambda x, axes: node.add(kind(axes), x) if axes else x)
 
 

@@ -5,59 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from migx.onnx import tensors
+from migx.onnx.alike import ELEMENTWISE, names
 from migx.onnx.exporters import exporter
 from migx.onnx.site import Site, Value
 from migx.shape import BOOL, F64, I64, DType
 
-SAME = {
-    "abs": "Abs",
-    "acos": "Acos",
-    "acosh": "Acosh",
-    "asin": "Asin",
-    "asinh": "Asinh",
-    "atan": "Atan",
-    "atanh": "Atanh",
-    "bitwise_and": "BitwiseAnd",
-    "bitwise_not": "BitwiseNot",
-    "bitwise_or": "BitwiseOr",
-    "bitwise_xor": "BitwiseXor",
-    "ceil": "Ceil",
-    "cos": "Cos",
-    "cosh": "Cosh",
-    "div": "Div",
-    "equal": "Equal",
-    "erf": "Erf",
-    "exp": "Exp",
-    "floor": "Floor",
-    "greater": "Greater",
-    "greater_or_equal": "GreaterOrEqual",
-    "isnan": "IsNaN",
-    "less": "Less",
-    "less_or_equal": "LessOrEqual",
-    "log": "Log",
-    "logical_and": "And",
-    "logical_or": "Or",
-    "logical_xor": "Xor",
-    "max": "Max",
-    "min": "Min",
-    "mul": "Mul",
-    "nearbyint": "Round",
-    "neg": "Neg",
-    "not": "Not",
-    "pow": "Pow",
-    "recip": "Reciprocal",
-    "relu": "Relu",
-    "sigmoid": "Sigmoid",
-    "sign": "Sign",
-    "sin": "Sin",
-    "sinh": "Sinh",
-    "sqrt": "Sqrt",
-    "sub": "Sub",
-    "tan": "Tan",
-    "tanh": "Tanh",
-    "where": "Where",
-}
-"""Operations that are ONNX operators with another name."""
+SAME = names(*(name for name in ELEMENTWISE if name not in ("Add", "Identity", "PRelu")))
 
 
 @exporter(*SAME)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
+from migx.onnx.alike import REDUCTIONS, names
 from migx.onnx.exporters import exporter
 from migx.onnx.site import Site, Value
 from migx.shape import BOOL, I64, U8
 
-FOLDS = {
-    "reduce_sum": "ReduceSum",
-    "reduce_mean": "ReduceMean",
-    "reduce_max": "ReduceMax",
-    "reduce_min": "ReduceMin",
-    "reduce_prod": "ReduceProd",
-}
+FOLDS = names(*REDUCTIONS)
 
 
 @exporter(*FOLDS)

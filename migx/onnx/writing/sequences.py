@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from migx.onnx import tensors
+from migx.onnx.alike import names
 from migx.onnx.exporters import exporter
 from migx.onnx.held import declared, element
 from migx.onnx.site import Site
 
-PLAIN = {
-    "sequence_insert": "SequenceInsert",
-    "sequence_erase": "SequenceErase",
-    "sequence_at": "SequenceAt",
-    "sequence_length": "SequenceLength",
-    "optional_has_element": "OptionalHasElement",
-    "optional_get_element": "OptionalGetElement",
-}
+PLAIN = names(
+    "SequenceInsert", "SequenceErase", "SequenceAt", "SequenceLength",
+    "OptionalHasElement", "OptionalGetElement",
+)  # fmt: skip
 
 
 @exporter(*PLAIN)
