@@ -19,6 +19,7 @@ from migx.errors import UnknownName
 from migx.ir import Instruction
 from migx.shape import I64, DType
 from migx.verify import captures_of
+from migx.weights.constants import tree
 
 
 class Tape(Builder):
@@ -72,7 +73,8 @@ def gradients(
 
     ``UnknownName`` if a value on the way has an operation that is not in ``RULES``.
     """
-    order = _before(y, {*xs, *fixed})
+    stops = {*xs, *fixed}
+    order = tree(y, lambda at: () if at in stops else _read(at))
     moving: set[Instruction] = set()
     for at in order:
         on_the_way = at not in fixed and any(v in moving for v in _read(at))
@@ -93,7 +95,7 @@ def gradients(
 def recomputed(y: Instruction, given: Mapping[Instruction, Instruction], tape: Tape) -> Instruction:
     """``y`` with some of the values it depends on replaced; itself if there are none."""
     made = {old: new for old, new in given.items() if old is not new}
-    for at in _before(y, given) if made else ():
+    for at in tree(y, lambda at: () if at in given else _read(at)) if made else ():
         if at in given or not any(v in made for v in _read(at)):
             continue
         if at.modules:
@@ -103,24 +105,8 @@ def recomputed(y: Instruction, given: Mapping[Instruction, Instruction], tape: T
 
 
 def _read(at: Instruction) -> tuple[Instruction, ...]:
-    """The values an instruction depends on, captures of its modules included."""
-    return (*at.inputs, *captures_of(at))
-
-
-def _before(y: Instruction, stops: Collection[Instruction]) -> list[Instruction]:
-    """A value and all it depends on, in topological order, without anything beyond the stops."""
-    order: dict[Instruction, None] = {}
-    seen: set[Instruction] = set()
-    stack = [(y, False)]
-    while stack:
-        at, done = stack.pop()
-        if done:
-            order[at] = None
-        elif at not in seen:
-            seen.add(at)
-            stack.append((at, True))
-            stack.extend((v, False) for v in (() if at in stops else _read(at)))
-    return list(order)
+    """The values an instruction depends on, captures of its modules included, the last first."""
+    return (*at.inputs, *captures_of(at))[::-1]
 
 
 def _moves(at: Instruction) -> bool:

@@ -18,11 +18,13 @@ from migx import ops
 from migx.argument import Argument
 from migx.dim import Dim
 from migx.dims.arithmetic import ON_EXTENTS, own, quotient
-from migx.errors import DimError, EvaluationError, MigxError
+from migx.errors import DimError
 from migx.ir import Instruction
 from migx.op import Array, Operation
 from migx.ops.builtin import Literal
 from migx.shape import BOOL, I32, I64, Shape
+from migx.weights.constants import tree
+from migx.weights.evaluation import evaluated as evaluated_now
 
 T = TypeVar("T")
 LIMIT = 1024
@@ -97,7 +99,7 @@ def _all(values: Iterable[T | None]) -> list[T] | None:
 
 def _truncated(op: Any, value: Instruction) -> Array | None:
     """The integers that known fractional numbers are truncated to; None if unknown."""
-    if op.to not in (I64, I32) or not value.shape.static or int(value.shape.elements) > LIMIT:
+    if op.to not in (I64, I32) or not _is_small(value, LIMIT):
         return None
     if (held := constant_value(value, most=LIMIT)) is not None:
         whole: Array = op.compute(held)
@@ -124,21 +126,17 @@ def _fractions(value: Instruction) -> Fractions | None:
     rounded division; no integer is near enough to its result to be mistaken for it.
     """
     found: dict[Instruction, Fractions] = {}
-    for at in _in_order(value, _before_fractions) or ():
-        given = [found[v] for v in _before_fractions(at) or ()]
-        if (made := _as_fractions(at, given)) is None:
+    for at in tree(value, _before_fractions):
+        if (made := _as_fractions(at, [found[v] for v in _before_fractions(at)])) is None:
             return None
         found[at] = made
-    return found.get(value)
+    return found[value]
 
 
-def _before_fractions(value: Instruction) -> Sequence[Instruction] | None:
-    """What fractions are computed from; None if they cannot be."""
-    if not value.shape.static or int(value.shape.elements) > LIMIT:
-        return None
-    if type(value.op) is Literal or _converted(value) is not None:
-        return ()
-    return value.inputs if value.op.name in (*_ON_FRACTIONS, *_MOVES) else None
+def _before_fractions(value: Instruction) -> Sequence[Instruction]:
+    """What the fractions of a value are computed from; nothing if they are known, or cannot be."""
+    computed = value.op.name in (*_ON_FRACTIONS, *_MOVES) and _converted(value) is None
+    return value.inputs if computed and _is_small(value, LIMIT) else ()
 
 
 def _converted(value: Instruction) -> Array | None:
@@ -148,12 +146,16 @@ def _converted(value: Instruction) -> Array | None:
 
 def _as_fractions(value: Instruction, given: Sequence[Fractions]) -> Fractions | None:
     """A value as fractions, from those it is computed from."""
+    if not _is_small(value, LIMIT):
+        return None
     if type(value.op) is Literal:
         return None if value.op.replaceable else _of_floats(value.op.value.array)
     if (held := _converted(value)) is not None:
         return np.asarray(held, object), 1
     if (function := _ON_FRACTIONS.get(value.op.name)) is not None:
         return function(*given)
+    if not given:
+        return None
     ((above, below),) = given
     return (above if value.op.name == "convert" else own(value.op, above)), below
 
@@ -222,45 +224,19 @@ def constant_value(value: Instruction, most: int | None = None) -> Array | None:
 
     For operands that an importer must know, such as the scales of a Resize.
     """
-
-    def before(at: Instruction) -> Sequence[Instruction] | None:
-        if not at.shape.static or (most is not None and int(at.shape.elements) > most):
-            return None
-        if type(at.op) is Literal:
-            return None if at.op.replaceable else ()
-        folds = at.inputs and not at.modules and operations.traits(at.op).foldable
-        return at.inputs if folds and operations.can_evaluate(at.op) else None
-
-    found: dict[Instruction, Argument] = {}
-    for at in _in_order(value, before) or ():
-        found[at] = _constant(at, [found[v] for v in at.inputs])
-    return found[value].array if value in found else None
+    whole = tree(value) if value.constant else []
+    if not whole or not all(_is_fixed(at) and _is_small(at, most) for at in whole):
+        return None
+    return evaluated_now([value])[value].array
 
 
-def _constant(value: Instruction, arguments: Sequence[Argument]) -> Argument:
-    """The value of a literal, or of an operation on constants."""
-    if type(value.op) is Literal:
-        return value.op.value
-    try:
-        return operations.result_of(value.op, value.shape, arguments)
-    except (MigxError, ArithmeticError, MemoryError, ValueError) as error:
-        raise EvaluationError(f"cannot evaluate the constant {value!r}: {error}") from error
+def _is_fixed(at: Instruction) -> bool:
+    """Whether an instruction is a fixed literal, or may be evaluated."""
+    if type(at.op) is Literal:
+        return not at.op.replaceable
+    return bool(at.inputs) and operations.can_evaluate(at.op)
 
 
-def _in_order(
-    value: Instruction, before: Callable[[Instruction], Sequence[Instruction] | None]
-) -> list[Instruction] | None:
-    """A value and all it is computed from, each after those ``before`` it; None if that is unknown
-    for one of them. Not by recursion: chains may be longer than Python's stack.
-    """
-    found: dict[Instruction, None] = {}
-    waiting = [value]
-    while waiting:
-        at = waiting[-1]
-        if (inputs := before(at)) is None:
-            return None
-        missing = [v for v in inputs if v not in found]
-        waiting += missing[::-1]
-        if not missing:
-            found[waiting.pop()] = None
-    return list(found)
+def _is_small(at: Instruction, most: int | None) -> bool:
+    """Whether a value has known dims, and at most so many elements."""
+    return at.shape.static and (most is None or int(at.shape.elements) <= most)

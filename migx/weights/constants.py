@@ -9,7 +9,7 @@ apart from all others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from migx import op as operations
@@ -179,12 +179,18 @@ class Constants:
         return {id(value): value for value in values}
 
 
-def tree(at: Instruction, leaves: Container[Instruction] = ()) -> list[Instruction]:
-    """An instruction and all it is computed from, in topological order, without what the leaves are
-    computed from.
+def _inputs(at: Instruction) -> Iterable[Instruction]:
+    return at.inputs
+
+
+def tree(
+    at: Instruction, read: Callable[[Instruction], Iterable[Instruction]] = _inputs
+) -> list[Instruction]:
+    """An instruction and all it is computed from, in topological order; ``read`` tells what one is
+    computed from, by default its inputs.
     """
     done: dict[Instruction, None] = {}
-    stack = [(at, iter(at.inputs))]
+    stack = [(at, iter(read(at)))]
     while stack:
         top, rest = stack[-1]
         below = next((v for v in rest if v not in done), None)
@@ -192,7 +198,7 @@ def tree(at: Instruction, leaves: Container[Instruction] = ()) -> list[Instructi
             done[top] = None
             stack.pop()
         else:
-            stack.append((below, iter(() if below in leaves else below.inputs)))
+            stack.append((below, iter(read(below))))
     return list(done)
 
 

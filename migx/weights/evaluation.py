@@ -46,7 +46,7 @@ def evaluated(
     A failure raises an error with the instruction drawn; if ``lenient``, whatever depends on it is
     left out.
     """
-    trees = [_tree(at, known) for at in roots]
+    trees = [tree(at, lambda v: () if v in known else v.inputs) for at in roots]
     links = [[at for at in whole if not _given(at, known)] or whole for whole in trees]
     light, heavy = list[list[int]](), list[list[int]]()
     for places in connected(links):
@@ -64,10 +64,6 @@ def evaluated(
         for values in (pool.map if len(heavy) > 1 else map)(run, heavy):
             found |= values
     return found
-
-
-def _tree(root: Instruction, known: Known) -> list[Instruction]:
-    return [root] if root in known else tree(root, known)
 
 
 def _given(at: Instruction, known: Known) -> bool:
