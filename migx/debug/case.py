@@ -6,7 +6,7 @@ passes: p,q``, and an ``.npz`` file of its inputs beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,12 +15,12 @@ from typing import Any
 
 from migx.argument import Argument
 from migx.base.files import write_arrays
-from migx.compiler import finalize
+from migx.compiler import Compiled, ready
 from migx.errors import MigxError, ShapeError
 from migx.ir import Instruction
 from migx.program import Program
 from migx.shape import TUPLE, Shape
-from migx.target import get_target
+from migx.target import Seen, context_for, get_target
 from migx.text import write
 from migx.weights.epochs import LiveWeights
 
@@ -79,20 +79,15 @@ class Case:
 def traced_on_ref(
     program: Program,
     inputs: Mapping[str, Argument],
-    seen: Callable[[Instruction, Argument], object],
+    seen: Seen,
 ) -> list[Argument]:
     """The results of a program on ``ref``, without any passes; ``seen`` is called with each
     instruction and its result.
     """
-    ref = get_target("ref")
-    context = ref.get_context()
-    finalize(program, context)
-    executable: Any = ref.make_executable(program, context)
+    context = context_for(get_target("ref"))
     weights = LiveWeights(program.weights, context)
-    weights.start()
-    with weights.reading() as slots:
-        results: list[Argument] = executable.trace(dict(inputs), seen, slots)
-    return results
+    made = ready(Compiled(program, context, weights, program.revision))
+    return made.trace(dict(inputs), seen)
 
 
 def passes_in(text: str) -> str | None:

@@ -19,8 +19,8 @@ from migx.argument import Argument
 from migx.ir import Instruction
 from migx.program import Program
 from migx.testing.bounds.ranges import Doubles
-from migx.testing.bounds.roundings import WHOLE
-from migx.testing.bounds.steps import PICKS, Step
+from migx.testing.bounds.roundings import WHOLE, moves
+from migx.testing.bounds.steps import Step
 
 MOST = 2**18
 """The most elements of a value that is followed."""
@@ -104,6 +104,5 @@ def _is_steep(at: Instruction) -> bool:
 
 
 def _is_followed(at: Instruction) -> bool:
-    traits = operations.traits(at.op)
-    single = traits.pointwise or traits.view is not None or at.name in PICKS
+    single = operations.traits(at.op).pointwise or moves(at.op)
     return single and at.shape.dtype.is_tensor and not at.modules

@@ -128,8 +128,6 @@ COUNTS: dict[str, Callable[[Any, Sequence[Shape], Shape], int]] = {
     "lstm": _recurred,
     **dict.fromkeys(("resize", "dynamic_resize"), _resampled),
     "convert": _converted,
-    "reduce_max": lambda op, shapes, result: 0,
-    "reduce_min": lambda op, shapes, result: 0,
     "reduce_mean": lambda op, shapes, result: _folded(op, shapes, result) + 1,
     "rsqrt": lambda op, shapes, result: 2,
     "sqdiff": lambda op, shapes, result: 2,
@@ -155,9 +153,20 @@ DISCRETE = named(
 )
 """Operations that return indices or counts, and constants: the same on both sides."""
 
-EXACT = named(
-    "abs assume bit_cast clip compress concat contiguous dynamic_slice gather gather_elements"
-    " gathernd if loop max max_roi_pool min neg onehot pad relu reverse reverse_sequence scan"
-    " scatter_none scatternd_none sign topk trilu unique where"
+MOVED: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(named("compress gather gather_elements gathernd reverse_sequence"), (0,)),
+    **dict.fromkeys(named("scatter_none scatternd_none"), (0, 2)),
+    **dict.fromkeys(named("concat contiguous pad reverse trilu"), ()),
+}
+"""The operations besides views that move elements: of these inputs, or of all if there are none."""
+
+EXACT = MOVED.keys() | named(
+    "abs assume bit_cast clip dynamic_slice if loop max max_roi_pool min neg onehot reduce_max"
+    " reduce_min relu scan sign topk unique where"
 )
 """Operations that select, move or compare elements, and round none."""
+
+
+def moves(op: Operation) -> bool:
+    """Whether each element of the result is one of an input."""
+    return op.name in MOVED or operations.traits(op).view is not None

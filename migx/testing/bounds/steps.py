@@ -37,11 +37,12 @@ from migx.testing.bounds.ranges import (
 )
 from migx.testing.bounds.recurrent import RECURRENT, outgrown, response
 from migx.testing.bounds.roundings import (
-    EXACT,
     FUNCTION,
     LAMBDA,
+    MOVED,
     UP_TO_ONE,
     WHOLE,
+    moves,
     named,
     roundings,
 )
@@ -72,18 +73,6 @@ infinity becomes NaN, or nothing if zeros are skipped.
 
 RESIZES = named("resize dynamic_resize")
 
-PICKS = named(
-    "compress concat contiguous gather gather_elements gathernd pad reverse reverse_sequence"
-    " scatter_none scatternd_none trilu"
-)
-"""The operations besides views that move elements: of the inputs in ``PLACES``, or of all."""
-
-PLACES: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys(
-        ("compress", "gather", "gather_elements", "gathernd", "reverse_sequence"), (0,)
-    ),
-    **dict.fromkeys(("scatter_none", "scatternd_none"), (0, 2)),
-}
 WHOLE_OF_WHOLE = named("add convert mul sub")
 """What gives integers for integers."""
 WAVES = named("cos sin tan")
@@ -144,10 +133,9 @@ class Step:
             return found if within.all() else np.where(within, filled(found, self.result), np.inf)
         if found is None or not dtype.is_float:
             return found
-        moves = self.op.name in PICKS or operations.traits(self.op).view is not None
         y = doubles(self.result)
         wild = ~(np.abs(y) + found <= ends(dtype)[self.sure])
-        if moves or not wild.any():
+        if moves(self.op) or not wild.any():
             return found
         return np.where(wild, np.where(np.isfinite(y), np.inf, self._lost(y)), found)
 
@@ -210,7 +198,7 @@ class Step:
             # A sum of nothing is 0 with the sign that it starts with, however it is scaled.
             return np.full(self.result.shape.dims, smallest(dtype))
         count = roundings(self.op, [a.shape for a in self.values], self.result.shape)
-        if not count or self.op.name in EXACT:
+        if not count:
             return None
         size = np.abs(doubles(self.result))
         # Sums and differences are exact below the normal numbers.
@@ -266,10 +254,10 @@ class Step:
 
     def _passed(self) -> Error:
         """The propagated errors of the inputs."""
-        name, traits = self.op.name, operations.traits(self.op)
+        name = self.op.name
         if name in SUMS:
             return self._summed()
-        if name in PICKS or traits.view is not None:
+        if moves(self.op):
             return self._picked()
         if name == "where":
             return self._chosen()
@@ -290,7 +278,8 @@ class Step:
             # The errors of means, maxima and norms are bounded by those of the errors.
             given = [errors[0], *(a.array for a in self.values[1:])]
             return np.maximum(_run(self.op, given, self.result.shape), 0.0)
-        if traits.pointwise or name in ("quantizelinear", "dequantizelinear"):
+        pointwise = operations.traits(self.op).pointwise
+        if pointwise or name in ("quantizelinear", "dequantizelinear"):
             return self._at_corners(errors)
         return self._sampled()
 
@@ -325,9 +314,7 @@ class Step:
         return found
 
     def _picked(self) -> Error:
-        places = PLACES.get(self.op.name, range(len(self.values)))
-        if self.op.name not in PLACES and self.op.name not in PICKS:
-            places = (0,)
+        places = MOVED.get(self.op.name, (0,)) or range(len(self.values))
         if any(e is not None for i, e in enumerate(self.errors) if i not in places):
             return unknown(self.result)
         if self.op.name == "identity":
