@@ -7,7 +7,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,7 +23,7 @@ from migx.ops.formats import UnpackWeight
 from migx.program import Program
 from migx.shape import TUPLE, Shape
 from migx.sizes import bound
-from migx.target import NO_SLOTS, Context
+from migx.target import NO_SLOTS, Context, Seen
 from migx.text import draw_instruction, noted
 
 Kernel: TypeAlias = Callable[..., Array | Sequence[Array]]
@@ -34,6 +34,7 @@ Kernels: TypeAlias = Callable[..., Kernel | None]
 """The kernel of an instruction, its only argument; None if there is none. With a parameter
 ``sizes``, it is also given the size of each symbol that is known by then.
 """
+Values: TypeAlias = Mapping[Instruction, Argument]
 
 FAILURES = (MigxError, ArithmeticError, LookupError, MemoryError, TypeError, ValueError)
 """What the meaning of an operation raises for operands that do not fit it."""
@@ -170,7 +171,7 @@ def run_with_kernels(
     context: Context,
     arguments: Mapping[str, Argument],
     slots: Mapping[str, Argument] = NO_SLOTS,
-    seen: Callable[[Instruction, Argument], object] | None = None,
+    seen: Seen | None = None,
 ) -> list[Argument]:
     """The results of a program: computed by kernels for instructions that have one, and by meaning
     for the rest, control flow included. Everything is in host memory. ``kernels`` may ask for the
@@ -181,9 +182,8 @@ def run_with_kernels(
     given = [arguments[name] for name in main.parameters]
     sizes = sizes_told(main, given)
     with np.errstate(all="ignore"):
-        return _Run(kernels, _takes_sizes(kernels), context, slots, seen).module(
-            main, given, sizes, {}
-        )
+        run = Interpreter(context, _with_sizes(kernels), slots, seen)
+        return run.module(main, given, sizes, {})
 
 
 def laid_out(x: Array, shape: Shape) -> Array:
@@ -201,55 +201,53 @@ def laid_out(x: Array, shape: Shape) -> Array:
     return made
 
 
-def _takes_sizes(kernels: Kernels) -> bool:
-    """Whether a function has a parameter for sizes; one of an extension may not say."""
+def _with_sizes(kernels: Kernels) -> Callable[[Instruction, Sizes], Kernel | None]:
+    """The function, given sizes too if it has a parameter for them; one of an extension may not
+    say.
+    """
     with suppress(ValueError):
-        return "sizes" in inspect.signature(kernels).parameters
-    return False
+        if "sizes" in inspect.signature(kernels).parameters:
+            return lambda at, sizes: kernels(at, sizes=sizes)
+    return lambda at, sizes: kernels(at)
 
 
 @dataclass(frozen=True)
-class _Run:
-    """One run of a program, instruction by instruction."""
+class Interpreter:
+    """Runs programs instruction by instruction; see ``run_with_kernels``."""
 
-    kernels: Kernels
-    sized: bool
     context: Context
-    slots: Mapping[str, Argument]
-    seen: Callable[[Instruction, Argument], object] | None
+    kernels: Callable[[Instruction, Sizes], Kernel | None] = lambda at, sizes: None
+    slots: Mapping[str, Argument] = field(default_factory=dict)
+    seen: Seen | None = None
 
     def module(
-        self,
-        module: Module,
-        given: Sequence[Argument],
-        sizes: Sizes,
-        around: Mapping[Instruction, Argument],
+        self, module: Module, given: Sequence[Argument], sizes: Sizes, around: Values
     ) -> list[Argument]:
         """The results of a module; ``around`` has the values it may capture."""
         values = {**around, **dict(zip(module.parameters.values(), given, strict=True))}
         for at in module:
-            inputs = [values[v] for v in at.inputs]
             if isinstance(at.op, Slot):
                 values[at] = self.slots[at.op.slot]
-            elif isinstance(at.op, Param | Return):
-                continue
-            else:
-                op, shape = bound(at, sizes)
-                known = {"sizes": sizes} if self.sized else {}
-                if (kernel := self.kernels(at, **known)) is not None:
-                    values[at] = by_kernel(at, kernel, shape, inputs)
-                else:
-                    modules = [self.function(m, sizes, values) for m in at.modules]
-                    values[at] = by_meaning(at, op, self.context, shape, inputs, modules)
+            elif not isinstance(at.op, Param | Return):
+                values[at], shape = self.value(at, sizes, values)
                 if self.seen is not None:
                     self.seen(at, values[at])
                 if not shape.static:  # the result tells its dims
                     sizes = sizes_of([(at.name, shape, actual(values[at]))], sizes)
         return [values[v] for v in module.outputs]
 
-    def function(
-        self, module: Module, sizes: Sizes, around: Mapping[Instruction, Argument]
-    ) -> Runnable:
+    def value(self, at: Instruction, sizes: Sizes, values: Values) -> tuple[Argument, Shape]:
+        """The result of an instruction, from the values of those before it, and its shape as far as
+        sizes are known.
+        """
+        op, shape = bound(at, sizes) if sizes else (at.op, at.shape)
+        inputs = [values[v] for v in at.inputs]
+        if (kernel := self.kernels(at, sizes)) is not None:
+            return by_kernel(at, kernel, shape, inputs), shape
+        modules = [self._function(m, sizes, values) for m in at.modules]
+        return by_meaning(at, op, self.context, shape, inputs, modules), shape
+
+    def _function(self, module: Module, sizes: Sizes, around: Values) -> Runnable:
         return as_function(
             module, sizes, lambda given, known: self.module(module, given, known, around)
         )

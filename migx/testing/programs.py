@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from migx import op as operations
 from migx import ops
 from migx.argument import Argument
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.errors import DimError, MigxError, ShapeError
 from migx.ir import Instruction, Module
-from migx.op import Operation, Runnable
-from migx.ops.builtin import Param, Return
+from migx.meaning import Interpreter
+from migx.op import Operation
 from migx.parser import drawn
 from migx.program import Program
 from migx.shape import BOOL, Shape
@@ -81,7 +80,7 @@ class Author:
         if dice.wide and not self.focus:
             self.focus = BY_PANELS
         self.wanted: dict[str, Want] = {}
-        self.context = get_target("ref").get_context()
+        self.interpreter = Interpreter(get_target("ref").get_context())
         self.left, self.weights = dice.some(5, 24), 0
         self.kept: dict[str, Any] = {}
         self.positive, self.in_tuples = dice.chance(0.2), dice.one_of((0.0, 0.0, 0.0, 0.1, 1.0))
@@ -227,25 +226,8 @@ class Author:
 
     def evaluate(self, at: Instruction, data: Mapping[Instruction, Argument]) -> Argument:
         """The value of an instruction whose inputs have values."""
-        op, shape = at.op, at.shape
-        if self.symbols:
-            op, shape = operations.bind(op, self.sizes), shape.bind(self.sizes)
-        inner = [self.runnable(m, data) for m in at.modules]
-        arguments = [data[v] for v in at.inputs]
         with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
-            return operations.evaluator(type(op))(op, self.context, shape, arguments, inner)
-
-    def runnable(self, module: Module, data: Mapping[Instruction, Argument]) -> Runnable:
-        """A module as a function of its parameters."""
-
-        def call(arguments: Sequence[Argument]) -> list[Argument]:
-            values = {**data, **dict(zip(module.parameters.values(), arguments, strict=True))}
-            for at in module:
-                if type(at.op) is not Param and type(at.op) is not Return:
-                    values[at] = self.evaluate(at, values)
-            return [values[v] for v in module.outputs]
-
-        return call
+            return self.interpreter.value(at, self.sizes, data)[0]
 
     def leaf(self, want: Want) -> Instruction:
         """A constant, or an input of the program."""
