@@ -1,7 +1,7 @@
 """The meanings of operations on arrays whose elements may be dims.
 
-Arithmetic of sizes uses the meaning of each operation; if the result depends on sizes that are not
-known, it raises ``DimError``.
+Most are the operation's own, because dims have Python's operators. If a result depends on sizes
+that are not known, they raise ``DimError``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from migx.shape import I32, I64
 
 
 def own(op: Any, *arrays: Array) -> Array:
-    """The operation's own meaning, which numpy applies to object arrays."""
-    result: Array = op.compute(*arrays)
+    """The operation's own meaning, which numpy applies to arrays of objects."""
+    result: Array = op.compute(*(array.astype(object) for array in arrays))
     return result
 
 
@@ -71,51 +71,28 @@ def _scattered(op: Any, x: Array, indices: Array, updates: Array) -> Array:
     """A scatter of dims, which exporters use to count indices along one axis."""
     if indices.dtype == object:
         raise DimError("where dims are scattered is not known before they are bound")
-    return own(op, x.astype(object), indices, updates)
+    result: Array = op.compute(x.astype(object), indices, updates)
+    return result
 
 
+OWN = """
+add broadcast concat contiguous greater greater_or_equal less less_or_equal mod mul multibroadcast
+neg pad reduce_prod reduce_sum reshape reverse slice squeeze step sub transpose unsqueeze where
+"""
 ON_EXTENTS: dict[str, Callable[..., Array]] = {
-    **dict.fromkeys(
-        [
-            "broadcast",
-            "concat",
-            "contiguous",
-            "multibroadcast",
-            "pad",
-            "reshape",
-            "reverse",
-            "slice",
-            "squeeze",
-            "step",
-            "transpose",
-            "unsqueeze",
-        ],
-        own,
-    ),
-    "add": _elementwise(lambda a, b: a + b),
-    "sub": _elementwise(lambda a, b: a - b),
-    "mul": _elementwise(lambda a, b: a * b),
+    **dict.fromkeys(OWN.split(), own),
     "div": _elementwise(quotient),
-    "mod": _elementwise(lambda a, b: a % b),
-    "neg": _elementwise(lambda a: -a),
     "abs": _elementwise(lambda a: dim.maximum(a, -a) if dim.bounds(a)[0] < 0 else a),
     "relu": _elementwise(lambda a: dim.maximum(a, 0)),
     "max": _elementwise(dim.maximum),
     "min": _elementwise(dim.minimum),
     "clip": _elementwise(lambda a, low, high: dim.minimum(dim.maximum(a, low), high)),
     "equal": _elementwise(_equal),
-    "greater": _elementwise(lambda a, b: a > b),
-    "less": _elementwise(lambda a, b: a < b),
-    "greater_or_equal": _elementwise(lambda a, b: a >= b),
-    "less_or_equal": _elementwise(lambda a, b: a <= b),
-    "where": _elementwise(lambda condition, a, b: a if condition else b),
     "convert": _converted,
     "gather": lambda op, x, indices: op.picked(x, indices),
     "identity": lambda op, x: x,
     "reduce_max": _folded(dim.maximum),
     "reduce_min": _folded(dim.minimum),
-    "reduce_prod": _folded(lambda a, b: a * b),
-    "reduce_sum": _folded(lambda a, b: a + b),
     "scatter_none": _scattered,
     "scatternd_none": _scattered,
 }
