@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 from migx import op as operations
 from migx import ops
 from migx.dim import Dim
 from migx.op import Operation
 from migx.ops.channels_last import ConvolutionChannelsLast, to_first, to_last
+from migx.ops.packing import Pack, Unpack, container
 from migx.ops.rnn import Recurrent
-from migx.shape import (
-    BOOL,
-    F4,
-    F8E4M3FN,
-    F8E5M2,
-    F16,
-    F32,
-    F64,
-    I2,
-    I4,
-    I8,
-    I32,
-    U2,
-    U4,
-    U8,
-    DType,
-    Shape,
-)
+from migx.shape import BOOL, F8E4M3FN, F8E5M2, F32, F64, I8, I32, U8, DType, Shape
 from migx.testing.draws.basics import Dice, Dims, Draft, Draw, Want, least, numbers, put, vector
 
 
@@ -119,44 +103,40 @@ def _pooling(dice: Dice, like: Shape) -> Draft:
     return made, [Want(like.with_dims((*like.dims[:2], *x.dims[2:])))]
 
 
-Types: TypeAlias = Mapping[DType, tuple[DType, ...]]
-"""The types that may be read, for each result type."""
-
-
-def _pack(make: Callable[..., Operation], per: int, whole: Types, along: Types) -> Draw:
-    """A draw of packing, ``per`` elements to a byte, by the types of packing ``whole`` or ``along``
-    an axis.
-    """
+def _pack(make: type[Pack]) -> Draw:
+    """A draw of packing, whole or along an axis."""
 
     def draw(dice: Dice, like: Shape) -> Draft:
         known = numbers(like.dims, 1)
-        if like.static and like.rank and like.dtype in whole:
-            return make(), [Want(like.with_type(dice.one_of(whole[like.dtype])))]
-        if not known or like.dtype not in along:
+        whole = [wide for wide, packed in make.packed.items() if packed is like.dtype]
+        if like.static and like.rank and whole:
+            return make(), [Want(like.with_type(dice.one_of(whole)))]
+        along = [each for each in make.packed.items() if container(each[1]) is like.dtype]
+        if not known or not along:
             return None
-        axis = dice.one_of(known)
+        axis, per = dice.one_of(known), 8 // along[0][1].bits
         length = int(like.dims[axis]) * per - dice.some(0, per - 1)
-        given = like.with_type(dice.one_of(along[like.dtype]))
+        given = like.with_type(dice.one_of(along)[0])
         return make(axis=axis), [Want(given.with_dims(put(like.dims, axis, length)))]
 
     return draw
 
 
-def _unpack(make: Callable[..., Operation], per: int, whole: Types, along: Types) -> Draw:
+def _unpack(make: type[Unpack]) -> Draw:
     """A draw of unpacking; as ``_pack``."""
 
     def draw(dice: Dice, like: Shape) -> Draft:
-        if like.dtype not in whole or not like.rank:
+        stored = [packed for packed in make.packed if make().unpacked(packed) is like.dtype]
+        if not stored or not like.rank:
             return None
         known = numbers(like.dims, 1)
         if like.static and (not known or dice.chance(0.7)):
-            return make(), [Want(like.with_type(dice.one_of(whole[like.dtype])))]
+            return make(), [Want(like.with_type(dice.one_of(stored)))]
         if not known:
             return None
-        axis = dice.one_of(known)
-        length = int(like.dims[axis])
-        held = like.with_type(dice.one_of(along[like.dtype]))
-        held = held.with_dims(put(like.dims, axis, -(-length // per)))
+        axis, packed = dice.one_of(known), dice.one_of(stored)
+        length, per = int(like.dims[axis]), 8 // packed.bits
+        held = like.with_type(container(packed)).with_dims(put(like.dims, axis, -(-length // per)))
         return make(axis=axis, length=length), [Want(held, constant=dice.chance(0.5))]
 
     return draw
@@ -318,8 +298,6 @@ def _lrn(dice: Dice, like: Shape) -> Draft:
 BOTH = ("forward", "reverse")
 """The directions in which a single layer runs."""
 
-BYTES: Types = {I8: (I8,), U8: (U8,)}
-
 DRAWS: dict[str, Draw] = {
     "convolution": _convolution(ops.Convolution, ()),
     "convolution_backwards": _convolution_backwards,
@@ -335,9 +313,9 @@ DRAWS: dict[str, Draw] = {
     "logsoftmax": _axis_of(ops.Logsoftmax),
     "lrn": _lrn,
     "lstm": _recurrent(ops.LSTM),
-    "pack_fp4": _pack(ops.PackFp4, 2, {F4: (F32, F16)}, {U8: (F32, F16)}),
-    "pack_int2": _pack(ops.PackInt2, 4, {I2: (I8,), U2: (U8,)}, BYTES),
-    "pack_int4": _pack(ops.PackInt4, 2, {I4: (I8,), U4: (U8,)}, BYTES),
+    "pack_fp4": _pack(ops.PackFp4),
+    "pack_int2": _pack(ops.PackInt2),
+    "pack_int4": _pack(ops.PackInt4),
     "pooling": _pooling,
     "prefix_scan_prod": _axis_of(ops.PrefixScanProd, floats=False),
     "prefix_scan_sum": _axis_of(ops.PrefixScanSum, floats=False),
@@ -347,7 +325,7 @@ DRAWS: dict[str, Draw] = {
     "resize": _resize,
     "rnn": _recurrent(ops.RNN),
     "softmax": _axis_of(ops.Softmax),
-    "unpack_fp4": _unpack(ops.UnpackFp4, 2, {F32: (F4,)}, {F32: (U8,)}),
-    "unpack_int2": _unpack(ops.UnpackInt2, 4, {I8: (I2,), U8: (U2,)}, BYTES),
-    "unpack_int4": _unpack(ops.UnpackInt4, 2, {I8: (I4,), U8: (U4,)}, BYTES),
+    "unpack_fp4": _unpack(ops.UnpackFp4),
+    "unpack_int2": _unpack(ops.UnpackInt2),
+    "unpack_int4": _unpack(ops.UnpackInt4),
 }
