@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from migx.argument import Argument
 from migx.dim import Extent, broadcast, offsets
 from migx.ir import Instruction, Module
-from migx.op import Operation
+from migx.op import Operation, traits
 from migx.ops.builtin import Literal
 from migx.ops.dims import DimLiteral, DynamicRange
 from migx.ops.layout import Concat, Multibroadcast, Slice
@@ -59,6 +59,38 @@ class Builder:
     def literal(self, value: ArrayLike | Argument, dtype: DType | str | None = None) -> Instruction:
         """Adds a literal."""
         return self(Literal(Argument.of(value, dtype)))
+
+
+class Arithmetic(Builder):
+    """A builder whose operations also take numbers and arrays, which get the type of the last
+    operand that is an instruction. Operands of a pointwise operation are broadcast to their common
+    dims, as in numpy (ONNX "multidirectional").
+    """
+
+    def __call__(
+        self, op: Operation, *operands: Instruction | ArrayLike, modules: Sequence[Module] = ()
+    ) -> Instruction:
+        return super().__call__(op, *self.operands_of(op, operands), modules=modules)
+
+    def operands_of(
+        self, op: Operation, given: Sequence[Instruction | ArrayLike]
+    ) -> Sequence[Instruction]:
+        """The operands as an operation takes them."""
+        values = [v for v in given if isinstance(v, Instruction)]
+        if len(given) == 1:
+            return values
+        if len(values) < len(given):
+            dtype = values[-1].shape.dtype
+            values = [v if isinstance(v, Instruction) else self.literal(v, dtype) for v in given]
+        return self.broadcast(*values) if traits(op).pointwise else values
+
+    def broadcast(self, *values: Instruction) -> list[Instruction]:
+        """The values broadcast to their common dims."""
+        given = [v.shape.dims for v in values]
+        if given.count(given[0]) == len(given):
+            return [*values]
+        dims = common_dims(*given)
+        return [broadcast_to(self, v, dims) for v in values]
 
 
 def at_least_f32(dtype: DType) -> DType:

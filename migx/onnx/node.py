@@ -13,9 +13,8 @@ import onnx
 from numpy.typing import ArrayLike
 
 from migx import dim, ops
-from migx import op as operations
 from migx.argument import Argument
-from migx.builders import Builder, astype, broadcast_to, common_dims, full, full_like
+from migx.builders import Arithmetic, astype, broadcast_to, full, full_like
 from migx.dim import Dim, Extent
 from migx.errors import DataError, OnnxError
 from migx.ir import Instruction, Module
@@ -45,7 +44,7 @@ _TYPES = {
 """The attribute type for each field that holds a value."""
 
 
-class Node(Builder):
+class Node(Arithmetic):
     """A node being lowered to instructions.
 
     ``inputs`` are its operands, None for an omitted optional one. ``version`` is that of its
@@ -255,12 +254,8 @@ class Node(Builder):
     def __call__(
         self, op: Operation, *operands: Instruction | ArrayLike, modules: Sequence[Module] = ()
     ) -> Instruction:
-        """Adds an instruction of this node, or the value of known shape arithmetic.
-
-        Operands of a pointwise operation are broadcast to their common dims, as in numpy (ONNX
-        "multidirectional"). Numbers and arrays get the type of the last that is an instruction.
-        """
-        inputs = self._operands(op, operands)
+        """Adds an instruction of this node, or the value of known shape arithmetic."""
+        inputs = self.operands_of(op, operands)
         known = symbolic.evaluated(op, inputs) if not modules else None
         if known is not None:
             for value in inputs:
@@ -270,18 +265,6 @@ class Node(Builder):
         return super().__call__(op, *inputs, modules=modules)
 
     add = __call__
-
-    def _operands(
-        self, op: Operation, given: Sequence[Instruction | ArrayLike]
-    ) -> Sequence[Instruction]:
-        """The operands as an operation takes them."""
-        values = [v for v in given if isinstance(v, Instruction)]
-        if len(given) == 1:
-            return values
-        if len(values) < len(given):
-            dtype = values[-1].shape.dtype
-            values = [v if isinstance(v, Instruction) else self.literal(v, dtype) for v in given]
-        return self.broadcast(*values) if operations.traits(op).pointwise else values
 
     @property
     def origins(self) -> tuple[str, ...]:
@@ -334,14 +317,6 @@ class Node(Builder):
     def broadcast_to(self, value: Instruction, dims: Sequence[Extent]) -> Instruction:
         """The value broadcast to dims; itself if it has them."""
         return broadcast_to(self, value, tuple(dims))
-
-    def broadcast(self, *values: Instruction) -> list[Instruction]:
-        """The values broadcast to their common dims."""
-        given = [v.shape.dims for v in values]
-        if given.count(given[0]) == len(given):
-            return [*values]
-        dims = common_dims(*given)
-        return [self.broadcast_to(v, dims) for v in values]
 
     def convert(self, value: Instruction, dtype: DType) -> Instruction:
         """The value converted to an element type; itself if it has that type."""

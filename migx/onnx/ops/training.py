@@ -7,7 +7,7 @@ from collections.abc import Callable
 from migx import ops
 from migx.dim import Extent
 from migx.errors import UnknownName
-from migx.gradient import Tape, gradients, recomputed
+from migx.gradient import gradients, recomputed
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
@@ -28,13 +28,12 @@ def gradient(node: Node) -> tuple[Instruction, ...]:
     if len(node.inputs) != len(named):
         raise node.fail(f"it has {len(node.inputs)} inputs; xs and zs name {len(named)}")
     given = [node.input(i) for i in range(len(named))]
-    tape = Tape(node.graph.module, origins=node.origins)
     y = node.graph.lookup(node.string("y"))
     if not y.shape.dtype.is_float:
         raise node.fail(f"y is {y.shape}, which has no derivatives; it must be floating-point")
     try:
-        y = recomputed(y, dict(zip(named, given, strict=True)), tape)
-        return tuple(gradients(y, given[: len(xs)], tape, given[len(xs) :]))
+        y = recomputed(y, dict(zip(named, given, strict=True)), node)
+        return tuple(gradients(y, given[: len(xs)], node, given[len(xs) :]))
     except UnknownName as error:
         raise node.fail(str(error)) from error
 
