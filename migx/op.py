@@ -317,7 +317,8 @@ def result_of(
 
 def asked_by_name(compute: Callable[..., Any]) -> tuple[str, ...] | None:
     """Which of ``FULL_FORM`` a meaning asks for; None if it takes arrays."""
-    names = tuple(inspect.signature(compute).parameters)[1:]
+    asked = list(inspect.signature(compute).parameters.values())[1:]
+    names = tuple(each.name for each in asked if each.kind is not each.VAR_POSITIONAL)
     return names if "arguments" in names and set(names) <= set(FULL_FORM) else None
 
 

@@ -104,8 +104,15 @@ class DoubledInFull(DoubledInPlace):
         return arguments[0]
 
 
+class DoubledOfAll(DoubledInPlace):
+    """The same, of however many arrays."""
+
+    def compute(self, *arguments: Array) -> Array:
+        return super().compute(*arguments)
+
+
 @targets
-@pytest.mark.parametrize("op", [DoubledInPlace(), DoubledInFull()])
+@pytest.mark.parametrize("op", [DoubledInPlace(), DoubledInFull(), DoubledOfAll()])
 @pytest.mark.parametrize("inner", [False, True])
 def test_an_operation_cannot_write_to_what_it_reads(op: Op, inner: bool, target: str) -> None:
     program, given = Program(), np.ones(3, np.float32)
