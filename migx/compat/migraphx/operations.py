@@ -36,7 +36,33 @@ class rnn_direction(enum.IntEnum):
     bidirectional = 2
 
 
-class op:
+class _Named:
+    """A name with what is given for it: attributes or options among those that are known."""
+
+    def __init__(self, name: str, known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+        for key in given:
+            if key not in known:
+                raise UnknownName(f"{name} has no attribute {key!r}; {there_are(key, known)}")
+        self._name = name
+        self._given = {key: _value(name, key, v) for key, v in given.items()}
+
+    def name(self) -> str:
+        return self._name
+
+    def given(self) -> Mapping[str, Any]:
+        """What is given, as plain Python values, with lists as tuples."""
+        return self._given
+
+    def _told(self) -> Mapping[str, Any]:
+        """What is shown, as MIGraphX's users expect it."""
+        return {key: _plain(value) for key, value in self._given.items()}
+
+    def __repr__(self) -> str:
+        held = ",".join(f"{key}={value}" for key, value in self._told().items())
+        return f"{self._name}[{held}]" if held else self._name
+
+
+class op(_Named):
     """An operation: ``op("convolution", padding=[1, 1], group=2)``.
 
     ``CompatError`` if migx has no such operation, ``UnknownName`` if it has no such attribute; each
@@ -47,10 +73,7 @@ class op:
     rnn_direction = rnn_direction
 
     def __init__(self, name: str, **attributes: Any) -> None:
-        known = lowering.attributes(name)
-        _check_names(name, attributes, known)
-        self._name = name
-        self._given = {key: _value(name, key, v) for key, v in attributes.items()}
+        super().__init__(name, lowering.attributes(name), attributes)
 
     @classmethod
     def of(cls, given: Operation) -> op:
@@ -60,50 +83,24 @@ class op:
         made._name, made._given = given.name, {told.get(k, k): v for k, v in held.items()}
         return made
 
-    def name(self) -> str:
-        return self._name
-
     def values(self) -> dict[str, Any]:
         """The attributes with values, given or by default."""
         defaults = lowering.attributes(self._name) if self._name in lowering.names() else {}
         held = {k: v for k, v in defaults.items() if v is not lowering.REQUIRED} | self._given
         return {key: _plain(value) for key, value in held.items()}
 
-    def given(self) -> Mapping[str, Any]:
-        """The given attributes, as plain Python values, with lists as tuples."""
-        return self._given
-
-    def __repr__(self) -> str:
-        return _drawn(self._name, self.values())
+    _told = values
 
 
-class macro:
+class macro(_Named):
     """Several instructions under one name: ``macro("gemm", alpha=2.0, transB=True)``."""
 
     def __init__(self, name: str, **options: Any) -> None:
-        _check_names(name, options, macros.options(name))
-        self._name = name
-        self._given = {key: _value(name, key, v) for key, v in options.items()}
-
-    def name(self) -> str:
-        return self._name
+        super().__init__(name, macros.options(name), options)
 
     def options(self) -> dict[str, Any]:
         """The given options."""
-        return {key: _plain(value) for key, value in self._given.items()}
-
-    def given(self) -> Mapping[str, Any]:
-        """The given options, as plain Python values, with lists as tuples."""
-        return self._given
-
-    def __repr__(self) -> str:
-        return _drawn(self._name, self.options())
-
-
-def _check_names(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    for key in given:
-        if key not in known:
-            raise UnknownName(f"{name} has no attribute {key!r}; {there_are(key, known)}")
+        return dict(self._told())
 
 
 def _value(name: str, key: str, value: Any) -> Any:
@@ -127,11 +124,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, DType):
         return int(type_of(value))
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
-
-
-def _drawn(name: str, values: Mapping[str, Any]) -> str:
-    held = ",".join(f"{key}={value}" for key, value in values.items())
-    return f"{name}[{held}]" if held else name
 
 
 __all__ = ["macro", "op"]
