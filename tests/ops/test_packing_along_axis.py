@@ -9,23 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from migx.argument import Argument
 from migx.dim import Dim
 from migx.errors import ShapeError
-from migx.op import result_of
 from migx.ops.packing import PackFp4, PackInt2, PackInt4, UnpackFp4, UnpackInt2, UnpackInt4
 from migx.shape import F16, F32, I4, I8, U8, Shape
+from tests.ops.peers import run
 
 Array = NDArray[Any]
 PAIRS: dict[int, tuple[Any, Any]] = {4: (PackInt4, UnpackInt4), 2: (PackInt2, UnpackInt2)}
-
-
-def run(op: Any, array: Array) -> Array:
-    argument = Argument.of(array)
-    shape = op.compute_shape([argument.shape])
-    result: Array = result_of(op, shape, [argument]).array
-    assert (result.dtype, result.shape) == (shape.dtype.numpy, shape.dims)
-    return result
 
 
 def bytes_along(codes: Array, axis: int, bits: int) -> Array:

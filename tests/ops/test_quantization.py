@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from migx.argument import Argument
 from migx.dim import Dim
 from migx.errors import ShapeError
-from migx.op import Op, result_of
+from migx.op import Op
 from migx.ops.quantization import DequantizeLinear, QuantizeLinear
 from migx.shape import F8E4M3FN, F8E4M3FNUZ, F8E5M2, F8E5M2FNUZ, F32, I4, I8, I16, U8, U16, Shape
+from tests.ops.peers import run
 
 Array = NDArray[Any]
 N = Dim("n")
@@ -32,15 +32,6 @@ GRANULARITIES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "a partial block": ({"axis": 1, "block": 4}, (2, 2, 5)),
     "blocks of one": ({"axis": 2, "block": 1}, (2, 6, 5)),
 }
-
-
-def run(op: Any, *arrays: Array) -> Array:
-    """The meaning of an operation, its type and dims checked against the shape rule."""
-    arguments = [Argument.of(a) for a in arrays]
-    shape = op.compute_shape([a.shape for a in arguments])
-    result = result_of(op, shape, arguments).array
-    assert (result.shape, result.dtype) == (shape.dims, shape.dtype.numpy)
-    return result
 
 
 def model(kind: str, arrays: tuple[Array, ...], **attributes: Any) -> Any:

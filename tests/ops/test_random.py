@@ -9,18 +9,12 @@ import pytest
 
 from migx.dim import Dim
 from migx.errors import ShapeError
-from migx.op import bind, result_of, traits
+from migx.op import bind, traits
 from migx.ops.random import RandomNormal, RandomUniform
 from migx.shape import BF16, F4, F16, F32, F64, I32, DType, Shape
+from tests.ops.peers import run
 
 DRAWS: list[type[Any]] = [RandomUniform, RandomNormal]
-
-
-def run(op: Any) -> Any:
-    shape = op.compute_shape([])
-    result = result_of(op, shape, []).array
-    assert (result.shape, result.dtype) == (shape.dims, shape.dtype.numpy)
-    return result
 
 
 @pytest.mark.parametrize("cls", DRAWS)
