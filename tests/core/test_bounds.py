@@ -535,3 +535,18 @@ module main(x: f32[3, 8], y: f32[3, 8]) {{
         assert np.isfinite(np.asarray(places[1], float)).any()
         swaps += int((order != places[0].array).sum())
     assert swaps
+
+
+def test_a_convolution_has_the_same_bound_in_any_layout() -> None:
+    x, w = normal(3, 8, 9), normal(3, 8, 9, seed=1)
+    line = "%0 = convolution{}(x, w) {{padding=(0, 0), stride=(1,), dilation=(1,)}}"
+    bounds: list[Array] = []
+    for name, axes in ("", (0, 1, 2)), ("_channels_last", (0, 2, 1)):
+        given = {"x": x.transpose(axes), "w": w.transpose(axes)}
+        inputs = {each: Argument.of(value.copy()) for each, value in given.items()}
+        shape = f"f32{[*given['x'].shape]}"
+        text = f"module main(x: {shape}, w: {shape}) {{ {line.format(name)} return %0 }}"
+        program = migx.parse(text)
+        ((_, bound),) = run_on_ref(program, inputs, program)
+        bounds.append(np.asarray(bound).transpose(axes))
+    np.testing.assert_allclose(bounds[0], bounds[1], rtol=1e-3)

@@ -16,9 +16,6 @@ from migx import op as operations
 from migx.argument import Argument
 from migx.ir import Instruction
 
-CHOOSING = {"topk": 0, "argmax": 0, "argmin": 0, "nonmaxsuppression": 1}
-"""Operations that choose by the order of elements along an axis, and the input they compare."""
-
 
 def nearest(at: Instruction, given: Argument, result: Argument) -> float:
     """The least difference between elements whose order determines what is chosen."""

@@ -21,19 +21,13 @@ from migx.iterations import sources
 from migx.ops.builtin import GetTupleElem, Literal, Param, Slot
 from migx.pipeline import Approximation
 from migx.program import Program
+from migx.testing.bounds.kinds import CHOICES
 from migx.testing.bounds.ranges import at_the_end, largest
-from migx.testing.bounds.roundings import LAMBDA, named
+from migx.testing.bounds.roundings import LAMBDA
 from migx.testing.bounds.steps import Error, Step, doubles, filled, unknown
 from migx.testing.bounds.tensors import NONE, Approximations, Budget, TensorBounds
 
 MODULES = frozenset({"pointwise", "fused_reduce", "group", "if"})
-
-
-CHOICES = named(
-    "clip max min pooling reduce_max reduce_min relu scatter_max scatter_min scatternd_max"
-    " scatternd_min topk"
-)
-"""Operations that may return either 0.0 or -0.0 if both are among the operands."""
 
 
 class Inside(Exception):

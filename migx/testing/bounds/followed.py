@@ -18,8 +18,8 @@ from migx import op as operations
 from migx.argument import Argument
 from migx.ir import Instruction
 from migx.program import Program
+from migx.testing.bounds.kinds import WHOLE, moves
 from migx.testing.bounds.ranges import Doubles
-from migx.testing.bounds.roundings import WHOLE, moves
 from migx.testing.bounds.steps import Step
 
 MOST = 2**18

@@ -20,9 +20,7 @@ from migx.op import Operation
 from migx.ops.rnn import BACKWARD
 from migx.shape import F32, F64, Shape
 from migx.testing.bounds.ranges import TINY, Doubles, largest
-from migx.testing.bounds.roundings import FUNCTION, LAMBDA, named
-
-RECURRENT = named("rnn gru lstm")
+from migx.testing.bounds.roundings import FUNCTION, LAMBDA
 
 
 def growth(op: Operation, values: Sequence[Argument], result: Argument) -> float:

@@ -1,6 +1,4 @@
-"""The number of roundings an operation makes for one element of its result, and classes of
-operations for error bounds.
-"""
+"""The number of roundings an operation makes for one element of its result."""
 
 from __future__ import annotations
 
@@ -11,6 +9,7 @@ from typing import Any
 from migx import op as operations
 from migx.op import Operation
 from migx.shape import Shape
+from migx.testing.bounds.kinds import EXACT, FUNCTIONS, RECURRENT, RESIZES, SCATTERS
 
 LAMBDA = 8.0
 """Standard deviations allowed: rounding alone exceeds them with a probability of 3e-14."""
@@ -105,8 +104,9 @@ def _converted(op: Any, shapes: Sequence[Shape], result: Shape) -> int:
 COUNTS: dict[str, Callable[[Any, Sequence[Shape], Shape], int]] = {
     "dot": _contracted,
     "convolution": _convolved,
+    "convolution_channels_last": _convolved,
     "convolution_backwards": _scattered,
-    **dict.fromkeys(("scatter_add", "scatter_mul", "scatternd_add", "scatternd_mul"), _onto_one),
+    **dict.fromkeys(SCATTERS, _onto_one),
     "pooling": _pooled,
     "prefix_scan_sum": _along,
     "prefix_scan_prod": _along,
@@ -123,50 +123,11 @@ COUNTS: dict[str, Callable[[Any, Sequence[Shape], Shape], int]] = {
     "softmax": _normalised,
     "logsoftmax": _normalised,
     "lrn": lambda op, shapes, result: int(op.size) + FUNCTION + 3,
-    "rnn": _recurred,
-    "gru": _recurred,
-    "lstm": _recurred,
-    **dict.fromkeys(("resize", "dynamic_resize"), _resampled),
+    **dict.fromkeys(RECURRENT, _recurred),
+    **dict.fromkeys(RESIZES, _resampled),
     "convert": _converted,
     "reduce_mean": lambda op, shapes, result: _folded(op, shapes, result) + 1,
     "rsqrt": lambda op, shapes, result: 2,
     "sqdiff": lambda op, shapes, result: 2,
 }
 """The functions that count roundings from shapes, by operation name."""
-
-
-def named(names: str) -> frozenset[str]:
-    """The names in a text, separated by spaces."""
-    return frozenset(names.split())
-
-
-FUNCTIONS = named(
-    "acos acosh asin asinh atan atanh cos cosh elu erf exp log pow sigmoid sin sinh tan tanh"
-)
-UP_TO_ONE = named("cos erf sigmoid sin tanh")
-"""Functions with values between -1 and 1."""
-
-WHOLE = named("ceil floor nearbyint")
-
-DISCRETE = named(
-    "argmax argmin dim_literal dimensions_of nonmaxsuppression nonzero undefined @literal"
-)
-"""Operations that return indices or counts, and constants: the same on both sides."""
-
-MOVED: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys(named("compress gather gather_elements gathernd reverse_sequence"), (0,)),
-    **dict.fromkeys(named("scatter_none scatternd_none"), (0, 2)),
-    **dict.fromkeys(named("concat contiguous pad reverse trilu"), ()),
-}
-"""The operations besides views that move elements: of these inputs, or of all if there are none."""
-
-EXACT = MOVED.keys() | named(
-    "abs assume bit_cast clip dynamic_slice if loop max max_roi_pool min neg onehot reduce_max"
-    " reduce_min relu scan sign topk unique where"
-)
-"""Operations that select, move or compare elements, and round none."""
-
-
-def moves(op: Operation) -> bool:
-    """Whether each element of the result is one of an input."""
-    return op.name in MOVED or operations.traits(op).view is not None

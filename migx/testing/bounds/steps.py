@@ -27,6 +27,20 @@ from migx.ops.quantization import DequantizeLinear, smallest
 from migx.shape import F32, F64, DType, Shape
 from migx.target import Context, get_target
 from migx.testing.bounds.choices import unsure
+from migx.testing.bounds.kinds import (
+    MOVED,
+    RECURRENT,
+    REMAINDERS,
+    RESIZES,
+    SCATTERS,
+    SUMS,
+    TIMES_ZERO,
+    UP_TO_ONE,
+    WAVES,
+    WHOLE,
+    WHOLE_OF_WHOLE,
+    moves,
+)  # fmt: skip
 from migx.testing.bounds.ranges import (
     Doubles,
     across_multiples,
@@ -35,17 +49,8 @@ from migx.testing.bounds.ranges import (
     largest,
     within_a_turn,
 )
-from migx.testing.bounds.recurrent import RECURRENT, outgrown, response
-from migx.testing.bounds.roundings import (
-    FUNCTION,
-    LAMBDA,
-    MOVED,
-    UP_TO_ONE,
-    WHOLE,
-    moves,
-    named,
-    roundings,
-)
+from migx.testing.bounds.recurrent import outgrown, response
+from migx.testing.bounds.roundings import FUNCTION, LAMBDA, roundings
 
 Error: TypeAlias = "Doubles | tuple[Error, ...] | None"
 """A bound for each element, or for each part of a tuple; None if the value is exact."""
@@ -54,30 +59,6 @@ SAMPLES = 4
 """How often an operation of unknown kind is computed on randomly perturbed inputs; its bound is the
 largest difference times this number.
 """
-
-SCATTERS = named("scatter_add scatter_mul scatternd_add scatternd_mul")
-SUMS = SCATTERS | named(
-    "add convolution convolution_backwards convolution_channels_last dot mul prefix_scan_prod"
-    " prefix_scan_sum quant_convolution quant_dot reduce_mean reduce_prod reduce_sum sub"
-)
-"""Polynomials of their inputs, with coefficients of magnitude at most 1."""
-
-TIMES_ZERO: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys(("convolution", "convolution_backwards", "convolution_channels_last"), (1,)),
-    "deformable_convolution": (0, 1),
-    **dict.fromkeys(("dft", "dynamic_resize", "grid_sample", "resize", "roi_align"), (0,)),
-}
-"""The inputs that are multiplied by padding, or by the operation's own factors, which may be 0: an
-infinity becomes NaN, or nothing if zeros are skipped.
-"""
-
-RESIZES = named("resize dynamic_resize")
-
-WHOLE_OF_WHOLE = named("add convert mul sub")
-"""What gives integers for integers."""
-WAVES = named("cos sin tan")
-"""Periodic functions: the ends of an input say little about values between them."""
-REMAINDERS = named("fmod mod")
 
 
 @dataclass

@@ -18,9 +18,10 @@ import numpy as np
 from migx import op as operations
 from migx.argument import Argument
 from migx.ir import Instruction
+from migx.testing.bounds.kinds import SUMS
 from migx.testing.bounds.ranges import largest
 from migx.testing.bounds.roundings import roundings
-from migx.testing.bounds.steps import SUMS, Step, doubles
+from migx.testing.bounds.steps import Step, doubles
 
 LONG = SUMS - {"add", "mul", "sub"}
 """The operations that accumulate."""
@@ -56,5 +57,6 @@ FACTORS: Mapping[tuple[str, int], Callable[[int], int | tuple[int, ...]]] = {
     ("dot", 0): lambda rank: -1,
     ("dot", 1): lambda rank: -2,
     ("convolution", 1): lambda rank: tuple(range(1, rank)),
+    ("convolution_channels_last", 1): lambda rank: tuple(range(1, rank)),
 }
 """The axes along which the factors of one sum lie, by operation and place among its inputs."""

@@ -43,11 +43,12 @@ from migx.ops.quantization import QuantizeLinear
 from migx.pipeline import Approximation
 from migx.program import Program
 from migx.shape import F32, DType, Shape
-from migx.testing.bounds.choices import CHOOSING, nearest
+from migx.testing.bounds.choices import nearest
 from migx.testing.bounds.followed import Followed
+from migx.testing.bounds.kinds import CHOOSING, DISCRETE, RECURRENT, UP_TO_ONE, WHOLE
 from migx.testing.bounds.ranges import TINY, largest
-from migx.testing.bounds.recurrent import RECURRENT, growth
-from migx.testing.bounds.roundings import DISCRETE, LAMBDA, UP_TO_ONE, WHOLE, roundings
+from migx.testing.bounds.recurrent import growth
+from migx.testing.bounds.roundings import LAMBDA, roundings
 from migx.testing.bounds.sums import FACTORS, LONG, MOST, norm, sizes
 
 Approximations: TypeAlias = "Mapping[str, Sequence[float | Approximation]]"
