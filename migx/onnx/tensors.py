@@ -18,7 +18,7 @@ from migx.ops.builtin import OnnxExternalWeights
 from migx.ops.maps import map_of
 from migx.ops.sequences import VARIES
 from migx.shape import MAP, OPTIONAL, STR, DType, Shape
-from migx.weights.sources import Place, located
+from migx.weights.sources import located
 
 _TYPES = {
     "FLOAT": "f32",
@@ -136,7 +136,7 @@ def to_argument(tensor: TensorProto, folder: Path, embedded: Source | None = Non
     shape = shape_of(tensor)
     source = embedded
     if tensor.data_location == TensorProto.EXTERNAL:
-        source = located(external_place(tensor, shape), folder, tensor.name, advice=_LEFT_OUT)
+        source = located(deferred(tensor, tensor.name), folder, advice=_LEFT_OUT)
     elif source is not None:
         check_length(tensor, shape, source.length)
     if source is not None:
@@ -175,19 +175,13 @@ def _typed(tensor: TensorProto, shape: Shape) -> np.ndarray[tuple[int, ...], np.
 
 
 def deferred(tensor: TensorProto, label: str) -> OnnxExternalWeights:
-    """The operation for a tensor with external data; does not access files."""
-    shape = shape_of(tensor)
-    place = external_place(tensor, shape)
-    return OnnxExternalWeights(label, place.location, place.offset, place.length, shape)
-
-
-def external_place(tensor: TensorProto, shape: Shape) -> Place:
-    """The declared place of a tensor's external data. Without a length, which is optional in ONNX,
+    """The operation for a tensor with external data. Without a length, which is optional in ONNX,
     it has the bytes its shape takes. Does not access files.
 
     ``OnnxError`` if there is no location, a number is invalid, or the elements are strings;
     ``DataError`` if the length does not fit the shape.
     """
+    shape = shape_of(tensor)
     entries = {entry.key: entry.value for entry in tensor.external_data}
     what = f"external data of {tensor.name!r}"
     if shape.dtype is STR:
@@ -202,7 +196,7 @@ def external_place(tensor: TensorProto, shape: Shape) -> Place:
     if offset < 0 or length < 0:
         raise OnnxError(f"{what} has a negative offset or length: {offset}, {length}")
     check_length(tensor, shape, length)
-    return Place(entries["location"], offset, length)
+    return OnnxExternalWeights(label, entries["location"], offset, length, shape)
 
 
 def without_data(shape: Shape, name: str = "") -> TensorProto:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -135,19 +134,9 @@ def _warn_of_fixed(folder: Any, names: list[str]) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Place:
-    """The place of external data: its file in the model's folder, and its bytes."""
-
-    location: str
-    offset: int
-    length: int
-
-
 def located(
-    place: Place,
+    weight: OnnxExternalWeights,
     folder: Path,
-    name: str,
     known: dict[str, tuple[Path, int]] | None = None,
     advice: str = "",
 ) -> Source:
@@ -155,14 +144,14 @@ def located(
     too short; ``advice`` is added if it is missing. ``known`` caches files and their sizes between
     calls.
     """
-    what, offset, length = f"external data of {name!r}", place.offset, place.length
+    what, offset, length = _named(weight), weight.offset, weight.length
     known = {} if known is None else known
-    if place.location not in known:
-        file = inside(folder, place.location, what)
+    if weight.file not in known:
+        file = inside(folder, weight.file, what)
         if not file.is_file():
             raise DataError(f"{what}: there is no file {file}{advice}")
-        known[place.location] = file, file.stat().st_size
-    file, size = known[place.location]
+        known[weight.file] = file, file.stat().st_size
+    file, size = known[weight.file]
     if offset + length > size:
         raise DataError(
             f"{what}: {file} has {size} bytes, the tensor is at bytes {offset} to {offset + length}"
@@ -170,13 +159,17 @@ def located(
     return Source(file, offset, length)
 
 
+def _named(weight: OnnxExternalWeights) -> str:
+    return f"external data of {weight.label!r}"
+
+
 def from_folder(
     folder: Path, name: str, at: Instruction, known: dict[str, tuple[Path, int]] | None = None
 ) -> Argument:
     """The value of a weight, mapped from a folder; ``known`` caches the files found."""
     op: Any = at.op
-    place = Place(op.file, op.offset, int(at.shape.nbytes))
-    return Argument(at.shape, source=located(place, folder.absolute(), name, known))
+    place = OnnxExternalWeights(name, op.file, op.offset, int(at.shape.nbytes), at.shape)
+    return Argument(at.shape, source=located(place, folder.absolute(), known))
 
 
 def is_there(at: Instruction, folder: Path) -> bool:
@@ -184,8 +177,7 @@ def is_there(at: Instruction, folder: Path) -> bool:
     op = at.op
     if type(op) is not OnnxExternalWeights:
         return False
-    file = inside(folder, op.file, f"external data of {op.label!r}")
-    return Source(file, op.offset, op.length).present
+    return Source(inside(folder, op.file, _named(op)), op.offset, op.length).present
 
 
 _INDEX = ".safetensors.index.json"
