@@ -70,7 +70,13 @@ class Arithmetic(Builder):
     def __call__(
         self, op: Operation, *operands: Instruction | ArrayLike, modules: Sequence[Module] = ()
     ) -> Instruction:
-        return super().__call__(op, *self.operands_of(op, operands), modules=modules)
+        return self.added(op, self.operands_of(op, operands), modules)
+
+    def added(
+        self, op: Operation, inputs: Sequence[Instruction], modules: Sequence[Module] = ()
+    ) -> Instruction:
+        """Adds an instruction with the inputs it takes."""
+        return super().__call__(op, *inputs, modules=modules)
 
     def operands_of(
         self, op: Operation, given: Sequence[Instruction | ArrayLike]

@@ -251,20 +251,19 @@ class Node(Arithmetic):
 
     # Instructions
 
-    def __call__(
-        self, op: Operation, *operands: Instruction | ArrayLike, modules: Sequence[Module] = ()
+    add = Arithmetic.__call__
+
+    def added(
+        self, op: Operation, inputs: Sequence[Instruction], modules: Sequence[Module] = ()
     ) -> Instruction:
         """Adds an instruction of this node, or the value of known shape arithmetic."""
-        inputs = self.operands_of(op, operands)
         known = symbolic.evaluated(op, inputs) if not modules else None
         if known is not None:
             for value in inputs:
                 self.graph.settle(value, named(self.proto))
             shape = op.compute_shape([v.shape for v in inputs], ())
             op, inputs = symbolic.literal_or_dims(known, shape.dtype), ()
-        return super().__call__(op, *inputs, modules=modules)
-
-    add = __call__
+        return super().added(op, inputs, modules)
 
     @property
     def origins(self) -> tuple[str, ...]:
@@ -274,13 +273,13 @@ class Node(Arithmetic):
     def literal(self, value: ArrayLike | Argument, dtype: DType | str | None = None) -> Instruction:
         """Adds a literal of this node; ``dtype`` is the type of a value it must agree with."""
         held = value if isinstance(value, Argument) else np.asarray(value)
-        return super().__call__(ops.Literal(Argument.of(held, dtype)))
+        return super().added(ops.Literal(Argument.of(held, dtype)), ())
 
     def dims(self, extents: Sequence[Extent]) -> Instruction:
         """An i64 vector of dims."""
         held = np.empty(len(extents), object)
         held[:] = list(extents)
-        return super().__call__(symbolic.literal_or_dims(held, DType.of("i64")))
+        return super().added(symbolic.literal_or_dims(held, DType.of("i64")), ())
 
     def fresh(self, hint: str = "") -> Dim:
         """A symbol for a data-dependent size, named after this node."""

@@ -60,8 +60,10 @@ def evaluated(
     found: Values = {}
     for places in light:
         found |= run(places)
+    if len(heavy) < 2:
+        return found | run(heavy[0]) if heavy else found
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        for values in (pool.map if len(heavy) > 1 else map)(run, heavy):
+        for values in pool.map(run, heavy):
             found |= values
     return found
 
