@@ -22,6 +22,7 @@ from migx.passes.simplify_algebra.terms import (
     may_merge,
     rounds_well,
     seems_finite,
+    seems_nonzero,
 )
 from migx.rewrite import Cursor, Declined, rule
 
@@ -72,11 +73,11 @@ def double_add_lit_broadcast(
 
 @rule(on(Mul, on(Add, HEAVY | SCALED, a).once(), b))
 def mul_add(at: Cursor, f: Instruction, a: Instruction, b: Instruction) -> Instruction | None:
-    """(f + a) * b is f * b + a * b, where f can take the factor into its own constant; not for an
-    infinite b, whose products may differ in sign.
+    """(f + a) * b is f * b + a * b, where f can take the factor into its own constant; not for a b
+    that is infinite or 0, whose products may differ in sign.
     """
-    fits = rounds_well(f) and seems_finite(b) and may_merge(Mul(), a, b, added=True)
-    if not fits:
+    signed = seems_finite(b) and seems_nonzero(b)
+    if not (signed and rounds_well(f) and may_merge(Mul(), a, b, added=True)):
         return None
     return at(Add(), at(Mul(), f, b), at(Mul(), a, b))
 

@@ -157,6 +157,12 @@ def seems_finite(factor: Instruction) -> bool:
     return known is None or bool(np.all(np.isfinite(known.astype(np.float64))))
 
 
+def seems_nonzero(factor: Instruction) -> bool:
+    """Whether no element of a constant is 0; only few and fixed ones are checked."""
+    known = few_elements(factor)
+    return known is None or bool(np.all(known))
+
+
 def few_elements(constant: Instruction, steps: int = STEPS) -> Array | None:
     """The value of a fixed literal of few elements, or of one computed from such by a few pointwise
     operations and views, with extent 1 along broadcast axes; None for other constants.

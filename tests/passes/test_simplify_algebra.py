@@ -228,6 +228,20 @@ def test_constants_meet_where_the_result_is_as_good(
     assert (main.outputs == tuple(readers)) is meet
 
 
+@pytest.mark.parametrize(
+    ("factor", "meet"), [(2.5, True), (0.0, False), (-0.0, False), (np.inf, False)]
+)
+def test_a_factor_is_distributed_unless_signs_would_differ(factor: float, meet: bool) -> None:
+    program = migx.Program()
+    main = program.main
+    x = main.add_parameter("x", Shape("f32", (2,)))
+    for op, values in ((Mul(), [-1.5, 3.0]), (Add(), [1.0, 2.0]), (Mul(), [3.0, factor])):
+        x = main.add_instruction(op, x, main.add_literal(np.array(values), "f32"))
+    main.add_return(x)
+    migx.run_passes(program, "simplify_algebra")
+    assert (main.outputs[0].op == Add()) is meet
+
+
 def test_factors_of_two_products_are_merged_whether_they_are_known_or_not() -> None:
     def merged(replaceable: str) -> list[str]:
         program = migx.parse(
