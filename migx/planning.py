@@ -13,11 +13,12 @@ from migx.base.memory import aligned
 from migx.dim import Dim, Extent
 from migx.dims.extents import Numbers
 from migx.ir import Instruction, Module
-from migx.ops.builtin import GetTupleElem, Param
+from migx.ops.builtin import GetTupleElem, Param, Return
 from migx.ops.indexing import Gather
 from migx.ops.layout import Reshape, Slice
 from migx.shape import I32, I64, Shape
-from migx.sizes import symbols_of
+from migx.sizes import symbols_of, symbols_within
+from migx.verify import captures_of
 
 PAGE = 1024
 """Blocks whose size varies are rounded up to multiples of this many bytes."""
@@ -96,23 +97,37 @@ def source(value: Instruction) -> Instruction:
     return value
 
 
-def pieces(module: Module, known: set[str]) -> list[tuple[list[Instruction], Instruction | None]]:
-    """The instructions of a module, cut after each one whose result alone determines its size; each
-    list comes with the instruction that follows it. ``known`` are the symbols known outside.
+class Part(NamedTuple):
+    """Instructions of a module that one plan runs, and after them those whose results alone
+    determine their sizes.
     """
-    sized = set(known)
-    made: list[tuple[list[Instruction], Instruction | None]] = [([], None)]
+
+    instructions: list[Instruction]
+    late: list[Instruction]
+
+
+def pieces(module: Module, known: set[str]) -> list[Part]:
+    """The instructions of a module, cut where results determine sizes. Each part has all that can
+    run by then, in the order of the module; ``known`` are the symbols known outside.
+    """
+    made = [Part([], [])]
+    told = dict.fromkeys(known, 0)  # the part from which on a symbol is known, or a value there
+    ready: dict[Instruction, int] = {}
     for at in module:
         names = symbols_of(at)
         if type(at.op) is Param:
-            sized |= names
-        late = not names <= sized
+            told |= dict.fromkeys(names, 0)
+        inside = frozenset[str]().union(*map(symbols_within, at.modules))
+        since = [told.get(name, 0) for name in names | inside]
+        since += [ready.get(v, 0) for v in (*at.inputs, *captures_of(at))]
+        number = len(made) - 1 if type(at.op) is Return else max(since, default=0)
+        late = not names <= told.keys()
+        ready[at] = number + late
+        if len(made) == ready[at]:
+            made.append(Part([], []))
+        made[number][late].append(at)
         if late:
-            made[-1] = (made[-1][0], at)
-            made.append(([], None))
-            sized |= names
-        else:
-            made[-1][0].append(at)
+            told |= dict.fromkeys(names - told.keys(), number + 1)
     return made
 
 

@@ -69,7 +69,7 @@ def _same_lengths(program: Program) -> dict[str, Extent]:
         if len(counts) < 2:
             continue
         known: dict[Hashable, Dim] = {}
-        late = {at for _, at in pieces(module, known_symbols(module))}
+        late = {at for part in pieces(module, known_symbols(module)) for at in part.late}
         for at, count in counts.items():
             if at in late and count.symbol is not None:
                 open_ = operations.key(operations.substitute(at.op, {count.symbol.name: 0}))

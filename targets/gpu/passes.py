@@ -113,7 +113,7 @@ class _Lowering:
     def module(self, module: Module, known: set[str]) -> None:
         """Lowers a module, and those its instructions run; ``known`` are the symbols around it."""
         self.seen.add(module)
-        self.late |= {at for _, at in pieces(module, known) if at is not None}
+        self.late |= {at for part in pieces(module, known) for at in part.late}
         known |= {name for at in module for name in symbols_of(at)}
         for at in list(module):
             if type(at.op) is Return:

@@ -42,14 +42,16 @@ class OnHost:
     def __init__(self, executable: CpuExecutable, at: Instruction) -> None:
         self.at, self.captured = at, captured(at, executable.kernel_of)
         self._bound = BySizes(symbols_of(at), partial(bound, at), PLANS)
+        self.told = symbols_in(at.shape)
 
     def room(self, sizes: Sizes) -> Sizes:
         """The sizes to plan the piece with."""
         return sizes
 
     def run(self, run: Run) -> Sizes:
-        """Adds the result to the values of a run, and gives the sizes known by it."""
-        return run.late(self.at, *self._bound.at(run.sizes), self.captured)
+        """Adds the result to the values of a run, and gives the sizes it tells."""
+        sizes = run.late(self.at, *self._bound.at(run.sizes), self.captured)
+        return {name: sizes[name] for name in self.told}
 
 
 class GrowingLoop(OnHost):
@@ -70,17 +72,16 @@ class GrowingLoop(OnHost):
         self.piece = Piece(executable, outline)
         self.begins = next((w.kernel for w in outline.works if w.knows_itself), None)
         self.most, self._limit = SHORTEST, late.room
-        self._told = symbols_in(at.shape)
         self._rules = ShapeRules(outline.instructions)
         self._allowed: Recent[tuple[int | None, ...], bool] = Recent(PLANS)
 
     def run(self, run: Run) -> Sizes:
-        """Adds the result to the values of a run, and gives the sizes known by it."""
+        """Adds the result to the values of a run, and gives the sizes it tells."""
         found = self._natively(run.values, run.sizes, run.call)
         return super().run(run) if found is None else found
 
     def _natively(self, values: Values, sizes: Sizes, call: Call) -> Sizes | None:
-        """Adds the result to the values and gives the sizes known by it; None if the module refuses
+        """Adds the result to the values and gives the sizes it tells; None if the module refuses
         the sizes.
         """
         most = self._first_room(values)
@@ -99,7 +100,7 @@ class GrowingLoop(OnHost):
         after = self.late.after(count, sizes)
         shapes = [self._rules.bound(shape, after) for shape in self.at.shape.parts]
         values[self.at] = Argument.tuple([*map(_shortened, result.parts, shapes)])
-        return sizes | {name: after[name] for name in self._told}
+        return {name: after[name] for name in self.told}
 
     def _planned(self, sizes: Sizes, most: int) -> Sizes:
         """The sizes to plan with for so many iterations. Raises ``InputError`` if the sizes of some
@@ -151,12 +152,12 @@ class Counted:
         return {**sizes, self.length: dim.evaluate(self.most, sizes) + 1}
 
     def run(self, run: Run) -> Sizes:
-        """Shortens the result to its actual length, and gives the sizes known by it."""
+        """Shortens the result to its actual length, and gives that."""
         room = run.values[self.at].array
         count = int(room.reshape(-1)[-1])
         kept = room[along(room.ndim, (self.axis,), [slice(count)])].copy()
         run.values[self.at] = Argument(Shape(self.at.shape.dtype, kept.shape), kept)
-        return {**run.sizes, self.length: count}
+        return {self.length: count}
 
 
 def _length(at: Instruction) -> tuple[int, str]:

@@ -9,6 +9,7 @@ operations, whose modules are run by this executable again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from migx.argument import Argument
 from migx.base.memory import Memory
@@ -30,7 +31,6 @@ from migx.targets.cpu.plans import control, control_kernels
 from migx.targets.cpu.plans.finding import finding
 from migx.targets.cpu.plans.lengths import Lengths
 from migx.targets.cpu.plans.outline import (
-    KernelOf,
     Outline,
     Writer,
     is_taken_packed,
@@ -77,7 +77,7 @@ class CpuExecutable:
         made = self._every
         flows = any(piece.outline.native for piece in made)
         kernels = [*self.kernels.values(), *(control_kernels.KERNELS if flows else ())]
-        kernels += [p.ending.begins for p in made if isinstance(p.ending, GrowingLoop)]
+        kernels += [e.begins for p in made for e in p.endings if isinstance(e, GrowingLoop)]
         return runtime_texts() | {k.symbol: k.text for k in kernels if k is not None}
 
     def kernel_of(self, at: Instruction) -> Kernel | None:
@@ -97,7 +97,7 @@ class CpuExecutable:
         if module not in self.pieces:
             self.pieces[module], self.outputs[module] = _cut(self, module, known), module.outputs
         inside = known | {n for at in module for n in symbols_of(at)}
-        late = {piece.ending.at for piece in self.pieces[module] if piece.ending is not None}
+        late = {ending.at for piece in self.pieces[module] for ending in piece.endings}
         steps = self.pieces[module][0].outline.native.keys() - late
         for at in module:
             if self.kernels.get(at) is None and at not in steps:
@@ -178,7 +178,7 @@ class CpuExecutable:
         found: list[Instruction] = []
         for piece in self._every:
             found += [work.at for work in piece.outline.works if work.kernel is None]
-            found += [piece.ending.at] if type(piece.ending) is OnHost else []
+            found += [each.at for each in piece.endings if type(each) is OnHost]
         return found
 
 
@@ -195,23 +195,32 @@ def _cut(executable: CpuExecutable, module: Module, known: set[str]) -> list[Pie
     made: list[Piece] = []
     read_later = dict.fromkeys(module.outputs)
     given_away = {root(v) for v in module.outputs}
-    for instructions, late in reversed(pieces(module, known)):
-        ending = None if late is None else _ending(executable, late, flow)
-        kernel_of: KernelOf = executable.kernel_of
-        if isinstance(ending, Counted):
-            instructions, kernel_of = [*instructions, ending.at], executable.kernels.get
-            read_later[ending.at] = None
-        elif isinstance(ending, OnHost):
-            read_later.pop(ending.at, None)
-            read_later |= dict.fromkeys((*ending.at.inputs, *ending.captured))
+    for part in reversed(pieces(module, known)):
+        endings = [_ending(executable, at, flow) for at in part.late]
+        counted = [each.at for each in endings if isinstance(each, Counted)]
+        for each in endings:
+            if isinstance(each, OnHost):
+                read_later.pop(each.at, None)
+                read_later |= dict.fromkeys((*each.at.inputs, *each.captured))
+            else:
+                read_later[each.at] = None
+        instructions = [*part.instructions, *counted]
         own = set(instructions)
         results = [v for v in read_later if v in own and _is_handed_on(v, module)]
         # What is counted lies in a larger buffer, and is copied.
-        lasting = [v for v in results if root(v) in given_away and v is not late]
+        lasting = [v for v in results if root(v) in given_away and v not in counted]
+        kernel_of = partial(_kernel_in, executable, frozenset(counted))
         outline = Outline(instructions, results, kernel_of, flow, lasting=lasting)
-        made.insert(0, Piece(executable, outline, ending))
+        made.insert(0, Piece(executable, outline, endings))
         read_later = {v: None for v in (*read_later, *outline.given) if v not in own}
     return made
+
+
+def _kernel_in(
+    executable: CpuExecutable, counted: frozenset[Instruction], at: Instruction
+) -> Kernel | None:
+    """The kernel of an instruction in a piece that ends with some that are ``counted``."""
+    return executable.kernels.get(at) if at in counted else executable.kernel_of(at)
 
 
 def _ending(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -26,7 +26,7 @@ PLANS = 128
 
 
 class Ending(Protocol):
-    """The instruction whose result tells sizes that the next piece needs, and how it is run; see
+    """An instruction whose result tells sizes that the next piece needs, and how it is run; see
     ``endings.py``.
     """
 
@@ -37,7 +37,7 @@ class Ending(Protocol):
         ...
 
     def run(self, run: Run) -> Sizes:
-        """Adds the result to the values of a run, and gives the sizes known by it."""
+        """Adds the result to the values of a run, and gives the sizes it tells."""
         ...
 
 
@@ -45,9 +45,9 @@ class Piece:
     """A piece of a module with its plans and its idle workspaces."""
 
     def __init__(
-        self, executable: CpuExecutable, outline: Outline, ending: Ending | None = None
+        self, executable: CpuExecutable, outline: Outline, endings: Sequence[Ending] = ()
     ) -> None:
-        self.executable, self.outline, self.ending = executable, outline, ending
+        self.executable, self.outline, self.endings = executable, outline, endings
         self.plans = BySizes(outline.symbols, self._planned, PLANS)
         self._idle: list[Workspace] = []
 
@@ -76,7 +76,9 @@ class Piece:
         """Adds the results to the values, and gives the sizes known afterwards. A workspace in
         which results lie is ``lent``, to be given back when all their readers have run.
         """
-        room = sizes if self.ending is None else self.ending.room(sizes)
+        room = sizes
+        for ending in self.endings:
+            room = ending.room(room)
         plan = self.plans.at(room)
         try:
             workspace = self._idle.pop()
@@ -92,4 +94,6 @@ class Piece:
             lent.append((self._idle.append, workspace))
         else:
             self._idle.append(workspace)
-        return sizes if self.ending is None else self.ending.run(run)
+        for ending in self.endings:
+            sizes = {**sizes, **ending.run(run)}
+        return sizes

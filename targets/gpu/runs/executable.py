@@ -62,14 +62,14 @@ PLANS = 16
 class Piece:
     """Some instructions of a module, all of whose sizes are known when they begin to run.
 
-    ``late`` is the instruction after them with sizes that only its result determines. Arenas not in
-    use are kept here, by the stream to which their memory belongs.
+    ``late`` are those after them with sizes that only their results determine. Arenas not in use
+    are kept here, by the stream to which their memory belongs.
     """
 
     def __init__(
-        self, places: Places, instructions: Sequence[Instruction], late: Instruction | None
+        self, places: Places, instructions: Sequence[Instruction], late: Sequence[Instruction]
     ) -> None:
-        self.places, self.instructions, self.late = places, list(instructions), late
+        self.places, self.instructions, self.late = places, instructions, late
         self.kept: list[Instruction] = []
         self.symbols = sorted({n for at in instructions for n in _symbols(at)})
         self.plans = BySizes(self.symbols, lambda sizes: Plan(self._form, dict(sizes)), PLANS)
@@ -143,8 +143,8 @@ class GpuExecutable:
         self.pieces[module] = cut
         read_later = set(module.outputs)
         for piece in reversed(cut):
-            if piece.late is not None:
-                read_later |= {*piece.late.inputs, *captures_of(piece.late)}
+            for at in piece.late:
+                read_later |= {*at.inputs, *captures_of(at)}
             piece.kept = [v for v in piece.instructions if v in read_later]
             for at in piece.instructions:
                 read_later |= {*at.inputs, *captures_of(at)}

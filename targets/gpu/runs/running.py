@@ -78,8 +78,8 @@ class Run:
             with piece.arena(plan.arena_bytes, self.device.stream, self.allocate) as arena:
                 part = _Part(self, piece, plan, arena, values, sizes)
                 part.run()
-                if piece.late is not None:
-                    sizes = part.late(piece.late)
+                for at in piece.late:
+                    sizes = {**sizes, **part.late(at)}
         return [values[v] for v in module.outputs]
 
 
@@ -239,7 +239,7 @@ class _Part:
         return DeviceArgument(room.shape.with_dims(dims), self.device, room.buffer, room.address)
 
     def late(self, at: Instruction) -> Sizes:
-        """Runs the instruction that the next piece waits for, and gives the sizes known by its
+        """Runs an instruction that the next piece waits for, and gives the sizes known by its
         result.
         """
         if isinstance(at.op, Counted):

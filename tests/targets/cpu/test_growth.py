@@ -177,7 +177,7 @@ RUNS = ((3, 0), (1, 1), (2, 5), (5, 63), (3, 64), (2, 65), (1, 200), (4, 2))
 
 def loops(program: Program) -> list[GrowingLoop]:
     pieces = (piece for parts in executable(program).pieces.values() for piece in parts)
-    return [piece.ending for piece in pieces if isinstance(piece.ending, GrowingLoop)]
+    return [e for piece in pieces for e in piece.endings if isinstance(e, GrowingLoop)]
 
 
 def inputs(program: Program, n: int, t: int) -> dict[str, Any]:
