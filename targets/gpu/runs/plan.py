@@ -29,7 +29,7 @@ from migx.shape import Shape
 from migx.sizes import Numbered
 from migx.targets.gpu.devices.device import ALIGNMENT
 from migx.targets.gpu.emit.text import MOST, is_vast
-from migx.targets.gpu.operations import Allocate, CodeObject, CopyTo, DeviceLiteral, Sync
+from migx.targets.gpu.operations import Allocate, CodeObject, CopyFrom, CopyTo, DeviceLiteral, Sync
 from migx.targets.gpu.runs.places import Places, may_be_there
 from migx.text import draw_instruction
 from migx.verify import captures_of
@@ -143,6 +143,7 @@ class Form(Numbered):
     ) -> None:
         super().__init__(instructions)
         self.places = places
+        instructions = self._ordered(instructions)
         first, last = self._lives(instructions)
         runs = (at for at in instructions if at.modules and not isinstance(at.op, CodeObject))
         given = (v for at in runs for v in at.inputs)  # and may be returned
@@ -164,6 +165,22 @@ class Form(Numbered):
         offsets, total = self._arena.arranged(nbytes[:count])
         return offsets.tolist(), total, nbytes[count:].tolist()
 
+    def _ordered(self, instructions: Sequence[Instruction]) -> list[Instruction]:
+        """The instructions, but with copies to the host just before the next step of the host, so
+        that kernels before and after them are enqueued together.
+        """
+        made: list[Instruction] = []
+        waiting: list[Instruction] = []
+        for at in instructions:
+            if isinstance(at.op, CopyFrom):
+                waiting.append(at)
+            elif self._is_of_host(at):
+                made += [*waiting, at]
+                waiting = []
+            else:
+                made.append(at)
+        return made + waiting
+
     def _lives(
         self, instructions: Sequence[Instruction]
     ) -> tuple[dict[Instruction, int], dict[Instruction, int]]:
@@ -183,7 +200,7 @@ class Form(Numbered):
         for at in instructions:
             if isinstance(at.op, CodeObject):
                 stretch.append(self._kernel(at, at.op))
-            elif isinstance(at.op, (Assume, CopyTo, Sync)) or not self._is_no_step(at):
+            elif self._is_of_host(at):
                 self._end(stretch)
                 stretch = []
                 self.steps.append(at)
@@ -197,11 +214,14 @@ class Form(Numbered):
             fixed = literals.union(self.inside) - copied
             self.steps.append(Stretch(stretch, tuple(r for r in roots if r not in fixed)))
 
-    def _is_no_step(self, at: Instruction) -> bool:
-        """Whether an instruction needs no step: it is memory, a view of some, on the device
-        already, or a parameter or result.
+    def _is_of_host(self, at: Instruction) -> bool:
+        """Whether an instruction is a step in which the host takes part: not a kernel, nor memory,
+        a view of some, a value on the device already, or a parameter or result.
         """
-        return at in self.places.roots or isinstance(at.op, (GetTupleElem, Literal, Param, Return))
+        if isinstance(at.op, (Assume, CopyTo, Sync)):
+            return True
+        known = isinstance(at.op, (CodeObject, GetTupleElem, Literal, Param, Return))
+        return not known and at not in self.places.roots
 
     def _kernel(self, at: Instruction, op: CodeObject) -> KernelForm:
         starts = [self.places.start(value) for value in at.inputs]

@@ -7,6 +7,8 @@ import pytest
 
 import migx
 from migx.targets.gpu.operations import CopyFrom, Counted
+from migx.targets.gpu.runs.executable import GpuExecutable
+from migx.targets.gpu.runs.plan import Batch, Plan
 from tests.targets.gpu.on_interpreter import Array, gpu, holds
 
 
@@ -168,3 +170,24 @@ module main(b: f32[1, 500, 4], s: f32[1, 3, 500]) {
     lowered = migx.parse(text).compile(gpu()).compiled.program.main
     (found,) = (at for at in lowered if isinstance(at.op, Counted))
     assert found.inputs[0].shape.text == "i64[12, 3]"
+
+
+def test_numbers_are_read_when_all_kernels_are_enqueued() -> None:
+    text = """
+module main(x: f32[n, 7], y: f32[n]) {
+  %0 = relu(x)
+  %1 = nonzero(%0) {count=k}
+  %2 = neg(y)
+  %3 = nonzero(%2) {count=m}
+  %4 = concat(%1, %1) {axis=1}
+  return %4, %3
+}"""
+    holds(text, {"n": 50})
+    compiled = migx.parse(text).compile(gpu()).compiled
+    executable = compiled.executable
+    assert isinstance(executable, GpuExecutable)
+    first, second = executable.pieces[compiled.program.main]
+    steps = Plan(first._form, {"n": 50}).steps
+    assert sum(isinstance(step, Batch) for step in steps) == 1
+    assert [at.name for at in first.late] == ["gpu::counted"] * 2
+    assert not second.late
