@@ -131,21 +131,24 @@ def _argument(name: str, value: Any, shape: Shape) -> Argument:
         if shape.dtype.kind == "opaque":
             return _host_value(value, shape)
         made = Argument.of(value)
-        untyped = isinstance(value, UNTYPED) and made.shape.dtype is not shape.dtype
-        if untyped and _may_be(made.shape.dtype, shape.dtype):
-            return Argument.of(value, shape.dtype)
-        return made
+        untyped = isinstance(value, UNTYPED) and not isinstance(value, np.generic)
+        differs = untyped and made.shape.dtype is not shape.dtype
+        return Argument.of(value, shape.dtype) if differs and _may_be(made, shape.dtype) else made
     except (ShapeError, TypeError, ValueError) as error:
         what = "array" if shape.dtype.is_tensor else shape.dtype.name
         raise InputError(f"input {name!r} is no {what}: {error}") from error
 
 
-def _may_be(given: DType, wanted: DType) -> bool:
-    """Whether Python numbers, of the type given by default, may be an input of another type."""
-    integers = ("int", "uint")
-    if given.kind in integers:
+def _may_be(made: Argument, wanted: DType) -> bool:
+    """Whether Python numbers, of the type given by default, may be an input of another type. None
+    at all may be of any.
+    """
+    given, integers = made.shape.dtype.kind, ("int", "uint")
+    if not made.shape.elements:
+        return wanted.kind in (*integers, "float", "bool")
+    if given in integers:
         return wanted.kind in (*integers, "float")
-    return given.kind == wanted.kind == "float"
+    return given == wanted.kind == "float"
 
 
 def _tuple(name: str, value: Any, shape: Shape) -> Argument:

@@ -362,18 +362,21 @@ def test_lists_numbers_and_arguments_are_inputs_too() -> None:
         ("i32", range(2), ""),
         ("u8", [300, 1], "300 is no element of u8"),
         ("f16", [1, 70000], "70000 is no element of f16"),
-        ("i64", [1.0, 2.0], r"is f32\[2\], but i64\[2\] is wanted"),
-        ("f32", [True, False], r"is bool\[2\], but f32\[2\] is wanted"),
-        ("bool", [1, 0], r"is i64\[2\], but bool\[2\] is wanted"),
-        ("f64", np.zeros(2, np.float32), r"is f32\[2\], but f64\[2\] is wanted"),
-        ("f32", np.zeros(2, np.int64), r"is i64\[2\], but f32\[2\] is wanted"),
+        ("i64", [1.0, 2.0], r"is f32\[2\], but i64\[n\] is wanted"),
+        ("f32", [True, False], r"is bool\[2\], but f32\[n\] is wanted"),
+        ("bool", [1, 0], r"is i64\[2\], but bool\[n\] is wanted"),
+        ("i64", [], ""),
+        ("bool", [], ""),
+        ("f32", np.float64(1), r"is f64\[\], but f32\[n\] is wanted"),
+        ("f64", np.zeros(2, np.float32), r"is f32\[2\], but f64\[n\] is wanted"),
+        ("f32", np.zeros(2, np.int64), r"is i64\[2\], but f32\[n\] is wanted"),
     ],
 )
 def test_python_numbers_become_the_type_of_their_input(
     dtype: str, value: Any, message: str
 ) -> None:
     """As from JSON, where a whole number has no point; arrays have types of their own."""
-    program = migx.parse(f"module main(x: {dtype}[2]) {{\n  return x\n}}\n").compile("ref")
+    program = migx.parse(f"module main(x: {dtype}[n]) {{\n  return x\n}}\n").compile("ref")
     if message:
         with pytest.raises(InputError, match=message):
             program.eval({"x": value})
