@@ -104,9 +104,9 @@ class Sync(_Copy):
 
 
 class Counted(Op):
-    """The part in use of a value on the device that has room for more, and may have gaps between
-    its rows: as many elements along ``axis`` as the other operand, a number on the host, tells.
-    They lie at its start, without gaps; ``count`` is a symbol for their number.
+    """The part in use of a value on the device that has room for more: as many elements along
+    ``axis`` as the other operand, a number on the host, tells. They lie at its start without gaps,
+    in rows as short as that; ``count`` is a symbol for their number.
     """
 
     name = "gpu::counted"

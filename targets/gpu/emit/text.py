@@ -49,7 +49,7 @@ class Kernel:
     loads that run ahead. ``flops`` is for reports. ``turns`` is the number of launches of a kernel
     with turns, 0 for one without; ``scratch`` is memory for all of them. ``writes`` are the shapes
     of its results; one that ``counts`` them has room for the most in the first, and writes in the
-    last how many there are. Only an instruction that no sizes break has one of these.
+    last how many there are. An instruction has one of these only if no sizes break its shape rule.
     """
 
     name: str

@@ -191,10 +191,8 @@ class _Shares:
             lead = w.split(Part(number, self.tuples.dims[:-1]))
             given = w.place(2, [*lead, *w.split(Part(column, self.inner))])
             update = w.load(2, w.spread(given, [self.columns]), dtype).text
-            where, kind = (
-                w.let(w.let(row * w.extent(self.length)) + column),
-                w.shapes[self.sums].dtype,
-            )
+            where = w.let(w.let(row * w.extent(self.length)) + column)
+            kind = w.shapes[self.sums].dtype
             if self.op.combine is not None:
                 w.line("tl.debug_barrier()")  # other threads may have stored what is there
                 there = w.load(self.sums, where, kind).text
