@@ -12,7 +12,7 @@ from typing import Any
 from migx import op as operations
 from migx.dead_code import remove_dead_code
 from migx.ir import Instruction, Module
-from migx.ops.builtin import Literal, Slot
+from migx.ops.builtin import GetTupleElem, Literal, Slot
 from migx.program import Program
 from migx.weights import is_replaceable, is_weight, label_of, weights_module
 from migx.weights.constants import Constants, tree
@@ -161,7 +161,8 @@ def _name(root: Instruction, whole: list[Instruction]) -> str:
     """
     sources = [at for at in whole if is_weight(at) or type(at.op) is Slot]
     largest = max(sources, key=lambda at: int(at.shape.nbytes), default=None)
-    parts = [root.op.name] if root is not largest else []
+    computed = root.inputs[0] if type(root.op) is GetTupleElem else root
+    parts = [computed.op.name] if root is not largest else []
     if largest is not None:
         parts.insert(0, largest.op.slot if type(largest.op) is Slot else label_of(largest))
     module: Module = root.owner

@@ -16,7 +16,7 @@ from migx.errors import TargetError
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager, Pipeline
 from migx.onnx import replace_onnx_external_weights
-from migx.op import Array, Modules, Op, Shapes, Traits
+from migx.op import Arguments, Array, Modules, Op, Shapes, Traits
 from migx.ops import Dot
 from migx.ops.builtin import Literal, Slot
 from migx.program import Program
@@ -319,9 +319,7 @@ class Halves(Op):
         rows, columns = (int(d) for d in shapes[0].dims)
         return Shape.tuple(*[Shape("f32", (rows // 2, columns))] * 2)
 
-    def compute(
-        self, context: Context, shape: Shape, arguments: list[Argument], modules: Modules
-    ) -> Argument:
+    def compute(self, arguments: Arguments) -> Argument:
         return Argument.tuple([Argument.of(half) for half in np.split(arguments[0].array, 2)])
 
 
@@ -339,6 +337,7 @@ def test_an_operation_may_pack_into_several_results(replaceable: bool) -> None:
     assert "own::halves" not in [at.name for at in made.compiled.program.main]
     np.testing.assert_allclose(made.eval({"x": X["x"]})[0], W[3:] @ X["x"].T, rtol=1e-5)
     if replaceable:
+        assert [*made.compiled.program.slots] == ["w:own::halves"]
         with made.update_weights() as new:
             new["w"] = W[::-1]
         expected = W[::-1][3:] @ X["x"].T
