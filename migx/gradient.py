@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from migx import dim, ops
-from migx.builders import Arithmetic, astype, full_like, number
+from migx.builders import Arithmetic, astype, at_least_f32, full_like, number
 from migx.dim import Extent
 from migx.errors import UnknownName
 from migx.ir import Instruction
@@ -153,9 +153,11 @@ def _spread(t: Arithmetic, at: Instruction, g: Instruction, i: int) -> Instructi
 
 
 def _mean(t: Arithmetic, at: Instruction, g: Instruction, i: int) -> Instruction:
-    dims = at.inputs[0].shape.dims
-    count = number(t, dim.product([dims[a] for a in _attribute(at, "axes")]))
-    return t(ops.Div(), _spread(t, at, g, i), astype(t, count, g.shape.dtype))
+    dims, dtype = at.inputs[0].shape.dims, g.shape.dtype
+    wide = at_least_f32(dtype)  # a float of 16 bits may not hold the count
+    count = astype(t, number(t, dim.product([dims[a] for a in _attribute(at, "axes")])), wide)
+    part = t(ops.Div(), astype(t, g, wide), count)
+    return _spread(t, at, astype(t, part, dtype), i)
 
 
 def _greatest(t: Arithmetic, at: Instruction, g: Instruction, i: int) -> Instruction:

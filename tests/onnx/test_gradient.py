@@ -146,6 +146,18 @@ def test_what_does_not_matter_has_a_derivative_of_zero(tmp_path: Path) -> None:
     assert slopes(tmp_path, nodes, ["d", "e"], x=1.5, z=2.0) == [0.0, 4.0]
 
 
+@pytest.mark.parametrize("dims", ["300, 300", "n, m"])
+def test_a_mean_may_be_of_more_elements_than_its_type_can_count(dims: str, tmp_path: Path) -> None:
+    program = program_of(
+        f"""g (float16[{dims}] x) => (float16 d) {{
+            y = ReduceMean(x) d = ai.onnx.preview.training.Gradient<xs = ["x"], y = "y">(x)
+        }}""",
+        tmp_path,
+    )
+    (d,) = program.eval({"x": np.zeros((300, 300), np.float16)})
+    assert np.array_equal(d, np.full((300, 300), 1 / 90000, np.float16))
+
+
 @pytest.mark.parametrize(
     ("nodes", "said"),
     [
