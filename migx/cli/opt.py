@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from migx.observers import Time
     from migx.rewrite import Event, EventLog
 
-KEY = re.compile(r"[0-9a-f]{16}(\.\d+)?")
+KEY = re.compile(r"[0-9a-f]{16}(\.\d+){0,2}")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

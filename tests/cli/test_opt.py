@@ -125,3 +125,25 @@ def test_a_compiled_file_becomes_the_changed_program(migx: Migx, tmp_path: Path)
     api.save(program.compile("ref"), saved)
     assert migx("opt", saved, "--passes", "eliminate_identity", "-o", saved).code == 0
     assert [at.name for at in api.load(saved).main] == ["@param", "neg", "@return"]
+
+
+def test_every_key_of_the_trace_can_be_given_back(migx: Migx, tmp_path: Path) -> None:
+    """Matches that look the same, one after another in the same place, have keys with a number."""
+    path = tmp_path / "terms.migx"
+    path.write_text("""
+module main(x: f32[]) {
+  %0 = @literal() {value=[1e-15]} : f32[]
+  %1 = @literal() {value=[1e-30]} : f32[]
+  %2 = @literal() {value=[2.0], label="w", replaceable=true} : f32[]
+  %3 = mul(x, %0)
+  %4 = mul(%3, %1)
+  %5 = mul(%4, %2)
+  return %5
+}
+""")
+    words = ("opt", path, "--passes", "simplify_algebra", "--trace")
+    traced = migx(*words)
+    keys = [line.split()[0] for line in traced.err.splitlines() if " simplify_algebra: " in line]
+    assert keys[-1].endswith(".2")
+    assert migx(*words, "--only", ",".join(keys)).out == traced.out
+    assert migx(*words, "--skip", keys[-1]).out != traced.out
