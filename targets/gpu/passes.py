@@ -114,7 +114,6 @@ class _Lowering:
         """Lowers a module, and those its instructions run; ``known`` are the symbols around it."""
         self.seen.add(module)
         self.late |= {at for part in pieces(module, known) for at in part.late}
-        known |= {name for at in module for name in symbols_of(at)}
         for at in list(module):
             if type(at.op) is Return:
                 self.results(at)
@@ -142,6 +141,7 @@ class _Lowering:
             else:
                 self.device[at] = self.launch(at, kernel)
                 self.made_there.add(at)
+            known |= symbols_of(at)  # after its modules, which may tell the sizes of its result
 
     def kernel(self, at: Instruction) -> Kernel | None:
         """The kernel of an instruction, if all its operands can be on the device."""

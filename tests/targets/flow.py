@@ -141,6 +141,35 @@ module main(x: tuple(f32[n, 4], f32[n])) {
   return %4
 }
 """
+TOLD_INSIDE = """
+module main(c: bool[], t: i64[], x: f32[9]) {
+  %0 = if(c) [some, others]
+  %1 = get_tuple_elem(%0)
+  %2 = neg(%1)
+  %3 = @literal() {value=[true]} : bool[]
+  %4 = @literal() {value=[0]} : i64[]
+  %5 = loop(t, %3, %4) {outputs=(i64[], i64[trips, 1, k])} [each]
+  %6 = get_tuple_elem(%5) {index=1}
+  return %2, %6
+}
+
+module some() {
+  %0 = nonzero(main:x) {count=m}
+  return %0
+}
+
+module others() {
+  %0 = relu(main:x)
+  %1 = nonzero(%0) {count=m}
+  return %1
+}
+
+module each(i: i64[], going: bool[], last: i64[]) {
+  %0 = nonzero(main:x) {count=k}
+  return going, last, %0
+}
+"""
+"""Instructions whose results have sizes that only their modules tell."""
 EVERY = (CHOICE, COUNTED, STOPPED, NESTED, SCANNED, FLAGS)
 RUNS = ((3, 0, True), (1, 1, True), (0, 2, True), (3, 5, False), (2, 150, True))
 """Sizes, trips and conditions."""

@@ -96,13 +96,14 @@ class CpuExecutable:
         """Cuts a module, and those that the host may run for its instructions, into pieces."""
         if module not in self.pieces:
             self.pieces[module], self.outputs[module] = _cut(self, module, known), module.outputs
-        inside = known | {n for at in module for n in symbols_of(at)}
+        inside = set(known)  # where a module runs: not what only its instruction's result tells
         late = {ending.at for piece in self.pieces[module] for ending in piece.endings}
         steps = self.pieces[module][0].outline.native.keys() - late
         for at in module:
             if self.kernels.get(at) is None and at not in steps:
                 for inner in at.modules:
-                    self._prepare(inner, inside)
+                    self._prepare(inner, set(inside))
+            inside |= symbols_of(at)
 
     def _find_kernels(self, module: Module) -> None:
         """Makes the kernels of a module, and of those its instructions run."""

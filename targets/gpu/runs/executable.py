@@ -148,11 +148,12 @@ class GpuExecutable:
             piece.kept = [v for v in piece.instructions if v in read_later]
             for at in piece.instructions:
                 read_later |= {*at.inputs, *captures_of(at)}
-        inside = known | {n for at in module for n in read_symbols(at)}
+        inside = set(known)  # where a module runs: not what only its instruction's result tells
         for at in module:
             for inner in () if isinstance(at.op, CodeObject) else at.modules:
                 if inner not in self.pieces:
-                    self._prepare(inner, inside, set(places.roots))
+                    self._prepare(inner, set(inside), set(places.roots))
+            inside |= read_symbols(at)
 
     def _stays(self, module: Module, at: Instruction) -> bool:
         """Whether a parameter's value is on the device when a module begins."""

@@ -11,7 +11,7 @@ from migx.ir import Module
 from migx.sizes import symbols_within
 from migx.testing.oracles import Trial
 from tests.targets.cpu.whole import at_once, compiled, executable, native
-from tests.targets.flow import COUNTED, EVERY, NESTED, RUNS, STOPPED, given, same
+from tests.targets.flow import COUNTED, EVERY, NESTED, RUNS, STOPPED, TOLD_INSIDE, given, same
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -362,3 +362,11 @@ def test_what_is_nested_too_deep_for_ref_is_an_error_that_says_so() -> None:
     program = compiled(_nested(200), target="ref")
     with pytest.raises(EvaluationError, match="nested too deeply to be run inside each other"):
         program.eval({"x": np.zeros(4, np.float32), "c": np.array(True)})
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_sizes_that_only_a_module_tells(chosen: bool) -> None:
+    x = np.array([0, 1, -2, 0, 3, 0, 0, 1, 1], np.float32)
+    inputs = {"c": np.array(chosen), "t": np.array(3), "x": x}
+    found, wanted = (migx.parse(TOLD_INSIDE).compile(t).eval(inputs) for t in ("cpu", "ref"))
+    assert all(map(np.array_equal, found, wanted))

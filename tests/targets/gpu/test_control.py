@@ -15,7 +15,7 @@ from migx.program import Program
 from migx.targets.gpu import Gpu
 from migx.targets.gpu.devices.interpreter import InterpreterDevice
 from migx.targets.gpu.devices.values import DeviceArgument
-from tests.targets.flow import EVERY, PAIR, RUNS, given, pair, same
+from tests.targets.flow import EVERY, PAIR, RUNS, TOLD_INSIDE, given, pair, same
 from tests.targets.gpu.on_interpreter import DEVICE
 
 STEPS = """
@@ -145,3 +145,13 @@ def test_a_branch_may_give_what_is_made_outside(offload_copy: bool) -> None:
     for sign in (1, -1):
         x = np.linspace(-1, 2, 12, dtype=np.float32).reshape(3, 4) * sign
         assert same(program.eval({"x": x}), ref.eval({"x": x}))
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_sizes_that_only_a_module_tells(chosen: bool) -> None:
+    x = np.array([0, 1, -2, 0, 3, 0, 0, 1, 1], np.float32)
+    inputs = {"c": np.array(chosen), "t": np.array(3), "x": x}
+    found, wanted = (
+        migx.parse(TOLD_INSIDE).compile(t).eval(inputs) for t in (Gpu(device=DEVICE), "ref")
+    )
+    assert all(map(np.array_equal, found, wanted))
