@@ -242,6 +242,30 @@ def test_a_factor_is_distributed_unless_signs_would_differ(factor: float, meet: 
     assert (main.outputs[0].op == Add()) is meet
 
 
+@pytest.mark.parametrize(("second", "meet"), [(1e-30, False), (1e-15, True)])
+def test_factors_beside_a_weight_keep_their_range(second: float, meet: bool) -> None:
+    text = f"""module main(x: f32[n, 2]) {{
+  %0 = @literal() {{value=[1e-15, 1.0]}} : f32[2]
+  %1 = @literal() {{value=[{second}, 3.0]}} : f32[2]
+  %2 = @literal() {{value=[2.0, 2.0], label="w", replaceable=true}} : f32[2]
+  %3 = multibroadcast(%0) {{out_lens=(n, 2)}}
+  %4 = multibroadcast(%1) {{out_lens=(n, 2)}}
+  %5 = multibroadcast(%2) {{out_lens=(n, 2)}}
+  %6 = mul(x, %3)
+  %7 = mul(%6, %4)
+  %8 = mul(%7, %5)
+  return %8
+}}
+"""
+    program = migx.parse(text)
+    migx.run_passes(program, "simplify_algebra")
+    products = [at for at in program.main if at.op == Mul() and not at.constant]
+    assert len(products) == (1 if meet else 2)
+    x = np.array([[1e31, 1.0]], np.float32)
+    (found,) = program.compile("ref").eval({"x": x})
+    np.testing.assert_allclose(found, x * [1e-15 * second * 2, 6.0], rtol=1e-6)
+
+
 def test_factors_of_two_products_are_merged_whether_they_are_known_or_not() -> None:
     def merged(replaceable: str) -> list[str]:
         program = migx.parse(
