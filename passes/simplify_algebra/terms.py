@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import ml_dtypes
 import numpy as np
@@ -13,7 +14,7 @@ from migx.fusion.narrow_floats import FORMATS
 from migx.ir import Instruction
 from migx.match import Pattern, value
 from migx.op import Array, Operation
-from migx.ops.builtin import Literal
+from migx.ops.builtin import Literal, Slot
 from migx.ops.layout import (
     Broadcast,
     Concat,
@@ -24,7 +25,7 @@ from migx.ops.layout import (
     Transpose,
     Unsqueeze,
 )
-from migx.ops.pointwise import Add, Binary, Unary
+from migx.ops.pointwise import Add, Binary, Mul, Unary
 from migx.passes._common import broadcast_of
 from migx.rewrite import Cursor
 from migx.shape import Dims
@@ -76,6 +77,10 @@ class Repeated:
         """One past the last axis of the value that the source has."""
         return self.first + self.source.shape.rank
 
+    def placed(self, array: Array) -> Array:
+        """Elements of the source as ones of the value, with extent 1 along its other axes."""
+        return array.reshape((1,) * self.first + array.shape + (1,) * (self.rank - self.end))
+
 
 def repeated(at: Instruction) -> Repeated:
     """A value as a broadcast of the source of its broadcasts; of itself if there are none."""
@@ -125,10 +130,11 @@ def may_merge(op: Operation, a: Instruction, b: Instruction, *, added: bool = Fa
 
 def keeps_range(op: Operation, a: Instruction, b: Instruction, small: bool) -> bool:
     """Whether an operation on two constants is finite where both are and, unless it may be
-    ``small``, normal where both are. Only few and fixed elements are checked; others are assumed to
-    fit. A subnormal sum is exact, and a subnormal term as exact as its sum.
+    ``small``, normal where both are. Only few and fixed elements are checked, and fixed factors;
+    others are assumed to fit. A subnormal sum is exact, and a subnormal term as exact as its sum.
     """
-    x, y = few_elements(a), few_elements(b)
+    known = few_factors if isinstance(op, Mul) else few_elements
+    x, y = known(a), known(b)
     if x is None or y is None or not (isinstance(op, Binary) and a.shape.dtype.is_float):
         return True
     least = float(ml_dtypes.finfo(x.dtype).smallest_normal)  # type: ignore[no-untyped-call]
@@ -137,6 +143,18 @@ def keeps_range(op: Operation, a: Instruction, b: Instruction, small: bool) -> b
     if not small:
         lost |= (x >= least) & (y >= least) & (made < least)
     return not np.any(lost)
+
+
+def few_factors(constant: Instruction, steps: int = STEPS) -> Array | None:
+    """A constant as by ``few_elements``; of a product, that of the factors that are known."""
+    known, whole = few_elements(constant), repeated(constant)
+    source = whole.source
+    if known is None and type(source.op) is Slot:
+        source = source.owner.program.slots[source.op.slot]
+    if known is not None or not isinstance(source.op, Mul) or not steps:
+        return known
+    found = [v for v in (few_factors(v, steps - 1) for v in source.inputs) if v is not None]
+    return whole.placed(reduce(np.multiply, found)) if found else None
 
 
 def is_mild(factor: Instruction) -> bool:
@@ -178,9 +196,7 @@ def few_elements(constant: Instruction, steps: int = STEPS) -> Array | None:
         array = op.compute(*given) if len(given) == len(source.inputs) else None
     else:
         array = None
-    if array is None:
-        return None
-    return array.reshape((1,) * whole.first + array.shape + (1,) * (whole.rank - whole.end))
+    return None if array is None else whole.placed(array)
 
 
 def _every_element(constant: Instruction, steps: int) -> Array | None:
