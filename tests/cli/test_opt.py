@@ -134,7 +134,7 @@ def test_every_key_of_the_trace_can_be_given_back(migx: Migx, tmp_path: Path) ->
 module main(x: f32[]) {
   %0 = @literal() {value=[1e-15]} : f32[]
   %1 = @literal() {value=[1e-30]} : f32[]
-  %2 = @literal() {value=[2.0], label="w", replaceable=true} : f32[]
+  %2 = @literal() {value=[1e20]} : f32[]
   %3 = mul(x, %0)
   %4 = mul(%3, %1)
   %5 = mul(%4, %2)
