@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -129,6 +129,17 @@ def pieces(module: Module, known: set[str]) -> list[Part]:
         if late:
             told |= dict.fromkeys(names - told.keys(), number + 1)
     return made
+
+
+def with_known(module: Module, known: set[str]) -> Iterator[tuple[Instruction, set[str]]]:
+    """Each instruction of a module, which may be changed meanwhile, with the symbols known where it
+    runs: not those that only its own result tells, or its modules. The set grows from one to the
+    next.
+    """
+    told = set(known)
+    for at in list(module):
+        yield at, told
+        told |= symbols_of(at)
 
 
 class Life(NamedTuple):

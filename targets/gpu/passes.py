@@ -14,9 +14,9 @@ from migx.ops.control import Assume, Loop
 from migx.ops.fused import Fused
 from migx.passes.dissolve import take_apart
 from migx.pipeline import Approximation
-from migx.planning import is_alias, is_memory, pieces, results
+from migx.planning import is_alias, is_memory, pieces, results, with_known
 from migx.program import Program
-from migx.sizes import asked_again, symbols_of
+from migx.sizes import asked_again
 from migx.targets.gpu.code.tuning import Tuner
 from migx.targets.gpu.cost_model import around
 from migx.targets.gpu.emit.text import Kernel, operands
@@ -114,7 +114,7 @@ class _Lowering:
         """Lowers a module, and those its instructions run; ``known`` are the symbols around it."""
         self.seen.add(module)
         self.late |= {at for part in pieces(module, known) for at in part.late}
-        for at in list(module):
+        for at, told in with_known(module, known):
             if type(at.op) is Return:
                 self.results(at)
             elif type(at.op) is Param:
@@ -128,20 +128,19 @@ class _Lowering:
                 self.made_there.add(at)
                 self.device[at] = at
             elif isinstance(at.op, Fused) and self.is_little(at):
-                self.few(at, known)
+                self.few(at, told)
             elif (
                 is_alias(at)
                 or self.is_little(at)
                 or (kernel := self.kernel(at)) is None
                 or kernel.counts != (at in self.late)
             ):
-                self.on_host(at, known)
+                self.on_host(at, told)
             elif kernel.counts:
                 self.count(at, kernel)
             else:
                 self.device[at] = self.launch(at, kernel)
                 self.made_there.add(at)
-            known |= symbols_of(at)  # after its modules, which may tell the sizes of its result
 
     def kernel(self, at: Instruction) -> Kernel | None:
         """The kernel of an instruction, if all its operands can be on the device."""

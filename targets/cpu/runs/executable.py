@@ -17,10 +17,9 @@ from migx.binding import Sizes, Told
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Param
 from migx.ops.formats import UnpackWeight
-from migx.planning import is_alias, is_block, pieces, root
+from migx.planning import is_alias, is_block, pieces, root, with_known
 from migx.profile import Profile
 from migx.program import Program
-from migx.sizes import symbols_of
 from migx.target import NO_SLOTS, Context
 from migx.targets.cpu.code import jit
 from migx.targets.cpu.code.saved import Kernels, objects_of, saved_as
@@ -96,14 +95,12 @@ class CpuExecutable:
         """Cuts a module, and those that the host may run for its instructions, into pieces."""
         if module not in self.pieces:
             self.pieces[module], self.outputs[module] = _cut(self, module, known), module.outputs
-        inside = set(known)  # where a module runs: not what only its instruction's result tells
         late = {ending.at for piece in self.pieces[module] for ending in piece.endings}
         steps = self.pieces[module][0].outline.native.keys() - late
-        for at in module:
+        for at, told in with_known(module, known):
             if self.kernels.get(at) is None and at not in steps:
                 for inner in at.modules:
-                    self._prepare(inner, set(inside))
-            inside |= symbols_of(at)
+                    self._prepare(inner, set(told))
 
     def _find_kernels(self, module: Module) -> None:
         """Makes the kernels of a module, and of those its instructions run."""

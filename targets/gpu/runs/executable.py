@@ -20,7 +20,7 @@ from migx.errors import TargetError
 from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal, Param, Return, Slot, Undefined
 from migx.ops.dims import DimLiteral
-from migx.planning import is_alias, is_memory, pieces
+from migx.planning import is_alias, is_memory, pieces, with_known
 from migx.profile import Cost, Profile
 from migx.program import Program
 from migx.shape import Shape
@@ -148,12 +148,10 @@ class GpuExecutable:
             piece.kept = [v for v in piece.instructions if v in read_later]
             for at in piece.instructions:
                 read_later |= {*at.inputs, *captures_of(at)}
-        inside = set(known)  # where a module runs: not what only its instruction's result tells
-        for at in module:
+        for at, told in with_known(module, known):
             for inner in () if isinstance(at.op, CodeObject) else at.modules:
                 if inner not in self.pieces:
-                    self._prepare(inner, set(inside), set(places.roots))
-            inside |= read_symbols(at)
+                    self._prepare(inner, set(told), set(places.roots))
 
     def _stays(self, module: Module, at: Instruction) -> bool:
         """Whether a parameter's value is on the device when a module begins."""
