@@ -147,12 +147,14 @@ def keeps_range(op: Operation, a: Instruction, b: Instruction, small: bool) -> b
 
 def few_factors(constant: Instruction, steps: int = STEPS) -> Array | None:
     """A constant as by ``few_elements``; of a product, that of the factors that are known."""
-    known, whole = few_elements(constant), repeated(constant)
-    source = whole.source
-    if known is None and type(source.op) is Slot:
-        source = source.owner.program.slots[source.op.slot]
-    if known is not None or not isinstance(source.op, Mul) or not steps:
+    if (known := few_elements(constant)) is not None:
         return known
+    whole = repeated(constant)
+    source = whole.source
+    if type(source.op) is Slot:
+        source = source.owner.program.slots[source.op.slot]
+    if not isinstance(source.op, Mul) or not steps:
+        return None
     found = [v for v in (few_factors(v, steps - 1) for v in source.inputs) if v is not None]
     return whole.placed(reduce(np.multiply, found)) if found else None
 

@@ -8,7 +8,7 @@ from migx.dim import bounds, product
 from migx.ir import Instruction
 from migx.ops.indexing import Nonzero
 from migx.shape import I64, Shape
-from migx.targets.gpu.emit.expressions import Part
+from migx.targets.gpu.emit.expressions import Part, both
 from migx.targets.gpu.emit.text import MOST, Kernel, Writer
 from migx.targets.gpu.emit.types import COMPUTING
 from migx.targets.gpu.parts.counts import NUMBER, Counts
@@ -37,7 +37,7 @@ def kernel_for(at: Instruction) -> Kernel | None:
     places = w.split(Part(index, given.dims))
     offset = w.offset([Part(index, given.dims)], given.true_strides)
     hit = w.let(f"({w.load(0, w.spread(offset, [SIZE]), given.dtype).text} != 0)", WHOLE)
-    hit = w.let(hit if w.masks[0] is None else hit & w.masks[0])
+    hit = w.let(both(w.masks[0], hit))
     with w.block("if turn == 0:"):
         counts.tell(w.let(f"tl.sum({hit.text}.to(tl.int32))"))
     with w.block("else:"):

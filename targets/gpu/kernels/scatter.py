@@ -114,7 +114,7 @@ class _Shares:
 
     def __init__(self, at: Instruction, op: Scatter) -> None:
         self.at, self.op, self.writer = at, op, Writer(at)
-        self.data, self.tuples, self.updates = (v.shape for v in at.inputs)
+        self.data, self.tuples = (v.shape for v in at.inputs[:2])
         self.width = int(self.tuples.dims[-1])
         self.rows, self.inner = product(self.data.dims[: self.width]), self.data.dims[self.width :]
         self.length, self.count = product(self.inner), product(self.tuples.dims[:-1])
@@ -161,7 +161,7 @@ class _Shares:
             with w.masked({0: w.there(number, self.count, AT_ONCE)}):
                 row = self._row(number)
                 hit = w.let(f"(({row.text} >= {begin.text}) & ({row.text} < {end.text}))", WHOLE)
-                hit = w.let(hit if w.masks[0] is None else hit & w.masks[0])
+                hit = w.let(both(w.masks[0], hit))
             left = w.variable(f"tl.sum({hit.text}.to(tl.int32))")
             last = w.variable(f"{start.text} - 1")
             with w.block(f"while {left.text} > 0:"):

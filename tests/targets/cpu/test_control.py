@@ -235,7 +235,7 @@ def test_what_a_loop_need_not_carry_is_packed_once() -> None:
         Trial(program, {k: migx.Argument.of(v) for k, v in inputs.items()}).target("cpu")
 
 
-PADDED = """
+ITERATED = """
 module main(t: i64[], x: f32[n, 4]) {
   %0 = @literal() {value=[true]} : bool[]
   %1 = loop(t, %0, x) {outputs=(f32[n, 4], f32[trips])} [body]
@@ -243,7 +243,10 @@ module main(t: i64[], x: f32[n, 4]) {
   %3 = get_tuple_elem(%1) {index=1}
   return %2, %3
 }
-
+"""
+PADDED = (
+    ITERATED
+    + """
 module body(i: i64[], c: bool[], a: f32[n, 4]) {
   %0 = @literal() {value=[2]} : i64[]
   %1 = less(i, %0)
@@ -265,6 +268,7 @@ module many() {
   return %1
 }
 """
+)
 
 
 def test_a_branch_in_a_loop_may_refuse_the_sizes() -> None:
@@ -277,15 +281,9 @@ def test_a_branch_in_a_loop_may_refuse_the_sizes() -> None:
         program.eval(given(program, 2, 3, True))
 
 
-LOOP = """
-module main(t: i64[], x: f32[n, 4]) {
-  %0 = @literal() {value=[true]} : bool[]
-  %1 = loop(t, %0, x) {outputs=(f32[n, 4], f32[trips])} [body]
-  %2 = get_tuple_elem(%1)
-  %3 = get_tuple_elem(%1) {index=1}
-  return %2, %3
-}
-
+LOOP = (
+    ITERATED
+    + """
 module body(i: i64[], c: bool[], a: f32[n, 4]) {
   %0 = slice(a) {axes=(0, 1), starts=(2, 0), ends=(3, 1)}
   %1 = squeeze(%0) {axes=(0, 1)}
@@ -293,6 +291,7 @@ module body(i: i64[], c: bool[], a: f32[n, 4]) {
   return c, %2, %1
 }
 """
+)
 SCAN = """
 module main(s: f32[n, 4], x: f32[t, m, 4]) {
   %0 = scan(s, x) {num_scan_inputs=1} [body]
