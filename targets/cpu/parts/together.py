@@ -25,10 +25,6 @@ from migx.targets.cpu.emit import I64, Value
 from migx.targets.cpu.kernel import Frame
 from migx.targets.cpu.threads.runtime import filled, waiting, watched
 
-PATIENCE = 64
-"""How often a thread polls before it yields its core. Parts take about equally long, so the others
-are done soon; if not, one of them is likely waiting for this core.
-"""
 LINE = 8
 """Words in a cache line: words written by different threads are on different lines."""
 DONE, CAME, LEFT, CLAIMS = 0, LINE, LINE + 1, 2 * LINE
@@ -106,7 +102,7 @@ entry:
 {_word("pexpected", "own", EXPECTED)}
   %expected = load i64, ptr %pexpected
   br label %watch
-{watched("entry", "team", "sge i64 %seen, %expected", PATIENCE)}
+{watched("entry", "team", "sge i64 %seen, %expected")}
 end:
   ret void
 }}

@@ -1,6 +1,6 @@
 """Runs the steps of a plan, sharing out the tiles of each among threads.
 
-The threads are Python's, parked in compiled code: they spin for a moment, then sleep. A kernel of
+The threads are Python's, parked in compiled code: they spin for a while, then sleep. A kernel of
 several tiles is a job: idle threads claim the next tiles from a counter, so a thread whose core is
 busy elsewhere takes fewer, and one that is late finds the gate closed. The thread that runs the
 plan works with them and returns when all tiles are done. The process has one set of threads, of
@@ -29,8 +29,11 @@ from migx.target import MOST_THREADS
 from migx.targets.cpu.machine import cores, logical_cpus
 from migx.targets.cpu.threads.runtime import STATE_BYTES, runtime
 
-SPINS = 2000
-"""How often an idle thread polls before it sleeps: some ten microseconds."""
+SPINS = 20_000
+"""How often an idle thread polls before it sleeps: half a millisecond, more than most steps that a
+thread does alone. One that sleeps between two jobs may be woken on a core that others want, and the
+short sleeps are no occasion for the system to move these.
+"""
 EACH = 2
 """The most threads per core that a run uses."""
 RECOUNT = 1.0

@@ -24,8 +24,13 @@ BACK = 256
 """The backward jumps after which a run returns, so that faults and signals are checked."""
 CLAIMS = 8
 """The most claims per thread into which a job is cut."""
-PATIENCE = 500
-"""How often the thread that waits for the others polls before it yields its core."""
+PATIENCE = 12_000
+"""How often a thread that waits for others polls before it sleeps: tenths of a millisecond."""
+NAP = 30
+"""The microseconds of each sleep. A thread that only yields still looks busy, so the system leaves
+those it waits for in the queue of a core that is taken; the core of one that sleeps is given to
+them.
+"""
 
 # The state, offsets in bytes: words written by different threads are on different cache lines.
 EPOCH, GATE, NEXT, OWNER, SLEEPERS, STOP = 0, 64, 128, 192, 256, 320
@@ -111,24 +116,24 @@ def _word(name: str, number: int, kind: str = "i64") -> str:
     return f"{at}  %{name} = load {kind}, ptr %at_{name}"
 
 
-def watched(before: str, word: str, until: str, patience: int) -> str:
+def watched(before: str, word: str, until: str) -> str:
     """The block ``watch`` and those it needs: polls a word of memory, ``%seen``, until a condition
-    holds, and continues at ``end``. After ``patience`` polls it yields its core before each.
+    holds, and continues at ``end``. After ``PATIENCE`` polls it sleeps before each.
     """
     return f"""watch:
-  %n = phi i64 [0, %{before}], [%n2, %spin], [%n2, %yield]
+  %n = phi i64 [0, %{before}], [%n2, %spin], [%n2, %nap]
   %seen = load atomic i64, ptr %{word} acquire, align 8
   %enough = icmp {until}
   br i1 %enough, label %end, label %busy
 busy:
   %n2 = add i64 %n, 1
-  %long = icmp ugt i64 %n, {patience}
-  br i1 %long, label %yield, label %spin
+  %long = icmp ugt i64 %n, {PATIENCE}
+  br i1 %long, label %nap, label %spin
 spin:
 <pause>
   br label %watch
-yield:
-<yield>
+nap:
+<nap>
   br label %watch"""
 
 
@@ -166,19 +171,22 @@ def _system() -> dict[str, str]:
 
 
 def waiting() -> tuple[str, dict[str, str]]:
-    """How a thread polls: the declarations, and the instructions that pause the core, and that
-    yield it to another thread.
+    """How a thread waits: the declarations, and the instructions that pause the core, that yield it
+    to another thread, and that sleep for a moment.
     """
     _, features = jit.host_features()
-    yields = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
-    declared, pause = f"declare i32 @{yields}()\n", ""
+    declared = "declare i32 @sched_yield()\ndeclare i32 @usleep(i32)\n"
+    calls = {"pause": "", "yield": "call i32 @sched_yield()", "nap": f"call i32 @usleep(i32 {NAP})"}
+    if sys.platform == "win32":  # whose shortest sleep is a tick of the clock, many milliseconds
+        declared = "declare i32 @SwitchToThread()\n"
+        calls |= dict.fromkeys(("yield", "nap"), "call i32 @SwitchToThread()")
     if "neon" in features:
         declared += "declare void @llvm.aarch64.hint(i32)\n"
-        pause = "  call void @llvm.aarch64.hint(i32 1)\n"
+        calls["pause"] = "call void @llvm.aarch64.hint(i32 1)"
     elif "sse2" in features:
         declared += "declare void @llvm.x86.sse2.pause()\n"
-        pause = "  call void @llvm.x86.sse2.pause()\n"
-    return declared, {"pause": pause, "yield": f"  call i32 @{yields}()\n"}
+        calls["pause"] = "call void @llvm.x86.sse2.pause()"
+    return declared, {name: f"  {call}\n" for name, call in calls.items()}
 
 
 def _text() -> str:
@@ -403,7 +411,7 @@ begin:
   call void @work(ptr %state, i64 0, ptr null)
   %shut = atomicrmw and ptr %gate, i64 4294967295 seq_cst
   br label %watch
-{watched("begin", "gate", "eq i64 %seen, 0", PATIENCE)}
+{watched("begin", "gate", "eq i64 %seen, 0")}
 end:
   store atomic i64 0, ptr %owner release, align 8
   ret void
