@@ -16,7 +16,7 @@ import numpy as np
 from migx import op as operations
 from migx import ops
 from migx.argument import Argument
-from migx.dim import Dim
+from migx.dim import Dim, Extent
 from migx.dims.arithmetic import ON_EXTENTS, own, quotient
 from migx.errors import DimError
 from migx.ir import Instruction
@@ -88,6 +88,22 @@ def evaluated(op: Operation, inputs: Sequence[Instruction]) -> Array | None:
         return np.asarray(function(op, *arrays), object)
     except DimError:
         return None
+
+
+def part(op: Operation, given: Sequence[Extent | None]) -> Extent | None:
+    """One element of a pointwise operation's result, from those of its inputs, None for what is
+    known only at run time: a condition that is known picks one of the others.
+    """
+    if op.name == "where" and given[0] is not None:
+        return given[1] if given[0] else given[2]
+    known, function = _all(given), ON_EXTENTS.get(op.name)
+    if known is None or function is None:
+        return None
+    try:
+        (found,) = function(op, *(np.array([x], object) for x in known))
+    except DimError:
+        return None
+    return found if isinstance(found, Dim) else int(found)
 
 
 def _all(values: Iterable[T | None]) -> list[T] | None:

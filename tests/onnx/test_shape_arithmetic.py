@@ -399,3 +399,32 @@ def test_floats_that_are_no_sizes_are_looked_at_once(tmp_path: Path) -> None:
     text = f"main (float[4] v0) => (int64[4] y) {{ {chain} y = Cast<to = 7>(v64) }}"
     program = read(text, tmp_path)
     assert [at.name for at in program.main].count("mul") == 64
+
+
+PARTLY = """
+main (float[1, 1, 4] x, int64[1] k) => (float[p, q, r] y)
+<int64[1] one = {1}, int64[1] four = {4}, int64[3] minus = {-1, -1, -1},
+ int64[3] ones = {1, 1, 1}> {
+  c = Concat<axis = 0>(one, k, four)
+  e = Equal(c, minus)
+  w = Where(e, ones, c)
+  y = Expand(x, w)
+}"""
+
+
+def test_elements_of_dims_that_are_known_stay_known(tmp_path: Path) -> None:
+    """Exporters write each Expand so that -1 keeps a dim."""
+    program = read(PARTLY, tmp_path)
+    assert "{out_lens=(1, y.1, 4)}" in str(program)
+    x = np.arange(4, dtype=np.float32).reshape(1, 1, 4)
+    for k in (3, 1, 0, -1):
+        (y,) = program.copy().compile("ref").eval({"x": x, "k": np.array([k])})
+        np.testing.assert_array_equal(y, np.broadcast_to(x, (1, abs(k), 4)))
+
+
+@pytest.mark.parametrize("step", ["Add(v{i}, v{i})", "Where(c, one, v{i})"])
+def test_dims_computed_by_many_steps_are_looked_at_once(step: str, tmp_path: Path) -> None:
+    steps = "\n".join(f"v{i + 1} = {step.format(i=i)}" for i in range(1200))
+    head = "main (float[1] x, int64[1] v0, bool[1] c) => (float[n] y) <int64[1] one = {1}>"
+    program = read(f"{head} {{ {steps} y = Expand(x, v1200) }}", tmp_path)
+    assert "{out_lens=(y.0,)}" in str(program)

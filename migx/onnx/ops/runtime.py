@@ -11,12 +11,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from migx import dim, ops
+from migx import op as operations
 from migx.dim import Extent
 from migx.errors import OnnxError
 from migx.ir import Instruction
+from migx.onnx import symbolic
 from migx.onnx.node import Node
 from migx.op import Array
 from migx.shape import BOOL, I64
+from migx.weights.constants import tree
 
 Fold = Callable[[Instruction, tuple[int, ...]], Instruction]
 """Reduces some axes of a value, which stay with size 1."""
@@ -208,10 +211,29 @@ def along_axis(node: Node, x: Instruction, given: Instruction, op: ops.Op) -> In
 
 def parts_of(node: Node, value: Instruction) -> list[Extent | None]:
     """The elements of a list, None for those known only at run time."""
-    known = node.extents(value)
-    if known is not None:
-        return list(known)
-    whole = isinstance(value.shape.elements, int)
-    if whole and value.op.name == "concat" and value.shape.rank == 1:
-        return [part for v in value.inputs for part in parts_of(node, v)]
-    return [None] * length(node, value, "dims")
+    found: dict[Instruction, list[Extent | None]] = {}
+    for at in tree(value, lambda v: _before_parts(node, v)):
+        given = [found[v] for v in _before_parts(node, at)]
+        known = node.extents(at)
+        if known is not None:
+            found[at] = list(known)
+        elif not given:
+            count = length(node, at, "dims") if at is value else int(at.shape.elements)
+            found[at] = [None] * count
+        elif at.op.name == "concat":
+            found[at] = [part for parts in given for part in parts]
+        else:
+            found[at] = [symbolic.part(at.op, each) for each in zip(*given, strict=True)]
+    return found[value]
+
+
+def _before_parts(node: Node, value: Instruction) -> Sequence[Instruction]:
+    """What the elements of a list are computed from, one from one; nothing if they are known, or
+    cannot be.
+    """
+    shape = value.shape
+    small = shape.rank == 1 and shape.static and symbolic.may_be_contents(shape)
+    if not small or node.extents(value) is not None:
+        return ()
+    each = value.op.name == "concat" or operations.traits(value.op).pointwise
+    return value.inputs if each else ()
