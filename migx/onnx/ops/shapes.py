@@ -55,7 +55,10 @@ def spread(node: Node, x: Instruction, target: Instruction) -> Instruction:
     rank = max(x.shape.rank, len(parts))
     axes = enumerate(zip(_padded(x.shape.dims, rank), _padded(parts, rank), strict=True))
     dims = [node.fresh(str(i)) if b is None else dim.broadcast(a, b) for i, (a, b) in axes]
-    return node.add(ops.Multibroadcast(tuple(dims)), x, target)
+    # What tells the sizes has the dims of x, but not its data, which may lie far from the host.
+    dummy = node.broadcast_to(node.literal(np.zeros((), np.bool_)), x.shape.dims)
+    node.add(ops.Multibroadcast(tuple(dims)), dummy, target)
+    return node.broadcast_to(x, dims)
 
 
 def _padded(dims: Sequence[T], rank: int) -> tuple[T | int, ...]:

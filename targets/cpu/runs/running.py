@@ -329,12 +329,13 @@ class Run:
     ) -> Sizes:
         """Runs the instruction that the next piece waits for, whose operation and shape are bound
         as far as possible, and gives the sizes known by its result. The result is copied to memory
-        of its own; for an object, which may hold its inputs, these are copied.
+        of its own, if anything reads it; for an object, which may hold its inputs, these are
+        copied.
         """
         holds = not all(map(is_memory, shape.parts or (shape,)))
         result = self.evaluate(at, op, shape, captured, lasting=holds)
         try:
-            result = own(result)
+            result = own(result) if at.users else result
         except MemoryError as error:
             raise failed(at, error) from error
         self.values[at], sizes = told_by(result, shape, self.sizes)
