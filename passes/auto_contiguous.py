@@ -16,9 +16,9 @@ from migx.ops.linear import Convolution, QuantDot
 from migx.ops.pooling import Pooling
 from migx.planning import root
 
-ALONG = ("conv_epilogue", "gemm_epilogue", "gemm_quantized")
-"""The tags of groups whose core may read along rows: products of bytes, which are multiplied four
-at a time, and convolutions whose channels do not mix.
+ALONG = (QuantDot, Convolution, Pooling)
+"""Operations that may read along rows: products of bytes, which are multiplied four at a time,
+convolutions whose channels do not mix, and pooling.
 """
 LINE = 16
 """Elements of a cache line: a copy pays off if both axes are at least as long."""
@@ -62,7 +62,7 @@ def _read_across(at: Instruction) -> set[int]:
     if at.op.name == "@return":
         given = (Param, Literal, Slot)
         return {i for i, v in enumerate(at.inputs) if isinstance(root(v).op, given)}
-    if (core := core_of(at, (QuantDot, Convolution, Pooling), ALONG)) is not None:
+    if (core := core_of(at, ALONG)) is not None:
         rows = core.inputs[0] if core is at else operands(at).get(core.inputs[0])
         if rows is None or rows.shape.true_strides[-1] == 1 or _mixes_channels(core):
             return set()

@@ -102,7 +102,7 @@ def _product(at: Instruction) -> Instruction | None:
     """The dot with weights of four bits, or constant ones of eight, that a group holds; None where
     there is none.
     """
-    dot = core_of(at, (Dot,), ("int4_gemm", "gemm_epilogue"))
+    dot = core_of(at, (Dot,))
     if dot is None or dot is at or not (levels := _levels(source(dot.inputs[1]))):
         return None
     given = operands(at).get(levels)

@@ -9,7 +9,7 @@ strides of 0, and axes with the same layout in every operand are merged.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TypeVar
@@ -423,17 +423,19 @@ def name_of(at: Instruction) -> str:
 
 DOTS = (Dot, QuantDot)
 CONVOLUTIONS = (Convolution, QuantConvolution)
+TAGS = frozenset(
+    {"int4_gemm", "gemm_epilogue", "gemm_quantized", "conv_epilogue", "conv_quantized"}
+)
+"""The tags of groups that are one product or convolution, with what comes before and after it."""
 
 
-def core_of(
-    at: Instruction, kinds: tuple[type[Operation], ...], tags: Collection[str]
-) -> Instruction | None:
-    """The product or convolution that an instruction is, or contains if it is a group with one of
-    these tags; otherwise None.
+def core_of(at: Instruction, kinds: tuple[type[Operation], ...]) -> Instruction | None:
+    """The product or convolution, of these ``kinds``, that an instruction is, or that it contains
+    if it is the group of one; otherwise None.
     """
     if type(at.op) in kinds:
         return at
-    if not isinstance(at.op, Group) or at.op.tag not in tags:
+    if not isinstance(at.op, Group) or at.op.tag not in TAGS:
         return None
     return next((v for v in at.modules[0] if type(v.op) in kinds), None)
 

@@ -57,9 +57,6 @@ from migx.targets.cpu.parts.tile import SUMS, sum_type
 from migx.targets.cpu.parts.transpose import gather_lines
 from migx.targets.cpu.parts.windows import Axis, axes_of
 
-TAGS = ("conv_epilogue", "conv_quantized", "int4_gemm")
-"""The tags of groups that may hold a convolution."""
-
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     """The kernel of a convolution, alone or in a group with its epilogue."""
@@ -180,7 +177,7 @@ def _padded(inner: Instruction) -> tuple[Instruction, Dims | None]:
 
 def convolution_in(at: Instruction) -> Instruction | None:
     """The convolution in an instruction."""
-    return core_of(at, CONVOLUTIONS, TAGS)
+    return core_of(at, CONVOLUTIONS)
 
 
 def _apart(weights: Shape, axes: Sequence[Axis]) -> Dims:

@@ -46,10 +46,6 @@ Axes = tuple[tuple[Extent, tuple[Extent, Extent]], ...]
 """Extents, with the strides along each on the left and on the right, in elements."""
 
 
-TAGS = ("gemm_epilogue", "gemm_quantized")
-"""The tags of groups that are products with their epilogues."""
-
-
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     """The kernel of a product of matrices, alone or in a group with its epilogue."""
     problem = described(at)
@@ -100,7 +96,7 @@ def described(at: Instruction) -> Problem | None:
     """The product an instruction computes; None if there is none, or its operands are not inputs as
     they are.
     """
-    dot = core_of(at, DOTS, TAGS)
+    dot = core_of(at, DOTS)
     left = None if dot is None else input_number(at, dot, dot.inputs[0])
     if dot is None or left is None:
         return None

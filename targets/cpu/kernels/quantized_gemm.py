@@ -23,7 +23,7 @@ from migx.shape import DType
 from migx.targets.cpu.emit import I8, I32, Function, Value
 from migx.targets.cpu.emit.dot4 import BYTES, FLIP, ONES, Signs, dot4
 from migx.targets.cpu.kernel import Kernel
-from migx.targets.cpu.kernels.gemm import TAGS, Problem, Writer, described
+from migx.targets.cpu.kernels.gemm import Problem, Writer, described
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.matrix import Matrix
 from migx.targets.cpu.parts.tile import Tile
@@ -31,7 +31,7 @@ from migx.targets.cpu.parts.tile import Tile
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     """The kernel of a product of bytes, alone or in a group."""
-    dot = core_of(at, DOTS, TAGS)
+    dot = core_of(at, DOTS)
     if dot is None or type(dot.op) is not QuantDot or machine.lanes(I32) < BYTES:
         return None
     problem = described(at)

@@ -33,8 +33,6 @@ from migx.targets.cpu.parts.weight_parameters import (
     parameter_of,
 )
 
-TAGS = ("int4_gemm", "gemm_epilogue")
-"""The tags of groups that may hold such a product."""
 WORD = 32
 """Bits of a lane of weights; if rows are rounded, it has as many indices of the depth as fit."""
 MOST_PLACES = 2**31 // (128 * 255)
@@ -102,7 +100,7 @@ def described(at: Instruction, widths: Callable[[int, bool], Sequence[int]]) -> 
     columns, or else the last; ``widths`` gives these for the bits and for whether rows are rounded.
     None for other forms.
     """
-    dot = core_of(at, (Dot,), TAGS)
+    dot = core_of(at, (Dot,))
     left = None if dot is None or dot is at else _left(at, dot)
     if dot is None or left is None or not is_floating(dot.shape.dtype):
         return None

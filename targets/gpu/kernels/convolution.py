@@ -24,14 +24,13 @@ from migx.targets.gpu.kernels.tiled import Tiled
 from migx.targets.gpu.parts.split_k import Corner
 from migx.targets.gpu.parts.sums import Sums
 
-TAGS = ("conv_epilogue", "conv_quantized", "int4_gemm")
 FEW = 8
 """The most output channels of a group for which taps are multiplied one by one."""
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
     """The kernel of a convolution, alone or in a group, whose windows have static sizes."""
-    inner = core_of(at, CONVOLUTIONS, TAGS)
+    inner = core_of(at, CONVOLUTIONS)
     if inner is None or not all(isinstance(d, int) for d in inner.inputs[1].shape.dims):
         return None
     return _Writer.kernel_of(at, inner, product(inner.shape.dims[2:]))

@@ -31,7 +31,6 @@ from migx.targets.gpu.parts.sums import Sums
 from migx.targets.gpu.parts.words import PER, Words, joined, words_of
 from migx.targets.gpu.tiles import whole
 
-TAGS = ("gemm_epilogue", "gemm_quantized", "int4_gemm")
 BLOCKS = (32, 64, 128)
 """The lengths of blocks whose scale can be read once for the whole block."""
 FEW = 4
@@ -40,7 +39,7 @@ FEW = 4
 
 def kernel_for(at: Instruction) -> Kernel | None:
     """The kernel of a product of matrices, alone or in a group."""
-    dot = core_of(at, DOTS, TAGS)
+    dot = core_of(at, DOTS)
     return None if dot is None else _Writer.kernel_of(at, dot, dot.shape.dims[-1])
 
 
