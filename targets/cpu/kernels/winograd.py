@@ -24,7 +24,7 @@ from typing import NamedTuple
 from migx.dim import Extent, product
 from migx.fusion import winograd
 from migx.fusion.kernels import FusedKernel, epilogue
-from migx.fusion.winograd import INPUT, MADE, OUTPUT, PLACES, SEEN, Matrix, tiles
+from migx.fusion.winograd import INPUT, MADE, OUTPUT, PLACES, SEEN, tiles
 from migx.ir import Instruction
 from migx.shape import F32 as ELEMENT
 from migx.shape import Dims
@@ -34,7 +34,9 @@ from migx.targets.cpu.kernels.convolution import is_literal
 from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts.cutting import ALONE, FETCH, TILE, step_turns
 from migx.targets.cpu.parts.epilogue import Destination, Epilogue, writable
+from migx.targets.cpu.parts.matrix import Matrix
 from migx.targets.cpu.parts.strips import AHEAD
+from migx.targets.cpu.parts.tile import Tile, add_strip
 from migx.targets.cpu.parts.transpose import deinterleaved, interleaved
 
 MOST_ROWS, MOST_VECTORS = 16, 6
@@ -266,26 +268,16 @@ class Writer(KernelWriter):
         """The sums of a strip of kernels at all positions of the block's tiles."""
         f, cut, channels = self.f, self.cut, self.problem.channels
         weights = self.frame.operands[self.problem.weights]
-        count, zero = range(cut.vectors), f.const(self.vector, 0)
+        tile = Tile(cut.rows, cut.vectors, self.lanes, cut.rows, channels, F32)
         with f.loop(0, PLACES) as place:
             number = (strip * PLACES + place.index) * (channels * cut.rows)
-            kernels = f.element(weights, number, F32)
+            kernels = Matrix.dense(f.element(weights, number, F32), cut.rows, ELEMENT)
+            starts = [kernels.moved(0, i).turned for i in range(cut.rows)]
+            ahead = Matrix.dense(f.element(kernels.first, AHEAD, I8), cut.rows, ELEMENT)
             panel = f.element(self.tiles, place.index * self.seen, F32)
+            seen = Matrix.dense(panel, self.columns, ELEMENT)
             sums = f.element(self.sums, place.index * self.made, F32)
-            with f.loop(0, channels, carry=[zero] * (cut.rows * cut.vectors)) as k:
-                line = f.element(panel, k.index * self.columns, F32)
-                kernel = f.element(kernels, k.index * cut.rows, F32)
-                seen = [f.load(f.element(line, j * self.lanes, F32), self.vector) for j in count]
-                f.prefetch(f.element(kernel, AHEAD, I8))
-                made: list[Value] = []
-                for i in range(cut.rows):
-                    weight = f.splat(f.load(f.element(kernel, i, F32), F32), self.lanes)
-                    totals = k.carried[i * cut.vectors : (i + 1) * cut.vectors]
-                    pairs = zip(seen, totals, strict=True)
-                    made += [f.muladd(weight, x, total) for x, total in pairs]
-                k.carry(*made)
-            for i, total in enumerate(k.carried):
-                f.store(total, f.element(sums, i * self.lanes, F32))
+            add_strip(tile, sums, starts, seen, f.as_index(channels), ahead, fresh=True)
 
     def _make(self, corner: Corner, output: Value) -> None:
         """Transforms the sums of a strip of kernels back and writes the results."""
@@ -319,7 +311,7 @@ class Writer(KernelWriter):
                 self.epilogue.write(to, made, 1, left)
 
 
-def _combined(f: Function, matrix: Matrix, values: Sequence[Value]) -> list[Value]:
+def _combined(f: Function, matrix: winograd.Matrix, values: Sequence[Value]) -> list[Value]:
     """The linear combinations of some values with the rows of a matrix."""
     return [_combination(f, row, values) for row in matrix]
 

@@ -218,7 +218,7 @@ def accumulate(
             place = f.select(enough, panel.at(depth, vector), panel.first)
             behind = replace(panel, first=place, row=f.select(enough, panel.row, 0))
         starts = [left.moved(row, 0) for row in numbers]
-        _strip(tile, here, starts, panel, depth, fresh, behind, multiply)
+        add_strip(tile, here, starts, panel, depth, behind, fresh=fresh, multiply=multiply)
 
 
 def cut(rows: Value, strips: Sequence[Strip]) -> Iterator[tuple[Value, list[Value]]]:
@@ -235,18 +235,19 @@ def cut(rows: Value, strips: Sequence[Strip]) -> Iterator[tuple[Value, list[Valu
         first = end if least == height else f.minimum(end, rows)
 
 
-def _strip(
+def add_strip(
     tile: Tile,
     sums: Value,
     starts: Sequence[Matrix],
     panel: Matrix,
     depth: Value,
-    fresh: bool,
     behind: Matrix | None,
-    multiply: Multiply,
+    *,
+    fresh: bool,
+    multiply: Multiply = Function.muladd,
 ) -> None:
-    """Some rows, as many as fit in registers, over all of the depth; prefetches a column
-    ``behind``.
+    """``accumulate`` for rows that begin at ``starts``, as many as fit in registers; prefetches the
+    first column of the matrix ``behind``.
     """
     f, wide, height = panel.into, memory_of(panel.dtype).times(tile.lanes), len(starts)
     places = [
