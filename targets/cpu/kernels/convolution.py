@@ -18,11 +18,11 @@ Weights that are not constant are packed by the tile that reads them, a strip at
 their layout: squares of vectors are transposed in registers, which costs as much as a few pixels.
 Those stored narrower than sums are packed ahead, and widened to f32 a piece of a strip at a time:
 see ``narrow_weights.py``. The spread image stays in the L2 cache until all kernels have passed over
-it, a strip of kernels in the L1 cache; the next data, and the destination of the sums, are
-prefetched. Sums go through the epilogue from registers when their last channel has been added,
-unless the epilogue is long. An image whose elements are the windows, as for 1 x 1 kernels, is read
-in place, with some channels prefetched: see ``InPlace``; it is nevertheless spread for many outputs
-if its channels map to the same set of the L1 cache. Small images are transposed: see ``strips.py``.
+it, a strip of kernels in the L1 cache; the next data are prefetched. Sums go through the epilogue
+from registers when their last channel has been added, unless the epilogue is long. An image whose
+elements are the windows, as for 1 x 1 kernels, is read in place, with some channels prefetched: see
+``InPlace``; it is nevertheless spread for many outputs if its channels map to the same set of the
+L1 cache. Small images are transposed: see ``strips.py``.
 An image of unknown size is cut for several sizes at once.
 
 Each sum is accumulated in the order of the weights by one thread, so bits depend neither on the

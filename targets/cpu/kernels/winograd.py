@@ -18,7 +18,7 @@ threads nor on the blocks.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from migx.dim import Extent, product
@@ -307,7 +307,6 @@ class Writer(KernelWriter):
             made = interleaved(f, _combined(f, OUTPUT, line))
             to = Destination(item, output, row * width + first[1], f.as_index(1))
             with f.when(row < height):
-                self.epilogue.fetch(replace(to, row=output + 1), MADE)
                 self.epilogue.write(to, made, 1, left)
 
 

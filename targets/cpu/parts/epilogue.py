@@ -16,9 +16,9 @@ from migx.fusion.kernels import PRODUCT, Access, FusedKernel, Node, row_and_colu
 from migx.fusion.stages import below, weight
 from migx.fusion.tables import tabled
 from migx.shape import F8E8M0
-from migx.targets.cpu.emit import I8, Function, Type, Value, lookup
+from migx.targets.cpu.emit import Function, Type, Value, lookup
 from migx.targets.cpu.kernel import Frame, memory_of
-from migx.targets.cpu.machine import LINE, Machine
+from migx.targets.cpu.machine import Machine
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.matrix import Matrix
 
@@ -53,20 +53,6 @@ class Epilogue:
         self.sum, self.lanes, self.rows = sum_, lanes, rows
         self.row_axes, _ = row_and_column_axes(kernel)
         self.light = sum(weight(node) for node in self.kernel.nodes) <= LIGHT
-
-    def fetch(self, to: Destination, vectors: int) -> None:
-        """Prefetches the memory to which so many vectors of a strip will be written, and what is
-        read with them: the first accesses to distant lines take long.
-        """
-        f, kernel = self.f, self.kernel
-        near = [a for a in kernel.accesses if a.operand != PRODUCT and along(kernel, a) == 1]
-        with f.loop(0, to.rows) as row:
-            starts = self._starts(to, to.row + row.index)
-            for access in near:
-                memory = memory_of(access.dtype)
-                for place in range(0, vectors * self.lanes * memory.nbytes, LINE):
-                    at = f.element(starts[access], to.column, memory)
-                    f.prefetch(f.element(at, place, I8), locality=2)
 
     def write(self, to: Destination, sums: list[Value], rows: int, columns: Value | None) -> None:
         """Writes a strip of sums of so many rows; of each, all columns or the first ``columns``."""

@@ -217,7 +217,6 @@ class Straight(Inner):
         whole = masks == [None] * cut.vectors
         places = self.places(sums, vectors, self._pitch)
         here = replace(share.to, column=share.to.column + at)
-        self.finish.fetch(here, vectors)
         if self.spread.beyond:
             masks = [None] * vectors
 
