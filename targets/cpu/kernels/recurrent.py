@@ -242,8 +242,7 @@ class _Writer(KernelWriter):
         """
         f, weight = self.f, self.at.inputs[self.roles[role]]
         pairs = range(self.panels // PAIR) if pairs is None else pairs
-        known = None if self._has("sequence_lens") else self.time * self.batch
-        strips = self._strips(self.batch if role == "r" else known)
+        strips = self._strips(role)
         deep, tops = f.as_index(self._depth(weight)), (rows + (BLOCK - 1)) // BLOCK
         begin, end = part.of(tops * len(pairs))
         with f.loop(begin, end) as cell:
@@ -286,19 +285,14 @@ class _Writer(KernelWriter):
                 taken = f.load(f.element(sums, row.index * tile.columns + j, F32), tile.vector)
                 f.store(taken, f.element(place, j, F32))
 
-    def _strips(self, rows: Extent | None) -> list[Strip]:
-        """The strips that so many rows are cut into; any number if that is None. Two rows have
-        enough sums to hide a unit's latency, so heights between two and the tallest would gain
-        little.
+    def _strips(self, role: str) -> list[Strip]:
+        """The strips of the rows that are multiplied with a weight: those of a step, or of inputs,
+        whose number is known if one block has them all.
         """
-        every = sorted({self.tile.rows, 2, 1}, reverse=True)
-        used = set[int]()
-        for many in (min(rows, BLOCK), rows % BLOCK) if isinstance(rows, int) else ():
-            for height in every:
-                used |= {height} if many >= height else set()
-                many %= height
-        few = isinstance(rows, int) and 0 < rows <= ROWS
-        return [Strip(height, height) for height in every if height in used or not few]
+        rows = self.batch if role == "r" else self.time * self.batch
+        known = isinstance(rows, int) and 0 < rows <= ROWS
+        short = role == "w" and self._has("sequence_lens")
+        return self.tile.strips(rows if known and not short else None)
 
     def _panel(self, role: str, direction: Value, panel: Value) -> Matrix:
         """A panel of a weight for a direction: packed ahead, or made in scratch."""
