@@ -45,7 +45,7 @@ from migx.ops.linear import Convolution
 from migx.shape import Dims, DType, Shape
 from migx.targets.cpu.emit import I64, Type, Value
 from migx.targets.cpu.kernel import Kernel, KernelWriter, behind, input_number, memory_of, narrower
-from migx.targets.cpu.machine import LINE, PAGE, Machine, places_apart
+from migx.targets.cpu.machine import PAGE, Machine, places_apart
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.cutting import Cut, Work, chosen
 from migx.targets.cpu.parts.epilogue import Destination, Epilogue, writable
@@ -266,14 +266,12 @@ class Writer(KernelWriter):
 
     def _piece(self) -> Extent:
         """The channels over which a strip is summed for all pixels before the next: all that are
-        spread; if the strip is wide, or widened first, as many as fit in half of the L1 cache, with
-        a line of pixels to each.
+        spread; if weights are widened first, as many as then fit in half of the L1 cache.
         """
         problem, cut = self.problem, self.cut
-        if self.widening is None and not cut.turned:
+        if self.widening is None:
             return cut.chunk
-        step = cut.unit * problem.sum.nbytes + LINE * cut.turned
-        each = problem.axes[0].length * problem.taps * step
+        each = problem.axes[0].length * problem.taps * cut.unit * problem.sum.nbytes
         chunk = cut.chunk if isinstance(cut.chunk, int) else problem.channels
         pieces = -(-chunk // max(1, self.frame.machine.l1 // 2 // each))
         return -(-chunk // pieces)
