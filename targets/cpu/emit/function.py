@@ -146,14 +146,13 @@ class Function:
             x.type,
         )
 
-    def intrinsic(self, name: str, *operands: Operand, result: Type | None = None) -> Value:
+    def intrinsic(self, name: str, *operands: Operand) -> Value:
         """A call of ``llvm.<name>``, overloaded on the type of its first operand: ``sqrt``,
         ``fabs``, ``maximum``, ``smin``, ``ctpop``.
         """
         first = next(o for o in operands if isinstance(o, Value))
         values = [self.like(first, o) for o in operands]
-        to = result or first.type
-        return self.call(f"llvm.{name}.{first.type.suffix}", to, *values)
+        return self.call(f"llvm.{name}.{first.type.suffix}", first.type, *values)
 
     def call(self, name: str, result: Type, *values: Value, flags: str = "") -> Value:
         """A call of a function, which is declared here, or of an intrinsic by its full name."""

@@ -168,7 +168,7 @@ class Writer(KernelWriter):
             many = self.frame.extent(blocks)
             heads = self._go_to(number.index // many, parts, together)
             top = number.index % many * width
-            rows = f.intrinsic("smin", self.queries - top, width)
+            rows = f.minimum(self.queries - top, width)
             self._tile(top, rows, heads)
         return self.frame.finished(
             "attention",
@@ -316,7 +316,7 @@ class Writer(KernelWriter):
         product_, weighted = blocking.tile(blocking.keys), blocking.tile(attention.width)
         start = self._start(top, rows)
         with f.loop(0, self.keys, self.frame.extent(blocking.keys), carry=start) as block:
-            many = f.intrinsic("smin", self.keys - block.index, self.frame.extent(blocking.keys))
+            many = f.minimum(self.keys - block.index, self.frame.extent(blocking.keys))
             here = self._widened(keys.moved(block.index, 0), many, depth)
             strips = product_.strips(attention.count[1])
             accumulate(product_, self.scores, here, panel, many, depth, strips, fresh=True)

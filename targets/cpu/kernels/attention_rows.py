@@ -21,6 +21,7 @@ from migx.targets.cpu.emit.vector_math import exp_to_zero
 from migx.targets.cpu.kernel import memory_of
 from migx.targets.cpu.parts import elements
 from migx.targets.cpu.parts.matrix import Matrix, apart
+from migx.targets.cpu.parts.tile import Strip, cut
 from migx.targets.cpu.parts.transpose import folded
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class _Rows:
         self.attention, self.lanes = writer.attention, writer.blocking.lanes
         self.vector = F32.times(self.lanes)
         self.top, self.rows, self.first = top, rows, first
-        self.count = self.f.intrinsic("smin", end - first, self.lanes)
+        self.count = self.f.minimum(end - first, self.lanes)
         self.room = self._room()
         self.keys = writer.matrix(self.attention.keys)
         self.values = writer.matrix(self.attention.values)
@@ -78,7 +79,7 @@ class _Rows:
         with f.loop(0, self.count) as row:
             self._begin(row.index)
         with f.loop(0, keys, self.room) as block:
-            many = f.intrinsic("smin", keys - block.index, self.room)
+            many = f.minimum(keys - block.index, self.room)
             self._products(block.index, many)
             with f.loop(0, self.count) as row:
                 self._softmax(row.index, block.index, many)
@@ -179,12 +180,8 @@ class _Rows:
 
     def _several(self, most: int) -> Iterator[list[Value]]:
         """Iterates over all rows, ``most`` at a time, then half as many, and so on."""
-        f, first, height = self.f, self.f.as_index(0), most
-        while height:
-            end = first + (self.count - first) // height * height
-            with f.loop(first, end, height) as row:
-                yield [row.index + i for i in range(height)]
-            first, height = end, height // 2
+        heights = [most >> k for k in range(most.bit_length())]
+        return (rows for _, rows in cut(self.count, [Strip(n, n) for n in heights]))
 
     def _multiply(self, rows: Sequence[Value], keys: Matrix, first: Value, end: Value) -> None:
         """Multiplies the queries of some rows by some keys."""

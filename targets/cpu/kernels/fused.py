@@ -104,9 +104,9 @@ class Writer:
         with f.loop(begin, end) as tile:
             number, count = tile.index, frame.extent(across)
             top = number // count * frame.extent(height)
-            bottom = f.intrinsic("smin", top + frame.extent(height), frame.extent(cut.row_count))
+            bottom = f.minimum(top + frame.extent(height), frame.extent(cut.row_count))
             left = number % count * frame.extent(width)
-            right = f.intrinsic("smin", left + frame.extent(width), frame.extent(cut.inner))
+            right = f.minimum(left + frame.extent(width), frame.extent(cut.inner))
             rest = cut.most_rows if cut.row_count % cut.most_rows == 0 else 1
             for rows in dict.fromkeys((cut.most_rows, rest)):
                 end = bottom if rows == rest else top + (bottom - top) // rows * rows

@@ -147,7 +147,7 @@ def _by_squares(
     known = columns.number
     with f.loop(0, width, lanes) as turn:
         i = (width - 1) // lanes * lanes - turn.index  # back to front, as excess is overwritten
-        lines = [given.moved(f.intrinsic("smin", i + k, rows - 1), 0) for k in range(lanes)]
+        lines = [given.moved(f.minimum(i + k, rows - 1), 0) for k in range(lanes)]
         with f.loop(0, columns, lanes) as j:
             whole = known is not None and known % lanes == 0
             mask = None if whole else f.first_lanes(columns - j.index, lanes)
