@@ -66,7 +66,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     problem = described(at, widths)
     if problem is None or not writable(problem.epilogue, machine):
         return None
-    types = (problem.left_dtype, problem.scale.dtype, problem.zero.dtype)
+    types = (problem.left.dtype, problem.right.scale.dtype, problem.right.zero.dtype)
     if F16 in types and not machine.halves:
         return None
     writer = weight_only_bytes.Writer if problem.rounded else _Writer
@@ -91,7 +91,7 @@ class _Writer(KernelWriter):
         self.problem = problem
         self.levels = WORD // problem.bits
         self.width, lanes = problem.width, problem.width // self.levels
-        self.base = float(2 ** (problem.bits - 1)) if problem.signed else 0.0
+        self.base = float(2 ** (problem.bits - 1)) if problem.right.signed else 0.0
         self.lanes, self.vector = lanes, F32.times(lanes)
         vectors = 4 if machine.registers >= 32 else 2
         height, block = problem.heights((machine.registers - vectors - 1) // vectors, ROWS)
@@ -101,26 +101,26 @@ class _Writer(KernelWriter):
         self.together, least = problem.heights(together, self.few)
         block = max(block, least)  # the last strip may have sums of more rows than there are
         self.tile = Tile(height, vectors, lanes, block, self._slab(), F32)
-        self.epilogue = Epilogue(self.frame, problem.epilogue, F32, lanes, problem.rows)
+        self.epilogue = Epilogue(self.frame, problem.epilogue, F32, lanes, problem.left.rows)
 
     def _slab(self) -> int:
         """How much of the depth is unpacked at a time: whole blocks, or a part of one."""
-        block, depth = self.problem.block, self.problem.depth
+        block, depth = self.problem.right.block, self.problem.depth
         if block >= depth or block % SLAB == 0:
             return min(depth, SLAB)
         return min(depth, max(1, SLAB // block) * block)
 
     def kernel(self) -> Kernel:
         f, frame, problem, tile = self.f, self.frame, self.problem, self.tile
-        rows, columns = frame.extent(problem.rows), problem.columns
+        rows, columns = frame.extent(problem.left.rows), problem.right.columns
         panels = -(-columns // self.width)
-        blocks = (problem.rows + tile.block - 1) // tile.block
+        blocks = (problem.left.rows + tile.block - 1) // tile.block
         self._divide_scratch()
         with f.loop(frame.begin, frame.end) as cell:
             many = frame.extent(blocks)
             top, panel = cell.index % many * tile.block, cell.index // many
             count = f.minimum(rows - top, tile.block)
-            least, most = bounds(problem.rows)
+            least, most = bounds(problem.left.rows)
             if least <= self.few:
                 with f.when(rows <= self.few):
                     self._few_rows(panel, count)
@@ -131,7 +131,7 @@ class _Writer(KernelWriter):
         return frame.finished(
             f"int{problem.bits} product",
             blocks * panels,
-            flops=2 * problem.rows * columns * problem.depth + problem.epilogue.flops,
+            flops=2 * problem.left.rows * columns * problem.depth + problem.epilogue.flops,
             formats=problem.formats,
         )
 
@@ -139,8 +139,8 @@ class _Writer(KernelWriter):
         """Takes the sums, grouped by part of the panel, the slab, and widened rows."""
         tile = self.tile
         self.part = tile.block * tile.columns
-        many, widens = bounds(self.problem.rows)[1] > self.few, self.problem.left_dtype is not FLOAT
-        take = self.frame.take
+        left, take = self.problem.left, self.frame.take
+        many, widens = bounds(left.rows)[1] > self.few, left.dtype is not FLOAT
         self.sums = take(tile.block * self.width, F32)
         self.slab = take(tile.depth * self.width * many, F32)
         self.staged = take(tile.block * tile.depth * widens, F32)
@@ -170,14 +170,14 @@ class _Writer(KernelWriter):
 
         def add(k: Value, weights: list[Value], sums: list[Value]) -> list[Value]:
             read = [f.load(row.at(0, k), memory_of(row.dtype)) for row in rows]
-            ones = [f.splat(elements.loaded(f, x, problem.left_dtype), self.lanes) for x in read]
+            ones = [f.splat(elements.loaded(f, x, problem.left.dtype), self.lanes) for x in read]
             pairs = [(w, one) for one in ones for w in weights[some]]
             return [f.muladd(*pair, s) for pair, s in zip(pairs, sums, strict=True)]
 
-        first, last = f.as_index(0), f.as_index(-(-problem.depth // problem.block))
+        first, last = f.as_index(0), f.as_index(-(-problem.depth // problem.right.block))
         with f.loop(first, last, carry=zeros) as block:
-            scales = self._parameters(problem.scale, panel, block.index)[some]
-            start = block.index * problem.block
+            scales = self._parameters(problem.right.scale, panel, block.index)[some]
+            start = block.index * problem.right.block
             sums = self._unpacked(panel, block.index, start, self._end(start), zeros, add)
             totals = zip(sums, scales * len(rows), block.carried, strict=True)
             block.carry(*(f.muladd(s, by, t) for s, by, t in totals))
@@ -188,8 +188,8 @@ class _Writer(KernelWriter):
     def _end(self, start: Value) -> Value:
         """The end of the block of the depth that begins here."""
         problem = self.problem
-        end = start + problem.block
-        whole = problem.depth % problem.block == 0
+        end = start + problem.right.block
+        whole = problem.depth % problem.right.block == 0
         return end if whole else self.f.minimum(end, problem.depth)
 
     # More rows.
@@ -209,16 +209,16 @@ class _Writer(KernelWriter):
                 first = f.element(self.slab, part * tile.columns, F32)
                 sums = f.element(self.sums, part * self.part, F32)
                 right = Matrix.dense(first, self.width, FLOAT)
-                heights = tile.strips(problem.rows)
+                heights = tile.strips(problem.left.rows)
                 accumulate(tile, sums, left, right, count, deep, heights, fresh=False)
 
     def _unpack(self, panel: Value, begin: Value, end: Value) -> None:
         """Unpacks and scales a range of the depth of a panel into the slab."""
         f, problem = self.f, self.problem
-        step = min(problem.block, self.tile.depth)
+        step = min(problem.right.block, self.tile.depth)
         with f.loop(begin, end, step) as start:
-            number = start.index // problem.block
-            scales = self._parameters(problem.scale, panel, number)
+            number = start.index // problem.right.block
+            scales = self._parameters(problem.right.scale, panel, number)
 
             def keep(k: Value, weights: list[Value], sums: list[Value]) -> list[Value]:
                 line = f.element(self.slab, (k - begin) * self.width, F32)
@@ -232,7 +232,7 @@ class _Writer(KernelWriter):
     def _lines(self, top: Value, k: Value) -> Matrix:
         """The rows on the left, from one on."""
         problem = self.problem
-        whole = Matrix.of(self.frame, problem.left, problem.steps, problem.left_dtype)
+        whole = Matrix.of(self.frame, problem.left.operand, problem.left.steps, problem.left.dtype)
         return whole.moved(top, k)
 
     def _left(self, lines: Matrix, rows: Value, depth: Value) -> Matrix:
@@ -256,15 +256,17 @@ class _Writer(KernelWriter):
         the zero points, and the carried values, and gives the next carried values.
         """
         f, problem, lanes = self.f, self.problem, self.lanes
-        real = problem.zero.dtype.is_float
-        zeros = self._parameters(problem.zero, panel, block, problem.signed and not real)
+        real = problem.right.zero.dtype.is_float
+        zeros = self._parameters(
+            problem.right.zero, panel, block, problem.right.signed and not real
+        )
         # A whole zero point is combined with the power; a fractional one would be rounded there.
-        positions = self._positions(max(len(carry), self.levels), problem.signed)
+        positions = self._positions(max(len(carry), self.levels), problem.right.signed)
         # Other loops need the registers.
         positions = [_Position(*map(f.reread, position)) for position in positions]
         powers = self._powers(positions)
         offsets = [p + (self.base if real else z) for p, z in zip(powers, zeros, strict=True)]
-        start = panel * (problem.stored * self.width * problem.bits // 8)
+        start = panel * (problem.right.form.stored * self.width * problem.bits // 8)
         words = f.element(self.frame.operands[problem.weight], start, I8)
         with f.loop(begin, end, carry=carry) as k:
             place = f.element(words, k.index * lanes, I32)
@@ -351,10 +353,10 @@ class _Writer(KernelWriter):
             vectors = interleaved(f, [f.load(place, self.vector) for place in places])
             for place, vector in zip(places, vectors, strict=True):
                 f.store(vector, place)
-        whole = self.problem.columns % tile.lanes == 0
+        whole = self.problem.right.columns % tile.lanes == 0
         for part in range(self.levels // tile.vectors):
             column = panel * self.width + part * tile.columns
-            there = f.intrinsic("smin", self.problem.columns - column, tile.columns)
+            there = f.minimum(self.problem.right.columns - column, tile.columns)
             sums = f.element(self.sums, part * self.part, F32)
             with f.when(there > 0):
                 to = Destination(f.as_index(0), top, column, count)

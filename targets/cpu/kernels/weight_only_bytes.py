@@ -91,31 +91,33 @@ class Writer(KernelWriter):
         self.lanes, self.vector, self.integers = lanes, F32.times(lanes), I32.times(lanes)
         self.group = problem.group
         self.wide = max(lanes, self.group)
-        self.even = problem.block % self.wide == 0 and problem.depth % problem.block == 0
+        self.even = (
+            problem.right.block % self.wide == 0 and problem.depth % problem.right.block == 0
+        )
         self.depth = -(-problem.depth // self.group) * self.group
-        self.blocks = -(-problem.depth // problem.block)
+        self.blocks = -(-problem.depth // problem.right.block)
         self.unrolled = UNROLLED
-        while any(n // self.group % self.unrolled for n in (problem.block, self.depth)):
+        while any(n // self.group % self.unrolled for n in (problem.right.block, self.depth)):
             self.unrolled //= 2
         fitting = min(ROWS, machine.l2 // 4 // self.depth)
         height, block = problem.heights((machine.registers - 6) // (2 * TOGETHER), fitting)
         self.width = problem.width
         self.tile = Tile(height, self.width // lanes, lanes, block, self.depth, F32)
-        self.epilogue = Epilogue(self.frame, problem.epilogue, F32, lanes, problem.rows)
+        self.epilogue = Epilogue(self.frame, problem.epilogue, F32, lanes, problem.left.rows)
         # The signs of the factors; levels of four bits are under 128, so either sign reads them.
         self.signs = Signs.chosen(machine, lanes, x=False, w=True, small=problem.bits == 4)
-        self.turned = problem.signed != (problem.bits == 8 and self.signs.flip)
-        self.base = (1 << problem.bits - 1) * (1 if problem.signed else -1) * self.turned
-        zero = problem.zero
+        self.turned = problem.right.signed != (problem.bits == 8 and self.signs.flip)
+        self.base = (1 << problem.bits - 1) * (1 if problem.right.signed else -1) * self.turned
+        zero = problem.right.zero
         self.plain_zero = int(zero.number) + self.base if zero.operand is None else None
 
     def kernel(self) -> Kernel:
         f, frame, problem, tile = self.f, self.frame, self.problem, self.tile
-        rows, columns = frame.extent(problem.rows), problem.columns
+        rows, columns = frame.extent(problem.left.rows), problem.right.columns
         panels = -(-columns // self.width)
         share = -(-panels // SHARES)
         shares = -(-panels // share)
-        blocks = (problem.rows + tile.block - 1) // tile.block
+        blocks = (problem.left.rows + tile.block - 1) // tile.block
         self._divide_scratch()
         with f.loop(frame.begin, frame.end, carry=[f.as_index(-1)]) as cell:
             first, top = cell.index % shares * share, cell.index // shares * tile.block
@@ -128,22 +130,22 @@ class Writer(KernelWriter):
         return frame.finished(
             f"int{problem.bits} product of bytes",
             blocks * shares,
-            flops=2 * problem.rows * columns * problem.depth + problem.epilogue.flops,
+            flops=2 * problem.left.rows * columns * problem.depth + problem.epilogue.flops,
             formats=problem.formats,
         )
 
     def _panel(self, panel: Value, top: Value, count: Value) -> None:
         """The results of some rows and a panel."""
         f, problem, tile = self.f, self.problem, self.tile
-        for row, numbers in cut(count, tile.strips(problem.rows)):
+        for row, numbers in cut(count, tile.strips(problem.left.rows)):
             height = len(numbers)
             together = tile.vectors if height == 1 else TOGETHER
             for part in range(0, tile.vectors, together):
                 self._write_strip(_Strip(panel, row, height, range(part, part + together)))
         column = panel * self.width
-        there = f.minimum(problem.columns - column, self.width)
+        there = f.minimum(problem.right.columns - column, self.width)
         to = Destination(f.as_index(0), top, column, count)
-        whole = problem.columns % self.lanes == 0
+        whole = problem.right.columns % self.lanes == 0
         self.epilogue.write_lines(to, self.sums, self.width, there, whole=whole)
 
     def _divide_scratch(self) -> None:
@@ -159,17 +161,17 @@ class Writer(KernelWriter):
     def _round(self, top: Value, count: Value) -> None:
         """Rounds rows to bytes, with their scales and the sums of their blocks."""
         f, problem, frame = self.f, self.problem, self.frame
-        whole = Matrix.of(frame, problem.left, problem.steps, problem.left_dtype)
+        whole = Matrix.of(frame, problem.left.operand, problem.left.steps, problem.left.dtype)
         # Two loops, as waiting for a scale would stall the next blocks too.
         with f.loop(0, count) as row:
             scales = f.element(self.scales, row.index * self.blocks, F32)
             with f.loop(0, self.blocks) as block:
-                start = block.index * problem.block
+                start = block.index * problem.right.block
                 line = whole.moved(top + row.index, start)
                 most = self._most(line, self._length(start))
                 f.store(most, f.element(scales, block.index, F32))
             with f.loop(0, self.blocks) as block:
-                start = block.index * problem.block
+                start = block.index * problem.right.block
                 line = whole.moved(top + row.index, start)
                 place = f.element(scales, block.index, F32)
                 scale, *factors = self._scale(f.load(place, F32))
@@ -183,7 +185,7 @@ class Writer(KernelWriter):
     def _length(self, start: Value) -> Value:
         """The length of the block that begins here."""
         f, problem = self.f, self.problem
-        block = f.as_index(problem.block)
+        block = f.as_index(problem.right.block)
         return block if self.even else f.minimum(problem.depth - start, block)
 
     def _read(self, line: Matrix, k: Value, length: Value) -> Value:
@@ -248,7 +250,7 @@ class Writer(KernelWriter):
         step: Callable[[Value, list[Value]], list[Value]],
     ) -> list[Value]:
         """Carries values from vector to vector of a block."""
-        f, count = self.f, self.problem.block // self.wide
+        f, count = self.f, self.problem.right.block // self.wide
         if self.even and count <= WRITTEN_OUT:
             for number in range(count):
                 carried = step(f.as_index(number * self.wide), carried)
@@ -264,9 +266,9 @@ class Writer(KernelWriter):
         f, problem, many = self.f, self.problem, len(strip.vectors)
         zeros = [f.const(self.vector, 0)] * (strip.height * many)
         with f.loop(0, self.blocks, carry=zeros) as block:
-            start = block.index * problem.block
-            end = start + problem.block
-            if problem.depth % problem.block:
+            start = block.index * problem.right.block
+            end = start + problem.right.block
+            if problem.depth % problem.right.block:
                 end = f.minimum(end, self.depth)
             begun = self._begun(strip, block.index)
             whole = self._multiplied(strip, start, end, begun)
@@ -304,7 +306,7 @@ class Writer(KernelWriter):
         """The sums of the products of one block, as integers."""
         f, problem, single = self.f, self.problem, strip.height == 1
         size = self.width * WORD // 8
-        panel_bytes = -(-problem.stored // self.group) * size
+        panel_bytes = -(-problem.right.form.stored // self.group) * size
         words = f.element(self.frame.operands[problem.weight], strip.panel * panel_bytes, I8)
         # One row has few sums: products alternate between two sets, so that none waits for itself.
         carried = begun + [f.const(self.integers, 0)] * (len(begun) if single else 0)
@@ -350,7 +352,7 @@ class Writer(KernelWriter):
 
     def _scales(self, strip: _Strip, block: Value) -> list[Value]:
         """The scales of columns, for some vectors."""
-        f, scale = self.f, self.problem.scale
+        f, scale = self.f, self.problem.right.scale
         if scale.operand is None:
             return [f.const(self.vector, scale.number)] * len(strip.vectors)
         if not scale.by_column:
@@ -364,7 +366,7 @@ class Writer(KernelWriter):
 
     def _zeros(self, strip: _Strip, block: Value) -> list[Value]:
         """The zero points of columns in i32, for some vectors, biased as levels are."""
-        f, zero, lanes = self.f, self.problem.zero, self.lanes
+        f, zero, lanes = self.f, self.problem.right.zero, self.lanes
         assert zero.operand is not None
         if not zero.by_column:
             shared = f.splat(zero.shared(self.frame, block, I32) + self.base, lanes)
@@ -382,7 +384,7 @@ class Writer(KernelWriter):
     def _unpacked(self, pairs: Value) -> Value:
         """Zero points, two to a byte, as i32."""
         f = self.f
-        if self.problem.signed:
+        if self.problem.right.signed:
             pairs = pairs ^ -0x78
         order = [n for k in range(pairs.type.lanes) for n in (k, pairs.type.lanes + k)]
         return f.cast(f.shuffle(pairs & 15, pairs >> 4, order), I32, signed=False)

@@ -40,44 +40,68 @@ MOST_PLACES = 2**31 // (128 * 255)
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A product of rows with weights of so many ``bits``, and its epilogue.
-
-    ``left`` and ``weight`` are numbers of inputs; ``steps`` are the strides of the left one between
-    rows and along them. Of ``stored`` elements of each column the first ``depth`` are multiplied,
-    and a scale applies to ``block`` of them. A panel of weights has ``width`` columns. ``rounded``
-    rows are rounded to bytes, with a scale for each such block.
+class Left:
+    """The rows on the left of a product: the number of the input, its type, their number, and the
+    strides between them and along them. If rounded, a scale applies to a ``block`` of elements.
     """
 
-    left: int
-    left_dtype: DType
-    steps: tuple[Extent, Extent]
-    weight: int
-    format: str
-    bits: int
-    signed: bool
+    operand: int
+    dtype: DType
     rows: Extent
+    steps: tuple[Extent, Extent]
+    block: int
+
+
+@dataclass(frozen=True)
+class Right:
+    """The matrix on the right of a product: its storage and the format that this is read in, its
+    columns, and how it is dequantised. A scale applies to a ``block`` of elements of a column.
+    """
+
+    packed: Instruction
+    form: Format
     columns: int
-    depth: int
-    stored: int
     block: int
     scale: Parameter
     zero: Parameter
-    epilogue: FusedKernel
+
+    @property
+    def signed(self) -> bool:
+        """Whether levels are signed."""
+        return self.packed.shape.dtype.kind == "int"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A product of rows with weights of so many ``bits``, input number ``weight``, and its
+    epilogue. The first ``depth`` stored elements of each column are multiplied. A panel of weights
+    has ``width`` columns.
+    """
+
+    left: Left
+    right: Right
+    weight: int
+    bits: int
+    depth: int
     width: int
-    rounded: bool
+    epilogue: FusedKernel
+
+    @property
+    def rounded(self) -> bool:
+        """Whether rows are rounded to bytes, with a scale for each block of the weights."""
+        return self.left.block > 0
 
     def heights(self, most: int, about: int) -> tuple[int, int]:
         """The rows that are multiplied at a time, and the rows of a block: at most ``most`` and
         about ``about``, the block a multiple of the height, and no more than there are.
         """
-        rows = max(1, bounds(self.rows)[1])
+        rows = max(1, bounds(self.left.rows)[1])
         height = int(min(most, rows))
-        if isinstance(self.rows, int):  # strips of about equal height: a low one does not pay
+        if isinstance(self.left.rows, int):  # strips of about equal height: a low one does not pay
             height = int(-(-rows // -(-rows // height)))
         block = max(1, about // height) * height
-        if isinstance(self.rows, int):
-            block = min(block, -(-max(1, self.rows) // height) * height)
+        if isinstance(self.left.rows, int):
+            block = min(block, -(-max(1, self.left.rows) // height) * height)
         return height, block
 
     @property
@@ -88,8 +112,8 @@ class Problem:
     @property
     def formats(self) -> tuple[tuple[int, str], ...]:
         """The inputs that are read in a weight format, with their formats."""
-        wanted = {self.weight: self.format}
-        for parameter in (self.scale, self.zero):
+        wanted = {self.weight: self.right.form.name}
+        for parameter in (self.right.scale, self.right.zero):
             if parameter.operand is not None and parameter.format is not None:
                 wanted[parameter.operand] = parameter.format
         return tuple(wanted.items())
@@ -114,41 +138,11 @@ def described(at: Instruction, widths: Callable[[int, bool], Sequence[int]]) -> 
     depth = dot.inputs[1].shape.dims[-2]
     if right is None or rest is None or not _fits(of, left, right, int(depth)):
         return None
-    return Problem(
-        left=left.operand,
-        left_dtype=left.dtype,
-        steps=left.steps,
-        weight=of.inputs.index(right.packed),
-        format=right.form.name,
-        bits=bits,
-        signed=right.packed.shape.dtype.kind == "int",
-        rows=left.rows,
-        columns=right.columns,
-        depth=int(depth),
-        stored=right.form.stored,
-        block=right.block,
-        scale=right.scale,
-        zero=right.zero,
-        epilogue=rest,
-        width=width,
-        rounded=left.block > 0,
-    )
+    weight = of.inputs.index(right.packed)
+    return Problem(left, right, weight, bits, int(depth), width, rest)
 
 
-@dataclass(frozen=True)
-class _Left:
-    """The rows on the left of a product: the number of the input, its type, their number, and the
-    strides between them and along them. If rounded, a scale applies to a ``block`` of elements.
-    """
-
-    operand: int
-    dtype: DType
-    rows: Extent
-    steps: tuple[Extent, Extent]
-    block: int
-
-
-def _left(at: Instruction, dot: Instruction) -> _Left | None:
+def _left(at: Instruction, dot: Instruction) -> Left | None:
     """The rows of a product in a group, if they are an input, perhaps rounded."""
     value, block = _rounded(dot.inputs[0]) or (dot.inputs[0], 0)
     number = input_number(at, dot, value)
@@ -156,22 +150,10 @@ def _left(at: Instruction, dot: Instruction) -> _Left | None:
         return None
     x = at.inputs[number].shape
     lines = _lines(x)
-    return _Left(number, x.dtype, *lines, block) if lines and is_floating(x.dtype) else None
+    return Left(number, x.dtype, *lines, block) if lines and is_floating(x.dtype) else None
 
 
-@dataclass(frozen=True)
-class _Right:
-    """The matrix on the right of a product: its storage, and how it is dequantised."""
-
-    packed: Instruction
-    form: Format
-    columns: int
-    block: int
-    scale: Parameter
-    zero: Parameter
-
-
-def _scaled(of: WeightGroup, right: Instruction) -> _Right | None:
+def _scaled(of: WeightGroup, right: Instruction) -> Right | None:
     """The matrix behind a view of a dequantisation."""
     linear = source(right)
     if not isinstance(linear.op, DequantizeLinear):
@@ -185,10 +167,10 @@ def _scaled(of: WeightGroup, right: Instruction) -> _Right | None:
     zero = parameter_of(of, linear, 2, axes)
     if form is None or scale is None or zero is None:
         return None
-    return _Right(packed, form, columns, block_of(linear, axes[0], depth), scale, zero)
+    return Right(packed, form, columns, block_of(linear, axes[0], depth), scale, zero)
 
 
-def _shifted(of: WeightGroup, right: Instruction) -> _Right | None:
+def _shifted(of: WeightGroup, right: Instruction) -> Right | None:
     """The matrix behind a view of levels that are shifted by fractional zero points before they are
     scaled; both apply to runs of adjacent elements, in storage order.
     """
@@ -215,7 +197,7 @@ def _in_order(
     packed: Instruction,
     scaling: Instruction,
     shifting: Instruction | None,
-) -> _Right | None:
+) -> Right | None:
     """The matrix of levels that are shifted and scaled in storage order."""
     if packed.shape.rank != 2 or of.operand(packed) is None or not _is_one_matrix(right):
         return None
@@ -234,10 +216,10 @@ def _in_order(
         return None
     block = min(*blocks, int(right.shape.dims[-2])) if blocks else int(right.shape.dims[-2])
     form = Format(panel_name("b", of.width, of.group), stored)
-    return _Right(packed, form, columns, block, scale, zero)
+    return Right(packed, form, columns, block, scale, zero)
 
 
-def _fits(of: WeightGroup, left: _Left, right: _Right, depth: int) -> bool:
+def _fits(of: WeightGroup, left: Left, right: Right, depth: int) -> bool:
     """Whether rows rounded in blocks have the blocks of the weight, and their sums of products fit
     in 32 bits; rows that are not rounded always fit.
     """
