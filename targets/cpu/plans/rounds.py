@@ -8,7 +8,7 @@ caches, threads do not synchronise between iterations, and rows are read and wri
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from migx.dim import Extent, product
@@ -61,16 +61,16 @@ class Rounds:
         rows = zip((*iterations.given, *iterations.made), (*wholes, *stacks), strict=True)
         if not all(product(whole.dims[: row.axis]) == 1 for row, whole in rows):
             return None
-        carried = {_part(again, inner): i for i, (_, _, again) in _changing(iterations)}
-        made = {_part(row.value, inner): i for i, row in enumerate(iterations.made)}
-        apart = carried.keys().isdisjoint(made) and None not in (*carried, *made)
-        whole = len(carried) + len(made) == sum(1 for _ in _changing(iterations)) + len(stacks)
-        if not apart or not whole:
+        pairs = enumerate(iterations.carried)
+        changing = {i: again for i, (parameter, _, again) in pairs if again is not parameter}
+        values = [*changing.values(), *(row.value for row in iterations.made)]
+        numbers = [n for n in (_part(value, inner) for value in values) if n is not None]
+        if len({*numbers}) < len(values):
             return None
-        written = {n: i for n, i in carried.items() if n is not None}
-        stacked = {n: i for n, i in made.items() if n is not None}
-        found = cls(iterations, inner, kernel, written, stacked)
-        return found if all(map(found._is_written_over, written)) else None
+        carried = dict(zip(numbers, changing, strict=False))
+        made = {number: i for i, number in enumerate(numbers[len(changing) :])}
+        found = cls(iterations, inner, kernel, carried, made)
+        return found if all(map(found._is_written_over, carried)) else None
 
     def _is_written_over(self, number: int) -> bool:
         """Whether a result is written over the carried value it replaces, which is read once."""
@@ -148,15 +148,6 @@ class Rounds:
 def _is_plain(kernel: Kernel) -> bool:
     """Whether a kernel needs only its operands, and cannot fail."""
     return not kernel.fault and kernel.shared == 0 and kernel.most is None and not kernel.finds
-
-
-def _changing(
-    iterations: Iterations,
-) -> Iterator[tuple[int, tuple[Instruction, Instruction, Instruction]]]:
-    """The carried values that change, with their numbers."""
-    for i, (parameter, first, again) in enumerate(iterations.carried):
-        if again is not parameter:
-            yield i, (parameter, first, again)
 
 
 def _part(value: Instruction, inner: Instruction) -> int | None:
