@@ -36,15 +36,13 @@ is an integer known only at run time.
 """
 EXACT = {"f16": 1 << 11, "bf16": 1 << 8, "f32": 1 << 24, "f64": 1 << 53}
 """The bounds up to which floats represent all integers."""
-ON_FLOATS = {"abs", "add", "max", "min", "mul", "neg", "relu", "sub", "where"}
-"""Operations that give integers for integers, in floats as well."""
+INEXACT = {"div", "mod", "reduce_prod", "reduce_sum"}
+"""Operations on integers whose results, or numbers on the way to them, floats may have to round."""
 ALONE = {"identity", "multibroadcast", "reshape", "squeeze", "unsqueeze"}
 """Operations that keep the single element of a condition."""
 COMPARED = {"less", "less_or_equal", "greater", "greater_or_equal"}
 ROUNDING = {"ceil", "floor", "identity", "round", "trunc"}
 """Operations that leave integers unchanged."""
-VIEWS = {"broadcast", "concat", "contiguous", "multibroadcast", "reshape", "slice", "squeeze"}
-VIEWS |= {"gather", "step", "transpose", "unsqueeze"}
 
 
 class Counters:
@@ -291,9 +289,7 @@ def _computed(at: Instruction, arrays: list[Array]) -> Array | None:
         return arrays[0]
     if name == "convert":
         return None if BOOL in (dtype, given) else arrays[0]
-    if dtype.is_float and name not in ON_FLOATS and name not in VIEWS:
-        return None
-    if (function := ON_EXTENTS.get(name)) is None:
+    if (dtype.is_float and name in INEXACT) or (function := ON_EXTENTS.get(name)) is None:
         return None
     if any(v.shape.dtype is not I64 for v in at.inputs[1:]) and name in ("gather", "reshape"):
         return None
