@@ -90,7 +90,6 @@ class Problem:
     apart: Dims
     literal: bool
     levels: Narrow | None
-    rank: int
     epilogue: FusedKernel
 
     @property
@@ -162,7 +161,6 @@ def described(at: Instruction, machine: Machine, *, padded: bool = False) -> Pro
         apart=_apart(w, axes),
         literal=is_literal(at, kernels, rest),
         levels=levels,
-        rank=w.rank,
         epilogue=rest,
     )
 

@@ -187,7 +187,8 @@ class _Writer(Writer):
 
     def _format(self) -> str:
         """Strips of kernels, four channels deep."""
-        taps = "".join(chr(ord("a") + i) for i in range(2, self.problem.rank))
+        rank = self.at.inputs[self.problem.kernels].shape.rank
+        taps = "".join(chr(ord("a") + i) for i in range(2, rank))
         unit = self.cut.unit
         return f"AB{taps}{unit}a{BYTES}b" if unit > 1 else f"aB{taps}{BYTES}b"
 
