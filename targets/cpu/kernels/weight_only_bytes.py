@@ -91,13 +91,12 @@ class Writer(KernelWriter):
         self.lanes, self.vector, self.integers = lanes, F32.times(lanes), I32.times(lanes)
         self.group = problem.group
         self.wide = max(lanes, self.group)
-        self.even = (
-            problem.right.block % self.wide == 0 and problem.depth % problem.right.block == 0
-        )
-        self.depth = -(-problem.depth // self.group) * self.group
-        self.blocks = -(-problem.depth // problem.right.block)
+        right, depth = problem.right, problem.depth
+        self.even = right.block % self.wide == 0 and depth % right.block == 0
+        self.depth = -(-depth // self.group) * self.group
+        self.blocks = -(-depth // right.block)
         self.unrolled = UNROLLED
-        while any(n // self.group % self.unrolled for n in (problem.right.block, self.depth)):
+        while any(n // self.group % self.unrolled for n in (right.block, self.depth)):
             self.unrolled //= 2
         fitting = min(ROWS, machine.l2 // 4 // self.depth)
         height, block = problem.heights((machine.registers - 6) // (2 * TOGETHER), fitting)
@@ -106,9 +105,9 @@ class Writer(KernelWriter):
         self.epilogue = Epilogue(self.frame, problem.epilogue, F32, lanes, problem.left.rows)
         # The signs of the factors; levels of four bits are under 128, so either sign reads them.
         self.signs = Signs.chosen(machine, lanes, x=False, w=True, small=problem.bits == 4)
-        self.turned = problem.right.signed != (problem.bits == 8 and self.signs.flip)
-        self.base = (1 << problem.bits - 1) * (1 if problem.right.signed else -1) * self.turned
-        zero = problem.right.zero
+        self.turned = right.signed != (problem.bits == 8 and self.signs.flip)
+        self.base = (1 << problem.bits - 1) * (1 if right.signed else -1) * self.turned
+        zero = right.zero
         self.plain_zero = int(zero.number) + self.base if zero.operand is None else None
 
     def kernel(self) -> Kernel:
