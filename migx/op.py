@@ -316,10 +316,19 @@ def result_of(
 
 
 def asked_by_name(compute: Callable[..., Any]) -> tuple[str, ...] | None:
-    """Which of ``FULL_FORM`` a meaning asks for; None if it takes arrays."""
+    """Which of ``FULL_FORM`` a meaning asks for; None if it takes arrays. ``EvaluationError`` if it
+    asks for ``arguments`` and for something unknown.
+    """
     asked = list(inspect.signature(compute).parameters.values())[1:]
     names = tuple(each.name for each in asked if each.kind is not each.VAR_POSITIONAL)
-    return names if "arguments" in names and set(names) <= set(FULL_FORM) else None
+    if "arguments" not in names:
+        return None
+    if other := [name for name in names if name not in FULL_FORM]:
+        raise EvaluationError(
+            f"{compute.__qualname__} asks for arguments and {', '.join(other)}: it may ask for "
+            f"{', '.join(FULL_FORM)} by name, or take an array for each input, named otherwise"
+        )
+    return names
 
 
 @cache
@@ -330,13 +339,13 @@ def evaluator(cls: type) -> Evaluate:
             f"{cls.__name__} has no meaning of its own: it only exists to be lowered"
         )
     compute, asked = cls.compute, asked_by_name(cls.compute)
-    places = [FULL_FORM.index(name) for name in asked or ()]
 
     def full(
         op: Any, context: Any, shape: Shape, arguments: Arguments, modules: Runnables
     ) -> Argument:
-        given = context, shape, [a.read_only() for a in arguments], modules
-        made = compute(op, *[given[i] for i in places])
+        held = context, shape, [a.read_only() for a in arguments], modules
+        given = dict(zip(FULL_FORM, held, strict=True))
+        made = compute(op, **{name: given[name] for name in asked or ()})
         if not isinstance(made, Argument):
             raise TypeError(
                 f"compute must return an Argument of {shape.text}, not {type(made).__name__}"

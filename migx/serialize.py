@@ -119,7 +119,7 @@ def load(
         file.check_data()
     if not compiled or not file.target:
         return file.program("text", mmap)
-    program = _Unread(file) if mmap else file.program("text", mmap)
+    program = SavedProgram(file) if mmap else file.program("text", mmap)
     context = context_for(_target_of(file))
     context.options = file.options
     if num_threads is not None:
@@ -318,7 +318,7 @@ class _File:
                 raise DataError(f"{self.path} is damaged at bytes {self.data[0] + offset} and on")
 
 
-class _Unread(Program):
+class SavedProgram(Program):
     """The original program of a compiled one, whose text is read at first use."""
 
     _in_text = "modules", "literals", "main"

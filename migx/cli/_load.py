@@ -135,12 +135,13 @@ def bound(program: Program, sizes: Mapping[str, int], options: argparse.Namespac
 
 def take_case(options: argparse.Namespace) -> None:
     """Takes missing options from a failure's case: the passes from the first line of the text, and
-    the inputs from the ``.npz`` file beside it.
+    the inputs from the ``.npz`` file beside it; ``of_fuzzer`` says whether it is such a case.
     """
     path = Path(options.model)
+    named, beside = named_passes(path), path.with_suffix(".npz")
+    options.of_fuzzer = named is not None and beside.is_file()
     if options.passes is None:
-        options.passes = named_passes(path)
-    beside = path.with_suffix(".npz")
+        options.passes = named
     if options.inputs is None and not options.seed and is_text(path) and beside.is_file():
         options.inputs = str(beside)
         print(f"inputs: {beside}", file=sys.stderr)

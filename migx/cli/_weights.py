@@ -65,13 +65,21 @@ def have_replaced(program: Program, options: argparse.Namespace) -> None:
     if not program.weight_shapes:
         raise UsageError(
             f"--weights {options.weights}: {options.model} has no weight "
-            + (
-                f"{held[0]!r}; {there_are(held[0], sorted(fixed))}"
-                if held
-                else "in a file of its own, as a folder has; give a .safetensors or .npz file that "
-                "has them by name"
-            )
+            + (f"{held[0]!r}; {there_are(held[0], sorted(fixed))}" if held else _no_folder(program))
         )
+
+
+def _no_folder(program: Program) -> str:
+    """Why a folder has nothing for a program without replaceable weights."""
+    if program._compiled is not None:
+        return (
+            "to replace: it was compiled with its weights fixed, and reads those it does not hold "
+            "from files beside it; `migx compile --defer-external-weights` leaves them to --weights"
+        )
+    return (
+        "in a file of its own, as a folder has; give a .safetensors or .npz file that has them by "
+        "name"
+    )
 
 
 @contextmanager
@@ -85,13 +93,16 @@ def _in_options() -> Iterator[None]:
 
 
 def replaced(program: Program, options: argparse.Namespace) -> Program:
-    """The program with the weights asked for; ready to run, or to be saved, if it is compiled."""
+    """The program with the weights asked for; ready to run, or to be saved, if it is compiled. They
+    stay replaceable unless the options say otherwise.
+    """
     if not given(options):
         return program
     from migx.onnx import replace_onnx_external_weights
 
     target = None if program._compiled is None else program.compiled.context.target
     how = {"strict": not options.no_strict, "convert": options.convert}
+    how["replaceable"] = not getattr(options, "fix_weights", False)
     with _in_options():
         made = replace_onnx_external_weights(program, options.weights, target, **how)
     return made if target is None else made.finalize(target)

@@ -7,7 +7,7 @@ wrong, or it is wrong without any.
 
 Inputs that no file gives are drawn from a seed, as by `migx run`, but symbols have small, different
 sizes above 1, as far as the model accepts them. A case saved by `migx fuzz` has its own passes and
-inputs; options override them.
+inputs; options override them. It is judged as by the fuzzer, each element under a bound of its own.
 """
 
 from __future__ import annotations
@@ -84,11 +84,12 @@ def _judge(session: Session, pipeline: Pipeline) -> Judge:
 
         return lambda lowered: _command.judged(Case(lowered), options.command, options.timeout)
     from migx.cli import _inputs
-    from migx.debug.bisect import against_ref
+    from migx.debug.bisect import against_ref, by_element_of_ref
 
+    judged = by_element_of_ref if options.of_fuzzer else against_ref
     inputs, sizes = session.inputs(apart=True)
     with _inputs.explaining(sizes):
-        return against_ref(session.program, inputs, session.target, pipeline.approximations())
+        return judged(session.program, inputs, session.target, pipeline.approximations())
 
 
 def _described(found: Found, pipeline: Pipeline, options: argparse.Namespace) -> dict[str, Any]:

@@ -32,6 +32,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _options.add_threads(parser)
     _weights.add_weights(parser)
     parser.add_argument(
+        "--fix-weights",
+        action="store_true",
+        help="put --weights in for good: they cannot be replaced any more",
+    )
+    parser.add_argument(
         "--without-weights",
         action="store_true",
         help="leave the weights out of the file; it refers to their own files, but for those that "
@@ -54,6 +59,8 @@ def run(options: argparse.Namespace) -> int:
 
     if options.output is not None and options.output.suffix != ".mxr":
         raise _load.UsageError(f"--output {options.output}: compiled programs are .mxr files")
+    if options.fix_weights and options.weights is None:
+        raise _load.UsageError("--fix-weights is for --weights")
     _squeezing.check(options)
     session = Session.of(options)
     program, target = session.program, get_target(session.target)

@@ -6,7 +6,7 @@ its exit code, which must stay the same. The exit code is 1 if nothing fails to 
 
 The smallest program found so far is always in the output file, its inputs beside it, so the search
 can be interrupted. A case saved by `migx fuzz` has its own passes and inputs; options override
-them.
+them. It is judged as by the fuzzer, each element under a bound of its own.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def _judge(session: Session) -> Callable[[Case], Symptom]:
     from migx.debug.bisect import outcome
 
     pipeline = session.pipeline
-    return lambda case: outcome(case.program, pipeline, case.inputs or {}, target)
+    how = {"by_element": options.of_fuzzer}
+    return lambda case: outcome(case.program, pipeline, case.inputs or {}, target, **how)
 
 
 def _reduced(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
+from migx.binding import check_inputs
 from migx.compiler import assembled, ready
 from migx.debug.compared import beside_ref
 from migx.errors import MigxError
@@ -23,6 +24,7 @@ from migx.program import Program
 from migx.rewrite import AllBut, Event, EventLog
 from migx.target import Target, context_for, get_target
 from migx.testing.bounds import NONE, Approximations
+from migx.testing.oracles import Violation, bounded, expect_same, run_on_ref
 
 T = TypeVar("T")
 
@@ -155,10 +157,13 @@ def outcome(
     passes: Pipeline | str | Sequence[Element],
     inputs: Mapping[str, Any],
     target: Target | str = "ref",
+    *,
+    by_element: bool = False,
 ) -> Symptom:
     """What is wrong with a program after some passes, run on a target."""
     pipeline = Pipeline.of(passes)
-    judge = against_ref(program, inputs, target, pipeline.approximations())
+    chosen = by_element_of_ref if by_element else against_ref
+    judge = chosen(program, inputs, target, pipeline.approximations())
     return _Trials(program, pipeline, judge).run(frozenset())[0]
 
 
@@ -184,6 +189,30 @@ def against_ref(
                 unsure = f"undecided: {found.name} may be off by {found.tolerance:.3g}, and "
                 unsure += f"max|expected| is {found.magnitude:.3g}"
         return Symptom(detail=unsure)
+
+    return judge
+
+
+def by_element_of_ref(
+    program: Program,
+    inputs: Mapping[str, Any],
+    target: Target | str = "ref",
+    approximations: Approximations = NONE,
+) -> Judge:
+    """As ``against_ref``, under a bound for each element, as the fuzzer judges: an exact zero must
+    have its sign. For programs as small as the fuzzer's.
+    """
+    chosen, given = get_target(target), check_inputs(program.main, inputs)
+    expected = run_on_ref(program, given, program, approximations)
+
+    def judge(lowered: Program) -> Symptom:
+        found = ready(assembled(program, lowered, context_for(chosen))).eval(inputs)
+        try:
+            results = bounded(found, lowered, given, program, expected)
+            expect_same("wrong", "after the passes", results, expected)
+        except Violation as violation:
+            return Symptom("wrong", str(violation).removeprefix("wrong: "))
+        return Symptom()
 
     return judge
 

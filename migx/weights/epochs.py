@@ -196,7 +196,8 @@ class LiveWeights:
         """A value as one for the weight, of its type and dims; otherwise ``WeightError``."""
         if name not in self.sources:
             raise WeightError(unknown(name, self.sources))
-        return fitted(name, value, self.sources[name].shape)
+        remedy = "give it by update(values, convert=True)"
+        return fitted(name, value, self.sources[name].shape, remedy=remedy)
 
     def value(self, name: str) -> Argument:
         """A copy of the current value of a weight. ``WeightError`` if there is no such weight, or

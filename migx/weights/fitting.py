@@ -15,10 +15,15 @@ from migx.shape import U8, Shape
 
 
 def fitted(
-    name: str, value: ArrayLike | Argument, shape: Shape, *, convert: bool = False
+    name: str,
+    value: ArrayLike | Argument,
+    shape: Shape,
+    *,
+    convert: bool = False,
+    remedy: str = "say convert=True",
 ) -> Argument:
     """A value as a weight of the given shape. ``WeightError`` if type or dims differ; with
-    ``convert``, the type may.
+    ``convert``, the type may. ``remedy`` says how the caller would ask for that.
 
     Packed weights are given as an ``Argument``, as their packed bytes, or as unpacked elements.
     """
@@ -32,8 +37,8 @@ def fitted(
         raise WeightError(f"weight {name!r} is {shape}: {error}") from error
     if not given.shape.same_type(shape):
         other = given.shape.dtype is not shape.dtype and not given.shape.dtype.is_packed
-        remedy = f": convert it to {shape.dtype}, or say convert=True" if other else ""
-        raise WeightError(f"weight {name!r} is {shape}, not {given.shape}{remedy}")
+        told = f": convert it to {shape.dtype}, or {remedy}" if other else ""
+        raise WeightError(f"weight {name!r} is {shape}, not {given.shape}{told}")
     if given.source is None and not given.available:
         raise WeightError(f"weight {name!r}: the value given has no data")
     return given

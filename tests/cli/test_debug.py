@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 import migx as api
-from migx import Module, ops
+from migx import Instruction, Module, ops
+from migx.debug.case import Case
 from migx.manager import Pass, PassManager
+from migx.match import on, value, var
+from migx.rewrite import RuleSet, rule
 from tests.cli.conftest import Migx
 from tests.core import planted
 
@@ -177,6 +180,42 @@ def test_reduce_takes_the_inputs_of_a_saved_case(
         assert [value.max() for value in inputs.values()] == [81.0 if not command else 90.0]
     if not command:
         assert "wrong: relu_of_neg" in migx("bisect", "case.reduced.migx").out
+
+
+@rule(on(ops.Add, var("x"), value(0.0)))
+def without_zero(x: Instruction) -> Instruction:
+    """Wrong: -0.0 + 0.0 is 0.0."""
+    return x
+
+
+class WithoutZero(Pass):
+    """Leaves out zeros."""
+
+    rules = RuleSet(without_zero)
+
+
+def test_a_case_of_the_fuzzer_is_judged_as_there(
+    migx: Migx, tmp_path: Path, found_by_name: Callable[..., None]
+) -> None:
+    found_by_name(WithoutZero)
+    program = api.parse("""
+    module main(x: f32[2]) {
+      %0 = @literal() {value=[0.0, 0.0]} : f32[2]
+      %1 = add(x, %0)
+      %2 = neg(%1)
+      return %2
+    }""")
+    inputs = {"x": api.Argument.of(np.array([-0.0, 1], np.float32))}
+    case = tmp_path / "case.migx"
+    Case(program, inputs).save(case, "without_zero")
+    found = migx("bisect", case, "--json").json
+    assert [event["rule"] for event in found["events"]] == ["without_zero"]
+    assert "0 instead of -0 at [0], off by 0 where 0 is allowed" in found["detail"]
+    small = tmp_path / "small.migx"
+    assert migx("reduce", case, "-o", small).code == 0
+    assert "neg" not in small.read_text()
+    case.write_text(str(program))
+    assert migx("bisect", case, "--passes", "without_zero").code == 1
 
 
 def test_a_command_that_does_not_end_is_killed(migx: Migx, model: Path) -> None:

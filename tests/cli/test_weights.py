@@ -106,6 +106,22 @@ def test_a_file_without_weights_says_which_have_to_be_given(migx: Migx, tmp_path
     fixed = migx("compile", path, "--without-weights", "-o", bare)
     assert "left out" not in fixed.out
     assert migx("run", bare).code == 0
+    refused = migx("run", bare, "--weights", tmp_path)
+    assert "bare.mxr has no weight to replace: it was compiled with its weights" in refused.err
+
+
+def test_weights_are_put_in_for_good(migx: Migx, tmp_path: Path) -> None:
+    template, fixed = tmp_path / "template.mxr", tmp_path / "fixed.mxr"
+    squeeze = ("--defer-external-weights", "--int8-weights", "-o", template)
+    assert migx("compile", written(tmp_path), *squeeze).code == 0
+    into = ("--fix-weights", "--without-original", "-o", fixed)
+    result = migx("compile", template, "--weights", tmp_path, *into)
+    assert (result.code, "slots" in result.out, "left out" in result.out) == (0, False, False)
+    run = migx("run", fixed, "--json").json["outputs"]
+    assert run == migx("run", template, "--weights", tmp_path, "--json").json["outputs"]
+    assert migx("params", fixed, "--json").json["weights"] == []
+    missing = migx("compile", template, *into)
+    assert (missing.code, missing.err.strip()) == (2, "error: --fix-weights is for --weights")
 
 
 def test_a_model_without_weights_says_what_gives_them(migx: Migx, tmp_path: Path) -> None:

@@ -287,6 +287,20 @@ class CarelessInFull(Careless):
         return arguments[0].array
 
 
+class AskingTooMuch(Careless):
+    """One that asks for something nobody has."""
+
+    def compute(self, arguments: Any, *, size: Any) -> Any:  # type: ignore[override]
+        return arguments[0]
+
+
+class AskingByKeyword(Careless):
+    """One that can only be told by keyword."""
+
+    def compute(self, *, arguments: Any, shape: Any) -> Any:  # type: ignore[override]
+        return Argument.of(np.full(shape.dims, arguments[0].array.sum()))
+
+
 @pytest.mark.parametrize(("rule", "error"), [("value", "ValueError"), ("index", "IndexError")])
 def test_a_shape_rule_that_fails_is_drawn(rule: str, error: str) -> None:
     main = migx.parse(TEXT).main
@@ -308,6 +322,29 @@ def test_a_meaning_that_gives_something_else_is_drawn(op: Op, said: str, target:
     program.compile(target)
     message = rf"(?s)^TypeError: {said}\n  careless"
     refused(EvaluationError, message, program.eval, {"x": np.zeros((1, 2), np.float32)})
+
+
+@pytest.mark.parametrize("target", ["ref", "cpu"])
+def test_a_meaning_asks_for_what_there_is(target: str) -> None:
+    program = migx.parse(TEXT)
+    program.main.add_return(
+        program.main.add_instruction(AskingTooMuch(), program.main.parameters["x"])
+    )
+    message = (
+        r"(?s)^AskingTooMuch.compute asks for arguments and size: it may ask for context, shape, "
+        r"arguments, modules by name, or take an array for each input, named otherwise"
+    )
+    program.compile(target)
+    refused(EvaluationError, message, program.eval, {"x": np.zeros((1, 2), np.float32)})
+
+
+def test_a_meaning_may_ask_by_keyword() -> None:
+    program = migx.parse(TEXT)
+    program.main.add_return(
+        program.main.add_instruction(AskingByKeyword(), program.main.parameters["x"])
+    )
+    (y,) = program.compile("ref").eval({"x": np.array([[1, 2]], np.float32)})
+    assert y.tolist() == [[3, 3]]
 
 
 @pytest.mark.parametrize("base", [Op, Pass])

@@ -114,8 +114,11 @@ def test_other_element_types_are_converted_where_that_is_asked_for(
     given: dict[str, Array] = {name: value.astype(dtype) for name, value in B.items()}
     file = safetensors(given, tmp_path / "w.safetensors")
     for source in (given, file):
-        with pytest.raises(WeightError, match="convert it to f32, or say convert=True"):
+        by_update = r"convert it to f32, or give it by update\(values, convert=True\)"
+        with pytest.raises(WeightError, match=by_update):
             put(program, source)
+        with pytest.raises(WeightError, match="convert it to f32, or say convert=True"):
+            replace_onnx_external_weights(program, source)
         put(program, source, convert=True)
         expected = {name: value.astype(np.float32) for name, value in given.items()}
         baked = replace_onnx_external_weights(program, source, convert=True).finalize("ref")
