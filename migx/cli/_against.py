@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from migx.argument import Argument
 from migx.base.files import apart
 from migx.cli import _inputs, _load, _streams
 from migx.cli._session import Session
+from migx.compiler import compiled, given_back
+from migx.debug.layers import Distance, Kept, relative
 from migx.errors import InputError
+from migx.program import Program
 
 PEERS = ("onnxruntime", "ref")
 
@@ -29,15 +33,25 @@ def is_model(given: str | None) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class Other:
+    """What the other model gives: its target (the one in its file, or else the one asked for, and
+    ``ref`` for its layers), its outputs by name, and the values of its ONNX nodes, if wanted.
+    """
+
+    target: str
+    outputs: Mapping[str, Any]
+    values: Mapping[str, _inputs.Array] = field(default_factory=dict)
+
+
 def compared(
     names: Sequence[str],
     outputs: Sequence[Any],
-    inputs: Mapping[str, Any],
+    other: Other,
     session: Session,
 ) -> dict[str, Any]:
     """The differences from the other model's outputs; ``UsageError`` if names or dims differ."""
-    options = session.options
-    target, theirs = _other(inputs, session)
+    options, theirs = session.options, other.outputs
     mine = dict(apart(zip(names, outputs, strict=True)))
     if mine.keys() != theirs.keys():
         raise _load.UsageError(
@@ -45,13 +59,11 @@ def compared(
             f"{', '.join(theirs)}: they must have the same names"
         )
     rows = [_difference(name, value, theirs[name]) for name, value in mine.items()]
-    return {"against": f"{options.against} on {target}", "outputs": rows}
+    return {"against": f"{options.against} on {other.target}", "outputs": rows}
 
 
-def _other(inputs: Mapping[str, Any], session: Session) -> tuple[str, dict[str, Any]]:
-    """The target of the other model (the one in its file, or else the one asked for), and its
-    outputs by name.
-    """
+def run(inputs: Mapping[str, Any], session: Session) -> Other:
+    """Runs the other model."""
     options = session.options
     # The folder is that of a model from standard input.
     given = {name: value for name, value in vars(options).items() if name != "folder"}
@@ -63,14 +75,29 @@ def _other(inputs: Mapping[str, Any], session: Session) -> tuple[str, dict[str, 
         asked.input_dim = []
     asked.target = None if path.suffix == ".mxr" else session.target
     other = Session.of(asked, to_run=True)
-    other.compile()
+    if options.each:
+        other.target = "ref"
+    else:
+        other.compile()
     try:
-        with _streams.progress(f"running {path.name}"):
-            outputs = other.program.eval(inputs)
+        with _streams.progress(f"running {path.name} on {other.target}"):
+            return _traced(other.program, inputs) if options.each else _evaluated(other, inputs)
     except InputError as error:
         error.add_note(f"these are the inputs of {path}, which must be those of {options.model}")
         raise
-    return other.target, dict(apart(zip(other.program.main.output_names, outputs, strict=True)))
+
+
+def _evaluated(other: Session, inputs: Mapping[str, Any]) -> Other:
+    names, outputs = other.program.main.output_names, other.program.eval(inputs)
+    return Other(other.target, dict(apart(zip(names, outputs, strict=True))))
+
+
+def _traced(program: Program, inputs: Mapping[str, Any]) -> Other:
+    plain = compiled(program, "ref")
+    kept = Kept(plain.program)
+    results = map(given_back, plain.trace(plain.arguments(inputs), kept))
+    named = zip(program.main.output_names, results, strict=True)
+    return Other("ref", dict(apart(named)), kept.values)
 
 
 def _difference(name: str, got: Any, expected: Any) -> dict[str, Any]:
@@ -78,19 +105,11 @@ def _difference(name: str, got: Any, expected: Any) -> dict[str, Any]:
     alone and relative to that of the values; and how many elements differ.
     """
     x, y = _array(name, got), _array(name, expected)
-    if x.dtype != y.dtype and object not in (x.dtype, y.dtype):
-        x, y = x.astype(np.float64), y.astype(np.float64)
     if x.shape != y.shape:
         raise _load.UsageError(f"output {name!r} has dims {x.shape} here, and {y.shape} there")
-    unequal = (x != y) & ((x == x) | (y == y))
-    row = {"name": name, "elements": x.size, "unequal": int(np.count_nonzero(unequal))}
     if object in (x.dtype, y.dtype):
-        return row
-    with np.errstate(invalid="ignore"):
-        errors = np.where(unequal, np.abs(x.astype(np.float64) - y.astype(np.float64)), 0.0)
-    rms = float(np.sqrt(np.mean(np.square(errors)))) if x.size else 0.0
-    largest = float(errors.max(initial=0.0))
-    return row | {"largest": largest, "rms": rms, "relative": relative(rms, expected)}
+        return {"name": name, "elements": x.size, "unequal": int(np.count_nonzero(x != y))}
+    return {"name": name, **vars(Distance.between(x, y))}
 
 
 def _array(name: str, value: Any) -> _inputs.Array:
@@ -101,14 +120,11 @@ def _array(name: str, value: Any) -> _inputs.Array:
     return array
 
 
-def relative(rms: float, expected: Any) -> float | None:
-    """An error divided by the root mean square of the finite expected values; None if these are not
+def share(rms: float, expected: Any) -> float | None:
+    """An error divided by the root mean square of the expected values; None if these are not
     numbers, or all 0.
     """
     array = _inputs.array_of(expected)
     if not isinstance(array, np.ndarray) or array.dtype == object:
         return None
-    wide = array.astype(np.float64)
-    wide = wide[np.isfinite(wide)]
-    size = float(np.sqrt(np.mean(np.square(wide)))) if wide.size else 0.0
-    return rms / size if size else None
+    return relative(rms, array)

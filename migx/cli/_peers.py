@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from migx.argument import Argument
 from migx.cli._load import PeerError
+from migx.debug.layers import landmarks
 from migx.errors import counted
 from migx.ir import Instruction
 from migx.program import Program
@@ -128,19 +129,6 @@ class Onnxruntime:
 def _levels(nodes: Iterable[Any]) -> list[Any]:
     """The attributes of nodes that say how products may be rounded."""
     return [a for node in nodes for a in node.attribute if a.name == "accuracy_level"]
-
-
-def landmarks(program: Program) -> dict[str, Instruction]:
-    """The values of ONNX nodes in a program: the only instruction of a node that others read. Nodes
-    with several such or none, or that share one, are left out.
-    """
-    ends: dict[str, list[Instruction]] = {}
-    for at in program.main:
-        if len(at.origins) != 1 or not at.inputs or not at.shape.dtype.is_tensor:
-            continue
-        if any(at.origins[0] not in user.origins for user in at.users):
-            ends.setdefault(at.origins[0], []).append(at)
-    return {label: found[0] for label, found in ends.items() if len(found) == 1}
 
 
 class Recorder:

@@ -16,21 +16,17 @@ import numpy as np
 import migx
 from migx.argument import Argument
 from migx.cli import _against, _inputs, _load, _streams, _weights
-from migx.cli._against import relative
-from migx.cli._peers import (
-    Array,
-    Onnxruntime,
-    Recorder,
-    landmarks,
-)
+from migx.cli._against import share
+from migx.cli._peers import Array, Onnxruntime, Recorder
 from migx.cli._session import Session
 from migx.compiler import Compiled, compiled, given_back
+from migx.debug.layers import PRODUCTS, Layer, Layers, NotFinite, landmarks
 from migx.dims.symbol import listed
-from migx.errors import MigxError
+from migx.errors import MigxError, counted
 from migx.ir import Instruction
 from migx.manager import Pipeline
 from migx.program import Program
-from migx.target import passes_for
+from migx.target import Seen, passes_for
 from migx.testing.bounds import Budget, Comparison, TensorBounds, compare
 from migx.text import draw_instruction
 from migx.weights.constants import is_unpacked
@@ -40,8 +36,6 @@ def verified(options: argparse.Namespace) -> dict[str, Any]:
     """Compares the model asked for with its peer: see ``checked``."""
     unsaid = options.target is None
     other = _against.is_model(options.against)
-    if other and options.each:
-        raise _load.UsageError("--each compares with onnxruntime or ref, not with another model")
     session = Session.of(options, to_run=unsaid)
     if _weights.given(options):
         if not other and _peer(Path(options.model), options) == "onnxruntime":
@@ -50,7 +44,7 @@ def verified(options: argparse.Namespace) -> dict[str, Any]:
                 "another model"
             )
         session.program = _weights.replaced(session.program, options)
-    held = session.program.compiled if unsaid and session.ready else None
+    held = session.program.compiled if unsaid and session.ready and not options.each else None
     if unsaid and held is None:
         session.target = usual(options)
     inputs, sizes = session.inputs(apart=True)
@@ -69,13 +63,63 @@ def usual(options: argparse.Namespace) -> str:
 def beside(
     session: Session, path: Path, inputs: Mapping[str, Any], held: Compiled | None = None
 ) -> dict[str, Any]:
-    """How each output of a program differs from that of another model."""
-    program, target = session.program, session.target
+    """How each output of a program, and on request each layer, differs from that of another
+    model.
+    """
+    program, target, other = session.program, session.target, _against.run(inputs, session)
+    inner: dict[str, Any] = {}
     with _streams.progress(f"running {path.name} on {target}"):
         subject = held or compiled(program, target, **session.asked)
-        got = subject.eval(inputs)
-    found = _against.compared(program.main.output_names, got, inputs, session)
-    return {"target": target, "held": held is not None, "notes": [], **found}
+        if session.options.each:
+            found, strange = Layers(subject.program, other.values), NotFinite()
+            results = subject.trace(subject.arguments(inputs), _both(found, strange))
+            got = [*map(given_back, results)]
+            inner = _layers(found.rows) | told(strange)
+        else:
+            got = subject.eval(inputs)
+    outputs = _against.compared(program.main.output_names, got, other, session)
+    return {"target": target, "held": held is not None, "notes": [], **outputs, **inner}
+
+
+def _both(*each: Seen) -> Seen:
+    """Calls several functions with each instruction of a run."""
+
+    def seen(at: Instruction, result: Argument) -> None:
+        for one in each:
+            one(at, result)
+
+    return seen
+
+
+def _layers(rows: Sequence[Layer]) -> dict[str, Any]:
+    """The layers compared, and the first that differs at all."""
+    if not rows:
+        raise _load.UsageError(NAMELESS)
+    first = next((row for row in rows if row.distance.unequal), None)
+    drawn = None
+    if first is not None:
+        far = first.distance
+        said = f"{far.unequal} of {far.elements} elements differ, by up to {far.largest:.3g}"
+        drawn = draw_instruction(f"the first to differ: {said}", first.at)
+    listed = [{"layer": r.name, "product": r.product, **vars(r.distance)} for r in rows]
+    return {"compared": len(rows), "departure": drawn, "layers": listed}
+
+
+def told(strange: NotFinite) -> dict[str, Any]:
+    """The instructions that make NaN and infinities, drawn."""
+    made = {"NaN": strange.nan, "infinities": strange.infinite}
+    drawn = [
+        draw_instruction(f"the first to make {what}: {counted(found[1], 'element')}", found[0])
+        for what, found in made.items()
+        if found is not None
+    ]
+    return {"not_finite": drawn}
+
+
+NAMELESS = (
+    "--each finds values by the ONNX nodes they come from, and no instruction here names one: read "
+    "the ONNX file, or a text made with --origins"
+)
 
 
 def checked(
@@ -143,7 +187,8 @@ def _judged(
     ]
     outputs = [
         dataclasses.asdict(c)
-        | {"relative": relative(c.rms, y), "passed": c.passed, "undecided": c.undecided}
+        | {"not_finite": _not_finite(y)}
+        | {"relative": share(c.rms, y), "passed": c.passed, "undecided": c.undecided}
         for c, y in zip(compared, expected, strict=True)
     ]
     return {
@@ -151,6 +196,14 @@ def _judged(
         "passed": all(c.passed for c in compared),
         "undecided": any(c.undecided for c in compared),
     }
+
+
+def _not_finite(expected: Any) -> int:
+    """The number of elements of an output that are NaN or infinite."""
+    array = _inputs.array_of(expected)
+    if not isinstance(array, np.ndarray) or array.dtype == object:
+        return 0
+    return array.size - int(np.count_nonzero(np.isfinite(array.astype(np.float64))))
 
 
 def _peer(path: Path, options: argparse.Namespace) -> str:
@@ -197,8 +250,8 @@ class Comparer:
             if self.departure is None and not found.passed:
                 self.departure = at, found
             if packed:
-                share = relative(found.rms, wanted)
-                self.packed.append({"layer": label, "rms": found.rms, "relative": share})
+                part = share(found.rms, wanted)
+                self.packed.append({"layer": label, "rms": found.rms, "relative": part})
 
 
 def reads_packed(at: Instruction) -> bool:
@@ -218,22 +271,16 @@ def doubts(outputs: Sequence[Mapping[str, Any]]) -> list[str]:
     return told + [UNDECIDED] * any(o["undecided"] and not o["doubt"] for o in outputs)
 
 
-PRODUCTS = frozenset({"dot", "convolution", "quant_dot", "quant_convolution"})
-
-
 def _each(
     subject: Compiled,
     inputs: Mapping[str, Any],
     values: Mapping[str, Array],
     budgets: Mapping[str, Budget],
 ) -> dict[str, Any]:
-    comparer = Comparer(subject.program, values, budgets)
-    subject.trace(subject.arguments(inputs), comparer)
+    comparer, strange = Comparer(subject.program, values, budgets), NotFinite()
+    subject.trace(subject.arguments(inputs), _both(comparer, strange))
     if not comparer.compared:
-        raise _load.UsageError(
-            "--each finds values by the ONNX nodes they come from, and no instruction here names "
-            "one: read the ONNX file, or a text made with --origins"
-        )
+        raise _load.UsageError(NAMELESS)
     drawn = None
     if comparer.departure is not None:
         at, found = comparer.departure
@@ -241,9 +288,12 @@ def _each(
             f"the first to depart: largest error {found.largest:.3g}, tolerance "
             f"{found.tolerance:.3g} ({found.derivation}); {found.problem}"
         )
+        if found.problem.startswith("got "):
+            message += "; --against MODEL compares layers of other types"
         drawn = draw_instruction(message, at)
     found_packed = {"packed": comparer.packed} if comparer.packed else {}
-    return {"compared": comparer.compared, "departure": drawn, **found_packed}
+    inner = {"compared": comparer.compared, "departure": drawn, **found_packed}
+    return inner | told(strange)
 
 
 def table_of_all(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -8,9 +8,10 @@ rounding moves them, such as the scores of a detector's boxes.
 
 Against another model, such as the one before quantisation, errors have no bound, and are shown
 beside the root mean square of its outputs; it runs in the compiled form of its file, or on the same
-target. A saved program runs in the compiled form of its file, unless a target or passes are given.
-The weights that ``--weights`` gives are the model's, not those of what it is compared with, but
-for ref.
+target. With ``--each`` both run on ref, and each ONNX node that both have is compared. A saved
+program runs in the compiled form of its file, unless a target, passes or ``--each`` are given. The
+weights that ``--weights`` gives are the model's, not those of what it is compared with, but for
+ref.
 
 Inputs that no file gives are drawn from a seed, as by `migx run`, but symbols have small, different
 sizes above 1, as far as the model accepts them. A case saved by `migx fuzz` has its own passes and
@@ -20,6 +21,7 @@ inputs; options override them.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from migx.cli import _load, _options, _report, _weights
@@ -43,7 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--each",
         action="store_true",
-        help="find the first instruction that differs, and the error from packed weights per layer",
+        help="find the first instruction that differs, the first that makes NaN or an infinity, "
+        "and the errors of layers, from packed weights or beside another model",
     )
     parser.add_argument(
         "--all", action="store_true", help="verify the models of the repository migx runs from"
@@ -81,32 +84,32 @@ def run(options: argparse.Namespace) -> int:
     return int(not found.get("passed", True))
 
 
-def _status(output: dict[str, Any]) -> str:
+def _status(output: Mapping[str, Any]) -> str:
     if not output["passed"]:
         return f"FAIL: {output['problem']}"
     if output["doubt"]:
         return "undecided"
+    if output["not_finite"]:
+        return f"PASS ({output['not_finite']} not finite on either side)"
     return "PASS (undecided)" if output["undecided"] else "PASS"
 
 
-def _errors(output: dict[str, Any]) -> tuple[str, ...]:
+def _errors(output: Mapping[str, Any]) -> tuple[str, ...]:
     return output["name"], f"{output['largest']:.3g}", *_shares(output)
 
 
-def _shares(row: dict[str, Any]) -> tuple[str, str]:
+def _shares(row: Mapping[str, Any]) -> tuple[str, str]:
     """The root mean square of errors, alone and relative to the values', unless that is 0."""
     return f"{row['rms']:.3g}", "" if row["relative"] is None else f"{row['relative']:.3g}"
 
 
-def _distance(output: dict[str, Any]) -> tuple[str, ...]:
+def _distance(output: Mapping[str, Any]) -> tuple[str, ...]:
     """A row for an output compared with another model's; for strings, only how many differ."""
     errors = _errors(output) if "rms" in output else (output["name"], "", "", "")
     return *errors, f"{output['unequal']} of {output['elements']}"
 
 
 def _print(found: dict[str, Any]) -> None:
-    from migx.cli._verify import UNDECIDED, doubts
-
     for note in found["notes"]:
         print(f"note: {note}")
     given = f", inputs drawn with {found['sizes']}" if found["sizes"] else ""
@@ -114,19 +117,40 @@ def _print(found: dict[str, Any]) -> None:
     print(f"{found['target']}{held} against {found['against']}{given}\n")
     if "passed" not in found:
         print(_report.table(("output", *ERRORS, "not equal"), map(_distance, found["outputs"])))
-        return
-    header = ("output", *ERRORS, "tolerance", "status")
-    rows = [(*_errors(o), f"{o['tolerance']:.3g}", _status(o)) for o in found["outputs"]]
-    print(_report.table(header, rows))
-    print("\ntolerance = 8 * sqrt(V) * max|expected|, V the sum of the squares of the roundings:")
-    for o in found["outputs"]:
-        print(f"  {o['name']}: {o['derivation']}; max|expected| = {o['magnitude']:.4g}")
-    for doubt in doubts(found["outputs"]):
-        print(f"{doubt}, so 0 might pass as well" if doubt is UNDECIDED else doubt)
+    else:
+        _print_bounds(found["outputs"])
     if "compared" in found:
         print(f"\n{found['compared']} instructions compared, each the end of an ONNX node")
         print(found["departure"] or "none departs")
+        for drawn in found["not_finite"]:
+            print(f"\n{drawn}")
     if "packed" in found:
         print("\nproducts of weights of a few bits, each with the errors of those before it:")
         cells = [(p["layer"], *_shares(p)) for p in found["packed"]]
         print(_report.table(("layer", *ERRORS[1:]), cells))
+    if "layers" in found:
+        _print_layers(found["layers"])
+
+
+def _print_bounds(outputs: Sequence[Mapping[str, Any]]) -> None:
+    from migx.cli._verify import UNDECIDED, doubts
+
+    header = ("output", *ERRORS, "tolerance", "status")
+    rows = [(*_errors(o), f"{o['tolerance']:.3g}", _status(o)) for o in outputs]
+    print(_report.table(header, rows))
+    print("\ntolerance = 8 * sqrt(V) * max|expected|, V the sum of the squares of the roundings:")
+    for o in outputs:
+        print(f"  {o['name']}: {o['derivation']}; max|expected| = {o['magnitude']:.4g}")
+    for doubt in doubts(outputs):
+        print(f"{doubt}, so 0 might pass as well" if doubt is UNDECIDED else doubt)
+
+
+def _print_layers(layers: Sequence[Mapping[str, Any]]) -> None:
+    """The products among the layers; all of them if there are none."""
+    chosen = [layer for layer in layers if layer["product"]] or layers
+    which = "products" if chosen[0]["product"] else "layers"
+    print(f"\n{which}, each with the errors of those before it:")
+    strange = any(layer["not_finite"] for layer in chosen)
+    header = ("layer", *ERRORS[1:], *["not finite"] * strange)
+    cells = [(p["layer"], *_shares(p), *[str(p["not_finite"])] * strange) for p in chosen]
+    print(_report.table(header, cells))

@@ -16,6 +16,7 @@ import migx as api
 from migx.cli import _against, _verify
 from migx.cli._load import PeerError
 from migx.cli._session import Session
+from migx.op import Array
 from migx.ops.pointwise import Relu
 from tests.cli.conftest import Migx
 
@@ -165,7 +166,7 @@ def test_what_cannot_stand_beside_a_model(migx: Migx, model: Path, tmp_path: Pat
         assert (result.code, said in result.err) == (2, True), result.err
     for words, said in (
         ((model, "--against", "onxruntime"), "there are onnxruntime, ref, and no such file"),
-        ((model, "--against", other, "--each"), "--each compares with onnxruntime or ref"),
+        ((model, "--against", other, "--each"), "--each finds values by the ONNX nodes"),
         (("--all", "--against", other), "--all compares with onnxruntime or ref"),
     ):
         result = migx("verify", *words)
@@ -180,6 +181,61 @@ def test_what_has_no_numbers_is_equal_or_not() -> None:
     row = _against._difference("y", nothing, nothing.astype(np.float16))
     assert (row["unequal"], row["rms"], row["relative"]) == (0, 0, None)
     assert np.isnan(_against._difference("y", nothing, np.zeros(3, np.float32))["largest"])
+
+
+def two_products(path: Path, **changed: Array) -> Path:
+    """A model of a product, an exponential and a product, some of its weights changed."""
+    rng = np.random.default_rng(0)
+    held = {name: rng.standard_normal((8, 8)).astype(np.float32) for name in ("v", "w")} | changed
+    text = """<ir_version: 9, opset_import: ["" : 18]> g (float[n, 8] x) => (float[n, 8] y) {
+      a = MatMul(x, v)
+      b = Exp(a)
+      y = MatMul(b, w)
+    }"""
+    model = onnx.parser.parse_model(text)
+    for node, name in zip(model.graph.node, ("first", "grown", "second"), strict=True):
+        node.name = name
+    model.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in held.items())
+    onnx.save(model, path)
+    return path
+
+
+def test_the_layer_in_which_two_models_differ_is_found(migx: Migx, tmp_path: Path) -> None:
+    good = two_products(tmp_path / "good.onnx")
+    wrong = two_products(tmp_path / "wrong.onnx", w=np.eye(8, dtype=np.float32))
+    found = migx("verify", wrong, "--against", good, "--each", "--json")
+    assert (found.code, found.json["target"]) == (0, "ref")
+    layers = {layer["layer"]: layer for layer in found.json["layers"]}
+    assert [*layers] == ["first", "grown", "second"]
+    assert layers["first"]["unequal"] == layers["grown"]["unequal"] == 0
+    assert layers["second"]["relative"] == found.json["outputs"][0]["relative"] > 0.1
+    assert (layers["second"]["product"], layers["grown"]["product"]) == (True, False)
+    assert "from ONNX 'second'" in found.json["departure"]
+    told = migx("verify", wrong, "--against", good, "--each").out
+    assert "first           0             0" in told
+    assert "grown" not in told.partition("products")[2]
+    saved = tmp_path / "wrong.mxr"
+    assert migx("compile", wrong, "--int8-weights", "-o", saved).code == 0
+    of_file = migx("verify", saved, "--against", good, "--each", "--json").json
+    assert (of_file["target"], of_file["held"], len(of_file["layers"])) == ("ref", False, 3)
+
+
+def test_what_makes_infinities_and_nan_is_found(migx: Migx, tmp_path: Path) -> None:
+    wide = two_products(tmp_path / "wide.onnx", v=np.eye(8, dtype=np.float32))
+    np.savez(tmp_path / "in.npz", x=np.array([[1, 1, 1, 1, 2, 3, 9, 12]], np.float32))
+    narrow = ("--passes", "truncate_float{to=f16}", "--inputs", tmp_path / "in.npz", "--each")
+    found = migx("verify", wide, *narrow, "--against", wide)
+    assert found.code == 0
+    assert "the first to make infinities: 1 element\n  exp(" in found.out
+    assert "not finite\nfirst " in found.out
+    alone = migx("verify", wide, *narrow)
+    assert "--against MODEL compares layers of other types" in alone.out
+    bad = np.eye(8, dtype=np.float32)
+    bad[0, 0] = np.nan
+    broken = two_products(tmp_path / "broken.onnx", w=bad)
+    result = migx("verify", broken, "--each", "--dim-param", "n=2")
+    assert (result.code, "PASS (2 not finite on either side)" in result.out) == (0, True)
+    assert "the first to make NaN: 1 element\n  @literal()" in result.out
 
 
 class Models(SimpleNamespace):
