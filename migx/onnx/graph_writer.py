@@ -107,7 +107,8 @@ class GraphWriter:
                 raise OnnxError(f"there is no exporter for it{_way_out(at)}")
             made = write_one(Site(at, self))
         except OnnxError as error:
-            where = ", ".join(at.origins) or f"module {at.module.name}" if at.module else ""
+            named = at.origins or [getattr(at.op, "label", "") or f"module {at.owner.name}"]
+            where = ", ".join(named)
             self.model.problems.setdefault(f"{at.op.name}: {error}", []).append(where)
             made = tuple("?" for _ in at.shape.parts) if at.shape.dtype is TUPLE else "?"
         if not isinstance(made, tuple):

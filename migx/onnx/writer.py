@@ -63,7 +63,7 @@ def write(program: Program, path: str | Path) -> None:
 
 def with_forms(program: Program) -> Program:
     """The program, or a copy in which literals replace values that depend only on literals and have
-    no ONNX form, and what follows from these alone; packed values stay packed.
+    no ONNX form, or a costly one, and what follows from these alone; packed values stay packed.
     """
     if all(map(_has_form, chain(*program.modules.values()))):
         return program
@@ -83,7 +83,13 @@ def with_forms(program: Program) -> Program:
     return made
 
 
+COSTLY = frozenset({"choose_scales"})
+"""Operations whose arithmetic is written only for weights that were left out."""
+
+
 def _has_form(at: Instruction) -> bool:
+    if at.op.name in COSTLY:
+        return False
     return at.op.name in ("@param", "@return") or exporters.find(at.op.name) is not None
 
 
