@@ -71,6 +71,7 @@ def run(inputs: Mapping[str, Any], session: Session) -> Other:
     asked.model, asked.passes, asked.dim_param = options.against, None, []
     asked.activations, asked.fast_math = None, None
     asked.weights, asked.no_strict, asked.convert = None, False, False  # it has its own
+    asked.names_from = None
     if not _load.is_onnx(path):
         asked.input_dim = []
     asked.target = None if path.suffix == ".mxr" else session.target

@@ -178,7 +178,8 @@ def read(
         raise UsageError(f"{path} is no file{pipe}")
     if is_onnx(path):
         # Weights that come from elsewhere, or are only listed, need not exist.
-        elsewhere = bool(getattr(options, "weights", None))
+        by_value = getattr(options, "names_from", None) is not None  # so values are needed
+        elsewhere = bool(getattr(options, "weights", None)) and not by_value
         deferring = elsewhere or getattr(options, "defer_external_weights", False)
         dims = dims or _once("--input-dim", map(_dims, options.input_dim))
         given = path.read_bytes() if hasattr(options, "folder") else path

@@ -34,16 +34,23 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="convert --weights to the element types of the model's weights",
     )
+    parser.add_argument(
+        "--names-from",
+        metavar="CHECKPOINT",
+        type=_options.path,
+        help="a file like --weights, with the values that the model has: --weights has the names "
+        "of this file, which are found by value, as exporters rename weights and transpose them",
+    )
 
 
 def given(options: argparse.Namespace) -> bool:
     """Whether there is a source; verbs that take none have none. ``UsageError`` if options are for
     ``--weights``, and it is missing.
     """
-    of_it = getattr(options, "no_strict", False), getattr(options, "convert", False)
+    of_it = ("no_strict", "convert", "names_from")
     source = getattr(options, "weights", None)
-    if source is None and any(of_it):
-        raise UsageError("--no-strict and --convert are for --weights")
+    if source is None and any(getattr(options, name, None) for name in of_it):
+        raise UsageError("--no-strict, --convert and --names-from are for --weights")
     return source is not None
 
 
@@ -57,6 +64,10 @@ def have_replaced(program: Program, options: argparse.Namespace) -> None:
     from migx.weights.marking import is_number, must_be_known
     from migx.weights.sources import names_in
 
+    if options.names_from is not None:
+        from migx.weights.naming import Naming
+
+        options.weights = Naming.by_value(program, options.names_from).of(options.weights)
     named = {at.op.label: at for at in program.literals if isinstance(at.op, Literal)}
     fixed = {n for n, at in named.items() if is_number(at.shape) or not must_be_known(at.shape)}
     held = names_in(options.weights)

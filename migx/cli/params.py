@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from migx.cli import _load, _options, _report
@@ -38,6 +39,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="list weights as the program compiled for the target reads them",
     )
+    parser.add_argument(
+        "--names-from",
+        metavar="CHECKPOINT",
+        type=_options.path,
+        help="a .safetensors or .npz file with the values that the model has: add the name that "
+        "each weight has there",
+    )
     _report.add_json(parser)
 
 
@@ -48,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
             "--target, --passes, --activations and --fast-math say how --layouts compiles: "
             "give it too, or leave them out"
         )
+    names_from, options.names_from = options.names_from, None  # only `--weights` takes it
     session = Session.of(options)
     if options.layouts:
         session.compile()
@@ -55,6 +64,8 @@ def run(options: argparse.Namespace) -> int:
         rows, relaid = list(layouts(made)), list(relayouts(made))
     else:
         rows, relaid = list(weights(session.program)), []
+    if names_from is not None and not options.layouts:
+        _add_names(rows, session.program, names_from)
     if options.json:
         _report.print_json({"weights": rows, "relayouts": relaid})
         return 0
@@ -65,6 +76,15 @@ def run(options: argparse.Namespace) -> int:
     for each in relaid:
         print(f"warning: each run converts {each} to another layout", file=sys.stderr)
     return 0
+
+
+def _add_names(rows: list[dict[str, Any]], program: Program, checkpoint: Path) -> None:
+    """Adds to each row the tensors of a checkpoint that are this weight."""
+    from migx.weights.naming import Naming
+
+    naming = Naming.by_value(program, checkpoint)
+    for row in rows:
+        row["tensor"] = " or ".join(map(str, naming.tensors.get(row["weight"], ())))
 
 
 def weights(program: Program) -> Iterator[dict[str, Any]]:

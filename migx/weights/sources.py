@@ -40,7 +40,7 @@ def values_from(
     says so.
     """
     folder = _folder_of(source)
-    had = _had(source) if folder is None else _placed(folder, wanted)
+    had = everything(source) if folder is None else _placed(folder, wanted)
     found = {name: had[name] for name in wanted if name in had}
     partial = isinstance(source, Mapping)
     missing = [] if partial else [name for name in wanted if name not in had]
@@ -78,7 +78,7 @@ def _other_names(
 
 def names_in(source: Any) -> list[str]:
     """The names in a source; none for a folder of external data, which finds weights by place."""
-    return [] if _folder_of(source) is not None else [*_had(source)]
+    return [] if _folder_of(source) is not None else [*everything(source)]
 
 
 def _folder_of(source: Any) -> Path | None:
@@ -94,7 +94,7 @@ def _placed(folder: Path, wanted: Mapping[str, Instruction]) -> dict[str, Argume
     return {name: from_folder(folder, name, at, known) for name, at in placed.items()}
 
 
-def _had(source: Any) -> dict[str, Any]:
+def everything(source: Any) -> dict[str, Any]:
     """All values of a dict or a file, by name."""
     if isinstance(source, Mapping):
         return dict(source)

@@ -158,7 +158,24 @@ def test_options_that_are_for_weights(migx: Migx, model: Path) -> None:
     for verb in ("compile", "run", "perf"):
         result = migx(verb, model, "--no-strict")
         assert result.code == 2
-        assert "--no-strict and --convert are for --weights" in result.err
+        assert "--no-strict, --convert and --names-from are for --weights" in result.err
+
+
+def test_a_checkpoint_of_other_names(migx: Migx, tmp_path: Path) -> None:
+    model = written(tmp_path)
+    files = []
+    for i, weights in enumerate((A, B)):
+        named = {f"layer.{n}": np.ascontiguousarray(v.T) for n, v in weights.items()}
+        files.append(safetensors(named, tmp_path / f"{i}.safetensors"))
+    base, tuned = files
+    told = migx("params", model, "--names-from", base)
+    assert "layer.w1, transposed" in told.out
+    by_name = safetensors(B, tmp_path / "b.safetensors")
+    wanted = migx("run", model, "--weights", by_name, "--json").json["outputs"]
+    given = ("--weights", tuned, "--names-from", base)
+    assert migx("run", model, *given, "--json").json["outputs"] == wanted
+    assert migx("compile", model, *given, "-o", tmp_path / "tuned.mxr").code == 0
+    assert migx("run", tmp_path / "tuned.mxr", "--json").json["outputs"] == wanted
 
 
 def test_layouts_are_those_of_the_target_that_is_asked_for(
