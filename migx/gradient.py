@@ -1,6 +1,7 @@
 """Reverse-mode differentiation: adds instructions that compute derivatives.
 
-Each operation's rule is one entry of ``RULES``. Derivatives are ordinary instructions, so they can
+Each operation's rule is one entry of ``RULES``, or, for an operation of a package of your own, its
+static method ``derivative``. Derivatives are ordinary instructions, so they can
 be differentiated in turn.
 """
 
@@ -27,7 +28,7 @@ def gradients(
     """The derivatives of the sum of ``y`` with respect to each of ``xs``, which are taken to be
     independent. Nothing is differentiated through ``fixed`` values.
 
-    ``UnknownName`` if a value on the way has an operation that is not in ``RULES``.
+    ``UnknownName`` if a value on the way has an operation without a rule.
     """
     stops = {*xs, *fixed}
     order = tree(y, lambda at: () if at in stops else _read(at))
@@ -79,6 +80,9 @@ its result, and the input's index.
 
 
 def _rule(at: Instruction) -> Rule:
+    own: Rule | None = getattr(at.op, "derivative", None)
+    if own is not None:
+        return own
     if at.op.name not in RULES:
         raise UnknownName(
             f"there is no derivative of {at.op.name}; there are of {', '.join(sorted(RULES))}"

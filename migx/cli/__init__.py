@@ -90,9 +90,33 @@ def _parsed(given: Sequence[str]) -> argparse.Namespace:
         end = given.index("--")
     options, unknown = _parser(given).parse_known_args(given[:end])
     if unknown:
-        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        said = f"unrecognized arguments: {' '.join(unknown)}"
+        options.parser.error(said + _instead(unknown[0].partition("=")[0], options))
     options.command = tuple(given[end + 1 :])
     return options
+
+
+def _instead(option: str, options: argparse.Namespace) -> str:
+    """What to do about an unknown option: the verbs that take it, or similar options of this one;
+    empty if there are none.
+    """
+    if not option.startswith("--"):
+        return ""
+    taken = {name: _option_names(name) for name in verbs()}
+    if there := [f"`migx {name}`" for name, known in taken.items() if option in known]:
+        return f"; {option} is for {', '.join(there)}"
+    import difflib
+
+    own = [name.lstrip("-") for name in taken[options.verb] if name.startswith("--")]
+    like = difflib.get_close_matches(option.lstrip("-"), own, cutoff=0.7)
+    return f"; similar: {', '.join(f'--{name}' for name in like)}" if like else ""
+
+
+def _option_names(verb: str) -> list[str]:
+    """The options of a verb."""
+    parser = argparse.ArgumentParser()
+    load(verb).configure(parser)
+    return [name for action in parser._actions for name in action.option_strings]
 
 
 def _shown(message: Warning | str, *_: object, **__: object) -> None:

@@ -27,10 +27,9 @@ def add_squeezing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--block",
         type=int,
-        choices=(32, 64, 128),
         metavar="N",
-        help="how many weights share a scale: 32, 64 or 128 (64 for four bits; for eight, all of "
-        "one output column or channel)",
+        help="how many weights share a scale, such as 32 or 128 (64 for four bits; for eight, all "
+        "of one output column or channel)",
     )
     parser.add_argument(
         "--symmetric", action="store_true", help="no zero points, as always with eight bits"
@@ -59,6 +58,8 @@ def add_squeezing(parser: argparse.ArgumentParser) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """``UsageError`` if options conflict."""
+    if options.block is not None and options.block < 1:
+        raise _load.UsageError(f"--block {options.block}: give 1 or more")
     kinds = [kind for kind in BITS if getattr(options, f"{kind}_weights")]
     if len(kinds) > 1:
         raise _load.UsageError("--int4-weights and --int8-weights: choose one")

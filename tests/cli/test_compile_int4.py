@@ -52,7 +52,7 @@ def test_layers_are_skipped_by_name(migx: Migx, model: Path) -> None:
     [
         (("--block", 32), "--block, --clip, --symmetric and --skip are for"),
         (("--int4-weights", "--skip", "v"), "no weight is named 'v'; there are: dense, w"),
-        (("--int4-weights", "--block", 7), "--block: invalid choice"),
+        (("--int4-weights", "--block", 0), "--block 0: give 1 or more"),
         (("--activations", "int4"), "activations is 'float' or 'int8', not 'int4'"),
         (
             ("--activations", "int8", "--passes", "fuse_int4"),

@@ -294,7 +294,12 @@ def test_what_is_not_finite_is_counted(migx: Migx, tmp_path: Path) -> None:
         (["--inputs", "nowhere.npz"], "cannot read nowhere.npz"),
         (["--inputs", "text.npz"], "text.npz is no .npz file"),
         (["--inputs", "one.npy"], "one.npy is no .npz file"),
-        (["--inputz", "one.npy"], "migx run: error: unrecognized arguments: --inputz one.npy"),
+        (
+            ["--inputz", "one.npy"],
+            "migx run: error: unrecognized arguments: --inputz one.npy; similar: --inputs",
+        ),
+        (["--stats"], "unrecognized arguments: --stats; --stats is for `migx read`\n"),
+        (["--zzz"], "unrecognized arguments: --zzz\n"),
         (["--inputs", "wrong.npz"], "there is no input 'z'; the inputs are x: f32[batch, 8]"),
         (["--target", "abacus"], "named 'abacus'; there are: "),
         (["--passes", "fly"], "named 'fly'; there are: "),

@@ -10,8 +10,13 @@ import onnx
 import pytest
 
 import migx
+from migx import Dim, Instruction, ops
+from migx.builders import Arithmetic
 from migx.errors import OnnxError
+from migx.gradient import gradients
+from migx.op import Modules, Op, Shapes, Traits
 from migx.program import Program
+from migx.shape import Shape
 from tests.onnx.build import Array, saved
 
 HEAD = '<ir_version: 9, opset_import: ["" : 20, "ai.onnx.preview.training" : 1]>\n'
@@ -169,3 +174,29 @@ def test_a_mean_may_be_of_more_elements_than_its_type_can_count(dims: str, tmp_p
 def test_what_has_no_derivative_is_said(nodes: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(OnnxError, match=said):
         slopes(tmp_path, f'{nodes} d = Gradient<xs = ["x"], y = "y">(x)', ["d"], x=1.0)
+
+
+class Cubed(Op):
+    """x ** 3, of a package of its own."""
+
+    traits = Traits(pointwise=True)
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        return shapes[0].as_standard()
+
+    def compute(self, x: Array) -> Array:
+        return x**3
+
+    @staticmethod
+    def derivative(t: Arithmetic, at: Instruction, g: Instruction, i: int) -> Instruction:
+        x = at.inputs[i]
+        return t(ops.Mul(), g, t(ops.Mul(), t(ops.Mul(), x, x), 3.0))
+
+
+def test_an_operation_may_have_a_rule_of_its_own() -> None:
+    program = Program()
+    x = program.main.add_parameter("x", Shape("f32", (Dim("n"),)))
+    t = Arithmetic(program.main)
+    program.main.add_return(*gradients(t(ops.Mul(), t(Cubed(), x), 2.0), [x], t))
+    (found,) = program.compile("ref").eval({"x": np.array([1, 2, 3], np.float32)})
+    assert found.tolist() == [6, 24, 54]
