@@ -82,7 +82,10 @@ class Onnxruntime:
         try:
             made = self._attempt(model, levels.ORT_ENABLE_ALL)
         except refusals() as error:
-            raise PeerError(f"onnxruntime cannot load {self.path}: {str(error).strip()}") from error
+            raise PeerError(
+                f"onnxruntime cannot load {self.path}: {str(error).strip()}; --against ref does "
+                "without it"
+            ) from error
         self.notes.append(
             f"onnxruntime needs its graph optimisations for this model, so they are on: {first}"
         )

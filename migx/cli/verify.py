@@ -8,10 +8,10 @@ rounding moves them, such as the scores of a detector's boxes.
 
 Against another model, such as the one before quantisation, errors have no bound, and are shown
 beside the root mean square of its outputs; it runs in the compiled form of its file, or on the same
-target. With ``--each`` both run on ref, and each ONNX node that both have is compared. A saved
-program runs in the compiled form of its file, unless a target, passes or ``--each`` are given. The
-weights that ``--weights`` gives are the model's, not those of what it is compared with, but for
-ref.
+target. It is given the same inputs, converted where its floats are of another type. With ``--each``
+both run on ref, and each ONNX node that both have is compared. A saved program runs in the compiled
+form of its file, unless a target, passes or ``--each`` are given. The weights that ``--weights``
+gives are the model's, not those of what it is compared with, but for ref.
 
 Inputs that no file gives are drawn from a seed, as by `migx run`, but symbols have small, different
 sizes above 1, as far as the model accepts them. A case saved by `migx fuzz` has its own passes and

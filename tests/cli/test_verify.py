@@ -220,6 +220,16 @@ def test_the_layer_in_which_two_models_differ_is_found(migx: Migx, tmp_path: Pat
     assert (of_file["target"], of_file["held"], len(of_file["layers"])) == ("ref", False, 3)
 
 
+def test_models_whose_inputs_are_of_other_floats_are_compared(migx: Migx, tmp_path: Path) -> None:
+    wide, narrow = tmp_path / "wide.migx", tmp_path / "narrow.migx"
+    for path, dtype in ((wide, "f32"), (narrow, "f16")):
+        path.write_text(f"module main(x: {dtype}[n, 2]) {{ %0 = sin(x) return %0 }}\n")
+    for one, other in ((wide, narrow), (narrow, wide)):
+        found = migx("verify", one, "--against", other, "--json")
+        assert found.code == 0, found.err
+        assert 0 < found.json["outputs"][0]["relative"] < 0.001
+
+
 def test_what_makes_infinities_and_nan_is_found(migx: Migx, tmp_path: Path) -> None:
     wide = two_products(tmp_path / "wide.onnx", v=np.eye(8, dtype=np.float32))
     np.savez(tmp_path / "in.npz", x=np.array([[1, 1, 1, 1, 2, 3, 9, 12]], np.float32))
