@@ -62,8 +62,9 @@ def test_whatever_has_a_buffer_is_taken() -> None:
     assert migraphx.argument(bytearray(b"\1\2")).tolist() == [1, 2]
     backwards = migraphx.argument(np.arange(3, dtype=np.int32)[::-1])
     assert (backwards.tolist(), backwards.get_shape().strides()) == ([2, 1, 0], [1])
-    with pytest.raises(CompatError, match=r"create_argument\(shape, values\)"):
-        migraphx.argument([1.0, 2.0])
+    for given in ([1.0, 2.0], migraphx.shape(lens=[2])):
+        with pytest.raises(CompatError, match=r"create_argument\(shape, values\)"):
+            migraphx.argument(given)
 
 
 def test_a_scalar_has_one_element_of_stride_0() -> None:

@@ -167,7 +167,7 @@ def _laid_out(memory: Array, s: shape) -> Array:
 
 def _array(buffer: Any) -> Array:
     """The array of an object that has a buffer, or that numpy can convert."""
-    if isinstance(buffer, (list, tuple, int, float, str)):
+    if isinstance(buffer, (list, tuple, int, float, str, shape)):
         raise CompatError(
             f"argument() takes a buffer, such as a numpy array, not {type(buffer).__name__}: "
             "create_argument(shape, values) takes numbers"
