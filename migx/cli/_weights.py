@@ -21,8 +21,8 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
         "--weights",
         metavar="SOURCE",
         type=_options.path,
-        help="use these weights: a folder with the model's external data, or a .safetensors or "
-        ".npz file with weights by name, or the .safetensors.index.json of several",
+        help="use these weights: a folder with the model's external data, or a .safetensors, .npz "
+        "or .onnx file with weights by name, or the .safetensors.index.json of several",
     )
     parser.add_argument(
         "--no-strict",
@@ -88,8 +88,8 @@ def _no_folder(program: Program) -> str:
             "from files beside it; `migx compile --defer-external-weights` leaves them to --weights"
         )
     return (
-        "in a file of its own, as a folder has; give a .safetensors or .npz file that has them by "
-        "name"
+        "in a file of its own, as a folder has; give a .safetensors, .npz or .onnx file that has "
+        "them by name"
     )
 
 
@@ -100,6 +100,7 @@ def _in_options() -> Iterator[None]:
         yield
     except WeightError as error:
         said = str(error).replace("say convert=True", "give --convert")
+        said = said.replace("migx.weights.naming.Naming finds", "--names-from finds")
         raise WeightError(said.replace("strict=False", "--no-strict")) from error
 
 

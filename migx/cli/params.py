@@ -43,8 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--names-from",
         metavar="CHECKPOINT",
         type=_options.path,
-        help="a .safetensors or .npz file with the values that the model has: add the name that "
-        "each weight has there",
+        help="a .safetensors, .npz or .onnx file with the values that the model has: add the name "
+        "that each weight has there",
     )
     _report.add_json(parser)
 

@@ -44,8 +44,8 @@ def replace_onnx_external_weights(
     convert: bool = False,
 ) -> Program:
     """A copy of a program with literals in place of its deferred weights, from ``source``: a folder
-    with the model's data files, arrays by name, a ``.safetensors`` or ``.npz`` file, or the
-    ``.safetensors.index.json`` of several.
+    with the model's data files, arrays by name, a ``.safetensors`` or ``.npz`` file, the
+    ``.safetensors.index.json`` of several, or another ONNX model.
 
     Weights replaced before are replaced again if the source has them; those set by an update
     otherwise keep their values; deferred ones without a value must be in the source. A compiled

@@ -402,11 +402,11 @@ class Update:
         convert: bool = False,
     ) -> None:
         """Sets many weights: from a dict, a folder of external data, a ``.safetensors`` or ``.npz``
-        file, or the ``.safetensors.index.json`` of several. A dict may have some of the weights; a
-        folder or a file must have exactly all, or a ``WeightError`` names those missing and left
-        over. ``strict=False`` takes the intersection, which must not be empty. ``convert`` converts
-        values to the element types of the weights: floats are rounded, values that an integer type
-        cannot hold are refused.
+        file, the ``.safetensors.index.json`` of several, or another ONNX model. A dict may have
+        some of the weights; a folder or a file must have exactly all, or a ``WeightError`` names
+        those missing and left over. ``strict=False`` takes the intersection, which must not be
+        empty. ``convert`` converts values to the element types of the weights: floats are rounded,
+        values that an integer type cannot hold are refused.
         """
         self._check_open()
         wanted, program = self._weights.sources, self._weights.original

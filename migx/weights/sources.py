@@ -1,5 +1,5 @@
 """Sources of values for weights: a dict of arrays by name, a folder of external data, a safetensors
-file, the index of several, or an npz file.
+file, the index of several, an npz file, or another ONNX model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from migx.argument import Argument, Source
 from migx.base.files import inside
 from migx.errors import DataError, DataWarning, WeightError, counted, first_few, there_are, warn
 from migx.ir import Instruction
-from migx.ops.builtin import OnnxExternalWeights
+from migx.ops.builtin import Literal, OnnxExternalWeights
 from migx.program import Program
 from migx.shape import Shape
 from migx.weights.fitting import fitted, unknown
@@ -71,6 +71,8 @@ def _other_names(
         said.append(f"for {missing[0]!r} {there_are(missing[0], left)}")
     elif left and not missing:
         said.append(f"for {left[0]!r} {there_are(str(left[0]), wanted)}")
+    if missing and left:
+        said.append("migx.weights.naming.Naming finds names by value")
     if common := (len(source) - len(left) if partial else len(wanted) - len(missing)):
         said.append(f"strict=False takes the {common} that both have")
     return f"{'the values given' if partial else source} {'; '.join(said)}"
@@ -101,19 +103,19 @@ def everything(source: Any) -> dict[str, Any]:
     if not isinstance(source, (str, PathLike)):
         raise WeightError(
             "weights are given as a dict of arrays by name, a folder of external data, or a "
-            f".safetensors or .npz file, not as {type(source).__name__}"
+            f".safetensors, .npz or .onnx file, not as {type(source).__name__}"
         )
     path = Path(source)
     if (index := _index_of(path)) is not None:
         return dict(sharded(index))
     if not path.exists():
         raise DataError(f"there is no file or folder {path}")
-    for end, read in ((".safetensors", safetensors), (".npz", npz)):
+    for end, read in ((".safetensors", safetensors), (".npz", npz), (".onnx", of_model)):
         if path.name.endswith(end):
             return dict(read(path))
     raise WeightError(
         f"{path} is no folder of external data, and its name ends neither in .safetensors nor in "
-        f"{_INDEX} or .npz"
+        f"{_INDEX}, .npz or .onnx"
     )
 
 
@@ -243,6 +245,15 @@ def npz(path: Path) -> dict[str, Any]:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, EOFError, BadZipFile) as error:
         raise DataError(f"{path} is no npz file of numbers: {error}") from error
+
+
+def of_model(path: Path) -> dict[str, Argument]:
+    """The floats that an ONNX model has in tensors of several elements, by name."""
+    from migx import parse_onnx
+
+    program = parse_onnx(path)
+    named = {at.op.label: at.op.value for at in program.literals if type(at.op) is Literal}
+    return {name: named[name] for name in fixed_weights(program)}
 
 
 def _tensor(path: Path, start: int, name: str, entry: Any) -> Argument:

@@ -137,8 +137,8 @@ def test_folders_that_do_not_fit(template: Program, tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_bytes(bytes(100))
     with pytest.raises(DataError, match="has 100 bytes, the tensor is at bytes 576 to 1088"):
         replace_onnx_external_weights(template, tmp_path)
-    with pytest.raises(WeightError, match=r"model.onnx is no folder .* \.safetensors"):
-        replace_onnx_external_weights(template, tmp_path / "model.onnx")
+    with pytest.raises(WeightError, match=r"weights.bin is no folder .* \.safetensors"):
+        replace_onnx_external_weights(template, tmp_path / "weights.bin")
     with pytest.raises(WeightError, match="a dict of arrays by name, a folder .* not as list"):
         replace_onnx_external_weights(template, [1])
 
