@@ -18,6 +18,7 @@ os.environ["MIGX_DEBUG"] = "1"
 
 from migx import plugins
 from migx.manager import Pass
+from migx.target import Target
 
 hypothesis.settings.register_profile("migx", deadline=None, max_examples=60, derandomize=True)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=60)
@@ -28,11 +29,11 @@ pytest_plugins = ["migx.testing.cases"]
 
 @pytest.fixture
 def found_by_name(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Lets passes be found by their names for a test, beside those there are."""
+    """Lets passes and targets be found by their names for a test, beside those there are."""
     load = plugins.load
 
-    def add(*passes: type[Pass]) -> None:
-        ours = {p.name: p for p in passes}
+    def add(*classes: type[Pass | Target]) -> None:
+        ours = {c.name: c for c in classes}
         monkeypatch.setattr(plugins, "load", lambda kind, name: ours.get(name) or load(kind, name))
 
     return add

@@ -46,7 +46,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--each",
         action="store_true",
         help="find the first instruction that differs, the first that makes NaN or an infinity, "
-        "and the errors of layers, from packed weights or beside another model",
+        "and the errors of layers, from packed weights or beside another model; where a target "
+        "shows outputs alone, each ONNX node becomes one, so less is fused",
     )
     parser.add_argument(
         "--all", action="store_true", help="verify the models of the repository migx runs from"

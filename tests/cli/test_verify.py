@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +17,12 @@ import migx as api
 from migx.cli import _against, _verify
 from migx.cli._load import PeerError
 from migx.cli._session import Session
+from migx.manager import Pipeline
+from migx.meaning import run_with_kernels
 from migx.op import Array
 from migx.ops.pointwise import Relu
+from migx.program import Program
+from migx.target import NO_SLOTS, CompileOptions, Context, Target
 from tests.cli.conftest import Migx
 
 
@@ -218,6 +223,39 @@ def test_the_layer_in_which_two_models_differ_is_found(migx: Migx, tmp_path: Pat
     assert migx("compile", wrong, "--int8-weights", "-o", saved).code == 0
     of_file = migx("verify", saved, "--against", good, "--each", "--json").json
     assert (of_file["target"], of_file["held"], len(of_file["layers"])) == ("ref", False, 3)
+
+
+class OffByOne(Target):
+    """Adds 1 to each exponential, and shows outputs alone."""
+
+    def get_passes(self, context: Context, options: CompileOptions) -> Pipeline:
+        return Pipeline.parse("")
+
+    def make_executable(self, program: Program, context: Context) -> Any:
+        def kernel(at: api.Instruction) -> Any:
+            return (lambda x: np.exp(x) + np.float32(1)) if at.name == "exp" else None
+
+        def run(arguments: Any, slots: Any = NO_SLOTS) -> list[api.Argument]:
+            return run_with_kernels(program, kernel, context, arguments, slots)
+
+        return SimpleNamespace(run=run)
+
+
+def test_a_wrong_kernel_of_a_target_that_shows_outputs_alone_is_found(
+    migx: Migx, tmp_path: Path, found_by_name: Callable[..., None]
+) -> None:
+    found_by_name(OffByOne)
+    model = two_products(tmp_path / "model.onnx")
+    found = migx("verify", model, "--target", "off_by_one", "--each", "--json")
+    assert found.code == 1, found.err
+    assert "from ONNX 'grown'" in found.json["departure"]
+    assert found.json["compared"] == 3
+    assert [output["name"] for output in found.json["outputs"]] == ["y"]
+    (note,) = found.json["notes"]
+    assert note.startswith("off_by_one shows outputs alone")
+    beside = ("--against", model, "--target", "cpu", "--each", "--json")
+    told = migx("verify", model, *beside).json
+    assert [layer["layer"] for layer in told["layers"]] == ["first", "grown", "second"]
 
 
 def test_models_whose_inputs_are_of_other_floats_are_compared(migx: Migx, tmp_path: Path) -> None:
