@@ -20,7 +20,6 @@ from migx.compiler import compiled, given_back
 from migx.debug.layers import Distance, Kept, relative
 from migx.errors import InputError
 from migx.program import Program
-from migx.shape import DType
 
 PEERS = ("onnxruntime", "ref")
 
@@ -77,7 +76,8 @@ def run(inputs: Mapping[str, Any], session: Session) -> Other:
         asked.input_dim = []
     asked.target = None if path.suffix == ".mxr" else session.target
     other = Session.of(asked, to_run=True)
-    inputs = _in_types_of(other.program, inputs)
+    wanted = {name: at.shape for name, at in other.program.main.parameters.items()}
+    inputs = _inputs.in_types(inputs, wanted)
     if options.each:
         other.target = "ref"
     else:
@@ -88,20 +88,6 @@ def run(inputs: Mapping[str, Any], session: Session) -> Other:
     except InputError as error:
         error.add_note(f"these are the inputs of {path}, which must be those of {options.model}")
         raise
-
-
-def _in_types_of(program: Program, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Inputs as a program takes them whose floats are of other types."""
-    wanted = {name: at.shape.dtype for name, at in program.main.parameters.items()}
-
-    def fitted(name: str, value: Any) -> Any:
-        dtype = wanted.get(name)
-        if not isinstance(value, np.ndarray) or dtype is None or value.dtype == dtype.numpy:
-            return value
-        both = dtype.is_float and not dtype.is_packed and DType.of(value.dtype).is_float
-        return value.astype(dtype.numpy) if both else value
-
-    return {name: fitted(name, value) for name, value in inputs.items()}
 
 
 def _evaluated(other: Session, inputs: Mapping[str, Any]) -> Other:

@@ -42,7 +42,10 @@ def read_or_drawn(
     ``known``, for others small ones, and ``apart`` if wrong answers are to show.
     """
     parameters = {name: p.shape for name, p in program.main.parameters.items()}
-    given = {} if options.inputs is None else read(Path(options.inputs), parameters)
+    found = {} if options.inputs is None else read(Path(options.inputs), parameters)
+    given = in_types(found, parameters)
+    if changed := [name for name, value in given.items() if value is not found[name]]:
+        print(f"note: converted to the model's types: {', '.join(changed)}", file=sys.stderr)
     fill = _fill(options.fill, parameters, given)
     lacking = {name: shape for name, shape in parameters.items() if name not in given}
     if options.inputs is not None and (not lacking or given.keys() - parameters.keys()):
@@ -157,6 +160,21 @@ def read(path: Path, parameters: Mapping[str, Shape]) -> dict[str, Any]:
         raise UsageError(f"{path} is no .npz file of plain arrays") from error
     found = {name: _taken(name, shape, arrays) for name, shape in parameters.items()}
     return {name: v for name, v in found.items() if v is not None} | arrays
+
+
+def in_types(values: Mapping[str, Any], parameters: Mapping[str, Shape]) -> dict[str, Any]:
+    """Inputs in which floats of other types than a parameter's are converted."""
+
+    def fitted(value: Any, wanted: Shape | None) -> Any:
+        if wanted is None or not isinstance(value, np.ndarray) or value.dtype.type is np.void:
+            return value  # bytes of a type unknown to numpy are none of ours
+        wide = wanted.dtype.is_float and not wanted.dtype.is_packed
+        if not wide or value.dtype == wanted.dtype.numpy or not DType.of(value.dtype).is_float:
+            return value
+        with np.errstate(over="ignore"):
+            return value.astype(wanted.dtype.numpy)
+
+    return {name: fitted(value, parameters.get(name)) for name, value in values.items()}
 
 
 def _taken(name: str, shape: Shape, arrays: dict[str, Array]) -> Any:

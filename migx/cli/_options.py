@@ -16,7 +16,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         "--inputs",
         metavar="FILE.npz",
         type=named,
-        help="inputs by name; those it lacks are drawn",
+        help="inputs by name, floats of any type; those it lacks are drawn",
     )
     parser.add_argument(
         "--seed", metavar="N", type=int, default=0, help="the seed from which inputs are drawn (0)"

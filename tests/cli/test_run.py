@@ -416,3 +416,21 @@ def test_weights_are_not_listed_for_a_target_that_nothing_is_compiled_for(
     result = migx("params", model, *words)
     assert (result.code, "say how --layouts compiles: give it too" in result.err) == (2, True)
     assert migx("params", model, "--layouts", *words).code == 0
+
+
+def test_floats_of_a_file_are_converted_to_the_types_of_the_model(
+    migx: Migx, tmp_path: Path
+) -> None:
+    model, given = tmp_path / "m.migx", tmp_path / "in.npz"
+    for dtype in ("f16", "bf16", "f64"):
+        model.write_text(f"module main(x: {dtype}[2], n: i64[1]) {{ %0 = neg(x) return %0, n }}\n")
+        np.savez(given, x=np.array([0.5, 1e9], np.float32), n=np.array([3]))
+        found = migx("run", model, "--inputs", given, "--json")
+        assert found.code == 0, found.err
+        assert "note: converted to the model's types: x\n" in found.err
+        first = found.json["outputs"][0]["first"]
+        assert first[0] == -0.5
+        assert (first[1] == "-inf") == (dtype == "f16")
+    np.savez(given, x=np.array([1, 2]), n=np.array([3]))
+    refused = migx("run", model, "--inputs", given)
+    assert (refused.code, "'x' is i64[2], but f64[2] is wanted" in refused.err) == (2, True)
