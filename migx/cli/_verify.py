@@ -20,13 +20,13 @@ from migx.cli._against import share
 from migx.cli._peers import Array, Onnxruntime, Recorder
 from migx.cli._session import Session
 from migx.compiler import Compiled, compiled, given_back
-from migx.debug.layers import PRODUCTS, Layer, Layers, NotFinite, exposed, landmarks
+from migx.debug.layers import PRODUCTS, Layer, Layers, NotFinite, landmarks, shown
 from migx.dims.symbol import listed
 from migx.errors import MigxError, counted
 from migx.ir import Instruction
 from migx.manager import Pipeline
 from migx.program import Program
-from migx.target import Seen, Traced, passes_for
+from migx.target import Seen, passes_for
 from migx.testing.bounds import Budget, Comparison, TensorBounds, compare
 from migx.text import draw_instruction
 from migx.weights.constants import is_unpacked
@@ -71,8 +71,8 @@ def beside(
     with _streams.progress(f"running {path.name} on {target}"):
         subject = held or compiled(program, target, **session.asked)
         if session.options.each:
-            shown, run, notes = _shown(subject, session, inputs)
-            found, strange = Layers(shown, other.values), NotFinite()
+            inside, run, notes = _shown(subject, session, inputs)
+            found, strange = Layers(inside, other.values), NotFinite()
             got = run(_both(found, strange))
             inner = _layers(found.rows) | told(strange)
         else:
@@ -84,27 +84,12 @@ def beside(
 def _shown(
     subject: Compiled, session: Session, inputs: Mapping[str, Any]
 ) -> tuple[Program, Callable[[Seen], list[Any]], list[str]]:
-    """A program, a function that runs it, showing its instructions with their results, and returns
-    the outputs; and what to know of it. Of a target that shows outputs only, these are the values
-    of ONNX nodes, as outputs.
-    """
-
-    def traced(seen: Seen) -> list[Any]:
-        return [*map(given_back, subject.trace(subject.arguments(inputs), seen))]
-
-    if isinstance(subject.executable, Traced):
-        return subject.program, traced, []
-    program, count = exposed(session.program), len(session.program.main.outputs)
-    made = compiled(program, session.target, **session.asked)
-
-    def evaluated(seen: Seen) -> list[Any]:
-        results = made.eval(inputs)
-        for at, value in zip(program.main.outputs[count:], results[count:], strict=True):
-            seen(at, Argument.of(value))
-        return results[:count]
-
+    """A program and how to run it, see ``shown``, and what to know of it."""
+    program, run = shown(subject, session.program, inputs, **session.asked)
+    if program is subject.program:
+        return program, run, []
     note = f"{session.target} shows outputs alone, so the value of each ONNX node is made one"
-    return program, evaluated, [f"{note}: less is fused than otherwise"]
+    return program, run, [f"{note}: less is fused than otherwise"]
 
 
 def _both(*each: Seen) -> Seen:
@@ -182,9 +167,9 @@ def checked(
         **_judged(names, got, expected, budgets),
     }
     if options.each:
-        shown, run, more = _shown(subject, session, inputs)
+        inside, run, more = _shown(subject, session, inputs)
         notes += more
-        found |= _each(shown, run, values, recorder.budgets)
+        found |= _each(inside, run, values, recorder.budgets)
     return found
 
 

@@ -7,18 +7,19 @@ for layer in layers(model, squeezed, inputs):
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from migx.argument import Argument
-from migx.compiler import compiled
+from migx.compiler import Compiled, compiled, given_back
 from migx.ir import Instruction
 from migx.program import Program
 from migx.shape import DType
+from migx.target import Asked, Seen, Target, Traced
 
 Array: TypeAlias = NDArray[Any]
 
@@ -76,18 +77,47 @@ class Layer:
         return told + (f", {far.not_finite} not finite" if far.not_finite else "")
 
 
-def layers(before: Program, after: Program, inputs: Mapping[str, Any]) -> list[Layer]:
-    """How far the result of each ONNX node in a program is from that in another, in the order of
-    the run. Both run on ``ref``, as they are, without passes; their element types may differ. Nodes
-    that only one of them has, or whose results have other dims there, are left out.
+def layers(
+    before: Program, after: Program, inputs: Mapping[str, Any], target: Target | str = "ref"
+) -> list[Layer]:
+    """How far the result of each ONNX node in a program, compiled for a target, is from that in
+    another program on ``ref``, in the order of the run; their element types may differ. Nodes that
+    only one of them has, or whose results have other dims there, are left out.
+
+    Both are given the same inputs. See ``shown`` for targets that show outputs alone.
     """
-    plain = compiled(before, "ref", passes="")
+    plain = compiled(before, "ref")
     kept = Kept(plain.program)
     plain.trace(plain.arguments(inputs), kept)
-    subject = compiled(after, "ref", passes="")
-    found = Layers(subject.program, kept.values)
-    subject.trace(subject.arguments(inputs), found)
+    program, run = shown(compiled(after, target), after, inputs)
+    found = Layers(program, kept.values)
+    run(found)
     return found.rows
+
+
+def shown(
+    subject: Compiled, program: Program, inputs: Mapping[str, Any], **asked: Unpack[Asked]
+) -> tuple[Program, Callable[[Seen], list[Any]]]:
+    """A compiled program, and a function that runs it, shows its instructions with their results,
+    and returns the outputs. Of a target that shows outputs alone, it is ``program`` compiled as
+    ``asked`` with the values of its ONNX nodes as outputs, where less is fused.
+    """
+
+    def traced(seen: Seen) -> list[Any]:
+        return [*map(given_back, subject.trace(subject.arguments(inputs), seen))]
+
+    if isinstance(subject.executable, Traced):
+        return subject.program, traced
+    whole, count = exposed(program), len(program.main.outputs)
+    made = compiled(whole, subject.context.target, **asked)
+
+    def evaluated(seen: Seen) -> list[Any]:
+        results = made.eval(inputs)
+        for at, value in zip(whole.main.outputs[count:], results[count:], strict=True):
+            seen(at, Argument.of(value))
+        return results[:count]
+
+    return whole, evaluated
 
 
 def landmarks(program: Program) -> dict[str, Instruction]:

@@ -41,6 +41,13 @@ def test_each_layer_is_compared_in_order() -> None:
     assert [layer.distance.largest for layer in layers(made("relu"), narrow, X)] == [0, 0]
 
 
+def test_layers_of_a_target_that_shows_outputs_alone() -> None:
+    same = layers(made("relu"), made("relu"), X, target="cpu")
+    assert [(layer.name, layer.distance.unequal) for layer in same] == [("first", 0), ("second", 0)]
+    other = layers(made("relu"), made("neg"), X, "cpu")
+    assert [layer.distance.unequal for layer in other] == [0, 2]
+
+
 def test_a_layer_of_other_dims_is_left_out() -> None:
     text = TEXT.replace("= NAME(%1) : f32[n, 2]", "= transpose(%1) {permutation=(1, 0)}")
     turned = migx.parse(text)
