@@ -39,8 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--without-weights",
         action="store_true",
-        help="leave the weights out of the file; it refers to their own files, but for those that "
-        "may be replaced, which have to be given",
+        help="leave the weights out of the file, but not what the target has made of them; it "
+        "refers to their own files, but for those that may be replaced, which have to be given",
     )
     parser.add_argument(
         "--without-original",
