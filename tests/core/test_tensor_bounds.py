@@ -311,6 +311,49 @@ def test_a_logarithm_undoes_what_a_sigmoid_has_flattened() -> None:
     assert budget.relative < 1e-3
 
 
+SMALL = """module main(x: f32[4]) {
+  %0 = sigmoid(x) : f32[4]
+  %1 = @literal() {value=[1000.0]} : f32[]
+  %2 = multibroadcast(%1) {out_lens=(4,)} : f32[4]
+  %3 = mul(%0, %2) : f32[4]
+  %4 = @literal() {value=[true]} : bool[]
+  %5 = if(%4) {outputs=(f32[4],)} [main.if.then, main.if.else] : tuple(f32[4])
+  %6 = get_tuple_elem(%5) : f32[4]
+  return %RETURNED
+}
+
+module main.if.then() {
+  return main:%0
+}
+
+module main.if.else() {
+  return main:x
+}
+"""
+
+
+@pytest.mark.parametrize(("returned", "factor"), [("0", 1.0), ("3", 1000.0), ("6", 1.0)])
+def test_small_values_of_a_sigmoid_may_be_half_a_tangent_beside_a_half(
+    returned: str, factor: float
+) -> None:
+    """Wherever they go from there: their error is relative to 1."""
+    x = np.linspace(-10, -9, 4, dtype=np.float32)
+    result, budget = run(SMALL.replace("RETURNED", returned), x=x)
+    half = np.float32(0.5)
+    tangents = half + half * np.tanh(half * x)
+    assert np.max(np.abs(tangents / (result / np.float32(factor)) - 1)) > 1e-4
+    assert compare("y", tangents * np.float32(factor), result, budget).passed
+    assert not compare("y", result + np.float32(4e-6 * factor), result, budget).passed
+
+
+def test_a_sigmoid_so_small_that_others_have_0_is_compared_with_0() -> None:
+    x = np.linspace(-19, -18.5, 4, dtype=np.float32)
+    result, budget = run(SMALL.replace("RETURNED", "0"), x=x)
+    assert result.all()
+    assert compare("y", result, np.zeros_like(result), budget).passed
+    assert not compare("y", result + np.float32(4e-6), np.zeros_like(result), budget).passed
+
+
 TABLE = """module main(x: f32[9, 2], n: i64[9]) {
   %0 = convert(n) {to=f32} : f32[9]
   %1 = @literal() {value=[4.0]} : f32[]

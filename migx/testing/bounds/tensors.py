@@ -48,7 +48,7 @@ from migx.testing.bounds.followed import Followed
 from migx.testing.bounds.kinds import CHOOSING, DISCRETE, RECURRENT, UP_TO_ONE, WHOLE
 from migx.testing.bounds.ranges import TINY, largest
 from migx.testing.bounds.recurrent import growth
-from migx.testing.bounds.roundings import LAMBDA, roundings
+from migx.testing.bounds.roundings import FUNCTION, LAMBDA, roundings
 from migx.testing.bounds.sums import FACTORS, LONG, MOST, norm, sizes
 
 Approximations: TypeAlias = "Mapping[str, Sequence[float | Approximation]]"
@@ -64,8 +64,8 @@ class Budget:
     ``variance`` is V; ``roundings``, ``longest`` (accumulation) and ``quantised`` count what is on
     the worst path. ``entering`` is V before the value was rounded to whole steps, if it has only
     been scaled and moved since. ``scale`` is the magnitude that V is relative to, if it exceeds
-    that of the value, and ``absolute`` a variance that is not relative. ``hangs`` describes a
-    choice on the way between elements whose order rounding may change.
+    that of the value. ``hangs`` describes a choice on the way between elements whose order rounding
+    may change.
     """
 
     variance: float = 0.0
@@ -74,7 +74,6 @@ class Budget:
     quantised: int = 0
     entering: float | None = None
     scale: float = 0.0
-    absolute: float = 0.0
     hangs: str = ""
 
     @property
@@ -95,9 +94,7 @@ class Budget:
         """
         magnitude = max(magnitude, self.scale)
         if dtype.is_float:
-            return LAMBDA * math.hypot(
-                math.sqrt(self.variance) * magnitude, math.sqrt(self.absolute)
-            )
+            return self.relative * magnitude
         if not self.variance or not dtype.is_integer:
             return 0.0
         before = self.variance if self.entering is None else self.entering
@@ -106,10 +103,21 @@ class Budget:
     def limited(self, most: float, magnitude: float) -> Budget:
         """The budget with ``most`` as tolerance, given the tensor's largest magnitude."""
         if magnitude < TINY:  # nothing is relative to 0
-            return replace(self, scale=most / self.relative, absolute=0.0)
+            return replace(self, scale=most / self.relative)
         share = most / (LAMBDA * magnitude)
         variance = min(share * share, sys.float_info.max)
-        return replace(self, variance=variance, scale=0.0, absolute=0.0)
+        return replace(self, variance=variance, scale=0.0)
+
+    def beside_one(self, dtype: DType, magnitude: float) -> Budget:
+        """The budget after a function with values up to 1, approximated with errors relative to 1,
+        given the tensor's largest magnitude. An approximation may have 0 for all that is small.
+        """
+        size = max(magnitude, self.scale)
+        own = 2 * FUNCTION * min(dtype.roundoff, F32.roundoff) ** 2
+        if size < TINY:
+            return replace(self, scale=1.0)
+        variance = min(self.variance + own / size**2, sys.float_info.max)
+        return replace(self, variance=variance, scale=size)
 
     def explain(self, dtype: DType) -> str:
         """The derivation of the bound, in one line."""
@@ -176,7 +184,7 @@ class TensorBounds:
         if zeros is not None and read[ZERO].variance:
             share = largest(zeros.array) * self._step(at, result, zeros)
             read[ZERO] = replace(read[ZERO], variance=read[ZERO].variance * share**2)
-        made = self._passed_on(at, result, replace(_worst(read), scale=0.0, absolute=0.0))
+        made = self._passed_on(at, result, replace(_worst(read), scale=0.0))
         self._followed.keep(at, result)
         made = self._sharper(at, result, made)
         if more := sum(
@@ -225,7 +233,9 @@ class TensorBounds:
             made = replace(made, scale=known)
         elif operations.traits(at.op).view is not None and at.inputs:
             given = self.of(at.inputs[0])
-            made = replace(made, scale=given.scale, absolute=given.absolute)
+            made = replace(made, scale=given.scale)
+        if at.name in UP_TO_ONE:
+            made = made.beside_one(result.shape.dtype, largest(result.array))
         if at.name in LONG and made.variance and result.shape.dtype.is_float:
             made = self._left(at, result, worst, made)
         return made
@@ -403,7 +413,6 @@ def _spent(op: Operation, worst: Budget, shapes: Sequence[Shape], shape: Shape) 
         max(worst.longest, count),
         worst.quantised,
         worst.entering if op.name == "dequantizelinear" else None,
-        absolute=2 * count * accumulated**2 if op.name in UP_TO_ONE else 0.0,
     )
 
 
