@@ -346,6 +346,32 @@ def test_small_values_of_a_sigmoid_may_be_half_a_tangent_beside_a_half(
     assert not compare("y", result + np.float32(4e-6 * factor), result, budget).passed
 
 
+@pytest.mark.parametrize("function", ["sigmoid", "tanh", "erf"])
+def test_what_is_close_to_0_is_as_far_off_as_what_is_flattened(function: str) -> None:
+    """Sums of large terms, of which a function flattens all but those that cancel."""
+    text = f"""module main(x: f32[8, 64], w: f32[64, 8]) {{
+  %0 = dot(x, w) : f32[8, 8]
+  %1 = {function}(%0) : f32[8, 8]
+  return %1
+}}
+"""
+    x, w = 20 * drawn(8, 64), drawn(64, 8, seed=1)
+    x[0] -= w[:, 0] * (x[0] @ w[:, 0]) / (w[:, 0] @ w[:, 0])
+    result, budget = run(text, x=x, w=w)
+    off = x.copy()
+    off[0] *= 1 + 4 * np.sign(x[0] * w[:, 0]) * np.float32(U)
+    other, _ = run(text, x=off, w=w)
+    assert np.max(np.abs(other - result)) > 1e-5
+    assert compare("y", other, result, budget).passed
+
+
+@pytest.mark.parametrize("function", ["sigmoid", "tanh"])
+def test_what_is_flattened_alone_is_not_far_off(function: str) -> None:
+    text = f"module main(x: f32[8]) {{\n  %0 = {function}(x) : f32[8]\n  return %0\n}}\n"
+    result, budget = run(text, x=np.linspace(30, 1e6, 8, dtype=np.float32))
+    assert not compare("y", result - np.float32(1e-5), result, budget).passed
+
+
 def test_a_sigmoid_so_small_that_others_have_0_is_compared_with_0() -> None:
     x = np.linspace(-19, -18.5, 4, dtype=np.float32)
     result, budget = run(SMALL.replace("RETURNED", "0"), x=x)

@@ -433,6 +433,13 @@ def _logarithm(inputs: NDArray[Any]) -> float:
     return largest(sizes) * float(np.mean(1 / sizes)) if sizes.size else 0.0
 
 
+def _logistic(inputs: NDArray[Any]) -> float:
+    """The slope of a sigmoid is steepest at the smallest of its inputs."""
+    sizes = np.abs(inputs.astype(np.float64))
+    least = math.exp(-float(np.min(sizes[np.isfinite(sizes)], initial=math.inf)))
+    return largest(inputs) * least / (1 + least) ** 2
+
+
 JOINING: dict[str, Callable[[Sequence[float]], float]] = {"concat": max, "add": sum, "sub": sum}
 """How much an element of a result may be off, from how much its parts may be."""
 
@@ -448,5 +455,7 @@ STEEPEST: dict[str, Callable[[NDArray[Any]], float]] = {
     "leaky_relu": largest,
     "relu": largest,
     "log": _logarithm,
+    "sigmoid": _logistic,
+    "tanh": lambda inputs: 2 * _logistic(2 * inputs.astype(np.float64)),
 }
 """The most that a relative difference in some inputs can change the result."""
