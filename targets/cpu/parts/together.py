@@ -8,7 +8,8 @@ layer reads the states of the step before.
 No thread waits for one that has not started. A part is claimed only by a thread that is at work on
 it, so it will be done; while members are missing, those present take their parts, if need be all of
 them, and a late member goes straight to the current phase. Once all are present each does the same
-part of every phase, so what it reads again is still in its cache.
+part of every phase, so what it reads again is still in its cache. Members on one core yield it to
+each other.
 
 The counters are words of the block of arguments. They start as zeros, and the last member to leave
 resets them. A phase of one part, or a team of one, needs no counting.
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from migx.dim import Extent
 from migx.targets.cpu.emit import I64, Value
 from migx.targets.cpu.kernel import Frame
+from migx.targets.cpu.threads import cores
 from migx.targets.cpu.threads.runtime import filled, waiting, watched
 
 LINE = 8
@@ -30,7 +32,7 @@ LINE = 8
 DONE, CAME, LEFT, CLAIMS = 0, LINE, LINE + 1, 2 * LINE
 """The offsets, in words, of a team's counters: the parts done so far, the members that have come
 and that have left, and then for each part, on a line of its own, the last phase in which it was
-claimed.
+claimed, and where the member of that number began it: the core and 1.
 """
 MEMBER, PHASE, EXPECTED = 0, 1, 2
 """The offsets, in words, of a member's state: its own number, the number of its phase, and the
@@ -42,12 +44,43 @@ def _word(name: str, of: str, word: int) -> str:
     return f"  %{name} = getelementptr i64, ptr %{of}, i64 {word}\n"
 
 
+_SHARES = "  %crowded = call i1 @shares(ptr %team, ptr %own, i64 %members)"
 _FUNCTIONS = f"""
 define internal i64 @count(ptr %team, i64 %counter) noinline {{
   %at = getelementptr i64, ptr %team, i64 %counter
   %before = atomicrmw add ptr %at, i64 1 acq_rel
   %now = add i64 %before, 1
   ret i64 %now
+}}
+
+define internal ptr @core_of(ptr %team, i64 %member) {{
+  %line = mul i64 %member, {LINE}
+  %word = add i64 %line, {CLAIMS + 1}
+  %at = getelementptr i64, ptr %team, i64 %word
+  ret ptr %at
+}}
+
+; Whether another member began its last phase on the core where this one is.
+define internal i1 @shares(ptr %team, ptr %own, i64 %members) noinline {{
+entry:
+  %me = load i64, ptr %own
+  %core = call i64 @here()
+  %mark = add i64 %core, 1
+  br label %each
+each:
+  %member = phi i64 [0, %entry], [%next, %each]
+  %found = phi i1 [0, %entry], [%either, %each]
+  %at = call ptr @core_of(ptr %team, i64 %member)
+  %theirs = load atomic i64, ptr %at monotonic, align 8
+  %same = icmp eq i64 %theirs, %mark
+  %another = icmp ne i64 %member, %me
+  %shared = and i1 %same, %another
+  %either = or i1 %found, %shared
+  %next = add i64 %member, 1
+  %more = icmp slt i64 %next, %members
+  br i1 %more, label %each, label %end
+end:
+  ret i1 %either
 }}
 
 ; A phase begins: how many parts to ask for, its own alone where all are there.
@@ -61,6 +94,11 @@ define internal i64 @begin(ptr %team, ptr %own, i64 %parts, i64 %members) noinli
   %past = load i64, ptr %pexpected
   %expected = add i64 %past, %parts
   store i64 %expected, ptr %pexpected
+  %member = load i64, ptr %own
+  %pcore = call ptr @core_of(ptr %team, i64 %member)
+  %core = call i64 @here()
+  %mark = add i64 %core, 1
+  store atomic i64 %mark, ptr %pcore monotonic, align 8
   %came = load atomic i64, ptr %pcame monotonic, align 8
   %all = icmp sge i64 %came, %members
   %asked = select i1 %all, i64 1, i64 %parts
@@ -97,12 +135,12 @@ taken:
 }}
 
 ; Waits until all parts of the phase are done.
-define internal void @finish(ptr %team, ptr %own) noinline {{
+define internal void @finish(ptr %team, ptr %own, i64 %members) noinline {{
 entry:
 {_word("pexpected", "own", EXPECTED)}
   %expected = load i64, ptr %pexpected
   br label %watch
-{watched("entry", "team", "sge i64 %seen, %expected")}
+{watched("entry", "team", "sge i64 %seen, %expected", _SHARES)}
 end:
   ret void
 }}
@@ -133,7 +171,7 @@ class Team:
         self.counters = frame.counters(teams * self.words)
         self.own = self.f.local(I64, 3)
         declared, waits = waiting()
-        frame.module.declare(declared + filled(_FUNCTIONS, waits))
+        frame.module.declare(declared + cores.functions() + filled(_FUNCTIONS, waits))
 
     @contextmanager
     def joined(self, team: Value, member: Value) -> Iterator[None]:
@@ -187,7 +225,8 @@ class Team:
                 with f.when(condition):
                     self._count(DONE)
         with f.when(condition):
-            f.do(f"call void @finish(ptr {self._team.text}, ptr {self.own.text})")
+            given = f"ptr {self._team.text}, ptr {self.own.text}, i64 {self.members.text}"
+            f.do(f"call void @finish({given})")
 
     def _count(self, counter: int) -> Value:
         return self.f.emit(f"call i64 @count(ptr {self._team.text}, i64 {counter})", I64)

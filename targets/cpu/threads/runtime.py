@@ -24,6 +24,8 @@ BACK = 256
 """The backward jumps after which a run returns, so that faults and signals are checked."""
 CLAIMS = 8
 """The most claims per thread into which a job is cut."""
+ASK = 64
+"""How often a thread that waits for others polls before it asks whether they are on its core."""
 PATIENCE = 12_000
 """How often a thread that waits for others polls before it sleeps: tenths of a millisecond."""
 NAP = 30
@@ -116,22 +118,33 @@ def _word(name: str, number: int, kind: str = "i64") -> str:
     return f"{at}  %{name} = load {kind}, ptr %at_{name}"
 
 
-def watched(before: str, word: str, until: str) -> str:
+def watched(before: str, word: str, until: str, ask: str = "  %crowded = or i1 0, 0") -> str:
     """The block ``watch`` and those it needs: polls a word of memory, ``%seen``, until a condition
-    holds, and continues at ``end``. After ``PATIENCE`` polls it sleeps before each.
+    holds, and continues at ``end``. After every ``ASK`` polls ``ask`` gives ``%crowded``, whether
+    whom it waits for is on this core, which is then yielded; after ``PATIENCE`` polls it sleeps.
     """
     return f"""watch:
-  %n = phi i64 [0, %{before}], [%n2, %spin], [%n2, %nap]
+  %n = phi i64 [0, %{before}], [%n2, %spin], [%n2, %nap], [%n2, %yield]
   %seen = load atomic i64, ptr %{word} acquire, align 8
   %enough = icmp {until}
   br i1 %enough, label %end, label %busy
 busy:
   %n2 = add i64 %n, 1
-  %long = icmp ugt i64 %n, {PATIENCE}
-  br i1 %long, label %nap, label %spin
+  %since = urem i64 %n2, {ASK}
+  %asks = icmp eq i64 %since, 0
+  br i1 %asks, label %asked, label %spin
 spin:
 <pause>
   br label %watch
+asked:
+{ask}
+  br i1 %crowded, label %yield, label %patient
+yield:
+<yield>
+  br label %watch
+patient:
+  %long = icmp ugt i64 %n, {PATIENCE}
+  br i1 %long, label %nap, label %spin
 nap:
 <nap>
   br label %watch"""
