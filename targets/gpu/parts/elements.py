@@ -32,26 +32,18 @@ ALL = "tl.PropagateNan.ALL"
 
 
 def has(op: Operation, operands: Sequence[DType], result: DType) -> bool:
-    """Whether ``apply`` knows an operation on these element types."""
+    """Whether ``apply`` knows an operation on these element types, which its shape rule allows."""
     if op.name not in TABLE:
         return False
     if is_narrow(result) or any(map(is_narrow, operands)):
         return _has_narrow(op, operands, result)
     if not all(map(storable, (*operands, result))):
         return False
-    if op.name in FLOAT_ONLY:
-        return result.is_float
-    if op.name in ("shift_left", "shift_right"):
-        return result.is_integer
     if op.name in ("fmod", "mod"):
         return result is not F64
     if op.name == "pow":
         return result.is_float and all(t.is_float for t in operands)
-    if op.name == "quantizelinear":
-        return result.is_integer and not operands[0].is_integer
-    if op.name == "dequantizelinear":
-        return operands[0].is_integer
-    return True
+    return op.name != "quantizelinear" or not operands[0].is_integer
 
 
 def _has_narrow(op: Operation, operands: Sequence[DType], result: DType) -> bool:
@@ -340,12 +332,6 @@ def _opposite(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
     return f"(~{v[0]})"
 
 
-FLOAT_ONLY = frozenset(
-    {
-        *("acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh", "elu", "erf"),
-        *("exp", "log", "recip", "rsqrt", "sigmoid", "sin", "sinh", "sqrt", "tan", "tanh"),
-    }
-)
 TABLE: dict[str, Emit] = {
     "abs": lambda op, v, t, r: v[0] if r.kind == "uint" else f"tl.abs({v[0]})",
     "acos": _through_double("arc_cosine({x})"),
