@@ -15,13 +15,12 @@ from migx.fusion.kernels import CONVOLUTIONS, FusedKernel, core_of
 from migx.ir import Instruction
 from migx.ops._windows import split
 from migx.ops.linear import Convolution
-from migx.shape import BF16, F16, F32, DType
+from migx.shape import DType
 from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.cost_model import Tile
 from migx.targets.gpu.emit.expressions import Expr, Part, both, by_axis
 from migx.targets.gpu.emit.text import Kernel
-from migx.targets.gpu.kernels.tiled import Tiled
-from migx.targets.gpu.parts.split_k import Corner
+from migx.targets.gpu.kernels.tiled import Corner, Tiled
 from migx.targets.gpu.parts.sums import Sums
 
 FEW = 8
@@ -48,8 +47,7 @@ class _Writer(Tiled):
         self.window = tuple(int(d) for d in self.weights.shape.dims[1:])
         self.depth, self.columns = product(self.window), product(inner.shape.dims[2:])
         self.items = self.op.group * inner.shape.dims[0]
-        fit = self.kinds[0] in (F16, BF16, F32) or all(k.bits == 8 for k in self.kinds)
-        self.units = fit and self.outputs > FEW
+        self.units = self.fits_units and self.outputs > FEW
         self.by_tap = self._steps_of_taps() if self.units else ()
         self.tile = self._tile(self.kinds[0])
         self.size = self.tile.rows, self.tile.columns
@@ -77,8 +75,8 @@ class _Writer(Tiled):
         w, groups = self.writer, self.writer.extent(self.op.group)
         self.group, self.item = w.let(number % groups), w.let(number // groups)
 
-    def places(self, corner: Corner, tile: tuple[int, int]) -> tuple[Expr, Expr]:
-        w, (row, pixel) = self.writer, super().places(corner, tile)
+    def places(self, corner: Corner) -> tuple[Expr, Expr]:
+        w, (row, pixel) = self.writer, super().places(corner)
         self.pixel = w.split(Part(pixel, self.inner.shape.dims[2:]))
         self.output = w.let(self.group * self.outputs + row)
         return row, pixel
@@ -87,7 +85,7 @@ class _Writer(Tiled):
         w = self.writer
         kinds = self.kinds[::-1]
         sums = Sums(w, self.size, kinds, self.dtype, self.depth, units=self.units)
-        with self.parts.loop(one_by_one=not self.units) as begin:
+        with self.loop(one_by_one=not self.units) as begin:
             sums.add(self._filters(begin), self._windows(begin))
         return sums.total()
 

@@ -6,7 +6,7 @@ operand, the batch counts as rows. Operands are read element by element through 
 between them and the inputs (``reader.py``): four-bit weights are unpacked and scaled there, in
 registers. Sums are f32 for floats up to 32 bits, and products of f32 keep all bits (``sums.py``),
 unless ``fast_math`` rounds the factors to tf32; each sum is accumulated in the order of the depth
-by one program, or by a few that take a part of the depth each (``split_k.py``).
+by one program, or by a few that take a part of the depth each (``tiled.py``).
 
 Products with few rows are memory-bound: then the tile is multiplied elementwise and summed along
 the depth, without matrix units.
@@ -19,14 +19,12 @@ from contextlib import AbstractContextManager
 from migx.dim import Extent, bounds, product
 from migx.fusion.kernels import DOTS, FusedKernel, core_of
 from migx.ir import Instruction
-from migx.shape import BF16, F16, F32
 from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.cost_model import Tile
 from migx.targets.gpu.emit.expressions import BOTH, Expr, Part, by_axis, expr
 from migx.targets.gpu.emit.text import Kernel
 from migx.targets.gpu.emit.types import COMPUTING
-from migx.targets.gpu.kernels.tiled import Tiled
-from migx.targets.gpu.parts.split_k import Corner
+from migx.targets.gpu.kernels.tiled import Corner, Tiled
 from migx.targets.gpu.parts.sums import Sums
 from migx.targets.gpu.parts.words import PER, Words, joined, words_of
 from migx.targets.gpu.tiles import whole
@@ -55,8 +53,7 @@ class _Writer(Tiled):
         self.items: Extent = 1 if self.shared else product(self.lead)
         self.columns, self.depth = dot.shape.dims[-1], left.shape.dims[-1]
         self.kind, kinds = COMPUTING[self.dtype.name], self.kinds
-        self.units = kinds[0] in (F16, BF16, F32) or all(k.bits == 8 for k in kinds)
-        pairs = self._pairs(right) if self.units else None
+        pairs = self._pairs(right) if self.fits_units else None
         block = self.reader.block_of(right) if pairs else 0
         self.words = self._words(right) if pairs else None
         self.tile = self._tile(4 if pairs else kinds[1].bits, block)
@@ -73,7 +70,7 @@ class _Writer(Tiled):
         if bounds(self.rows)[1] <= FEW:
             return choose.row(self.columns, self.depth, self.items * self.rows, stored)
         fixed = block in BLOCKS and whole(self.depth, block)
-        steps = ((block,) if fixed else choose.STEPS) if self.units else (1,)
+        steps = ((block,) if fixed else choose.STEPS) if self.fits_units else (1,)
         bits = self.kinds[0].bits
         return choose.product(self.rows, self.columns, self.depth, self.items, bits, steps)
 
@@ -108,9 +105,10 @@ class _Writer(Tiled):
         columns = self._phased(1, self.tile.columns, across, "columns")
         tile = [self.tile.rows, self.tile.columns // len(columns)]
         sums = [
-            Sums(w, tile, self.kinds, self.dtype, self.depth, units=self.units) for _ in columns
+            Sums(w, tile, self.kinds, self.dtype, self.depth, units=self.fits_units)
+            for _ in columns
         ]
-        with self.parts.loop() as begin:
+        with self.loop() as begin:
             left = self._phased(1, self.step, begin, "depth")
             right = self._phased(0, self.step, begin, "depth")
             for of_left, of_right in zip(left, right, strict=True):
@@ -156,7 +154,7 @@ class _Writer(Tiled):
         many = width // len(columns)
         tile = [many, *self._deep_tile()]
         totals = [w.variable(f"tl.zeros({tile}, {self.kind})", BOTH) for _ in columns]
-        with self.parts.loop() as begin:
+        with self.loop() as begin:
             for deep in self._deep(begin):
                 for total, column in zip(totals, columns, strict=True):
                     with self._masked(1, column, deep, (0, 1)):
@@ -179,7 +177,7 @@ class _Writer(Tiled):
             column = w.numbers(0, 3, many, across)
             total = w.variable(f"tl.zeros([{many}, {count}, 1], tl.float32)", BOTH)
             there = w.there(column, self.columns, many)
-            with w.masked({0: there}), self.parts.loop() as at:
+            with w.masked({0: there}), self.loop() as at:
                 words.sums_along_depth(self.reader, (at, count), column, element, total)
             text = f"tl.sum(tl.sum({total.text}, axis=2), axis=1)"
             return w.let(f"tl.reshape({text}, [1, {many}])", BOTH)
@@ -187,7 +185,7 @@ class _Writer(Tiled):
         word = w.numbers(0, 2, many, w.let(across // PER))
         totals = [w.variable(f"tl.zeros([{many}, {count}], tl.float32)", BOTH) for _ in range(PER)]
         there = w.there(word, self.columns // PER, many)
-        with w.masked({0: there}), self.parts.loop() as at:
+        with w.masked({0: there}), self.loop() as at:
             words.sums(self.reader, (at, count), word, element, totals)
         sums = [w.let(f"tl.sum({t.text}, axis=1)", BOTH) for t in totals]
         text = f"tl.reshape({joined(w, sums).text}, [1, {self.tile.columns}])"
