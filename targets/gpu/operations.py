@@ -24,10 +24,11 @@ class CodeObject(Composite):
     ``outputs`` results, then that of its ``scratch`` buffers.
 
     ``source`` is its Triton text, with ``pointers`` and ``words`` as parameters: the element types
-    of the operands, and extents. ``grid`` is the number of programs, each of so many ``warps``;
-    ``aligned`` are the operands known to be aligned to 16 bytes; ``turns`` is the number of
-    launches, each with its index as one word more, or 0 for a single launch without. Its binaries
-    are stored beside the program, each only once. If sizes may break the shape rules of what it
+    of the operands, and extents. ``grid`` is the number of programs, each of so many ``warps``,
+    whose loads run ``stages`` ahead; ``aligned`` are the operands known to be aligned to 16 bytes;
+    ``flops`` is for reports; ``turns`` is the number of launches, each with its index as one word
+    more, or 0 for a single launch without. Its binaries are stored beside the program, each only
+    once. If sizes may break the shape rules of what it
     computes, which it relies on, it holds that as a module, and the rules are asked again.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from migx import op as operations
 from migx.dead_code import remove_dead_code
@@ -250,21 +251,8 @@ class _Lowering:
                 raise TargetError(f"{before.shape} is laid out as {now.shape} on the device")
         shapes = (*kernel.writes, *kernel.scratch)
         writes = [module.insert_instruction(at, Allocate(s), origins=at.origins) for s in shapes]
-        op = CodeObject(
-            kernel=kernel.name,
-            source=kernel.source,
-            grid=kernel.grid,
-            pointers=kernel.pointers,
-            words=kernel.words,
-            aligned=tuple(i for i, v in enumerate((*reads, *writes)) if is_aligned(v)),
-            warps=kernel.warps,
-            stages=kernel.stages,
-            outputs=len(kernel.writes),
-            flops=kernel.flops,
-            turns=kernel.turns,
-            scratch=len(kernel.scratch),
-        )
         inputs, rules = (*reads, *writes), [] if kernel.counts else _relied_on(at)
+        op = replace(kernel.op, aligned=tuple(i for i, v in enumerate(inputs) if is_aligned(v)))
         self.changed = True
         return module.insert_instruction(at, op, *inputs, modules=rules, origins=at.origins)
 

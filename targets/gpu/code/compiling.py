@@ -26,7 +26,6 @@ from migx.targets.gpu.architectures import Architecture, architecture
 from migx.targets.gpu.code.resources import spilled
 
 if TYPE_CHECKING:
-    from migx.targets.gpu.emit.text import Kernel
     from migx.targets.gpu.operations import CodeObject
 
 KIND = "gpu"
@@ -54,11 +53,10 @@ class Request:
     arch: str
 
     @classmethod
-    def of(cls, kernel: Kernel | CodeObject, aligned: tuple[int, ...], arch: str) -> Request:
+    def of(cls, op: CodeObject, arch: str) -> Request:
         """The request for a kernel; the index of a turn is one word more."""
-        words = len(kernel.words) + (kernel.turns != 0)
-        how = aligned, kernel.warps, kernel.stages, arch
-        return cls(kernel.source, kernel.pointers, words, *how)
+        words = len(op.words) + (op.turns != 0)
+        return cls(op.source, op.pointers, words, op.aligned, op.warps, op.stages, arch)
 
     @property
     def key(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 
 from migx import dim
 from migx.base import disk_cache
@@ -75,14 +75,14 @@ class Tuner:
 
     def _time(self, kernel: Kernel, buffers: Sequence[Buffer], sizes: dict[str, int]) -> float:
         """The seconds of ``LAUNCHES`` launches."""
-        aligned = tuple(range(len(kernel.pointers)))
-        request = Request.of(kernel, aligned, self.device.arch)
+        op = replace(kernel.op, aligned=tuple(range(len(kernel.op.pointers))))
+        request = Request.of(op, self.device.arch)
         binary = binaries([request]).get(request.key) if self.device.arch else None
         function = self.device.function(request, binary)
-        words = [dim.evaluate(word, sizes) for word in kernel.words]
+        words = [dim.evaluate(word, sizes) for word in op.words]
         scratch = [self.device.allocate(int(s.bind(sizes).nbytes)) for s in kernel.scratch]
         arguments = [*(b.address for b in (*buffers, *scratch)), *words]
-        grid, turns = dim.evaluate(kernel.grid, sizes), dim.evaluate(kernel.turns, sizes)
+        grid, turns = dim.evaluate(op.grid, sizes), dim.evaluate(op.turns, sizes)
         given = [[*arguments, turn] for turn in range(turns)] or [arguments]
 
         def launches(count: int = LAUNCHES) -> None:

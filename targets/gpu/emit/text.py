@@ -32,6 +32,7 @@ from migx.targets.gpu.emit.expressions import Expr, Part, both, by_axis, expr
 from migx.targets.gpu.emit.functions import called
 from migx.targets.gpu.emit.narrow import decoded, encoded
 from migx.targets.gpu.emit.types import POINTERS, stored
+from migx.targets.gpu.operations import CodeObject
 from migx.targets.gpu.tiles import whole
 
 MOST = (1 << 31) - (1 << 16)
@@ -44,26 +45,17 @@ WIDE = ".to(tl.int64)"
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel as text. ``grid`` is the number of programs, ``pointers`` the element types of the
-    operands, ``words`` the extents after them. ``warps`` are those of a program, ``stages`` the
-    loads that run ahead. ``flops`` is for reports. ``turns`` is the number of launches of a kernel
-    with turns, 0 for one without; ``scratch`` is memory for all of them. ``writes`` are the shapes
-    of its results; one that ``counts`` them has room for the most in the first, and writes in the
-    last how many there are. An instruction has one of these only if no sizes break its shape rule.
+    """The code object of an instruction, before it is known which operands are aligned, and the
+    shapes of the memory it takes after the operands: of the results that it ``writes``, and of
+    ``scratch``. One that ``counts`` its results has room for the most in the first, and writes in
+    the last how many there are. An instruction has one of these only if no sizes break its shape
+    rule.
     """
 
-    name: str
-    source: str
-    grid: Extent
-    pointers: tuple[str, ...]
-    words: tuple[Extent, ...] = ()
-    warps: int = 4
-    stages: int = 2
-    flops: Extent = 0
-    turns: Extent = 0
-    scratch: tuple[Shape, ...] = ()
-    writes: tuple[Shape, ...] = ()
-    counts: bool = False
+    op: CodeObject
+    writes: tuple[Shape, ...]
+    scratch: tuple[Shape, ...]
+    counts: bool
 
 
 class Writer:
@@ -201,21 +193,20 @@ class Writer:
         lines += [*self._lines, ""]
         kinds = {i: POINTERS.get(s.dtype.name, "u8") for i, s in enumerate(self.shapes)}
         pointers = tuple((kinds | self.kinds).values())
-        extents, text = tuple(self._words), "\n".join(lines)
-        return Kernel(
-            name,
-            text,
-            grid,
-            pointers,
-            extents,
-            warps,
-            stages,
-            flops,
-            turns,
-            self.scratch,
-            self.writes,
-            self.counts,
+        op = CodeObject(
+            kernel=name,
+            source="\n".join(lines),
+            grid=grid,
+            pointers=pointers,
+            words=tuple(self._words),
+            warps=warps,
+            stages=stages,
+            outputs=len(self.writes),
+            flops=flops,
+            turns=turns,
+            scratch=len(self.scratch),
         )
+        return Kernel(op, self.writes, self.scratch, self.counts)
 
     def operand_of_scratch(self, shape: Shape) -> int:
         """The operand that is scratch of this shape; adds one if there is none."""

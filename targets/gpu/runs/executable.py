@@ -164,7 +164,7 @@ class GpuExecutable:
 
     def _requests(self, arch: str) -> dict[Instruction, Request]:
         return {
-            at: Request.of(at.op, at.op.aligned, arch)
+            at: Request.of(at.op, arch)
             for at in self._instructions
             if isinstance(at.op, CodeObject)
         }

@@ -421,7 +421,7 @@ def test_turned_keys_are_those_there_are_and_zeros(keys: int) -> None:
     with around("sm_100"):
         kernel = kernel_for(at)
     assert kernel is not None
-    turn = kernel.source.partition("else:")[0]
+    turn = kernel.op.source.partition("else:")[0]
     (scratch,) = kernel.scratch
     assert re.search(r"tl.load\(p1 \+ \w+, mask=", turn), "no key is read that is not there"
     assert re.search(rf"in range\(\w+, {scratch.dims[-1]}, ", turn), "what is read is written"
@@ -432,7 +432,7 @@ def test_a_turn_of_the_loop_is_no_longer_than_registers_allow() -> None:
     kinds = (("128", "sm_90", 64), ("1500", "sm_90", 64), ("1500", "sm_90", 128))
     for keys, arch, depth in (*kinds, ("128", "sm_100", 64), ("1500", "sm_100", 64)):
         kernel = lowered(keys, keys, arch=arch, depth=depth)
-        request = Request.of(kernel, kernel.aligned, arch)
+        request = Request.of(kernel, arch)
         binary = binaries([request])[request.key]
         assert spilled(binary.code, "cubin") <= HARMLESS
         assert binary.threads == 32 * kernel.warps

@@ -117,7 +117,7 @@ def test_the_large_products_are_added_to_their_sum_outside_of_matrix_units(arch:
     more than roundings may make them. Triton would give them a plain sum.
     """
     (kernel,) = lowered(dot(64, 4096, 64), arch)
-    request = json.dumps(asdict(Request.of(kernel, kernel.aligned, arch)))
+    request = json.dumps(asdict(Request.of(kernel, arch)))
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     run = [sys.executable, "-c", OPTIMISED, request]
     text = subprocess.check_output(run, env=environment, text=True)

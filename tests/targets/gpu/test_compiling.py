@@ -42,7 +42,7 @@ def request_for(text: str, arch: str, passes: str = "") -> Request:
     (at,) = program.main.outputs
     kernel = kernel_for(at)
     assert kernel is not None
-    return Request.of(kernel, tuple(range(len(kernel.pointers))), arch)
+    return replace(Request.of(kernel.op, arch), aligned=tuple(range(len(kernel.op.pointers))))
 
 
 def test_every_architecture_has_its_binary() -> None:

@@ -88,9 +88,9 @@ def test_taps_one_by_one_are_read_ahead_by_enough_programs() -> None:
     (made,) = (at for at in migx.parse(text).main if at.op.name == "convolution")
     kernel = kernel_for(made)
     assert kernel is not None
-    assert f"loop_unroll_factor={tiles.AHEAD}" in kernel.source
-    assert kernel.turns == 2
-    assert kernel.grid >= 16
+    assert f"loop_unroll_factor={tiles.AHEAD}" in kernel.op.source
+    assert kernel.op.turns == 2
+    assert kernel.op.grid >= 16
     holds(text)
 
 
@@ -131,7 +131,7 @@ def test_large_windows_are_read_ahead() -> None:
     (made,) = (at for at in migx.parse(text).main if at.op.name == "pooling")
     kernel = kernel_for(made)
     assert kernel is not None
-    assert f"loop_unroll_factor={tiles.AHEAD}" in kernel.source
+    assert f"loop_unroll_factor={tiles.AHEAD}" in kernel.op.source
     holds(text, {"n": 2})
 
 
@@ -149,7 +149,7 @@ def test_what_is_beside_an_image_of_one_column_is_not_read() -> None:
     (at,) = migx.parse(text).main.outputs
     kernel = kernel_for(at)
     assert kernel is not None
-    reads = [line for line in kernel.source.splitlines() if "tl.load(p0" in line]
+    reads = [line for line in kernel.op.source.splitlines() if "tl.load(p0" in line]
     assert reads
     assert all("mask=" in line for line in reads)
     holds(text)

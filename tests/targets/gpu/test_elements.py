@@ -237,4 +237,4 @@ def test_places_beyond_the_end_of_very_many_elements_do_not_wrap(short: int, wid
     ).main.outputs
     kernel = kernel_for(at)
     assert kernel is not None
-    assert ("tl.program_id(0).to(tl.int64)" in kernel.source) == wide
+    assert ("tl.program_id(0).to(tl.int64)" in kernel.op.source) == wide

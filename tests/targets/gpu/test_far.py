@@ -59,12 +59,13 @@ class Far:
             np.empty([int(d) for d in shape.dims], shape.dtype.numpy)
             for shape in (at.shape, *kernel.scratch)
         )
-        function = DEVICE.function(Request.of(kernel, (), ""), None)
-        assert isinstance(kernel.grid, int)
-        assert isinstance(kernel.turns, int)
+        function = DEVICE.function(Request.of(kernel.op, ""), None)
+        grid, turns = kernel.op.grid, kernel.op.turns
+        assert isinstance(grid, int)
+        assert isinstance(turns, int)
         addresses = [a.ctypes.data for a in (*given, made, *scratch)]
-        for turn in [[n] for n in range(kernel.turns)] or [[]]:
-            DEVICE.launch(function, kernel.grid, [*addresses, *turn])
+        for turn in [[n] for n in range(turns)] or [[]]:
+            DEVICE.launch(function, grid, [*addresses, *turn])
         return given[0], given[-1], made
 
 

@@ -8,8 +8,8 @@ import pytest
 import migx
 from migx.targets.gpu import tiles
 from migx.targets.gpu.cost_model import Tile
-from migx.targets.gpu.emit.text import Kernel
 from migx.targets.gpu.kernels import kernel_for
+from migx.targets.gpu.operations import CodeObject
 from tests.targets.gpu.on_interpreter import gpu, holds
 
 
@@ -59,20 +59,20 @@ CASES = {
 }
 
 
-def kernel_of(text: str) -> Kernel:
+def kernel_of(text: str) -> CodeObject:
     program = migx.parse(text)
     migx.run_passes(program, "fuse_int4,fuse_pointwise_reduce,fuse_epilogue")
     (at,) = program.main.outputs
     kernel = kernel_for(at)
     assert kernel is not None
-    return kernel
+    return kernel.op
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_sums_of_parts_are_right(case: str) -> None:
     kernel = kernel_of(CASES[case])
     assert kernel.turns == 2
-    assert len(kernel.scratch) == 1
+    assert kernel.scratch == 1
     holds(CASES[case])
 
 

@@ -151,8 +151,8 @@ def test_the_fastest_is_picked_kept_and_found_again(
 ) -> None:
     (at,) = migx.parse(DOT).main.outputs
     every = candidates(at, "")
-    assert len({k.source for k in every}) > 2
-    fast = every[wanted].source
+    assert len({k.op.source for k in every}) > 2
+    fast = every[wanted].op.source
     clock = Clock(lambda source: 1.0 if source == fast else 2.0)
     monkeypatch.setattr(cupy_device, "found", lambda: (clock, ""))
     program = migx.parse(DOT)
@@ -168,7 +168,7 @@ def test_the_fastest_is_picked_kept_and_found_again(
     again = Clock(lambda source: 3.0)  # a later process
     chosen = Tuner(again).kernel(at)
     assert chosen is not None
-    assert (chosen.source, again.measured) == (fast, 0)
+    assert (chosen.op.source, again.measured) == (fast, 0)
 
 
 @pytest.mark.usefixtures("_kept_apart")
@@ -180,14 +180,14 @@ def test_a_tile_that_the_device_refuses_is_passed_over() -> None:
         least = False
 
         def launch(self, function: Any, grid: int, arguments: Any) -> None:
-            if function[2] == first.source or self.least:
+            if function[2] == first.op.source or self.least:
                 raise TargetError("out of resources")
             super().launch(function, grid, arguments)
 
     device = Narrow(lambda source: 1.0)
     chosen = Tuner(device).kernel(at)
     assert chosen is not None
-    assert chosen.source != first.source
+    assert chosen.op.source != first.op.source
     device.least = True
     (other,) = migx.parse(DOT.replace("96", "64")).main.outputs
     with pytest.raises(TargetError, match="out of resources"):
