@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from migx.dim import Extent, bounds
 from migx.shape import F32, DType
-from migx.targets.gpu.architectures import Architecture
 from migx.targets.gpu.cost_model import HIDDEN, chosen
 
 DEEP = 32
@@ -72,12 +71,13 @@ def products(dtype: DType, depth: Extent) -> str:
 
 
 def fitting(
-    gpu: Architecture, how: Arithmetic, nbytes: int, sums: int, warps: int, always: int = 0
+    how: Arithmetic, nbytes: int, sums: int, warps: int, always: int = 0
 ) -> tuple[int, int]:
     """The loads that run ahead, each of so many bytes of shared memory, and the programs resident
     on a unit; 0 if not one fits. The sums, f32, are exchanged in shared memory before they are
     written.
     """
+    gpu = chosen().gpu
     room = (gpu.shared - always) // max(1, nbytes)
     if room < 1 or 4 * sums > gpu.shared:
         return 0, 0

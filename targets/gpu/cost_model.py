@@ -11,21 +11,23 @@ seconds:
   share arithmetic and bandwidth, and hide each other's latency, as do loads that run ahead
   (*stages*).
 
-``around`` sets the GPU, and can ask for the second best tile, the third, ... instead: the
-candidates to measure.
+``around`` sets the GPU, and ``choosing`` can ask for the second best tile, the third, ... instead:
+the candidates to measure.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
 from migx.dim import Extent, bounds
 from migx.targets.gpu.architectures import ARCHITECTURES, Architecture
 
+MANY = 4096
+"""The stand-in for an unknown extent, unless its bounds are lower."""
 LATENCY = 0.7e-6
 """Seconds of memory latency, and about those of starting a program."""
 IN_L2 = 3.0
@@ -76,26 +78,53 @@ def chosen() -> Choice:
     return _around.get()
 
 
-@contextmanager
-def around(*archs: str, rank: int = 0, fast_math: bool = False) -> Iterator[None]:
+def around(*archs: str, fast_math: bool = False) -> AbstractContextManager[None]:
     """Chooses tiles, within the context, for the first of some architectures (by default a common
-    one) among those that fit all of them; ``rank`` counts from the best. With ``fast_math`` f32 is
-    multiplied as tf32, if all of them support it.
+    one) among those that fit all of them. With ``fast_math`` f32 is multiplied as tf32, if all of
+    them support it.
     """
     gpus = [ARCHITECTURES[arch] for arch in archs if arch in ARCHITECTURES] or [_USUAL.gpu]
     gpu = replace(gpus[0], shared=min(each.shared for each in gpus))
-    rounds = fast_math and all("tf32" in each.products for each in gpus)
-    token = _around.set(Choice(gpu, rank, rounds))
+    return choosing(Choice(gpu, 0, fast_math and all("tf32" in each.products for each in gpus)))
+
+
+@contextmanager
+def choosing(choice: Choice) -> Iterator[None]:
+    """Chooses tiles for this within the context."""
+    token = _around.set(choice)
     try:
         yield
     finally:
         _around.reset(token)
 
 
-def sharing(gpu: Architecture, count: int, steps: int, size: int, bits: int, stages: int) -> int:
+def many(extent: Extent) -> int:
+    """An extent, or its stand-in if it is unknown; at least 1, as an empty result of a reduction
+    needs a kernel too: the sum of nothing is 0.
+    """
+    low, high = bounds(extent)
+    return max(1, int(min(high, max(low, MANY))))
+
+
+def from_memory(nbytes: float, share: float = 1.0) -> float:
+    """The seconds in which a unit reads so many bytes, the ``share`` that it needs of those that
+    memory transfers; the rest is found in L2.
+    """
+    gpu = chosen().gpu
+    return nbytes / min(1.0, IN_L2 * share) / (gpu.bandwidth / gpu.units)
+
+
+def from_l2(nbytes: float) -> float:
+    """The seconds in which a unit reads so many bytes that others read, too."""
+    gpu = chosen().gpu
+    return nbytes / (IN_L2 * gpu.bandwidth / gpu.units)
+
+
+def sharing(count: int, steps: int, size: int, bits: int, stages: int) -> int:
     """The number of programs that share each of ``count`` tiles of rows, whose steps, of ``size``
     elements, run one after another in each stage: as many as gain more than their turns cost.
     """
+    gpu = chosen().gpu
     each = LATENCY + SIMPLE * size / (gpu.plain / 2 / gpu.units)
     all_of_them = count * steps * size * bits / 8 / gpu.bandwidth
     found = []
@@ -109,7 +138,6 @@ def sharing(gpu: Architecture, count: int, steps: int, size: int, bits: int, sta
 
 
 def estimated(
-    gpu: Architecture,
     tile: Tile,
     count: int,
     residents: int,
@@ -122,6 +150,7 @@ def estimated(
     their own, and in which a program's products ``wait`` for one another; and the tile, annotated
     with its limit.
     """
+    gpu = chosen().gpu
     on_one = -(-count // gpu.units)
     together = min(residents, on_one)
     rounds = math.ceil(on_one / together)
@@ -137,38 +166,32 @@ def estimated(
     return seconds, replace(tile, why=said)
 
 
-def divisions(depth: Extent, *others: Extent) -> Iterable[int]:
-    """The numbers of parts a depth may be cut into: one, unless the depth and a bound on the memory
-    of the sums are known.
-    """
-    known = isinstance(depth, int) and all(bounds(e)[1] < math.inf for e in others)
-    return PARTS if known else PARTS[:1]
-
-
 def in_parts(
-    gpu: Architecture,
     tile: Tile,
-    depth: int,
-    cuts: Iterable[int],
-    count: int,
+    sums: tuple[Extent, Extent, Extent],
+    depth: Extent,
     residents: int,
     work: float,
     read: float,
     wait: float = 0.0,
 ) -> Iterator[tuple[float, Tile]]:
-    """A tile with its depth whole, and if there are few of them, cut into parts: then there are
-    more programs with fewer steps each, and another launch that reads and adds up the partial sums.
+    """A tile of ``sums`` (items, rows and columns) with its depth whole, and if there are few of
+    them, cut into parts: then there are more programs with fewer steps each, and another launch
+    that reads and adds up the partial sums. That takes a known depth, and a bound on their memory.
     """
-    steps, size = -(-depth // tile.depth), tile.rows * tile.columns
+    gpu, (items, rows, columns) = chosen().gpu, sums
+    count = -(-many(rows) // tile.rows) * -(-many(columns) // tile.columns) * many(items)
+    steps, size = -(-many(depth) // tile.depth), tile.rows * tile.columns
     kept = size * 4 * count / (IN_L2 * gpu.bandwidth)
-    for parts in cuts:
+    known = isinstance(depth, int) and all(bounds(e)[1] < math.inf for e in sums)
+    for parts in PARTS if known else PARTS[:1]:
         programs = count * parts
         if parts > 1 and (steps < 2 * parts or programs > 4 * gpu.units):
             break
         cut, each = replace(tile, parts=parts), -(-steps // parts)
         if -(-steps // each) < parts:  # some parts would be empty
             continue
-        seconds, cut = estimated(gpu, cut, programs, residents, each, work, read, wait)
+        seconds, cut = estimated(cut, programs, residents, each, work, read, wait)
         if parts > 1:
             seconds += TURN + 2 * parts * kept
             cut = replace(cut, why=f"{cut.why}, after which {parts} parts are added up")

@@ -70,19 +70,22 @@ class Lower(Pass):
     def apply_program(self, program: Program, manager: PassManager) -> bool:
         if any(type(at.op) is CodeObject for m in program.modules.values() for at in m):
             return False
-        find = _tuner(self.fast_math).kernel if self.tune else kernel_for
-        with around(*self.arch, fast_math=self.fast_math):
+        find, archs = kernel_for, self.arch
+        if self.tune:
+            tuner = _tuner()
+            find, archs = tuner.kernel, (tuner.device.arch, *archs)
+        with around(*archs, fast_math=self.fast_math):
             return _Lowering(program, self.offload_copy, find).run()
 
 
-def _tuner(fast_math: bool) -> Tuner:
+def _tuner() -> Tuner:
     """The tuner, which measures kernels; raises ``TargetError`` without a device."""
     from migx.targets.gpu.devices.cupy_device import found
 
     device, missing = found()
     if device is None:
         raise TargetError(f"{missing}. tune measures kernels on a device: leave it out here")
-    return Tuner(device, fast_math)
+    return Tuner(device)
 
 
 class _Lowering:

@@ -9,22 +9,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product as combinations
 
-from migx.dim import Extent, bounds
+from migx.dim import Extent
 from migx.targets.gpu.arithmetic import arithmetic, fitting, multiplying
 from migx.targets.gpu.cost_model import (
     IN_L2,
     Tile,
     chosen,
-    divisions,
     estimated,
+    from_l2,
+    from_memory,
     in_parts,
+    many,
     picked,
     ranked,
     sharing,
 )
 
-MANY = 4096
-"""The stand-in for an unknown extent, unless its bounds are lower."""
 SECTOR = 32
 """Bytes of a memory transaction."""
 OPERATIONS = 5
@@ -77,14 +77,6 @@ def whole(extent: Extent, size: int) -> bool:
     return extent != 0 and (size == 1 or (isinstance(extent, int) and extent % size == 0))
 
 
-def many(extent: Extent) -> int:
-    """An extent, or its stand-in if it is unknown; at least 1, as an empty result of a reduction
-    needs a kernel too: the sum of nothing is 0.
-    """
-    low, high = bounds(extent)
-    return max(1, int(min(high, max(low, MANY))))
-
-
 # The families.
 
 
@@ -104,7 +96,7 @@ def product(
     """
     gpu = chosen().gpu
     high, wide, deep = many(rows), many(columns), many(depth)
-    cuts, how = divisions(depth, rows, columns, items), arithmetic(bits, depth)
+    how = arithmetic(bits, depth)
     found: list[tuple[float, Tile]] = []
     for r, c in PRODUCTS:
         if r > max(16, power_of_two(high)) or c > max(16, power_of_two(wide)):
@@ -114,16 +106,15 @@ def product(
         for k in steps:
             warps = 8 if r * c >= 128 * 128 else 4
             nbytes = (r + c) * k * bits // 8
-            stages, residents = fitting(gpu, how, nbytes, r * c, warps, how.parts(c * k))
+            stages, residents = fitting(how, nbytes, r * c, warps, how.parts(c * k))
             too_deep = k > steps[0] and k > 32 and (k > power_of_two(deep) or k * bits > 1024)
             kept = r * c * max(32, bits) // 32 * how.copies
             if kept > how.most * warps * gpu.warp or not stages or too_deep:
                 continue
-            count = -(-high // r) * -(-wide // c) * many(items)
             work, wait = multiplying(how, r, c, k, warps * gpu.warp)
-            read = (r + c) * k * bits / 8 / (IN_L2 * gpu.bandwidth / gpu.units)
+            read = from_l2((r + c) * k * bits / 8)
             tile = Tile(r, c, k, warps, stages)
-            found += in_parts(gpu, tile, deep, cuts, count, residents, work, read, wait)
+            found += in_parts(tile, (items, rows, columns), depth, residents, work, read, wait)
     return picked(found)
 
 
@@ -135,8 +126,7 @@ def row(columns: Extent, depth: Extent, items: Extent, bits: int) -> Tile:
     waits, rows of a tile are at least a memory transaction long, and there are enough warps to
     saturate the bandwidth.
     """
-    gpu = chosen().gpu
-    wide, deep, cuts = many(columns), many(depth), divisions(depth, columns, items)
+    gpu, wide = chosen().gpu, many(columns)
     found: list[tuple[float, Tile]] = []
     narrow = wide < 16
     for c in (power_of_two(wide),) if narrow else (16, 32, 64, 128):
@@ -145,12 +135,11 @@ def row(columns: Extent, depth: Extent, items: Extent, bits: int) -> Tile:
             uneven = isinstance(depth, int) and depth % k and k > 128 and not narrow
             if c > power_of_two(wide) or c * k > HELD * warps * gpu.warp or uneven:
                 continue
-            count = -(-wide // c) * many(items)
-            share = 1.0 if narrow else min(1.0, c * bits / 8 / SECTOR)  # the rest is in L2
-            read = c * k * bits / 8 / min(1.0, IN_L2 * share) / (gpu.bandwidth / gpu.units)
+            share = 1.0 if narrow else min(1.0, c * bits / 8 / SECTOR)
+            read = from_memory(c * k * bits / 8, share)
             residents = max(1, gpu.threads // (warps * gpu.warp * 2))
             tile = Tile(1, c, k, warps, 1)
-            found += in_parts(gpu, tile, deep, cuts, count, residents, 0.0, read)
+            found += in_parts(tile, (items, 1, columns), depth, residents, 0.0, read)
     return picked(found)
 
 
@@ -159,16 +148,15 @@ def taps(outputs: int, pixels: Extent, depth: Extent, items: Extent, bits: int) 
     by pixels, one or two per thread; its depth is the number of taps that are loaded ahead.
     """
     gpu = chosen().gpu
-    wide, deep, cuts = many(pixels), many(depth), divisions(depth, pixels, items)
     height = min(16, power_of_two(outputs))
-    ahead = min(deep, max(4, AHEAD // height))
+    ahead = min(many(depth), max(4, AHEAD // height))
     found: list[tuple[float, Tile]] = []
     for c in (128, 256):
-        tile, count = Tile(height, c, ahead), -(-outputs // height) * -(-wide // c) * many(items)
+        tile = Tile(height, c, ahead)
         work = 2 * height * c * ahead / (gpu.plain / gpu.units)
-        read = c * ahead * bits / 8 / (IN_L2 * gpu.bandwidth / gpu.units)
+        read = from_l2(c * ahead * bits / 8)
         residents = gpu.threads // (tile.warps * gpu.warp)
-        found += in_parts(gpu, tile, deep, cuts, count, residents, work, read)
+        found += in_parts(tile, (items, outputs, pixels), depth, residents, work, read)
     return picked(found)
 
 
@@ -183,7 +171,7 @@ def words(
     for several on each unit.
     """
     gpu = chosen().gpu
-    wide, deep, cuts = many(columns), many(depth), divisions(depth, columns, items)
+    wide, deep = many(columns), many(depth)
     found: list[tuple[float, Tile]] = []
     for c in (8, 16, 32, 64, 128, 256):
         for blocks in BLOCKS:
@@ -191,16 +179,17 @@ def words(
             threads = c * k // 256 if along_depth else max(1, c // 32) * blocks
             if c > max(8, power_of_two(wide)) or deep % k or threads > 8 * gpu.warp:
                 continue
-            warps, count = max(1, threads // gpu.warp), -(-wide // c) * many(items)
+            warps = max(1, threads // gpu.warp)
             step = Tile(1, c, k if along_depth else blocks * min(block, AHEAD), warps, 1)
             size = c * step.depth
             work = OPERATIONS * size * max(1.0, QUARTERS * gpu.warp / threads)
             work /= gpu.plain / 2 / gpu.units
             share = 1.0 if along_depth else min(1.0, c / 2 / SECTOR)  # neighbours find the rest
-            read = size / 2 / min(1.0, IN_L2 * share) / (gpu.bandwidth / gpu.units)
+            read = from_memory(size / 2, share)
             most = gpu.registers // (REGISTERS * warps * gpu.warp)
             residents = max(1, min(most, gpu.threads // (warps * gpu.warp)))
-            for seconds, tile in in_parts(gpu, step, deep, cuts, count, residents, work, read):
+            sums = items, 1, columns
+            for seconds, tile in in_parts(step, sums, depth, residents, work, read):
                 if tile.parts * k <= deep:
                     found.append((seconds, replace(tile, depth=k)))
     return picked(found)
@@ -234,7 +223,7 @@ def attention(
         parts = how.parts(k * max(depth, width))
         always = r * depth * bits // 8 + parts
         stages, residents = fitting(
-            gpu, how, k * (depth + width) * bits // 8, r * (k + width), warps, always
+            how, k * (depth + width) * bits // 8, r * (k + width), warps, always
         )
         sums = r * (k + width) * how.copies + r * k * beside // 32
         kept = max(sums, parts // 4) > how.most * warps * gpu.warp
@@ -249,9 +238,9 @@ def attention(
         work, wait = (sum(seconds) for seconds in zip(*both, strict=True))
         if apart and not how.units:
             work += CROSSED * k * depth * warps / how.rate
-        read = k * (depth + width) * bits / 8 / (IN_L2 * gpu.bandwidth / gpu.units)
+        read = from_l2(k * (depth + width) * bits / 8)
         tile = Tile(r, k, depth, warps, min(stages, 2))
-        found.append(estimated(gpu, tile, count, residents, steps, work, read, wait))
+        found.append(estimated(tile, count, residents, steps, work, read, wait))
     least = Tile(*LEAST, depth, 4, 1, why="the smallest")
     return picked(found) if found else least
 
@@ -277,7 +266,7 @@ def query(keys: Extent, queries: Extent, depth: int, width: int, bits: int) -> T
             read = min(k, deep) * (depth + width) * bits / 8 / shared
             residents = max(1, gpu.registers // (2 * REGISTERS * warps * gpu.warp))
             tile = Tile(1, k, depth, warps, 1)
-            found.append(estimated(gpu, tile, count, residents, -(-deep // k), 0.0, read))
+            found.append(estimated(tile, count, residents, -(-deep // k), 0.0, read))
     return picked(found)
 
 
@@ -296,10 +285,10 @@ def line(count: Extent, bits: int, total: int = 0) -> Tile:
     for times in (1, 2):
         size = each * times * 4 * gpu.warp
         if each * times <= most and size <= max(128, power_of_two(many(count))):
-            read = size * bits / 8 / (gpu.bandwidth / gpu.units)
+            read = from_memory(size * bits / 8)
             programs, residents = -(-many(count) // size), gpu.threads // (4 * gpu.warp)
             tile = Tile(1, size, 1, 4)
-            found.append(estimated(gpu, tile, programs, residents, 1, 0.0, read))
+            found.append(estimated(tile, programs, residents, 1, 0.0, read))
     least = Tile(1, max(1, min(128, power_of_two(many(count)))), 1, 1, why="all there is")
     return picked(found) if found else least
 
@@ -340,7 +329,7 @@ def fold(
         shared, about = 1, why
         if isinstance(length, int) and length > longest:
             steps, size, count = -(-length // width), height * width, -(-high // height)
-            shared = sharing(gpu, count, steps, size, bits, stages)
+            shared = sharing(count, steps, size, bits, stages)
             about += f" by {shared} programs, in turns" if shared > 1 else ""
         warps = max(1, min(16, height * width // (gpu.warp * each)))
         warps = max(least, warps) if height * width >= 1024 else warps

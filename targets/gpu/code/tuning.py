@@ -18,7 +18,7 @@ from migx.errors import TargetError
 from migx.ir import Instruction
 from migx.planning import results
 from migx.targets.gpu.code.compiling import Request, binaries
-from migx.targets.gpu.cost_model import around
+from migx.targets.gpu.cost_model import choosing, chosen
 from migx.targets.gpu.devices.device import ENQUEUING, Buffer, Device
 from migx.targets.gpu.emit.text import Kernel, operands
 from migx.targets.gpu.kernels import kernel_for
@@ -39,12 +39,11 @@ class Tuner:
     """Finds kernels that are fast on a device, and remembers them."""
 
     device: Device
-    fast_math: bool = False
     known: dict[str, int] = field(default_factory=dict)
 
     def kernel(self, at: Instruction) -> Kernel | None:
         """The fastest kernel of an instruction; None if it has none."""
-        found = candidates(at, self.device.arch, fast_math=self.fast_math)
+        found = candidates(at)
         if len(found) < 2:
             return found[0] if found else None
         key = json.dumps([self.device.arch, *(repr(astuple(k)) for k in found)])
@@ -95,11 +94,11 @@ class Tuner:
         return min(self.device.elapsed(launches, host) for _ in range(REPEATS))
 
 
-def candidates(at: Instruction, arch: str, *, fast_math: bool = False) -> list[Kernel]:
+def candidates(at: Instruction) -> list[Kernel]:
     """The kernels of an instruction with different tiles, the most promising first."""
     found: dict[Kernel, None] = {}
     for rank in range(CANDIDATES):
-        with around(arch, rank=rank, fast_math=fast_math):
+        with choosing(replace(chosen(), rank=rank)):
             kernel = kernel_for(at)
         if kernel is None:
             return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from migx.errors import TargetError
 from migx.targets.gpu import Gpu, tiles
 from migx.targets.gpu.architectures import ARCHITECTURES, Architecture
 from migx.targets.gpu.code.tuning import CANDIDATES, Tuner, candidates
-from migx.targets.gpu.cost_model import LATENCY, Tile, around
+from migx.targets.gpu.cost_model import LATENCY, MANY, Tile, around, choosing, chosen, many
 from migx.targets.gpu.devices import cupy_device
 from migx.targets.gpu.devices.interpreter import InterpreterDevice
 from migx.targets.gpu.operations import CodeObject
@@ -28,7 +29,7 @@ EVERY = list(ARCHITECTURES.values())
 @pytest.mark.parametrize("gpu", EVERY, ids=lambda a: str(a.name))
 @pytest.mark.parametrize("rank", range(CANDIDATES))
 def test_a_tile_fits_the_gpu_it_is_for(gpu: Architecture, rank: int) -> None:
-    with around(gpu.name, rank=rank):
+    with around(gpu.name), choosing(replace(chosen(), rank=rank)):
         for rows, columns, depth, bits in (
             (4096, 4096, 4096, 16),
             (1, 1, 1, 32),
@@ -119,8 +120,8 @@ def test_of_very_many_operands_a_thread_takes_few_elements() -> None:
 
 def test_sizes_that_are_not_known_count_as_many_but_no_more_than_they_may_be() -> None:
     some = Dim("n", 1, 12)
-    assert tiles.many(some) == 12
-    assert tiles.many(Dim("m")) == tiles.MANY
+    assert many(some) == 12
+    assert many(Dim("m")) == MANY
 
 
 class Clock(InterpreterDevice):
@@ -150,7 +151,7 @@ def test_the_fastest_is_picked_kept_and_found_again(
     wanted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (at,) = migx.parse(DOT).main.outputs
-    every = candidates(at, "")
+    every = candidates(at)
     assert len({k.op.source for k in every}) > 2
     fast = every[wanted].op.source
     clock = Clock(lambda source: 1.0 if source == fast else 2.0)
@@ -171,10 +172,17 @@ def test_the_fastest_is_picked_kept_and_found_again(
     assert (chosen.op.source, again.measured) == (fast, 0)
 
 
+def test_what_is_measured_suits_all_architectures() -> None:
+    (at,) = migx.parse(DOT).main.outputs
+    for other, rounds in (("sm_80", True), ("gfx90a", False)):
+        with around("sm_90", other, fast_math=True):
+            assert all(("tf32" in kernel.op.source) == rounds for kernel in candidates(at))
+
+
 @pytest.mark.usefixtures("_kept_apart")
 def test_a_tile_that_the_device_refuses_is_passed_over() -> None:
     (at,) = migx.parse(DOT).main.outputs
-    first, *_ = candidates(at, "")
+    first, *_ = candidates(at)
 
     class Narrow(Clock):
         least = False
