@@ -20,7 +20,7 @@ from migx.program import Program
 from migx.sizes import asked_again
 from migx.targets.gpu.code.tuning import Tuner
 from migx.targets.gpu.cost_model import around
-from migx.targets.gpu.emit.text import Kernel, operands
+from migx.targets.gpu.emit.text import Kernel, is_aligned, operands
 from migx.targets.gpu.kernels import kernel_for
 from migx.targets.gpu.operations import (
     Allocate,
@@ -32,7 +32,6 @@ from migx.targets.gpu.operations import (
     Sync,
 )
 from migx.targets.gpu.rounding import RoundedToTf32
-from migx.targets.gpu.runs.places import is_aligned
 
 FEW = 64
 """Values of up to so many elements are copied to the device only if a kernel reads them."""

@@ -25,6 +25,8 @@ from migx.targets.gpu.cost_model import (
     sharing,
 )
 
+FEW = 4
+"""The most rows, or queries, for which the elements of a tile are multiplied one by one."""
 SECTOR = 32
 """Bytes of a memory transaction."""
 OPERATIONS = 5

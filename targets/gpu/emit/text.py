@@ -26,7 +26,7 @@ from migx.dim import Extent
 from migx.fusion.kernels import fewest
 from migx.fusion.narrow_floats import is_narrow
 from migx.ir import Instruction
-from migx.planning import results
+from migx.planning import is_alias, results, shift
 from migx.shape import BOOL, OPTIONAL, Dims, DType, Shape
 from migx.targets.gpu.emit.expressions import Expr, Part, both, by_axis, expr
 from migx.targets.gpu.emit.functions import called
@@ -400,6 +400,16 @@ def is_vast(shape: Shape) -> bool:
     if shape.standard:
         return math.prod(max(1, dim.bounds(d)[0]) for d in shape.dims) >= MOST
     return dim.bounds(shape.element_space)[0] >= MOST
+
+
+def is_aligned(value: Instruction) -> bool:
+    """Whether a value on the device is known to be aligned to 16 bytes."""
+    while is_alias(value):
+        step = shift(value)
+        if not isinstance(step, int) or step * value.shape.dtype.bits % 128:
+            return False
+        value = value.inputs[0]
+    return True
 
 
 def operands(at: Instruction) -> list[Instruction]:

@@ -1,7 +1,8 @@
 """The kernels, one file for each family.
 
 Each file has ``kernel_for(at)``, which gives the kernel of an instruction, or None if the family
-has none for it. ``FAMILIES`` is the order in which they are asked.
+has none for it. ``FAMILIES`` is the order in which they are asked. A family knows no other: what
+several are made of is in ``parts/``.
 """
 
 from __future__ import annotations

@@ -29,9 +29,8 @@ from migx.targets.gpu.arithmetic import products
 from migx.targets.gpu.cost_model import Tile
 from migx.targets.gpu.emit.expressions import BOTH, ROWS, Expr, Part, both, expr
 from migx.targets.gpu.emit.text import Kernel, Writer
-from migx.targets.gpu.kernels.fused import computable, evaluated
-from migx.targets.gpu.kernels.product import FEW
 from migx.targets.gpu.parts import elements
+from migx.targets.gpu.parts.nodes import computable, evaluated
 from migx.targets.gpu.parts.sums import dot
 from migx.targets.gpu.tiles import power_of_two, tiles
 
@@ -44,7 +43,7 @@ def kernel_for(at: Instruction) -> Kernel | None:
     attention = described(at)
     if attention is None or not _writable(attention):
         return None
-    few = bounds(attention.count[0])[1] <= FEW
+    few = bounds(attention.count[0])[1] <= choose.FEW
     return (_OneByOne if few else _InBlocks)(at, attention).kernel()
 
 

@@ -20,8 +20,8 @@ from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.cost_model import Tile
 from migx.targets.gpu.emit.expressions import Expr, Part, both, by_axis
 from migx.targets.gpu.emit.text import Kernel
-from migx.targets.gpu.kernels.tiled import Corner, Tiled
 from migx.targets.gpu.parts.sums import Sums
+from migx.targets.gpu.parts.tiled import Corner, Tiled
 
 FEW = 8
 """The most output channels of a group for which taps are multiplied one by one."""

@@ -9,28 +9,26 @@ If nothing is folded, a tile is a line of elements.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 from migx.argument import Argument
 from migx.dim import Extent, product
-from migx.fusion.kernels import Access, FusedKernel, Node, described, name_of
+from migx.fusion.kernels import Access, FusedKernel, described, name_of
 from migx.fusion.stages import Stage, below, is_folded, stages_of
 from migx.ir import Instruction
 from migx.ops.reduce import ReduceMean
-from migx.shape import BOOL, F8E8M0, F16, F32, I32, I64, U32, U64, DType, Shape
+from migx.shape import BOOL, F8E8M0, I32, I64, U32, U64, DType, Shape
 from migx.targets.gpu import tiles as choose
-from migx.targets.gpu.emit.expressions import BOTH, ROWS, Expr, Part, expr, over_any
+from migx.targets.gpu.emit.expressions import BOTH, ROWS, Expr, Part, expr
 from migx.targets.gpu.emit.text import Kernel, Writer
-from migx.targets.gpu.emit.types import COMPUTING, storable, summed
+from migx.targets.gpu.emit.types import COMPUTING, summed
 from migx.targets.gpu.parts import elements
+from migx.targets.gpu.parts.nodes import computable, evaluated, write_line
 from migx.targets.gpu.tiles import tiles
 
 LONGEST = 16384
 """The longest row that stays in registers."""
-LARGE, SMALL = 2.0**64, 2.0**-64
-SCALE = f"tl.where(tl.abs(y) > {LARGE}, {SMALL}, tl.where(tl.abs(y) < {SMALL}, {LARGE}, 1.0))"
-"""The factor of a divisor that makes its reciprocal a normal number."""
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
@@ -45,74 +43,6 @@ def kernel_for(at: Instruction) -> Kernel | None:
     return _Rows(at, fused).kernel() if any(fused.folded) else _line(at, fused)
 
 
-def computable(nodes: Sequence[Node]) -> bool:
-    """Whether all element types and operations have a text."""
-    return all(_has_text(n, [nodes[i].dtype for i in n.inputs]) for n in nodes)
-
-
-def _has_text(node: Node, given: Sequence[DType]) -> bool:
-    if node.folds:
-        return storable(node.dtype)
-    if isinstance(node.of, (Access, Argument)):
-        return node.dtype.name in COMPUTING
-    return elements.has(node.of, given, node.dtype)
-
-
-def evaluated(
-    writer: Writer,
-    nodes: Sequence[Node],
-    wanted: Sequence[int],
-    found: dict[int, Expr],
-    place: dict[Access, Expr],
-) -> None:
-    """Adds the wanted nodes to those found, in order; ``place`` has the offsets of operands."""
-    for number in wanted:
-        if number not in found:
-            found[number] = writer.let(_node(writer, nodes, number, found, place))
-
-
-def _node(
-    writer: Writer,
-    nodes: Sequence[Node],
-    number: int,
-    found: dict[int, Expr],
-    place: dict[Access, Expr],
-) -> Expr:
-    node = nodes[number]
-    if isinstance(node.of, Access):
-        return writer.load(node.of.operand, place[node.of], node.of.dtype)
-    if isinstance(node.of, Argument):
-        return Expr(elements.constant(node.of))
-    given, types = [found[i] for i in node.inputs], [nodes[i].dtype for i in node.inputs]
-    over = over_any(given)
-    if _is_share(nodes, node) and given[1].over < over:
-        return _by_reciprocal(writer, given[0], given[1], node.dtype)
-    return Expr(elements.apply(node.of, [v.text for v in given], types, node.dtype), over)
-
-
-def _is_share(nodes: Sequence[Node], node: Node) -> bool:
-    """Whether a node is the quotient of an exponential, as in softmax: its integer part is not
-    used, and one more rounding does not matter.
-    """
-    if isinstance(node.of, (Access, Argument)) or node.of.name != "div" or node.dtype.bits > 32:
-        return False
-    above = nodes[node.inputs[0]].of
-    return not isinstance(above, (Access, Argument)) and above.name == "exp"
-
-
-def _by_reciprocal(writer: Writer, x: Expr, y: Expr, dtype: DType) -> Expr:
-    """A quotient of many x by the same y, whose reciprocal is computed once. If that may not be a
-    normal number, y is first scaled towards 1, and then the quotient back.
-    """
-    one = "tl.full([], 1.0, tl.float32)"
-    if dtype is F16:
-        return x * writer.let(elements.quotient(one, y.text, dtype), y.over)
-    function = writer.function("scale_of", "y", SCALE)
-    scale = writer.let(f"{function}({y.text})", y.over)
-    turned = elements.quotient(one, f"({y.text} * {scale.text})", F32)
-    return x * writer.let(turned, y.over) * scale
-
-
 def _line(at: Instruction, fused: FusedKernel) -> Kernel:
     """A kernel without reductions: each program has a line of elements."""
     writer = Writer(at)
@@ -123,23 +53,6 @@ def _line(at: Instruction, fused: FusedKernel) -> Kernel:
     write_line(writer, fused, writer.program, size)
     grid = tiles(count, size)
     return writer.finished(name_of(at), grid, warps=tile.warps, flops=fused.flops)
-
-
-def write_line(writer: Writer, fused: FusedKernel, number: Expr, size: int) -> None:
-    """Writes a computation without reductions, for one line of ``size`` elements."""
-    count = product(fused.dims)
-    index = writer.numbers(0, 1, size, writer.let(number * size))
-    writer.masks = {0: writer.there(index, count, size)}
-    part = Part(index, tuple(fused.dims))
-    place = {
-        a: writer.let(writer.offset([part], a.strides) + writer.distance(a.offset))
-        for a in fused.accesses
-    }
-    found: dict[int, Expr] = {}
-    evaluated(writer, fused.nodes, range(len(fused.nodes)), found, place)
-    for node, access in fused.outputs:
-        value, where = (writer.spread(e, [size]) for e in (found[node], place[access]))
-        writer.store(access.operand, where, value, access.dtype)
 
 
 class _Rows:

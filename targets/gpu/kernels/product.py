@@ -24,15 +24,13 @@ from migx.targets.gpu.cost_model import Tile
 from migx.targets.gpu.emit.expressions import BOTH, Expr, Part, by_axis, expr
 from migx.targets.gpu.emit.text import Kernel
 from migx.targets.gpu.emit.types import COMPUTING
-from migx.targets.gpu.kernels.tiled import Corner, Tiled
 from migx.targets.gpu.parts.sums import Sums
+from migx.targets.gpu.parts.tiled import Corner, Tiled
 from migx.targets.gpu.parts.words import PER, Words, joined, words_of
 from migx.targets.gpu.tiles import whole
 
 BLOCKS = (32, 64, 128)
 """The lengths of blocks whose scale can be read once for the whole block."""
-FEW = 4
-"""The most rows for which the elements of a tile are multiplied one by one."""
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
@@ -67,7 +65,7 @@ class _Writer(Tiled):
         if self.words is not None:
             along_depth = self.words.along_depth
             return choose.words(self.columns, self.depth, self.rows, block, along_depth=along_depth)
-        if bounds(self.rows)[1] <= FEW:
+        if bounds(self.rows)[1] <= choose.FEW:
             return choose.row(self.columns, self.depth, self.items * self.rows, stored)
         fixed = block in BLOCKS and whole(self.depth, block)
         steps = ((block,) if fixed else choose.STEPS) if self.fits_units else (1,)
@@ -76,7 +74,7 @@ class _Writer(Tiled):
 
     def _words(self, right: Instruction) -> Words | None:
         """How the right operand is stored in words, if it is read so."""
-        words = words_of(self.reader, right) if bounds(self.rows)[1] <= FEW else None
+        words = words_of(self.reader, right) if bounds(self.rows)[1] <= choose.FEW else None
         fits = words and whole(self.depth, words.block * choose.BLOCKS[0])
         return words if fits and self.inner.shape.dtype.bits <= 32 else None
 

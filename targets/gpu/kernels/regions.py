@@ -12,7 +12,7 @@ from migx.ops.layout import Concat
 from migx.passes.rewrite_concat import MOST
 from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.emit.text import Kernel, Writer
-from migx.targets.gpu.kernels.fused import computable, write_line
+from migx.targets.gpu.parts.nodes import computable, write_line
 from migx.targets.gpu.tiles import tiles
 
 

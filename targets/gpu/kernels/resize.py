@@ -7,9 +7,6 @@ rounding is the same: it decides which element is the nearest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import product as combinations
-
 from migx.ir import Instruction
 from migx.ops.quantization import limits
 from migx.ops.resize import Resize, is_rounded
@@ -18,13 +15,11 @@ from migx.targets.gpu.emit.expressions import Expr
 from migx.targets.gpu.emit.text import Kernel
 from migx.targets.gpu.emit.types import COMPUTING, storable
 from migx.targets.gpu.parts import elements
-from migx.targets.gpu.parts.line import WHOLE, Line
+from migx.targets.gpu.parts.line import WHOLE, Line, Tap
 
 MOST = 256
 """The most taps of an element of the result."""
 DOUBLE = "tl.float64"
-Tap = tuple[Expr, str | None]
-"""An index on an axis, and its weight, None for 1."""
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
@@ -53,7 +48,7 @@ def _resized(line: Line, op: Resize) -> Expr:
     if op.mode == "nearest":
         text = line.read(0, [place for ((place, _),) in taps]).text
     else:
-        text = mixed(line, taps, COMPUTING[dtype.name] if dtype.is_float else DOUBLE)
+        text = line.mixed(taps, COMPUTING[dtype.name] if dtype.is_float else DOUBLE)
         if dtype.is_integer:
             text = _truncated(text, line)
     if outside:
@@ -63,18 +58,6 @@ def _resized(line: Line, op: Resize) -> Expr:
         there = " | ".join(outside)
         text = f"tl.where({there}, {fill}, {text}.to({COMPUTING[dtype.name]}))"
     return w.let(text, WHOLE)
-
-
-def mixed(line: Line, taps: Sequence[Sequence[Tap]], kind: str) -> str:
-    """The sum of the elements at all combinations of indices, each times its weights."""
-    w, total = line.writer, ""
-    for chosen in combinations(*taps):
-        value = line.read(0, [place for place, _ in chosen])
-        text = f"{value.text}.to({kind})"
-        for weight in (by for _, by in chosen if by is not None):
-            text = f"{text} * {weight}.to({kind})"
-        total = w.let(f"{total} + {text}" if total else text, WHOLE).text
-    return total
 
 
 def _truncated(text: str, line: Line) -> str:

@@ -16,9 +16,8 @@ from migx.shape import F32, F64
 from migx.targets.gpu.emit.expressions import Expr, expr
 from migx.targets.gpu.emit.text import Kernel
 from migx.targets.gpu.emit.types import COMPUTING, storable
-from migx.targets.gpu.kernels.resize import Tap, mixed
 from migx.targets.gpu.parts import elements
-from migx.targets.gpu.parts.line import WHOLE, Line
+from migx.targets.gpu.parts.line import WHOLE, Line, Tap
 
 FURTHEST = 2.0**24
 """A bin of more elements than this along a side is not sampled at each of them."""
@@ -45,7 +44,7 @@ def _aligned(line: Line, op: RoiAlign) -> Expr:
         found = total.text
         for pair in combinations(rows, columns):
             taps: list[list[Tap]] = [[image], [(line.places[1], None)], *([tap] for tap in pair)]
-            found = elements.combined(ufunc, found, mixed(line, taps, kind), wide)
+            found = elements.combined(ufunc, found, line.mixed(taps, kind), wide)
         there = f"({row.text} < {sides[0].count.text}) & ({column.text} < {sides[1].count.text})"
         w.line(f"{total.text} = tl.where({there}, {found}, {total.text})")
     text = total.text

@@ -12,9 +12,8 @@ from migx.shape import F32, F64, DType
 from migx.targets.gpu.emit.expressions import Expr, expr
 from migx.targets.gpu.emit.text import Kernel
 from migx.targets.gpu.emit.types import COMPUTING, storable
-from migx.targets.gpu.kernels.resize import Tap, mixed
 from migx.targets.gpu.parts import elements
-from migx.targets.gpu.parts.line import WHOLE, Line
+from migx.targets.gpu.parts.line import WHOLE, Line, Tap
 
 KEYS = -0.75
 """The coefficient of Keys' convolution."""
@@ -38,7 +37,7 @@ def _sampled(line: Line, op: GridSample) -> Expr:
     wide, rank = (F64 if dtype is F64 else F32), line.at.shape.rank
     taps: list[list[Tap]] = [[(place, None)] for place in line.places[:2]]
     taps += [_taps(line, op, axis, wide) for axis in range(rank - 2)]
-    text = mixed(line, taps, COMPUTING[wide.name])
+    text = line.mixed(taps, COMPUTING[wide.name])
     return w.let(elements.converted(text, wide, dtype), WHOLE)
 
 

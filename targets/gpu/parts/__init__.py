@@ -1,1 +1,3 @@
-"""The building blocks of kernels: elements, lines, reading through operations, split depths."""
+"""What several families of kernels are made of: elements, nodes, lines, tiles of products, operands
+read through operations.
+"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product as combinations
 from typing import Any
 
 from migx.dim import Extent, product
@@ -18,6 +19,8 @@ from migx.targets.gpu.tiles import tiles
 
 WHOLE = frozenset({0})
 """The axes over which elementwise values vary."""
+Tap = tuple[Expr, str | None]
+"""An index on an axis, and its weight, None for 1."""
 
 
 class Line:
@@ -54,3 +57,14 @@ class Line:
     def index_at(self, number: int, places: Sequence[Expr], extent: Extent) -> Expr:
         """An index read from an input, counted from the start and clamped to an axis."""
         return self.writer.within(self.read(number, places), extent)
+
+    def mixed(self, taps: Sequence[Sequence[Tap]], kind: str) -> str:
+        """The sum of input 0's elements at all combinations of taps, each times its weights."""
+        w, total = self.writer, ""
+        for chosen in combinations(*taps):
+            value = self.read(0, [place for place, _ in chosen])
+            text = f"{value.text}.to({kind})"
+            for weight in (by for _, by in chosen if by is not None):
+                text = f"{text} * {weight}.to({kind})"
+            total = w.let(f"{total} + {text}" if total else text, WHOLE).text
+        return total

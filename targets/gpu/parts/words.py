@@ -20,9 +20,8 @@ from migx.ops.packing import FLAT, Unpack
 from migx.ops.quantization import DequantizeLinear
 from migx.shape import U32
 from migx.targets.gpu.emit.expressions import BOTH, Expr, Part
-from migx.targets.gpu.emit.text import Writer
+from migx.targets.gpu.emit.text import Writer, is_aligned
 from migx.targets.gpu.parts.reader import VIEWS, Reader, axes_below
-from migx.targets.gpu.runs.places import is_aligned
 from migx.targets.gpu.tiles import AHEAD, whole
 
 PER = 8

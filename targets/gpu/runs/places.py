@@ -47,16 +47,6 @@ def lies_in(at: Instruction) -> Instruction | None:
     return at.inputs[0] if isinstance(at.op, (Assume, Sync)) or is_alias(at) else None
 
 
-def is_aligned(value: Instruction) -> bool:
-    """Whether a value on the device is known to be aligned to 16 bytes."""
-    while is_alias(value):
-        step = shift(value)
-        if not isinstance(step, int) or step * value.shape.dtype.bits % 128:
-            return False
-        value = value.inputs[0]
-    return True
-
-
 class Places:
     """The ``roots`` of a module's values that are on the device; those ``given`` from outside are
     their own.

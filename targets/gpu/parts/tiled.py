@@ -22,7 +22,7 @@ from migx.targets.gpu.cost_model import Tile
 from migx.targets.gpu.emit.expressions import BOTH, Expr, Part, expr
 from migx.targets.gpu.emit.text import Kernel, Writer
 from migx.targets.gpu.emit.types import COMPUTING, storable, summed
-from migx.targets.gpu.kernels.fused import computable, evaluated
+from migx.targets.gpu.parts.nodes import computable, write_all
 from migx.targets.gpu.parts.reader import Reader
 from migx.targets.gpu.tiles import tiles
 
@@ -164,10 +164,7 @@ class Tiled(ABC):
             if access.operand != PRODUCT:
                 strides = [access.strides[i] for i in (*down, *across)]
                 place[access] = w.offset(parts, strides)
-        evaluated(w, rest.nodes, range(len(rest.nodes)), found, place)
-        for number, access in rest.outputs:
-            value, where = (w.spread(e, self.piece) for e in (found[number], place[access]))
-            w.store(access.operand, where, value, access.dtype)
+        write_all(w, rest, found, place, self.piece)
 
     # A depth in parts.
 
