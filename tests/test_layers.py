@@ -20,6 +20,8 @@ ABOVE = {
     "passes": ("migx.targets",),
     "targets": (),
 }
+GPU = ("emit", "parts", "kernels", "code", "devices", "runs")
+"""The folders of the gpu target: each knows those before it."""
 OUTSIDE = ("benchmarks", "passes", "targets", "tests")
 HELP = """
 from migx.cli import main
@@ -92,6 +94,15 @@ def test_no_layer_imports_one_above_it(layer: str) -> None:
     assert sources
     found = {f: offending(f.read_text("utf-8"), ABOVE[layer] + OUTSIDE) for f in sources}
     assert not {str(f.relative_to(ROOT)): names for f, names in found.items() if names}
+
+
+@pytest.mark.parametrize("folder", GPU)
+def test_no_folder_of_the_gpu_target_imports_one_above_it(folder: str) -> None:
+    above = tuple(f"migx.targets.gpu.{name}" for name in GPU[GPU.index(folder) + 1 :])
+    if folder == "kernels":  # a family knows no other
+        above += ("migx.targets.gpu.kernels",)
+    for file in (CORE / "targets" / "gpu" / folder).glob("*.py"):
+        assert not offending(file.read_text(), above), f"{file} imports what is above {folder}"
 
 
 def test_what_knows_nothing_of_programs_imports_errors_alone() -> None:

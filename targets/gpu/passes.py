@@ -18,7 +18,6 @@ from migx.pipeline import Approximation
 from migx.planning import is_alias, is_memory, pieces, results, with_known
 from migx.program import Program
 from migx.sizes import asked_again
-from migx.targets.gpu.code.tuning import Tuner
 from migx.targets.gpu.cost_model import around
 from migx.targets.gpu.emit.text import Kernel, is_aligned, operands
 from migx.targets.gpu.kernels import kernel_for
@@ -32,6 +31,7 @@ from migx.targets.gpu.operations import (
     Sync,
 )
 from migx.targets.gpu.rounding import RoundedToTf32
+from migx.targets.gpu.tuning import Tuner
 
 FEW = 64
 """Values of up to so many elements are copied to the device only if a kernel reads them."""

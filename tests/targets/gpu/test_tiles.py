@@ -15,11 +15,11 @@ from migx.dim import Dim
 from migx.errors import TargetError
 from migx.targets.gpu import Gpu, tiles
 from migx.targets.gpu.architectures import ARCHITECTURES, Architecture
-from migx.targets.gpu.code.tuning import CANDIDATES, Tuner, candidates
 from migx.targets.gpu.cost_model import LATENCY, MANY, Tile, around, choosing, chosen, many
 from migx.targets.gpu.devices import cupy_device
 from migx.targets.gpu.devices.interpreter import InterpreterDevice
 from migx.targets.gpu.operations import CodeObject
+from migx.targets.gpu.tuning import CANDIDATES, Tuner, candidates
 from tests.targets.gpu.on_interpreter import DEVICE, inputs_for
 
 DOT = "module main(x: f32[n, 96], y: f32[96, 80]) {\n %0 = dot(x, y)\n return %0\n}"
