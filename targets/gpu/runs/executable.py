@@ -18,7 +18,7 @@ from migx.binding import Sizes, sizes_told
 from migx.dims.extents import BySizes
 from migx.errors import TargetError
 from migx.ir import Instruction, Module
-from migx.ops.builtin import Literal, Param, Return, Slot, Undefined
+from migx.ops.builtin import Param, Undefined
 from migx.ops.dims import DimLiteral
 from migx.planning import is_alias, is_memory, pieces, with_known
 from migx.profile import Cost, Profile
@@ -31,7 +31,7 @@ from migx.targets.gpu.code.compiling import Binary, Request, binaries
 from migx.targets.gpu.devices.device import Buffer, Device, handle_of
 from migx.targets.gpu.devices.values import DeviceArgument, placed
 from migx.targets.gpu.kernels import kernel_for
-from migx.targets.gpu.operations import CodeObject, CopyFrom, CopyTo, Counted, DeviceLiteral
+from migx.targets.gpu.operations import CodeObject, CopyFrom, Counted, DeviceLiteral
 from migx.targets.gpu.runs.places import Places
 from migx.targets.gpu.runs.plan import Form, Plan
 from migx.verify import captures, captures_of
@@ -40,19 +40,8 @@ if TYPE_CHECKING:
     from migx.targets.gpu import Gpu
 
 
-NO_WORK = (
-    CodeObject,
-    CopyTo,
-    CopyFrom,
-    Counted,
-    DimLiteral,
-    Literal,
-    Param,
-    Return,
-    Slot,
-    Undefined,
-)
-"""Operations that need no work on the host."""
+NO_WORK = (CopyFrom, Counted, DimLiteral, Undefined)
+"""Operations that need no kernel, besides those on values that lie on the device."""
 
 
 PLANS = 16
@@ -206,17 +195,37 @@ class GpuExecutable:
             for at in [] if module.bypass else module:
                 known = isinstance(at.op, NO_WORK) or at in places.roots or is_alias(at)
                 runs = any(not inner.bypass for inner in at.modules)
-                if not known and not runs and kernel_for(at) is None:
+                needed = places.host_takes_part(at) and not known and not runs
+                if needed and kernel_for(at) is None:
                     found.append(at)
         return found
 
     # Runs.
 
     def run(
-        self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument] = NO_SLOTS
+        self,
+        arguments: Mapping[str, Argument],
+        slots: Mapping[str, Argument] = NO_SLOTS,
+        **how: Any,
     ) -> list[Argument]:
-        """The results for arguments that have been checked against the parameters."""
-        return self._run(arguments, slots)
+        """The results, on host or device, for arguments that have been checked against the
+        parameters; ``how`` is given to the ``Run``.
+        """
+        from migx.targets.gpu.runs.running import Run
+
+        device, main = self._device, self.program.main
+        key = tuple([value.shape for value in arguments.values()])
+        known = self._sizes.get(key)
+        if known is None:
+            known = self._sizes[key] = self._sizes_and_places([*arguments.values()])
+        sizes, shapes = known
+        given = [
+            value if shape is None else placed(name, value, shape, device)
+            for (name, value), shape in zip(arguments.items(), shapes, strict=True)
+        ]
+        results = Run(self, slots, **how).module(main, given, {}, sizes)
+        offload = self.target.offload_copy
+        return [self.target.copy_from(v) for v in results] if offload else results
 
     def enqueue(
         self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument], stream: Any = None
@@ -231,13 +240,13 @@ class GpuExecutable:
             )
         device = self._device
         with device.on(device.stream if stream is None else handle_of(stream)):
-            results = self._run(arguments, slots, waits=False)
+            results = self.run(arguments, slots, waits=False)
             return [DeviceArgument.of_host(value, device) for value in results]
 
     def profile(self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument]) -> Profile:
         """Runs once, kernel by kernel, and reports the cost of each."""
         costs: list[Cost] = []
-        self._run(arguments, slots, watch=costs)
+        self.run(arguments, slots, watch=costs)
         plans = [plan for cut in self.pieces.values() for p in cut for plan in p.plans.values()]
         weights = sum(literal.nbytes for literal in self.literals.values())
         weights += sum(value.nbytes for value in slots.values())
@@ -259,26 +268,6 @@ class GpuExecutable:
                 "it (migx.save), and load it where there is one"
             )
         return self.device
-
-    def _run(
-        self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument], **how: Any
-    ) -> list[Argument]:
-        """The results, on host or device."""
-        from migx.targets.gpu.runs.running import Run
-
-        device, main = self._device, self.program.main
-        key = tuple([value.shape for value in arguments.values()])
-        known = self._sizes.get(key)
-        if known is None:
-            known = self._sizes[key] = self._sizes_and_places([*arguments.values()])
-        sizes, shapes = known
-        given = [
-            value if shape is None else placed(name, value, shape, device)
-            for (name, value), shape in zip(arguments.items(), shapes, strict=True)
-        ]
-        results = Run(self, slots, **how).module(main, given, {}, sizes)
-        offload = self.target.offload_copy
-        return [self.target.copy_from(v) for v in results] if offload else results
 
     def _sizes_and_places(self, arguments: Sequence[Argument]) -> tuple[Sizes, list[Shape | None]]:
         """The sizes that arguments determine, and the layout on the device of those read there."""

@@ -8,15 +8,10 @@ from collections.abc import Iterable
 
 from migx.dim import Extent
 from migx.ir import Instruction
-from migx.ops.builtin import GetTupleElem, Param, Slot
+from migx.ops.builtin import GetTupleElem, Literal, Param, Return, Slot
 from migx.ops.control import Assume
 from migx.planning import is_alias, shift
 from migx.targets.gpu.operations import Allocate, CodeObject, CopyTo, Counted, DeviceLiteral, Sync
-
-
-def is_root(at: Instruction) -> bool:
-    """Whether a value on the device has memory of its own."""
-    return isinstance(at.op, (Allocate, CopyTo, DeviceLiteral, Slot))
 
 
 def may_be_there(at: Instruction) -> bool:
@@ -56,10 +51,19 @@ class Places:
         self.roots: dict[Instruction, Instruction] = {at: at for at in given}
         for at in instructions:
             source = lies_in(at)
-            if is_root(at):
+            if isinstance(at.op, (Allocate, CopyTo, DeviceLiteral, Slot)):
                 self.roots[at] = at
             elif source is not None and source in self.roots:
                 self.roots[at] = self.roots[source]
+
+    def host_takes_part(self, at: Instruction) -> bool:
+        """Whether the host takes part in an instruction: not in a kernel, nor in memory, a view of
+        some, a value on the device already, or a parameter or result.
+        """
+        if isinstance(at.op, (Assume, CopyTo, Sync)):
+            return True
+        known = isinstance(at.op, (CodeObject, GetTupleElem, Literal, Param, Return))
+        return not known and at not in self.roots
 
     def start(self, at: Instruction) -> tuple[Instruction, Extent]:
         """The root of a value on the device, and its offset there in bytes."""

@@ -22,14 +22,12 @@ from migx.dims.extents import Numbers
 from migx.errors import InputError
 from migx.ir import Instruction
 from migx.op import Operation
-from migx.ops.builtin import GetTupleElem, Literal, Param, Return
-from migx.ops.control import Assume
 from migx.planning import Arena
 from migx.shape import Shape
 from migx.sizes import Numbered
 from migx.targets.gpu.devices.device import ALIGNMENT
 from migx.targets.gpu.emit.text import MOST, is_vast
-from migx.targets.gpu.operations import Allocate, CodeObject, CopyFrom, CopyTo, DeviceLiteral, Sync
+from migx.targets.gpu.operations import Allocate, CodeObject, CopyFrom, CopyTo, DeviceLiteral
 from migx.targets.gpu.runs.places import Places, may_be_there
 from migx.text import draw_instruction
 from migx.verify import captures_of
@@ -42,13 +40,6 @@ Replay = Callable[[], None]
 """A function that replays a recording."""
 
 
-class Reference(NamedTuple):
-    """A value on the device: its root, and its offset there in bytes."""
-
-    root: Instruction
-    offset: int
-
-
 class Place(NamedTuple):
     """The location of a value on the device, and its shape."""
 
@@ -58,11 +49,11 @@ class Place(NamedTuple):
 
 
 class Launch(NamedTuple):
-    """A kernel with its arguments: operands, then words."""
+    """A kernel and its arguments: operands, as roots and offsets there in bytes; then words."""
 
     at: Instruction
     grid: int
-    operands: tuple[Reference, ...]
+    operands: tuple[tuple[Instruction, int], ...]
     words: tuple[int, ...]
 
 
@@ -109,7 +100,7 @@ class KernelForm:
     def launches(self, numbers: Sequence[int]) -> list[Launch]:
         """The launches for given numbers, one for each turn; none if it has no programs."""
         grid, words = numbers[self.grid], tuple([numbers[i] for i in self.words])
-        operands = tuple([Reference(root, numbers[i]) for root, i in self.operands])
+        operands = tuple([(root, numbers[i]) for root, i in self.operands])
         turns = [()] if self.turns is None else [(i,) for i in range(numbers[self.turns])]
         return [Launch(self.at, grid, operands, (*words, *turn)) for turn in turns] if grid else []
 
@@ -174,7 +165,7 @@ class Form(Numbered):
         for at in instructions:
             if isinstance(at.op, CopyFrom):
                 waiting.append(at)
-            elif self._is_of_host(at):
+            elif self.places.host_takes_part(at):
                 made += [*waiting, at]
                 waiting = []
             else:
@@ -200,7 +191,7 @@ class Form(Numbered):
         for at in instructions:
             if isinstance(at.op, CodeObject):
                 stretch.append(self._kernel(at, at.op))
-            elif self._is_of_host(at):
+            elif self.places.host_takes_part(at):
                 self._end(stretch)
                 stretch = []
                 self.steps.append(at)
@@ -213,15 +204,6 @@ class Form(Numbered):
             copied = {r for r in roots if isinstance(r.op, CopyTo) and may_be_there(r)}
             fixed = literals.union(self.inside) - copied
             self.steps.append(Stretch(stretch, tuple(r for r in roots if r not in fixed)))
-
-    def _is_of_host(self, at: Instruction) -> bool:
-        """Whether an instruction is a step in which the host takes part: not a kernel, nor memory,
-        a view of some, a value on the device already, or a parameter or result.
-        """
-        if isinstance(at.op, (Assume, CopyTo, Sync)):
-            return True
-        known = isinstance(at.op, (CodeObject, GetTupleElem, Literal, Param, Return))
-        return not known and at not in self.places.roots
 
     def _kernel(self, at: Instruction, op: CodeObject) -> KernelForm:
         starts = [self.places.start(value) for value in at.inputs]
