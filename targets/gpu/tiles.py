@@ -306,30 +306,24 @@ def fold(
     has only one, or if rows are so short that each warp has its own. With enough rows for all units
     a thread has 32 elements, with fewer 8, so that more threads work.
     """
-    gpu = chosen().gpu
-    high = many(rows)
+    gpu, high = chosen().gpu, many(rows)
+    at_once = isinstance(length, int) and length <= longest
     each, least = 32 if high >= gpu.units else 8, 1
-    if along_rows or not isinstance(length, int) or length > longest:
+    if along_rows or not at_once:
         each, least = 16, 4
     each = min(each, _elements(bits))
-    if not isinstance(length, int) or length > longest:
+    if isinstance(length, int) and at_once:
+        shapes = _whole_rows(high, length, each, along_rows=along_rows)
+        why = "rows are read once and stay in registers"
+    else:
         parts = [(1, 4096), (1, 8192), (1, 2048)] if high >= gpu.units else [(1, 8192), (1, 4096)]
         shapes = [(128, 32), (64, 64)] if along_rows else parts
         why = "rows are longer than registers hold, and are read part by part"
-    else:
-        width = power_of_two(max(1, length))
-        most = 4096 if along_rows or width <= 4 * gpu.warp else each * gpu.warp
-        most = min(most, 16 * each * gpu.warp)
-        full = max(1, min(most // width, 64))
-        shapes = [(full, width), (max(1, full // 2), width), (max(1, full // 4), width)]
-        enough = [s for s in shapes if high >= s[0] * gpu.units]
-        shapes = (enough or shapes[::-1]) + ([] if not enough else shapes[len(enough) :])
-        why = "rows are read once and stay in registers"
     found = []
     for tall, width in dict.fromkeys(shapes):
         height = min(tall, power_of_two(high))
         shared, about = 1, why
-        if isinstance(length, int) and length > longest:
+        if isinstance(length, int) and not at_once:
             steps, size, count = -(-length // width), height * width, -(-high // height)
             shared = sharing(count, steps, size, bits, stages)
             about += f" by {shared} programs, in turns" if shared > 1 else ""
@@ -338,6 +332,18 @@ def fold(
         said = f"{height} x {width}: {about}"
         found.append(Tile(height, width, 1, _down(warps), parts=shared, why=said))
     return ranked(list(dict.fromkeys(found)))
+
+
+def _whole_rows(high: int, length: int, each: int, *, along_rows: bool) -> list[tuple[int, int]]:
+    """Tiles of whole rows, of which a thread has so many elements: those first of which there are
+    enough for all units.
+    """
+    gpu, width = chosen().gpu, power_of_two(max(1, length))
+    most = 4096 if along_rows or width <= 4 * gpu.warp else each * gpu.warp
+    full = max(1, min(min(most, 16 * each * gpu.warp) // width, 64))
+    shapes = [(max(1, full // part), width) for part in (1, 2, 4)]
+    enough = [shape for shape in shapes if high >= shape[0] * gpu.units]
+    return enough + shapes[len(enough) :] if enough else shapes[::-1]
 
 
 def _elements(bits: int) -> int:
