@@ -15,9 +15,7 @@ from migx.fusion.kernels import CONVOLUTIONS, FusedKernel, core_of
 from migx.ir import Instruction
 from migx.ops._windows import split
 from migx.ops.linear import Convolution
-from migx.shape import DType
 from migx.targets.gpu import tiles as choose
-from migx.targets.gpu.cost_model import Tile
 from migx.targets.gpu.emit.expressions import Expr, Part, both, by_axis
 from migx.targets.gpu.emit.text import Kernel
 from migx.targets.gpu.parts.sums import Sums
@@ -49,18 +47,10 @@ class _Writer(Tiled):
         self.items = self.op.group * inner.shape.dims[0]
         self.units = self.fits_units and self.outputs > FEW
         self.by_tap = self._steps_of_taps() if self.units else ()
-        self.tile = self._tile(self.kinds[0])
-        self.size = self.tile.rows, self.tile.columns
-        self.step = self.tile.depth if self.units else 1
-
-    def _tile(self, kind: DType) -> Tile:
-        """Output channels by pixels of a tile."""
-        sizes = self.outputs, self.columns, self.depth, self.items, kind.bits
-        return (
-            choose.product(*sizes, self.by_tap or choose.STEPS)
-            if self.units
-            else choose.taps(*sizes)
-        )
+        sizes = self.outputs, self.columns, self.depth, self.items, self.kinds[0].bits
+        steps = self.by_tap or choose.STEPS
+        self.tile = choose.product(*sizes, steps) if self.units else choose.taps(*sizes)
+        self.size, self.step = (self.tile.rows, self.tile.columns), self.tile.depth
 
     def _steps_of_taps(self) -> tuple[int, ...]:
         """How many channels a step may take if the depth runs tap by tap; empty if it does not."""
