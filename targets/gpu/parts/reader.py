@@ -106,11 +106,15 @@ class Reader:
         """The axis along which pairs of a value's elements share a byte; None if there is none, or
         an element may be unpaired.
         """
-        if value in self.operands or isinstance(value.op, (Literal, Gather)):
+        if (
+            value in self.operands
+            or not value.shape.rank
+            or isinstance(value.op, (Literal, Gather))
+        ):
             return None
         op, source = value.op, value.inputs[0]
         if isinstance(op, Unpack):
-            axis = value.shape.rank - 1 if op.axis == FLAT else op.axis % value.shape.rank
+            axis = _packed_axis(value, op)
             extent = value.shape.dims[axis]
             paired = op.stored(source.shape.dtype).bits == 4 and source in self.operands
             return axis if paired and isinstance(extent, int) and extent % 2 == 0 else None
@@ -206,11 +210,10 @@ class Reader:
     def _unpacked(self, value: Instruction, op: Unpack, parts: Sequence[Part]) -> Expr:
         """A packed element, from the byte that holds it."""
         w, packed = self.writer, value.inputs[0]
-        places = self._places(parts)
-        last = op.axis % value.shape.rank if op.axis != FLAT else -1
-        pair = places[last].half if places else None
+        places, axis = self._places(parts), _packed_axis(value, op)
+        pair = places[axis].half if places else None
         if pair is not None and self.pairs_along(value) is not None:
-            return self._half(value, op, places)
+            return self._half(value, op, places, pair)
         bits = op.stored(packed.shape.dtype).bits
         per = 8 // bits
         if op.axis == FLAT:
@@ -218,7 +221,6 @@ class Reader:
             index = w.offset(parts, Shape(packed.shape.dtype, packed.shape.dims).true_strides)
             where, lane = w.let(index // per), w.let(index % per)
         else:
-            axis = op.axis % value.shape.rank
             lane = w.let(places[axis] % per)
             places[axis] = w.let(places[axis] // per)
             packed, parts = self._plain(packed, by_axis(places, packed.shape.dims))
@@ -226,21 +228,20 @@ class Reader:
         byte = w.load(self.operands[packed], where, self.shape(packed).dtype, raw=True)
         return self._level(value, byte, f"({lane.text} * {bits}).to(tl.uint8)", lane.over)
 
-    def _half(self, value: Instruction, op: Unpack, places: list[Expr]) -> Expr:
+    def _half(
+        self, value: Instruction, op: Unpack, places: list[Expr], pair: tuple[Expr, int]
+    ) -> Expr:
         """Four bits of bytes that are loaded once for both of their halves."""
-        packed = value.inputs[0]
-        axis = value.shape.rank - 1 if op.axis == FLAT else op.axis % value.shape.rank
-        half = places[axis].half
-        assert half is not None
+        packed, axis, (byte_index, half) = value.inputs[0], _packed_axis(value, op), pair
         dims = list(value.shape.dims)
         dims[axis] = dims[axis] // 2
-        places = [half[0] if i == axis else p for i, p in enumerate(places)]
+        places = [byte_index if i == axis else p for i, p in enumerate(places)]
         parts = by_axis(places, dims)
         shape = Shape(packed.shape.dtype, dims) if op.axis == FLAT else self.shape(packed)
         where = self.writer.offset(parts, shape.true_strides)
         dtype = packed.shape.dtype
         byte = self.writer.load(self.operands[packed], where, dtype, raw=True)
-        return self._level(value, byte, str(4 * half[1]), frozenset())
+        return self._level(value, byte, str(4 * half), frozenset())
 
     def _level(self, value: Instruction, byte: Expr, shift: str, over: frozenset[int]) -> Expr:
         """The value of a few bits of a byte, shifted by ``shift``."""
@@ -296,9 +297,10 @@ class Reader:
         """The index of a scale or zero point: one for all, one for each index of an axis, or one
         per block.
         """
-        dims, axis = parameter.shape.dims, op.axis % value.shape.rank
+        dims = parameter.shape.dims
         if product(dims) == 1:
             return by_axis([expr(0)] * len(dims), dims)
+        axis = op.axis % value.shape.rank
         if not op.block:
             return [Part(places[axis], dims)]
         found, place, block = list(places), places[axis], op.block
@@ -328,6 +330,11 @@ def axes_below(view: Instruction) -> Sequence[int | None] | None:
         return None
     kept = iter([i for i, d in enumerate(dims) if d != 1])
     return [None if d == 1 else next(kept) for d in view.shape.dims]
+
+
+def _packed_axis(value: Instruction, op: Unpack) -> int:
+    """The axis of an unpacked value along which elements share bytes: the last, if ``FLAT``."""
+    return op.axis % max(1, value.shape.rank)
 
 
 def _through(value: Instruction) -> Instruction:

@@ -185,6 +185,18 @@ def test_four_bits_packed_along_an_axis(axis: int) -> None:
     )
 
 
+def test_four_bits_alone() -> None:
+    holds(
+        """module main(x: f32[40, 80], w: u4[], s: f32[]) {
+          %0 = unpack_int4(w)
+          %1 = dequantizelinear(%0, s)
+          %2 = multibroadcast(%1) {out_lens=(80, 64)}
+          %3 = dot(x, %2)
+          return %3
+        }"""
+    )
+
+
 @pytest.mark.parametrize("dims", ["", "1", "1, 1"])
 def test_four_bits_with_one_packed_zero_point(dims: str) -> None:
     holds(
