@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import takewhile
 
 from migx import op as operations
 from migx.base.memory import installed
@@ -53,11 +54,16 @@ def bare_symbols(instructions: Iterable[Instruction]) -> set[str]:
 
 def known_symbols(module: Module) -> set[str]:
     """The symbols whose sizes are known before a module's first instruction runs: from its
-    parameters, those of ``main``, or the enclosing modules.
+    parameters, those of ``main``, or what comes before it in the enclosing modules.
     """
     given = (*module.program.main.parameters.values(), *module.parameters.values())
-    _, *around = module.enclosing()
-    return bare_symbols(given).union(*map(bare_symbols, around))
+    runners = (inner.parent for inner in module.enclosing())
+    return bare_symbols(given).union(*(bare_symbols(_before(at)) for at in runners if at))
+
+
+def _before(at: Instruction) -> Iterator[Instruction]:
+    """The instructions before this one in its module."""
+    return takewhile(lambda other: other is not at, at.owner)
 
 
 def read_symbols(at: Instruction) -> frozenset[str]:

@@ -428,3 +428,54 @@ def test_dims_computed_by_many_steps_are_looked_at_once(step: str, tmp_path: Pat
     head = "main (float[1] x, int64[1] v0, bool[1] c) => (float[n] y) <int64[1] one = {1}>"
     program = read(f"{head} {{ {steps} y = Expand(x, v1200) }}", tmp_path)
     assert "{out_lens=(y.0,)}" in str(program)
+
+
+INSIDE = """
+main (float[1, d] x, int64[2] t, bool c, float zero)
+=> (float[p, q] y, float o, float[k, r, s] so) {
+  y = If (c) <
+    then_branch = g () => (float[p, q] a) { a = Expand(x, t) },
+    else_branch = h () => (float[p, q] b) { twice = Add(x, x) b = Expand(twice, t) }
+  >
+  o, so = Scan <num_scan_inputs = 1,
+    body = f (float sum, float[d] row) => (float next, float[r, s] e) {
+      e = Expand(row, t)
+      all = ReduceSum<keepdims = 0>(e)
+      next = Add(sum, all)
+    }
+  > (zero, x)
+}"""
+
+
+@pytest.mark.parametrize("target", ["ref", "cpu"])
+def test_computed_dims_inside_control_flow_are_read_from_around_it(
+    target: str, tmp_path: Path
+) -> None:
+    """The result of the Scan has the same dims, but only its body can tell them."""
+    program = read(INSIDE, tmp_path).compile(target)
+    x = np.arange(4, dtype=np.float32).reshape(1, 4)
+    for c, t in ((True, (3, 4)), (False, (2, 1)), (True, (1, 1)), (False, (0, 4))):
+        given = {"x": x, "t": np.array(t), "c": np.array(c), "zero": np.zeros((), np.float32)}
+        y, o, so = program.eval(given)
+        wide = np.broadcast_to(x, (t[0], 4))
+        np.testing.assert_array_equal(y, wide if c else 2 * wide)
+        np.testing.assert_array_equal(o, wide.sum())
+        np.testing.assert_array_equal(so, wide[None])
+
+
+def test_a_list_cut_at_a_size_known_at_run_time_keeps_its_length(tmp_path: Path) -> None:
+    text = """
+    main (float[n] q, int64[2] t, float[1, 4] x) => (float[p, r] y)
+    <int64[1] zero = {0}, int64[1] two = {2}> {
+      n = Shape(q)
+      a = Slice(t, zero, n)
+      b = Slice(t, n, two)
+      c = Concat<axis = 0>(a, b)
+      y = Expand(x, c)
+    }"""
+    program = read(text, tmp_path).compile("ref")
+    x = np.arange(4, dtype=np.float32).reshape(1, 4)
+    for count in range(3):
+        given = {"q": np.zeros(count, np.float32), "t": np.array([3, 4]), "x": x}
+        (y,) = program.eval(given)
+        np.testing.assert_array_equal(y, np.broadcast_to(x, (3, 4)))

@@ -236,4 +236,4 @@ def _before_parts(node: Node, value: Instruction) -> Sequence[Instruction]:
     if not small or node.extents(value) is not None:
         return ()
     each = value.op.name == "concat" or operations.traits(value.op).pointwise
-    return value.inputs if each else ()
+    return value.inputs if each and all(v.shape.static for v in value.inputs) else ()
