@@ -108,7 +108,8 @@ class Naming:
         own = [each for each in tensors if each.name == name]
         first, *rest = own[:1] or tensors
         value = first.read(held, shape)
-        if any(each.read(held, shape) != value for each in rest):
+        array = _in_type(value.array, shape.dtype.numpy)
+        if not all(_same(array, each.read(held, shape).array) for each in rest):
             raise WeightError(
                 f"weight {name!r} may be {first_few([str(t) for t in tensors], 5)}: these were "
                 "equal where names were found, and are not here; give it by its name in the program"
@@ -138,21 +139,29 @@ def _weights(program: Program) -> Iterator[tuple[str, Argument]]:
 
 
 def _alike(weight: Array, tensors: Mapping[str, Array]) -> Iterator[Tensor]:
-    """The tensors of as many elements that are a weight, as they are or else transposed; those of
+    """The tensors of as many elements that are a weight, as they are, transposed, or both; those of
     other types if they are once converted.
     """
     for name, tensor in tensors.items():
-        turned = tensor.ndim == 2 and tensor.shape == weight.shape[::-1]
-        for transposed in (False, True) if turned else (False,):
-            given = tensor.T if transposed else tensor
-            if _same(weight, given):
-                yield Tensor(name, transposed)
-                break
+        if _same(weight, tensor):
+            yield Tensor(name)
+        turned = tensor.shape == weight.shape[::-1]
+        if tensor.ndim == 2 and 1 not in tensor.shape and turned and _same(weight, tensor.T):
+            yield Tensor(name, transposed=True)
 
 
 def _same(weight: Array, tensor: Array) -> bool:
-    """Whether two arrays have the same elements in the same order: a few at their ends first."""
-    for part in (slice(SAMPLE), slice(-SAMPLE, None)):
-        if not np.array_equal(weight.flat[part], tensor.flat[part].astype(weight.dtype)):
+    """Whether two arrays have the same elements in the same order, once the other has the type of
+    the weight; NaN is equal to NaN. A few at their ends are compared first.
+    """
+    for part in (slice(SAMPLE), slice(-SAMPLE, None), slice(None)):
+        given = _in_type(tensor.flat[part], weight.dtype)
+        if not np.array_equal(weight.flat[part], given, equal_nan=True):
             return False
-    return np.array_equal(weight.reshape(-1), tensor.reshape(-1).astype(weight.dtype))
+    return True
+
+
+def _in_type(array: Array, dtype: np.dtype[Any]) -> Array:
+    """An array in another type, in which large numbers may be infinite."""
+    with np.errstate(over="ignore"):
+        return array.astype(dtype, copy=False)

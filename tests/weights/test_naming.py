@@ -77,6 +77,27 @@ def test_weights_of_equal_values_are_told_apart_by_name_or_not_at_all() -> None:
         naming.of({"n1": ones, "n2": 2 * ones})
 
 
+def test_equal_weights_may_have_different_types_and_large_values() -> None:
+    w = np.array([1, 2, np.nan, np.inf], np.float16)
+    program = Program()
+    program.main.add_return(program.main.add_literal(w, name="w"))
+    base = {"a": w, "b": w.astype(np.float64), "large": np.full(4, 1e300)}
+    naming = Naming.by_value(program, base)
+    assert naming.tensors == {"w": (Tensor("a"), Tensor("b"))}
+    np.testing.assert_array_equal(naming.of(base)["w"].array, w)
+    with pytest.raises(WeightError, match="'w' may be 'a', 'b': these were equal where"):
+        naming.of(base | {"b": np.ones(4)})
+
+
+def test_a_symmetric_matrix_may_be_transposed() -> None:
+    program = Program()
+    program.main.add_return(program.main.add_literal(np.eye(3, dtype=np.float32), name="w"))
+    naming = Naming.by_value(program, {"a": np.eye(3)})
+    np.testing.assert_array_equal(naming.of({"a": 2 * np.eye(3)})["w"].array, 2 * np.eye(3))
+    with pytest.raises(WeightError, match="'w' may be 'a', 'a, transposed': these were equal"):
+        naming.of({"a": np.arange(9).reshape(3, 3)})
+
+
 def test_what_is_not_found_is_said(model: Path) -> None:
     program, base = migx.parse_onnx(model), exported(A)
     del base["up.bias"]
