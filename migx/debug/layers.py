@@ -51,7 +51,7 @@ class Distance:
         with np.errstate(invalid="ignore"):
             apart = np.abs(x.astype(np.float64) - y.astype(np.float64))
         errors = np.where(unequal, apart, 0.0)
-        rms = float(np.sqrt(np.mean(np.square(errors)))) if x.size else 0.0
+        rms = root_mean_square(errors)
         strange = ~np.isfinite(x.astype(np.float64)) & np.isfinite(y.astype(np.float64))
         count = np.count_nonzero
         largest = float(errors.max(initial=0.0))
@@ -221,9 +221,16 @@ def relative(rms: float, expected: Array) -> float | None:
     0.
     """
     wide = expected.astype(np.float64)
-    wide = wide[np.isfinite(wide)]
-    size = float(np.sqrt(np.mean(np.square(wide)))) if wide.size else 0.0
+    size = root_mean_square(wide[np.isfinite(wide)])
     return rms / size if size else None
+
+
+def root_mean_square(numbers: Array) -> float:
+    """The root mean square of f64 numbers, whose squares may overflow; 0 of none."""
+    most = float(np.abs(numbers).max(initial=0.0))
+    if not 0 < most < np.inf:
+        return most
+    return most * float(np.sqrt(np.mean(np.square(numbers / most))))
 
 
 def _has_numbers(dtype: DType) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 import migx
 from migx.compiler import compiled
@@ -89,3 +90,9 @@ def test_who_makes_what_is_not_finite() -> None:
     )
     found = watched(mask)
     assert found.nan is found.infinite is None
+
+
+def test_distances_whose_squares_overflow_are_measured() -> None:
+    far = Distance.between(np.array([1e200, 0.0]), np.array([-1e200, 0.0]))
+    assert (far.largest, far.rms) == pytest.approx((2e200, 2**0.5 * 1e200))
+    assert far.relative == pytest.approx(2)
