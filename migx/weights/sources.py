@@ -110,6 +110,11 @@ def everything(source: Any) -> dict[str, Any]:
         return dict(sharded(index))
     if not path.exists():
         raise DataError(f"there is no file or folder {path}")
+    if path.is_dir():
+        raise WeightError(
+            f"{path} is a folder, in which weights are found by their place: give a file that has "
+            "them by name"
+        )
     for end, read in ((".safetensors", safetensors), (".npz", npz), (".onnx", of_model)):
         if path.name.endswith(end):
             return dict(read(path))

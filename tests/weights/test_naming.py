@@ -110,6 +110,8 @@ def test_what_is_not_found_is_said(model: Path) -> None:
         naming.of(base | {"down.weight": np.ones(3)})
     with pytest.raises(WeightError, match="has none of the 4 weights of the program, by value"):
         Naming.by_value(program, {"a": np.zeros((16, 8))})
+    with pytest.raises(WeightError, match="is a folder, in which weights are found by their pl"):
+        Naming.by_value(program, model.parent)
     deferred = migx.parse_onnx(model, defer_external_weights=True)
     with pytest.raises(WeightError, match="'w1' has no value yet, by which its name could be"):
         Naming.by_value(deferred, base)
