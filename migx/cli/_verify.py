@@ -74,6 +74,9 @@ def beside(
             inside, run, notes = _shown(subject, session, inputs)
             found, strange = Layers(inside, other.values), NotFinite()
             got = run(_both(found, strange))
+            if not found.rows:
+                named = other.values and landmarks(inside)
+                raise _load.UsageError(STRANGERS if named else NAMELESS)
             inner = _layers(found.rows) | told(strange)
         else:
             got, notes = subject.eval(inputs), []
@@ -104,8 +107,6 @@ def _both(*each: Seen) -> Seen:
 
 def _layers(rows: Sequence[Layer]) -> dict[str, Any]:
     """The layers compared, and the first that differs at all."""
-    if not rows:
-        raise _load.UsageError(NAMELESS)
     first = next((row for row in rows if row.distance.unequal), None)
     drawn = None
     if first is not None:
@@ -130,6 +131,10 @@ def told(strange: NotFinite) -> dict[str, Any]:
 NAMELESS = (
     "--each finds values by the ONNX nodes they come from, and no instruction here names one: read "
     "the ONNX file, or a text made with --origins"
+)
+STRANGERS = (
+    "--each compares results of ONNX nodes of the same name and dims, and the two models have none "
+    "in common: compare their outputs alone, without --each"
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -76,8 +76,13 @@ def have_replaced(program: Program, options: argparse.Namespace) -> None:
     if not program.weight_shapes:
         raise UsageError(
             f"--weights {options.weights}: {options.model} has no weight "
-            + (f"{held[0]!r}; {there_are(held[0], sorted(fixed))}" if held else _no_folder(program))
+            + (_other_names(held[0], sorted(fixed)) if held else _no_folder(program))
         )
+
+
+def _other_names(name: str, known: Sequence[str]) -> str:
+    """What to do about a name that no weight has."""
+    return f"{name!r}; {there_are(name, known)}; --names-from finds names by value"
 
 
 def _no_folder(program: Program) -> str:

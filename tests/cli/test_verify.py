@@ -223,6 +223,12 @@ def test_the_layer_in_which_two_models_differ_is_found(migx: Migx, tmp_path: Pat
     assert migx("compile", wrong, "--int8-weights", "-o", saved).code == 0
     of_file = migx("verify", saved, "--against", good, "--each", "--json").json
     assert (of_file["target"], of_file["held"], len(of_file["layers"])) == ("ref", False, 3)
+    other = onnx.load(good)
+    for node in other.graph.node:
+        node.name = f"other {node.name}"
+    onnx.save(other, good)
+    refused = migx("verify", wrong, "--against", good, "--each")
+    assert (refused.code, "the two models have none in common" in refused.err) == (2, True)
 
 
 class OffByOne(Target):

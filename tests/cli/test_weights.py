@@ -93,7 +93,7 @@ def test_a_source_that_has_nothing_for_a_model(migx: Migx, tmp_path: Path) -> No
     file = safetensors({"w": A["w1"]}, tmp_path / "w.safetensors")
     result = migx("compile", written(tmp_path, MLP_DIMS), "--weights", file)
     assert result.code == 2
-    assert "model.onnx has no weight 'w'; there are: b1, b2, w1, w2" in result.err
+    assert "model.onnx has no weight 'w'; there are: b1, b2, w1, w2; --names-from" in result.err
 
 
 def test_a_file_without_weights_says_which_have_to_be_given(migx: Migx, tmp_path: Path) -> None:
