@@ -45,8 +45,6 @@ UNKNOWN = (96, 288, 800)
 """Stand-ins, each tried in turn, for a size known only at run time: odd multiples of 32, as many
 networks halve images five times.
 """
-FRAMES = 64
-"""What is divided by more has been cut into frames: its size is that of sound, not of an image."""
 FEWEST = (1, 4)
 """The fewest tiles into which an image of unknown size is cut, if it has rows enough."""
 ROOM = 512
@@ -104,8 +102,10 @@ class Work:
 
     def _of(self, size: int) -> Work:
         """The work with ``size`` in place of each unknown extent."""
-        depth, height, width = (_guessed(axis, size) for axis in self.axes)
-        return replace(self, axes=(depth, height, width), guessed=True)
+        axes = [
+            replace(a, made=_guess(a.made, size), given=_guess(a.given, size)) for a in self.axes
+        ]
+        return replace(self, axes=(axes[0], axes[1], axes[2]), guessed=True)
 
 
 @dataclass(frozen=True)
@@ -236,23 +236,13 @@ def _candidates(
                         yield tuple(cost), strip, limit, share
 
 
-def _guessed(axis: Axis, size: int) -> Axis:
-    """An axis with ``size`` in place of each unknown extent; with so many windows if these would be
-    fewer than an image has, as where sound is cut into frames, and after that.
-    """
-    given, made = _guess(axis.given, size), _guess(axis.made, size)
-    if made < max(1, size // FRAMES):
-        given, made = (size - 1) * axis.stride + axis.reach + 1, size
-    return replace(axis, given=max(1, given), made=made)
-
-
 def _guess(extent: Extent, size: int) -> int:
-    """An extent with each symbol set to a size, clamped to its bounds; the size itself if the
-    extent refuses it.
+    """An extent with each symbol set to a size, clamped to its bounds; at least 1, and the size
+    itself if the extent refuses it.
     """
     sizes = {s.name: int(min(max(size, s.bounds[0]), s.bounds[1])) for s in dim.symbols(extent)}
     try:
-        return dim.evaluate(extent, sizes)
+        return max(1, dim.evaluate(extent, sizes))
     except DimError:
         return size
 

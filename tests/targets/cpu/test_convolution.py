@@ -366,20 +366,6 @@ def test_images_of_unknown_size_may_be_small(halved: int, machine: Machine) -> N
     assert cut.turned == (halved == 5)
 
 
-@pytest.mark.parametrize("machine", WIDE.values(), ids=WIDE)
-def test_windows_longer_than_an_image_of_usual_size_are_as_many(machine: Machine) -> None:
-    """As over sound, and over the frames that it is cut into."""
-    sound = Dim("samples")
-    frames = (sound + 128) // 160 - 3
-    begun = Axis(sound, frames, 512, 160, step=1)
-    assert not chosen(machine, Work((Axis(), Axis(), begun), 1, 512, 1, F32, True)).turned
-    later = Axis(frames, frames - 2, 3, step=1)
-    cut = chosen(machine, Work((Axis(), Axis(), later), 64, 64, 1, F32, True))
-    plain = Axis(sound, sound - 2, 3, step=1)
-    usual = chosen(machine, Work((Axis(), Axis(), plain), 64, 64, 1, F32, True))
-    assert (cut.rows, cut.vectors, cut.turned) == (usual.rows, usual.vectors, usual.turned)
-
-
 def test_low_tiles_see_less_of_windows_far_apart() -> None:
     """Of rows 24 apart, 33 rows of windows see three in an image of as many; 11 see two at most."""
     axis, row = Axis(), Axis(33, 33, 3, 1, 24, 24, 24, 1)
