@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from migx.manager import Pipeline
     from migx.testing.fuzz import Report
 
-COUNTED = ("submodules", "captures", "tuples", "strided", "symbolic", "broadcasts", "constants")
+COUNTED = (
+    *("submodules", "captures", "tuples", "strided", "symbolic", "told", "broadcasts"),
+    "constants",
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

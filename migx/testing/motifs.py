@@ -11,6 +11,7 @@ from migx.op import Operation
 from migx.shape import F32, I4, I8, I64, U4, U8, Shape
 from migx.testing.draws import Want
 from migx.testing.draws.basics import holding, least, put
+from migx.testing.told import counted
 
 if TYPE_CHECKING:
     from migx.testing.programs import Author
@@ -129,6 +130,7 @@ def _joined(author: Author, axis: int, parts: Sequence[Instruction | None]) -> I
 
 MOTIFS: dict[str, Motif] = {
     "attention": attention,
+    "counted": counted,
     "lookups": lookups,
     "packed": packed,
     "products": products,

@@ -14,22 +14,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from migx import ops
+from migx import dim, ops
 from migx.argument import Argument
 from migx.dead_code import remove_dead_code, remove_dead_modules
+from migx.dim import Dim
 from migx.errors import DimError, MigxError, ShapeError
 from migx.ir import Instruction, Module
-from migx.meaning import Interpreter
+from migx.meaning import Interpreter, told_by
 from migx.op import Operation
 from migx.parser import drawn
 from migx.program import Program
 from migx.shape import BOOL, Shape
-from migx.sizes import check_sizes
+from migx.sizes import check_sizes, given_symbols, symbols_in, symbols_of
 from migx.target import get_target
 from migx.testing.control import CONTROL
 from migx.testing.draws import MANY, PACKERS, TUPLES, Dice, Want, any_shape, draft, drawable, volume
 from migx.testing.draws.basics import least
-from migx.testing.draws.sizes import WIDE, Sizes, draw_others, draw_sizes, draw_symbols, extents_of
+from migx.testing.draws.sizes import (
+    FEW,
+    WIDE,
+    Sizes,
+    draw_others,
+    draw_sizes,
+    draw_symbols,
+    extents_of,
+)
 from migx.testing.motifs import MOTIFS
 from migx.verify import captures
 
@@ -44,6 +53,9 @@ LONG = 100
 
 UNUSED = 2
 """The usual maximum of unused inputs, of which failed attempts leave many."""
+
+COUNTED = 0.15
+"""The share of programs, of those that are not wide, with many sizes that only the run tells."""
 
 TRIES = 6
 """How many operations are tried for one result."""
@@ -79,9 +91,13 @@ class Author:
         dice.extents = extents_of(dice, self.symbols)
         if dice.wide and not self.focus:
             self.focus = BY_PANELS
+        elif dice.chance(COUNTED) and not self.focus:
+            self.focus = BY_COUNTS
         self.wanted: dict[str, Want] = {}
         self.interpreter = Interpreter(get_target("ref").get_context())
         self.left, self.weights = dice.some(5, 24), 0
+        self.unknowns = 0
+        self.told: dict[str, tuple[Operation, Sequence[Instruction]]] = {}
         self.kept: dict[str, Any] = {}
         self.positive, self.in_tuples = dice.chance(0.2), dice.one_of((0.0, 0.0, 0.0, 0.1, 1.0))
         for symbol in self.symbols:
@@ -100,7 +116,8 @@ class Author:
         inputs = {name: self.data[p] for name, p in main.parameters.items()}
         found = features(self.program)
         found["empty"] = sum(v.shape.elements == 0 for v in inputs.values() if not v.shape.parts)
-        others = [self.inputs_at(draw_others(self.dice, self.symbols))] if self.symbols else []
+        again = self.symbols or self.told
+        others = [self.inputs_at(draw_others(self.dice, self.symbols))] if again else []
         return Drawn(self.program, inputs, found, others)
 
     def drop_unused(self) -> None:
@@ -163,7 +180,7 @@ class Author:
                         return made
                     continue
                 found = draft(name, self.dice, like)
-                if found is None or any(volume(w.shape) > MANY for w in found[1]):
+                if found is None or not all(map(self.is_possible, found[1])):
                     continue
                 op, wants = self.kept[like.text] = found
             self.left -= 1
@@ -171,6 +188,11 @@ class Author:
             if made is not None:
                 return made
         return None
+
+    def is_possible(self, want: Want) -> bool:
+        """Whether a value can be made as wanted: packed ones cannot be repeated."""
+        packed = want.shape.dtype.is_packed and self.is_told(want.shape)
+        return not packed and volume(want.shape) <= MANY
 
     def names(self) -> Sequence[str]:
         """The operations to choose from."""
@@ -192,23 +214,29 @@ class Author:
         self, op: Operation, inputs: Sequence[Instruction], modules: Sequence[Module] = ()
     ) -> Instruction | None:
         """Adds an operation and computes it; returns None, and adds nothing, if it is refused or
-        the result is out of range.
+        the result is out of range. Sizes that the result tells are known from then on.
         """
+        sizes = self.sizes
         try:
             made = self.module.add_instruction(op, *inputs, modules=modules)
         except (ShapeError, DimError):
             self.refused(modules)
             return None
         try:
-            if self.symbols and not modules:
+            untold = symbols_of(made) - self.sizes.keys()
+            if self.sizes and not modules and not untold:
                 check_sizes(made, self.sizes)
             result = self.evaluate(made, self.data)
+            if untold:
+                result, sizes = told_by(result, made.shape, self.sizes)
         except (MigxError, ArithmeticError, LookupError, TypeError, ValueError):
             result = None
-        if result is None or not is_fine(result):
+        few = result is not None and all(sizes[name] <= FEW for name in untold)
+        if result is None or not few or not is_fine(result):
             self.module.remove_instruction(made)
             self.refused(modules)
             return None
+        self.sizes = sizes
         return self.keep(made, result)
 
     def refused(self, modules: Iterable[Module]) -> None:
@@ -231,7 +259,7 @@ class Author:
 
     def leaf(self, want: Want) -> Instruction:
         """A constant, or an input of the program."""
-        if want.shape.parts and self.dice.chance(0.5):
+        if want.shape.parts and (self.is_told(want.shape) or self.dice.chance(0.5)):
             condition = self.constant(Want(Shape(BOOL, ())))
             arms = [self.arm([Want(p) for p in want.shape.parts], 0) for _ in "ab"]
             made = self.apply(ops.If(), [condition], arms)
@@ -242,11 +270,18 @@ class Author:
         return self.constant(want) if fixed else self.given(want)
 
     def given(self, want: Want) -> Instruction:
-        """An input of the program, occasionally strided or a member of a tuple."""
+        """An input of the program, occasionally strided or a member of a tuple. Where the run tells
+        a dim, it is repeated: no input has such a dim.
+        """
+        if self.is_told(want.shape):
+            return self.leaf(want) if want.shape.parts else self.repeated(want)
+        if not self.told.keys().isdisjoint(s.name for s in dim.symbols(want.below)):
+            want = replace(want, below=least(want.below))
         main = self.program.main
         plain = want == Want(want.shape) and not want.shape.parts
-        if plain and self.dice.chance(self.in_tuples):
-            whole = self.given(Want(Shape.tuple(self.shape(), want.shape)))
+        other = self.shape() if plain and self.dice.chance(self.in_tuples) else None
+        if other is not None and not self.is_told(other):
+            whole = self.given(Want(Shape.tuple(other, want.shape)))
             made = self.apply(ops.GetTupleElem(1), [whole])
             assert made is not None
             return made
@@ -259,6 +294,29 @@ class Author:
         made, shape = main.add_parameter(name, shape), shape.as_standard()
         self.wanted[name] = want = replace(want, shape=shape)
         return self.keep(made, self.argument(want.bind(self.sizes)))
+
+    def repeated(self, want: Want) -> Instruction:
+        """A value as wanted, the same along each axis whose size the run tells."""
+        dims = want.shape.dims
+        told = [not isinstance(d, int) and self.is_told(want.shape.with_dims((d,))) for d in dims]
+        one = want.shape.with_dims([1 if t else d for t, d in zip(told, dims, strict=True)])
+        return self.spread(ops.Multibroadcast(dims), self.leaf(replace(want, shape=one)))
+
+    def unknown(self) -> Dim:
+        """A new symbol, for a size that the run tells."""
+        self.unknowns += 1
+        return Dim(f"t{self.unknowns}")
+
+    def tell(self, symbol: Dim, op: Operation, inputs: Sequence[Instruction]) -> Instruction | None:
+        """``apply`` for an operation whose result tells the size of a symbol."""
+        made = self.apply(op, inputs)
+        if made is not None:
+            self.told[str(symbol)] = op, inputs
+        return made
+
+    def is_told(self, shape: Shape) -> bool:
+        """Whether the run tells a dim of a shape."""
+        return not self.told.keys().isdisjoint(symbols_in(shape))
 
     def constant(self, want: Want) -> Instruction:
         """A literal, or a broadcast of a small one."""
@@ -331,12 +389,14 @@ class Author:
         """A new module; its values are visible only in it."""
         module = self.program.create_module(self.program.unused_name(name))
         around, known, kept = self.module, self.known, self.kept
+        sizes, extents = self.sizes, self.dice.extents
         self.module, self.kept = module, {}
         self.known = {text: list(values) for text, values in known.items()}
         try:
             module.add_return(*write(module))
         finally:
             self.module, self.known, self.kept = around, known, kept
+            self.sizes, self.dice.extents = sizes, extents
         return module
 
 
@@ -363,6 +423,13 @@ BY_PANELS = (
 """What kernels compute in panels, drawn more often if dims are wide."""
 
 
+BY_COUNTS = (
+    *("counted",) * 6,
+    *("if", "loop", "scan", "add", "mul", "where", "dot", "reshape", "concat", "gather", "slice"),
+)
+"""What is computed with sizes that only the run tells, and where."""
+
+
 def draw_program(dice: Dice) -> Drawn:
     """A program of about 5 to 30 instructions."""
     author = Author(dice, symbolic=dice.chance(0.2))
@@ -374,8 +441,10 @@ def draw_program(dice: Dice) -> Drawn:
 
 def features(program: Program) -> Counter[str]:
     """Counts of the program (1) and of kinds of instructions: submodules, tuples, strided and
-    symbolic shapes, broadcasts, constants, captures, element types.
+    symbolic shapes, those with sizes that the run tells, broadcasts, constants, captures, element
+    types.
     """
+    given = given_symbols(program)
     found: Counter[str] = Counter()
     for module in program.modules.values():
         found["captures"] += any(True for _ in captures(module))
@@ -387,6 +456,7 @@ def features(program: Program) -> Counter[str]:
             found["broadcasts"] += at.op.name in ("broadcast", "multibroadcast")
             found["strided"] += not shape.parts and not shape.standard
             found["symbolic"] += not shape.static
+            found["told"] += not symbols_in(shape) <= given
             found["constants"] += at.op.name == "@literal"
             found[str(shape.dtype)] += 1
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,11 +20,12 @@ from migx.manager import Pass, Pipeline
 from migx.match import attr, on, var
 from migx.rewrite import Cursor, RuleSet, rule
 from migx.shape import F32, I64, Shape
+from migx.sizes import given_symbols, symbols_in
 from migx.testing.draws import Dice, Want, any_shape, draft
 from migx.testing.draws.sizes import draw_sizes, draw_symbols
 from migx.testing.fuzz import Subject, fuzz
-from migx.testing.oracles import Trial, Violation
-from migx.testing.programs import Author, Drawn
+from migx.testing.oracles import Trial, Violation, run_on_ref
+from migx.testing.programs import Author, Drawn, draw_program
 from migx.testing.values import poisoned
 
 x = var("x")
@@ -132,6 +134,62 @@ def test_what_is_reduced_may_have_an_unknown_size() -> None:
                 if grown and at.shape.dims != at.inputs[0].shape.dims:
                     names.add(at.op.name)
     assert {"reduce_sum", "concat", "slice", "pad", "dot"} <= names
+
+
+@rule(on(ops.ReduceSum, x, axes=attr("axes"), name="r"))
+def sum_as_max(
+    at: Cursor, x: Instruction, r: Instruction, axes: tuple[int, ...]
+) -> Instruction | None:
+    """Wrong for sums over as many elements as the run tells."""
+    told = symbols_in(*(Shape(F32, (x.shape.dims[a],)) for a in axes))
+    return None if told <= given_symbols(r.owner.program) else at(ops.ReduceMax(axes), x)
+
+
+class AsMax(Pass):
+    """Sums of unknown size as maxima."""
+
+    rules = RuleSet((sum_as_max,))
+
+
+def test_sizes_that_the_run_tells_are_in_modules_of_all_kinds() -> None:
+    where = Counter[str]()
+    names = set[str]()
+    for seed in range(400):
+        program = draw_program(Dice(f"told.{seed}")).program
+        given = given_symbols(program)
+        for module in program.modules.values():
+            told = [at for at in module if not symbols_in(at.shape) <= given]
+            where[module.name.rstrip("0123456789_")] += bool(told)
+            names.update(at.name for at in told)
+    assert min(where["main"], where["arm"], where["body"]) > 3
+    assert {"compress", "dynamic_slice", "gather", "multibroadcast", "nonzero", "reshape"} <= names
+
+
+def test_elements_of_sizes_that_the_run_tells_have_finite_bounds() -> None:
+    program = migx.parse(
+        """
+        module main(x: f32[3], c: bool[4]) {
+          %0 = nonzero(c) {count=t0} : i64[1, t0]
+          %1 = unsqueeze(x) {axes=(1,)} : f32[3, 1]
+          %2 = multibroadcast(%1) {out_lens=(3, t0)} : f32[3, t0]
+          %3 = convert(%0) {to=f32} : f32[1, t0]
+          %4 = transpose(%3) {permutation=(1, 0)} : f32[t0, 1]
+          %5 = dot(%2, %4) : f32[3, 1]
+          return %5
+        }
+        """
+    )
+    inputs = {"x": np.arange(3, dtype=np.float32), "c": np.array([True, False, True, True])}
+    given = {name: Argument.of(value) for name, value in inputs.items()}
+    ((result, bound),) = run_on_ref(program, given, program)
+    assert result.array.tolist() == [[0], [5], [10]]
+    assert isinstance(bound, np.ndarray)
+    assert bound.max() < 1e-5
+
+
+def test_what_is_computed_with_sizes_that_the_run_tells_is_judged(tmp_path: Path) -> None:
+    report = fuzz([Subject(Pipeline((AsMax(),)))], programs=500, folder=tmp_path, enough=1)
+    assert [failure.oracle for failure in report.failures] == ["same outputs"]
 
 
 PICKERS = {

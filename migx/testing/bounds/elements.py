@@ -15,17 +15,20 @@ import numpy as np
 
 from migx import op as operations
 from migx.argument import Argument
-from migx.binding import sizes_told
+from migx.binding import sizes_of, sizes_told
 from migx.ir import Instruction, Module
 from migx.iterations import sources
+from migx.meaning import actual
 from migx.ops.builtin import GetTupleElem, Literal, Param, Slot
 from migx.pipeline import Approximation
 from migx.program import Program
+from migx.sizes import bare_symbols
 from migx.testing.bounds.kinds import CHOICES
 from migx.testing.bounds.ranges import at_the_end, largest
 from migx.testing.bounds.roundings import LAMBDA
 from migx.testing.bounds.steps import Error, Step, doubles, filled, unknown
 from migx.testing.bounds.tensors import NONE, Approximations, Budget, TensorBounds
+from migx.verify import captures_of
 
 MODULES = frozenset({"pointwise", "fused_reduce", "group", "if"})
 
@@ -38,11 +41,11 @@ class ElementBounds:
     """The bound of each element of every value of a program, found by following a run: the callback
     of an executable's ``trace``.
 
-    Loops are bounded as a whole, by ``TensorBounds``. If the program was made from a ``given`` one,
-    literals that this does not have were computed by a compiler, and count as rounded; and numbers
-    at the end of their range count as exact as others, because the bounds of the given program say
-    which may be lost. ``approximations`` are how far off the results of operations, by name, may be
-    on purpose.
+    Loops are bounded as a whole, by ``TensorBounds``, unless what they read may be anything. If the
+    program was made from a ``given`` one, literals that this does not have were computed by a
+    compiler, and count as rounded; and numbers at the end of their range count as exact as others,
+    because the bounds of the given program say which may be lost. ``approximations`` are how far
+    off the results of operations, by name, may be on purpose.
     """
 
     def __init__(
@@ -75,6 +78,8 @@ class ElementBounds:
         if type(at.op) is Param:  # a module's has the bound of its argument
             return
         self._values[at] = result
+        if not at.shape.static:
+            self._learn(at, result)
         with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
             try:
                 inputs = [self._known(v) for v in at.inputs]
@@ -82,6 +87,11 @@ class ElementBounds:
                 self._errors[at] = self._approximated(at, result, inputs, error)
             except Inside:
                 self._errors[at] = unknown(result)
+
+    def _learn(self, at: Instruction, result: Argument) -> None:
+        """Remembers the sizes that a result tells, which may be others in each iteration."""
+        known = {n: size for n, size in self._sizes.items() if n not in bare_symbols([at])}
+        self._sizes = sizes_of([(at.name, at.shape, actual(result))], known)
 
     def _approximated(
         self,
@@ -138,7 +148,9 @@ class ElementBounds:
             return errors if result.shape.parts else errors[0]
         if at.modules:
             assert self._whole is not None
-            return unknown(result) if self._is_free(at) else _spread(result, self._whole.of(at))
+            read = [error for _, error in (*inputs, *map(self._known, captures_of(at)))]
+            free = self._is_free(at) or any(map(_is_unlimited, read))
+            return unknown(result) if free else _spread(result, self._whole.of(at))
         if not {symbol.name for symbol in operations.symbols(at.op)} <= self._sizes.keys():
             return unknown(result)  # its size depends on data
         op = operations.bind(at.op, self._sizes)
@@ -160,6 +172,13 @@ class ElementBounds:
             return None
         error = LAMBDA * dtype.roundoff * largest(result.array)
         return np.where(np.isfinite(doubles(result)), error, 0.0)
+
+
+def _is_unlimited(error: Error) -> bool:
+    """Whether an element may be anything, which no budget of a whole tensor says."""
+    if isinstance(error, tuple):
+        return any(map(_is_unlimited, error))
+    return error is not None and bool(np.isinf(error).any())
 
 
 def _either_zero(value: Argument, error: Error) -> Error:

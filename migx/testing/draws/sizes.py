@@ -47,6 +47,8 @@ def draw_sizes(dice: Dice, symbols: tuple[Dim, ...], of: tuple[int, ...] = SMALL
 def draw_others(dice: Dice, symbols: tuple[Dim, ...]) -> Sizes:
     """The sizes that a program is run at again; if it is wide, one symbol is."""
     found = draw_sizes(dice, symbols, EDGES)
+    if not symbols:
+        return found
     low, high = bounds(chosen := dice.one_of(symbols))
     fits = [n for n in BORDERS if low <= n <= min(high, FEW)]
     return found | {str(chosen): dice.one_of(fits)} if dice.wide and fits else found
