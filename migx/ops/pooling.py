@@ -69,7 +69,7 @@ class Pooling(Op):
         with no_warnings():
             match self.mode:
                 case "max":
-                    result = _combined(np.maximum, wide(x), lowest(wide(x).dtype), axes)
+                    result = _combined(np.maximum, wide(x), lowest(x.dtype), axes)
                 case "average":
                     result = _combined(np.add, wide(x), 0, axes)
                     result /= _seen(axes, self.count_include_pad).astype(result.dtype)

@@ -78,20 +78,28 @@ class ReduceMean(Reduce):
         return quotient(total, np.asarray(count, total.dtype))
 
 
-class ReduceMax(Reduce):
-    """The greatest; NaN if there is one, and the least value of the type for no elements."""
+class Extreme(Reduce, abstract=True):
+    """The greatest or least, which is exact in any type."""
 
     kinds = ORDERED
+
+    def compute(self, x: Array) -> Array:
+        with no_warnings():
+            return self.of(x)
+
+
+class ReduceMax(Extreme):
+    """The greatest; NaN if there is one, and the least value of the type for no elements."""
+
     ufunc = np.maximum
 
     def start(self, dtype: np.dtype[Any]) -> Any:
         return lowest(dtype)
 
 
-class ReduceMin(Reduce):
+class ReduceMin(Extreme):
     """The least; NaN if there is one, and the greatest value of the type for no elements."""
 
-    kinds = ORDERED
     ufunc = np.minimum
 
     def start(self, dtype: np.dtype[Any]) -> Any:

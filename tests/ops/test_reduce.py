@@ -103,6 +103,10 @@ def test_reductions_of_nothing() -> None:
         (ReduceMean((1,)), np.nan),
     ):
         assert_same(run(op, empty), np.full((2, 1), wanted, np.float32))
+    for narrow, most in ((ml_dtypes.float8_e4m3fn, 448), (ml_dtypes.float8_e4m3fnuz, 240)):
+        none = np.zeros((0, 1), narrow)
+        assert_same(run(ReduceMax((0,)), none), np.array([[-most]], narrow))
+        assert_same(run(ReduceMin((0,)), none), np.array([[most]], narrow))
     assert_same(run(ReduceMax((0,)), np.zeros((0, 1), np.int8)), np.array([[-128]], np.int8))
     assert_same(run(ReduceMin((0,)), np.zeros((0, 1), np.bool_)), np.array([[True]]))
     assert_same(run(ReduceMean((0,)), np.zeros((0, 1), np.int32)), np.array([[0]], np.int32))
