@@ -45,6 +45,8 @@ UNKNOWN = (96, 288, 800)
 """Stand-ins, each tried in turn, for a size known only at run time: odd multiples of 32, as many
 networks halve images five times.
 """
+FRAMES = 64
+"""Sound has been cut into frames where more elements than these make one window."""
 FEWEST = (1, 4)
 """The fewest tiles into which an image of unknown size is cut, if it has rows enough."""
 ROOM = 512
@@ -97,8 +99,18 @@ class Work:
 
     @property
     def cases(self) -> list[Work]:
-        """The work itself if its size is known, else one for each stand-in size."""
-        return [self] if self.known else [self._of(size) for size in UNKNOWN]
+        """The work itself if its size is known, else one for each stand-in size. Of sound that has
+        been cut into frames there may be a few frames, as a stream has, or many.
+        """
+        if self.known:
+            return [self]
+        found = [self._of(size) for size in UNKNOWN]
+        depth, height, width = found[-1].axes
+        if (depth.made, height.made) != (1, 1) or int(width.made) * FRAMES >= UNKNOWN[-1]:
+            return found
+        beyond = width.reach + 1 - width.stride
+        many = (replace(width, made=n, given=n * width.stride + beyond) for n in UNKNOWN)
+        return found + [replace(found[-1], axes=(depth, height, axis)) for axis in many]
 
     def _of(self, size: int) -> Work:
         """The work with ``size`` in place of each unknown extent."""

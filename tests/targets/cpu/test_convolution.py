@@ -377,6 +377,24 @@ def test_low_tiles_see_less_of_windows_far_apart() -> None:
     assert low < tall
 
 
+def test_sound_may_have_few_frames_or_many() -> None:
+    """As a stream has, or a recording; and so may what is made of the frames."""
+    samples = Dim("samples")
+    frames = samples // 160 + 1
+    first = Axis(samples, frames, 512, 160, begin=256, end=256)
+    for axis in (first, Axis(frames, frames - 2, 3)):
+        work = Work((Axis(), Axis(), axis), 1, 512, 1, F32, True)
+        made = [int(case.axes[2].made) for case in work.cases]
+        assert min(made) <= 3
+        assert max(made) == 800
+        for case in work.cases[-3:]:
+            last = case.axes[2]
+            assert last.given == (last.made - 1) * last.stride + last.length
+    image = Axis(samples, samples, 3, begin=1, end=1)
+    for axes in ((Axis(), Axis(), image), (Axis(), first, first)):
+        assert len(Work(axes, 1, 512, 1, F32, True).cases) == 3
+
+
 @pytest.mark.parametrize("machine", WIDE.values(), ids=WIDE)
 def test_pixels_of_unknown_number_are_many_in_lines(machine: Machine) -> None:
     """One axis of all pixels has the square of a size."""
