@@ -18,12 +18,13 @@ from migx.base import collector
 from migx.base.order import relabel
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.errors import IRError, PassError, RewriteLoop
+from migx.events import Event, EventLog
 from migx.fields import Frozen, expect_values
 from migx.ir import Instruction, Module
 from migx.op import freeze, know_fields, snake_case
 from migx.pipeline import Approximation, Element, Fixpoint, Pipeline, enable_if, with_options
 from migx.program import Program
-from migx.rewrite import Event, EventLog, RuleSet, rewrite
+from migx.rewrite import RuleSet, rewrite
 from migx.text import draw_instruction
 from migx.verify import captures
 from migx.weights import DEBUG, sealed

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TextIO
 
 from migx.errors import DataError, PassError
+from migx.events import EventLog
 from migx.manager import Observer, PassManager, Pipeline, Step
 from migx.program import Program
-from migx.rewrite import EventLog
 from migx.verify import findings
 
 

@@ -26,13 +26,13 @@ import numpy as np
 
 from migx.argument import Argument
 from migx.errors import TargetError, UnknownName, there_are
+from migx.events import EventLog
 from migx.fields import Frozen
 from migx.ir import Instruction
 from migx.manager import Observer, Pass, Pipeline, listed
 from migx.op import freeze, know_fields, snake_case
 from migx.pipeline import instance
 from migx.program import Program
-from migx.rewrite import EventLog
 from migx.shape import TUPLE, Shape
 from migx.text import noted
 

@@ -105,8 +105,8 @@ def _pass(options: argparse.Namespace) -> tuple[str, Any]:
 
 
 def _quantized(program: Program, quantize: Any) -> dict[str, Any]:
+    from migx.events import EventLog
     from migx.manager import PassManager
-    from migx.rewrite import EventLog
 
     log, before = EventLog(), read_bytes(program)
     with _streams.progress(f"running {quantize}"):

@@ -23,9 +23,9 @@ from migx.errors import counted
 
 if TYPE_CHECKING:
     from migx.debug.bisect import Found, Judge, Symptom
+    from migx.events import AllBut
     from migx.manager import Pipeline
     from migx.program import Program
-    from migx.rewrite import AllBut
 
 TAKES_COMMAND = True
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from migx.cli import _load, _options, _report, _streams
 
 if TYPE_CHECKING:
+    from migx.events import Event, EventLog
     from migx.manager import Observer, Pipeline
     from migx.observers import Time
-    from migx.rewrite import Event, EventLog
 
 KEY = re.compile(r"[0-9a-f]{16}(\.\d+){0,2}")
 
@@ -73,10 +73,8 @@ def run(options: argparse.Namespace) -> int:
             f"--stop-after {options.stop_after}: no more than {len(timer.rows)} ran",
             file=sys.stderr,
         )
-    if changed:
-        program = (
-            program.copy()
-        )  # without the compiled form, which is that of the program as it was
+    if changed:  # the copy lacks the compiled form, which is that of the program as it was
+        program = program.copy()
     if options.output is not None:
         _load.save(program, options.output, origins=options.origins)
     text = "" if options.output is not None else show(program, origins=options.origins)
@@ -95,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _log(options: argparse.Namespace) -> EventLog | None:
     """The log that a trace is printed from, or that skips rewrites; None if not needed."""
-    from migx.rewrite import AllBut, EventLog
+    from migx.events import AllBut, EventLog
 
     skip = _keys(options.skip)
     if options.only is not None:

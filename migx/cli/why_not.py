@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from migx.cli import _load, _report
 
 if TYPE_CHECKING:
+    from migx.events import Event
     from migx.manager import Pass
     from migx.program import Program
-    from migx.rewrite import Event, Rule
+    from migx.rewrite import Rule
 
 MOST = 5
 """The most places shown by default."""

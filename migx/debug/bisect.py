@@ -2,7 +2,7 @@
 
     found = bisected(program, "optimize_module", against_ref(program, inputs))
 
-Events are skipped by key, see ``migx.rewrite.EventLog``: those of rules one by one, a pass that
+Events are skipped by key, see ``migx.events.EventLog``: those of rules one by one, a pass that
 logs none as a whole. The result is a set, not a position in the order, so two rewrites that are
 wrong only together are both found.
 """
@@ -18,10 +18,10 @@ from migx.binding import check_inputs
 from migx.compiler import assembled, ready
 from migx.debug.compared import beside_ref
 from migx.errors import MigxError
+from migx.events import AllBut, Event, EventLog
 from migx.manager import PassManager
 from migx.pipeline import Element, Pipeline
 from migx.program import Program
-from migx.rewrite import AllBut, Event, EventLog
 from migx.target import Target, context_for, get_target
 from migx.testing.bounds import NONE, Approximations
 from migx.testing.oracles import Violation, bounded, expect_same, run_on_ref

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 from migx import plugins
 from migx.errors import IRError, UnknownName, there_are
+from migx.events import Event, EventLog
 from migx.fields import required
 from migx.ir import Instruction
 from migx.manager import Pass, PassManager
 from migx.match import Match, Pattern, find
 from migx.ops.builtin import Param, Return
 from migx.program import Program
-from migx.rewrite import Cursor, Declined, Event, EventLog, Rule, put
+from migx.rewrite import Cursor, Declined, Rule, put
 from migx.text import number, show_instruction
 
 

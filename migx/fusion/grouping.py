@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable
 from typing import Generic, NamedTuple, TypeVar
 
 from migx.dead_code import remove_dead_code
+from migx.events import EventLog
 from migx.fusion.outlining import Bundle, dependences, outline
 from migx.ir import Instruction, Module
 from migx.op import Operation
 from migx.planning import viewed
-from migx.rewrite import EventLog
 
 Space = TypeVar("Space")
 """What a pass records of a group to decide whether another fits."""

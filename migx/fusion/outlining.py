@@ -17,13 +17,13 @@ from typing import TypeAlias
 from migx import op as operations
 from migx.dead_code import is_pure, remove_dead_code, remove_unread
 from migx.errors import IRError
+from migx.events import Event, EventLog
 from migx.ir import Instruction, Module, merged
 from migx.manager import Pass, PassManager
 from migx.op import Operation
 from migx.ops.builtin import GetTupleElem, Literal
 from migx.ops.fused import Fused
 from migx.planning import source, viewed
-from migx.rewrite import Event, EventLog
 from migx.sizes import known_symbols, symbols_in, symbols_of
 from migx.verify import captures_of
 

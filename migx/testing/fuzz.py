@@ -19,11 +19,11 @@ from migx.debug.bisect import NothingWrong
 from migx.debug.case import Case
 from migx.debug.reduce import reduced_case
 from migx.errors import DataError, MigxError
+from migx.events import EventLog
 from migx.fields import required
 from migx.manager import Pipeline
 from migx.pipeline import Approximation
 from migx.program import Program
-from migx.rewrite import EventLog
 from migx.specialise import bound
 from migx.target import Target, get_target, passes_for
 from migx.testing.draws import Dice

@@ -11,12 +11,12 @@ from migx.argument import Argument
 from migx.compiler import Compiled
 from migx.debug.case import traced_on_ref
 from migx.errors import MigxError
+from migx.events import EventLog
 from migx.manager import PassManager, Pipeline
 from migx.observers import Verify
 from migx.ops.builtin import Literal
 from migx.parser import parse
 from migx.program import Program
-from migx.rewrite import EventLog
 from migx.serialize import load, save
 from migx.target import Target, passes_for
 from migx.testing.bounds import NONE, Approximations, Bound, ElementBounds, compare

@@ -12,12 +12,12 @@ from typing import Any
 
 import migx
 from migx.argument import Argument
+from migx.events import Event, EventLog
 from migx.ir import Instruction, Module
 from migx.manager import Observer, Pipeline, Step
 from migx.ops.builtin import Param, Return
 from migx.profile import Profile
 from migx.program import Program
-from migx.rewrite import Event, EventLog
 from migx.text import Names, attributes, quoted
 from migx.view import data
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from migx import ops
 from migx.argument import Argument
 from migx.debug.bisect import Found, NothingWrong, Symptom, against_ref, bisected, outcome, smallest
+from migx.events import AllBut, EventLog
 from migx.manager import Pass, PassManager
 from migx.parser import parse
 from migx.pipeline import Pipeline
 from migx.program import Program
-from migx.rewrite import AllBut, EventLog
 from tests.core import planted
 from tests.core.planted import Crash, Pair, Whole, Wrong, inputs, model, transposes
 

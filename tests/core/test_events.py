@@ -11,11 +11,12 @@ from hypothesis import given
 
 import migx
 from migx import ops
+from migx.events import EventLog
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.match import on, var
 from migx.program import Program
-from migx.rewrite import Cursor, EventLog, rewrite, rule
+from migx.rewrite import Cursor, rewrite, rule
 from migx.shape import F32, Shape
 from migx.testing.cases import agree
 from migx.verify import verify
@@ -213,7 +214,7 @@ def test_without_a_log_nothing_is_drawn_or_hashed(monkeypatch: pytest.MonkeyPatc
         raise AssertionError("drawn without a log")
 
     monkeypatch.setattr("migx.rewrite.draw_instruction", never)
-    monkeypatch.setattr("migx.rewrite.show_instruction", never)
+    monkeypatch.setattr("migx.events.show_instruction", never)
     monkeypatch.setattr(EventLog, "key", never)
     program = chain(4, "neg", "relu")
     assert not rewrite(program.main, ALL)

@@ -15,12 +15,13 @@ import migx
 from migx import ops
 from migx.dead_code import remove_dead_code
 from migx.errors import IRError, ParseError, PassError, RewriteLoop, UnknownName
+from migx.events import EventLog
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager, Pipeline
 from migx.match import on, var
 from migx.observers import Verify
 from migx.program import Program
-from migx.rewrite import Cursor, EventLog, RuleSet, rewrite, rule
+from migx.rewrite import Cursor, RuleSet, rewrite, rule
 from migx.shape import BOOL, Shape
 from migx.testing import check_pass
 from migx.verify import verify

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 import migx
 from migx import ops
 from migx.errors import ParseError, PassError
+from migx.events import EventLog
 from migx.ir import Module
 from migx.manager import Fixpoint, Observer, Pass, PassManager, Pipeline, Step, enable_if
 from migx.match import on, var
 from migx.observers import CrashFile, Time, Verify
 from migx.op import Operation
 from migx.program import Program
-from migx.rewrite import EventLog, RuleSet, rule
+from migx.rewrite import RuleSet, rule
 from migx.shape import F32, Shape
 from migx.target import get_target, passes_for
 

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 import migx
 from migx import ops
 from migx.errors import IRError, RewriteLoop, ShapeError
+from migx.events import EventLog
 from migx.ir import Instruction, Module
 from migx.match import Pattern, on, value, var
 from migx.op import Modules, Op, Shapes
 from migx.program import Program
-from migx.rewrite import Cursor, Declined, EventLog, Rule, RuleSet, rewrite, rule
+from migx.rewrite import Cursor, Declined, Rule, RuleSet, rewrite, rule
 from migx.shape import F32, Shape
 from migx.testing.cases import agree
 from migx.verify import verify

@@ -14,12 +14,13 @@ import migx
 from migx import op as operations
 from migx import ops, plugins
 from migx.argument import Argument
+from migx.events import EventLog
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager, Pipeline
 from migx.match import on, value, var
 from migx.op import Array, Modules, Op, Shapes, Traits
 from migx.program import Program
-from migx.rewrite import Cursor, EventLog, RuleSet, rule
+from migx.rewrite import Cursor, RuleSet, rule
 from migx.shape import Shape
 from migx.testing import check_pass, check_target
 from migx.testing.draws import Dice, Draft, Want, draft, drawable

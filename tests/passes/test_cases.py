@@ -10,8 +10,8 @@ from pathlib import Path
 
 import migx
 from migx import plugins
+from migx.events import EventLog
 from migx.manager import Pass, PassManager
-from migx.rewrite import EventLog
 from migx.testing.cases import cases
 
 IR = Path(__file__).parent.parent / "ir"

@@ -14,6 +14,7 @@ import migx
 from migx import ops
 from migx.dim import Dim
 from migx.errors import FieldError, IRError, ShapeError, UnknownName
+from migx.events import EventLog
 from migx.fusion.outlining import Bundle, outline
 from migx.ir import Instruction, Module
 from migx.manager import PassManager
@@ -23,7 +24,6 @@ from migx.ops.fused import FusedReduce, Group, Pointwise
 from migx.passes.fuse_pointwise import FusePointwise
 from migx.passes.layout_convolution import LayoutConvolution
 from migx.program import Program
-from migx.rewrite import EventLog
 from migx.shape import Shape
 from migx.verify import verify
 

@@ -12,12 +12,12 @@ import migx
 from migx import ops
 from migx.dim import Dim
 from migx.errors import FieldError, ShapeError, UnknownName
+from migx.events import EventLog
 from migx.ir import Instruction
 from migx.manager import PassManager
 from migx.observers import Verify
 from migx.ops.builtin import Literal
 from migx.program import Program
-from migx.rewrite import EventLog
 from migx.shape import Shape
 
 Array = NDArray[Any]

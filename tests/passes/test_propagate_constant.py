@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import migx
 from migx import ops
 from migx.argument import Argument
+from migx.events import EventLog
 from migx.ir import Instruction
 from migx.manager import Pass, PassManager
 from migx.observers import Verify
@@ -20,7 +21,6 @@ from migx.ops.builtin import OnnxExternalWeights
 from migx.passes.hoist_weights import HoistWeights
 from migx.passes.propagate_constant import PropagateConstant
 from migx.program import Program
-from migx.rewrite import EventLog
 from migx.shape import F32, I4, Shape
 from migx.testing.cases import agree
 

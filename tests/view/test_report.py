@@ -13,10 +13,10 @@ import pytest
 import migx
 from migx import Shape, ops
 from migx.errors import TargetError
+from migx.events import EventLog
 from migx.manager import PassManager
 from migx.profile import measured
 from migx.program import Program
-from migx.rewrite import EventLog
 from migx.target import CompileOptions, Context, Target, get_target
 from migx.view import Report, report
 from tests.view.conftest import PASSES, TEXT
