@@ -9,9 +9,10 @@ from numpy.typing import ArrayLike
 
 from migx.argument import Argument
 from migx.base.order import Ordered, insert_before, unlink
+from migx.consequences import infer_again, is_constant, tell_constants
 from migx.errors import AbsentError, IRError, ShapeError, counted, first_few
 from migx.op import Operation, traits
-from migx.ops.builtin import SOURCES, Literal, Param, Return
+from migx.ops.builtin import Literal, Param, Return
 from migx.shape import DType, Shape
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Instruction(Ordered):
         self.op, self.inputs, self.modules = op, inputs, modules
         self.shape, self.origins = shape, origins
         self._users: dict[Instruction, int] = {}
-        self.constant = depends_on_constants(self)
+        self.constant = is_constant(self)
 
     @property
     def owner(self) -> Module:
@@ -360,16 +361,16 @@ class Module:
                     readers.setdefault(user, user.inputs)
                     self._reconnect(user, old, new)
             if any(old.shape != new.shape for old, new in pairs.items()):
-                _infer_again(readers)
+                infer_again(readers)
         except (ShapeError, IRError):
             for user, inputs in readers.items():
                 user.inputs = inputs
             for at, users in counts.items():
                 at._users = users
-            _infer_again(readers)
+            infer_again(readers)
             raise
         if any(old.constant != new.constant for old, new in pairs.items()):
-            _tell_constants(readers)
+            tell_constants(readers)
         self.program.revision += bool(readers)
         for old, new in pairs.items():
             new.origins = merged(new.origins, old.origins)
@@ -404,12 +405,12 @@ class Module:
         before = user.inputs
         user.inputs = (*before[:index], new, *before[index + 1 :])
         try:
-            _infer_again([user])
+            infer_again([user])
         except ShapeError as error:
             user.inputs = before
-            _infer_again([user])
+            infer_again([user])
             raise IRError(f"cannot make {user!r} read {new!r}: {error}") from error
-        _tell_constants([user])
+        tell_constants([user])
         self.program.revision += 1
         _forget(old._users, user)
         new._users[user] = new._users.get(user, 0) + 1
@@ -421,7 +422,7 @@ class Module:
             raise IRError(f"{op.name} of {shape} cannot take the place of {instruction!r}")
         self.program.revision += 1
         instruction.op = op
-        _tell_constants([instruction])
+        tell_constants([instruction])
         self.program.literals.pop(instruction, None)
         if isinstance(op, Literal):
             self.program.literals[instruction] = None
@@ -492,33 +493,3 @@ def _holds(at: Instruction, other: Instruction) -> bool:
     """Whether ``at`` is the other instruction, or one of its modules contains it."""
     around = () if other.module is None else other.module.enclosing()
     return other is at or any(module.parent is at for module in around)
-
-
-def _tell_constants(changed: Iterable[Instruction]) -> None:
-    """Decides again which values are constant, from some instructions on."""
-    work = list(changed)
-    while work:
-        at = work.pop()
-        if at.constant != (constant := depends_on_constants(at)):
-            at.constant = constant
-            work.extend(at._users)
-
-
-def depends_on_constants(at: Instruction) -> bool:
-    """Whether an instruction is constant, given which of its inputs are."""
-    if isinstance(at.op, SOURCES) or not at.inputs:
-        return isinstance(at.op, SOURCES)
-    return all(value.constant for value in at.inputs) and at.computes()
-
-
-def _infer_again(changed: Iterable[Instruction]) -> None:
-    """Infers strides again, from some instructions on; type and dims must stay as they are."""
-    work = list(changed)
-    while work:
-        at = work.pop()
-        shape = at.op.compute_shape([value.shape for value in at.inputs], at.modules)
-        if not shape.same_type(at.shape):
-            raise ShapeError(f"{at!r} would become {shape}")
-        if shape != at.shape:
-            at.shape = shape
-            work.extend(at._users)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from migx import op as operations
+from migx.consequences import is_constant
 from migx.errors import IRError, ShapeError, VerifyError
-from migx.ir import Instruction, Module, depends_on_constants
+from migx.ir import Instruction, Module
 from migx.ops.builtin import AssumeEqual, Literal, OnnxExternalWeights, Param, Return, Slot
 from migx.ops.fused import Composite
 from migx.program import Program
@@ -134,11 +135,8 @@ def shapes(module: Module) -> Iterator[Problem]:
 def constants(module: Module) -> Iterator[Problem]:
     """Every instruction is marked constant exactly if it depends on literals and weights alone."""
     for at in module:
-        if at.constant != depends_on_constants(at):
-            yield (
-                at,
-                f"it says that it is {'' if at.constant else 'not '}constant",
-            )
+        if at.constant != is_constant(at):
+            yield at, f"it says that it is {'' if at.constant else 'not '}constant"
 
 
 def parameters(module: Module) -> Iterator[Problem]:
