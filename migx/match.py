@@ -26,10 +26,6 @@ Then: TypeAlias = Callable[[], bool]
 """The rest of the match; returns whether it succeeds."""
 Test: TypeAlias = Callable[[Any], bool]
 Caught: TypeAlias = tuple[str, str]
-MISSING = object()
-"""Stands for an attribute that an operation does not have."""
-
-LITERAL = frozenset({"@literal"})
 
 
 @dataclass
@@ -160,7 +156,7 @@ class Value(Pattern):
         return False
 
     def roots(self) -> frozenset[str] | None:
-        return LITERAL
+        return frozenset({"@literal"})
 
     def catches(self) -> frozenset[Caught]:
         return _caught(self.name)
@@ -178,8 +174,8 @@ class Attribute:
     test: Test | None = None
 
     def fits(self, given: Any) -> bool:
-        """Whether it may be caught; a missing attribute may not."""
-        return given is not MISSING and (self.test is None or self.test(given))
+        """Whether it may be caught."""
+        return self.test is None or self.test(given)
 
     def __str__(self) -> str:
         return f"what {self.name} asks for"
@@ -218,10 +214,10 @@ class On(Pattern):
         if self.used_once and at.use_count != 1:
             return m.refuse(self, at, "is used {} times, not once", at.use_count)
         for name, asked in self.attributes:
-            given = getattr(at.op, name, MISSING)
+            if not hasattr(at.op, name):
+                return m.refuse(self, at, "has no attribute {}", name)
+            given = getattr(at.op, name)
             if not (asked.fits(given) if isinstance(asked, Attribute) else _same(given, asked)):
-                if given is MISSING:
-                    return m.refuse(self, at, "has no attribute {}", name)
                 return m.refuse(self, at, "has {} {}, not {}", name, given, asked)
         m.instructions.append(at)
         if not (self.name or self.attributes):

@@ -13,7 +13,7 @@ from migx import op as operations
 from migx import ops, plugins
 from migx.argument import Argument
 from migx.ir import Instruction
-from migx.match import MISSING, Attribute, On, OneOf, Pattern, Skip, Value, Var, find
+from migx.match import Attribute, On, OneOf, Pattern, Skip, Value, Var, find
 from migx.rewrite import Rule
 from migx.shape import BOOL, Shape
 from migx.testing.control import CONTROL
@@ -151,14 +151,14 @@ class Matcher(Author):
         """
         changed = {}
         for name, wanted in pattern.attributes:
-            given = getattr(op, name, MISSING)
+            if not hasattr(op, name):
+                return None
+            given = getattr(op, name)
             if isinstance(wanted, Attribute):
                 if not wanted.fits(given):
                     return None
                 if wanted.name and self.caught.setdefault(wanted.name, given) != given:
                     return None
-            elif given is MISSING:
-                return None
             elif given != wanted:
                 changed[name] = wanted
         return changed
