@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class GraphWriter:
         self.infos: list[onnx.ValueInfoProto] = []
         self.values: dict[Instruction, Value | tuple[Value, ...]] = {}
         self.sizes: dict[Extent, Placed | tuple[str, int]] = {}
-        self._wholes: dict[tuple[str, DType, tuple[Extent, ...]], str] = {}
+        self._copies: dict[Hashable, str] = {}
         self._lists: dict[tuple[Extent, ...], str] = {}
         self._made: set[str] = set()
 
@@ -170,26 +170,29 @@ class GraphWriter:
         name = self.typed(value, at.shape.dtype)
         if value.shape.dims == at.shape.dims:
             return name
-        key = name, at.shape.dtype, at.shape.dims
+        key = name, at.shape.dims
         if (found := self._remembered(key)) is None:
             (found,) = self.node("Expand", [name, self.dims(at.shape.dims)], 1, at, {})
-            self._wholes[key] = found
+            self._copies[key] = found
             self.model.types[found] = at.shape.dtype
         return found
 
     def typed(self, value: Value, dtype: DType) -> str:
         """The name of a value in an element type; packed values are unpacked."""
-        if value.shape.dtype is dtype:
-            return value.name
-        key = value.name, dtype, value.shape.dims
+        return value.name if value.shape.dtype is dtype else self.cast(value.name, dtype, None)
+
+    def cast(self, name: str, dtype: DType, at: Instruction | None, **attributes: Any) -> str:
+        """A value cast to another type, once; the node is named after the instruction, if any."""
+        key = name, dtype, tuple(attributes.items())
         if (found := self._remembered(key)) is None:
-            (found,) = self.node("Cast", [value.name], 1, None, {"to": tensors.code_of(dtype)})
-            self._wholes[key] = found
+            to = {"to": tensors.code_of(dtype)}
+            (found,) = self.node("Cast", [name], 1, at, to | attributes)
+            self._copies[key] = found
             self.model.types[found] = dtype
         return found
 
-    def _remembered(self, key: tuple[str, DType, tuple[Extent, ...]]) -> str | None:
-        return next((g._wholes[key] for g in self.around() if key in g._wholes), None)
+    def _remembered(self, key: Hashable) -> str | None:
+        return next((g._copies[key] for g in self.around() if key in g._copies), None)
 
     def dims(self, wanted: Sequence[Extent]) -> str:
         """A list of dims, as i64."""

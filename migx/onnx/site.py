@@ -14,7 +14,7 @@ from migx.argument import Argument
 from migx.dim import Extent
 from migx.errors import DimError, OnnxError
 from migx.ir import Instruction
-from migx.onnx import tensors, widening
+from migx.onnx import widening
 from migx.ops.builtin import Literal
 from migx.ops.layout import Multibroadcast
 from migx.shape import DType, Shape
@@ -152,7 +152,7 @@ class Site:
         ]
         made = graph.node(kind, taken, count, self.at, attributes)
         return tuple(
-            self._converted(name, narrow, saturate=found.saturate)
+            graph.cast(name, narrow, self.at, saturate=found.saturate)
             if (narrow := found.result(i)) is not None
             else name
             for i, name in enumerate(made)
@@ -177,13 +177,7 @@ class Site:
         if given is wanted:
             return name
         self.graph.model.require_type(wanted)
-        return self._converted(name, wanted, **attributes)
-
-    def _converted(self, name: str, wanted: DType, **attributes: Any) -> str:
-        """A value in another type, cast once and then reused."""
-        made = self.node("Cast", name, to=tensors.code_of(wanted), **attributes)
-        self.graph.model.types[made] = wanted
-        return made
+        return self.graph.cast(name, wanted, self.at, **attributes)
 
     def reshaped(self, name: str, shape: Shape, dims: Sequence[Extent]) -> str:
         """A value with the given shape, reshaped to other dims."""
