@@ -19,6 +19,7 @@ from migx.cli._session import Session
 from migx.compiler import compiled, given_back
 from migx.debug.layers import Distance, Kept, relative
 from migx.errors import InputError
+from migx.op import Array
 from migx.program import Program
 
 PEERS = ("onnxruntime", "ref")
@@ -41,7 +42,7 @@ class Other:
 
     target: str
     outputs: Mapping[str, Any]
-    values: Mapping[str, _inputs.Array] = field(default_factory=dict)
+    values: Mapping[str, Array] = field(default_factory=dict)
 
 
 def compared(
@@ -115,7 +116,7 @@ def _difference(name: str, got: Any, expected: Any) -> dict[str, Any]:
     return {"name": name, **vars(Distance.between(x, y))}
 
 
-def _array(name: str, value: Any) -> _inputs.Array:
+def _array(name: str, value: Any) -> Array:
     array = _inputs.array_of(value)
     if not isinstance(array, np.ndarray):
         kind = value.shape if isinstance(value, Argument) else type(value).__name__

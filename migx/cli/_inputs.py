@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from migx import dim
 from migx.argument import Argument
@@ -24,11 +23,10 @@ from migx.cli._sizes import Sizes, chosen
 from migx.cli._values import ANY, held
 from migx.dims.symbol import listed
 from migx.errors import DimError, EvaluationError, InputError, ShapeError
+from migx.op import Array
 from migx.program import Program
 from migx.shape import BOOL, TUPLE, DType, Shape
 from migx.shape import integers as integers_of
-
-Array = NDArray[Any]
 
 
 def read_or_drawn(

@@ -5,22 +5,19 @@ value at the outputs of ONNX nodes.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
-
-from numpy.typing import NDArray
+from typing import Any
 
 from migx.argument import Argument
 from migx.cli._load import PeerError
 from migx.debug.layers import landmarks
 from migx.errors import counted
 from migx.ir import Instruction
+from migx.op import Array
 from migx.program import Program
 from migx.testing.bounds import Budget, TensorBounds
 
-Array: TypeAlias = NDArray[Any]
-Seen: TypeAlias = Callable[[Instruction, Argument], None]
 EXACT, ROUNDS = 1, 4
 """Values of ``accuracy_level``: products of floats, and products of bytes."""
 

@@ -17,7 +17,7 @@ import migx
 from migx.argument import Argument
 from migx.cli import _against, _inputs, _load, _streams, _weights
 from migx.cli._against import share
-from migx.cli._peers import Array, Onnxruntime, Recorder
+from migx.cli._peers import Onnxruntime, Recorder
 from migx.cli._session import Session
 from migx.compiler import Compiled, compiled, given_back
 from migx.debug.layers import PRODUCTS, Layer, Layers, NotFinite, landmarks, shown
@@ -25,6 +25,7 @@ from migx.dims.symbol import listed
 from migx.errors import MigxError, counted
 from migx.ir import Instruction
 from migx.manager import Pipeline
+from migx.op import Array
 from migx.program import Program
 from migx.target import Seen, passes_for
 from migx.testing.bounds import Budget, Comparison, TensorBounds, compare

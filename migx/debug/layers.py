@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias, Unpack
+from typing import Any, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 
 from migx.argument import Argument
 from migx.compiler import Compiled, compiled, given_back
 from migx.ir import Instruction
+from migx.op import Array
 from migx.program import Program
 from migx.shape import DType
 from migx.target import Asked, Seen, Target, Traced
-
-Array: TypeAlias = NDArray[Any]
 
 PRODUCTS = frozenset(
     {"dot", "convolution", "convolution_backwards", "quant_dot", "quant_convolution"}

@@ -11,17 +11,15 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
-from numpy.typing import NDArray
 
 from migx import serialize
 from migx.argument import Argument
 from migx.compat.migraphx.shapes import shape
 from migx.errors import CompatError, DataError
+from migx.op import Array
 from migx.ops.builtin import Literal
 from migx.program import Program
 from migx.shape import Shape
-
-Array = NDArray[Any]
 
 
 class argument:
