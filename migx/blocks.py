@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from migx import dim, ops
-from migx.builders import Builder, arange, broadcast_to, number
+from migx.builders import Builder, arange, at_index, broadcast_to, folded, number
 from migx.ir import Instruction
 from migx.shape import I64
 
@@ -45,7 +45,7 @@ def in_blocks(at: Builder, chosen: Instruction, sources: Instruction, matrices: 
     own = at(ops.Convert(I64), own)
     earlier = at(ops.PrefixScanSum(0, exclusive=True), own)
     earlier = at(ops.Squeeze((1,)), at(ops.GatherElements(1), earlier, column))
-    each = at(ops.Squeeze((0,)), at(ops.ReduceSum((0,)), own))
+    each = folded(at, ops.ReduceSum((0,)), own)
     length, rest = (number(at, extent) for extent in (rows, rows - 1))
     filled = at(ops.Add(), each, broadcast_to(at, rest, (matrices,)))
     filled = at(ops.Div(), filled, broadcast_to(at, length, (matrices,)))
@@ -57,7 +57,5 @@ def in_blocks(at: Builder, chosen: Instruction, sources: Instruction, matrices: 
     table = at(ops.Reshape((room, rows)), at(ops.ScatterNone(0), none, place, sources))
     both = ends, at(ops.Unsqueeze((1,)), arange(at, room))
     passed = at(ops.LessOrEqual(), *(broadcast_to(at, v, (room, matrices)) for v in both))
-    passed = at(ops.ReduceSum((1,)), at(ops.Convert(I64), passed))
-    last = at(ops.Slice((0,), (matrices - 1,), (matrices,)), ends)
-    owner, count = at(ops.Squeeze((1,)), passed), at(ops.Squeeze((0,)), last)
-    return Blocks(owner, table, count, place)
+    owner = folded(at, ops.ReduceSum((1,)), at(ops.Convert(I64), passed))
+    return Blocks(owner, table, at_index(at, ends, 0, matrices - 1), place)

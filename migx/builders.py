@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike
 from migx.argument import Argument
 from migx.dim import Extent, broadcast, offsets
 from migx.ir import Instruction, Module
-from migx.op import Operation, traits
+from migx.op import Operation, attributes, traits
 from migx.ops.builtin import Literal
 from migx.ops.dims import DimLiteral, DynamicRange
-from migx.ops.layout import Concat, Multibroadcast, Slice
+from migx.ops.layout import Concat, Multibroadcast, Slice, Squeeze, Unsqueeze
 from migx.ops.logic import Less
 from migx.ops.pointwise import Add, Convert, Where
 from migx.shape import F32, Dims, DType
@@ -165,6 +165,25 @@ def parted(
     place = axis % x.shape.rank
     spans = pairwise(offsets(extents))
     return [at(Slice((place,), (start,), (end,)), x) for start, end in spans]
+
+
+def at_index(at: Builder, x: Instruction, axis: int, index: int) -> Instruction:
+    """What a value has at one index of an axis, without the axis."""
+    return at(Squeeze((axis,)), at(Slice((axis,), (index,), (index + 1,)), x))
+
+
+def stacked(at: Builder, axis: int, values: Sequence[Instruction]) -> Instruction:
+    """Values of equal dims along a new axis."""
+    return concatenate(at, axis, [at(Unsqueeze((axis,)), v) for v in values])
+
+
+def folded(at: Builder, op: Operation, x: Instruction) -> Instruction:
+    """The result of a reduction, or of an operation such as ``argmax``, without the axes that have
+    size 1 then.
+    """
+    held = attributes(op)
+    axes = held["axes"] if "axes" in held else (held["axis"],)
+    return at(Squeeze(axes), at(op, x))
 
 
 def sliced(at: Builder, x: Instruction, spans: Sequence[tuple[int, Extent, Extent]]) -> Instruction:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from migx import ops
-from migx.builders import astype, full_like, number
+from migx.builders import astype, at_index, full_like, number
 from migx.dim import Extent
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
@@ -157,8 +157,7 @@ class _Repeats:
         places = add(ops.Multibroadcast((count, most)), places)
         ends = add(ops.Multibroadcast((count, most)), add(ops.Unsqueeze((1,)), times))
         there = add(ops.Nonzero(total), add(ops.Less(), places, ends))
-        numbers = add(ops.Squeeze((0,)), add(ops.Slice((0,), (0,), (1,)), there))
-        return add(ops.Gather(0), x, numbers)
+        return add(ops.Gather(0), x, at_index(add, there, 0, 0))
 
     def _times(self) -> Instruction:
         """The count of each row, as i64."""

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from migx.builders import astype, at_least_f32, concatenate
+from migx.builders import astype, at_index, at_least_f32, concatenate
 from migx.ir import Instruction
 from migx.manager import Pass
 from migx.match import attr, on
@@ -70,7 +70,7 @@ def run(
     )
     hidden: list[Instruction] = [states[0]] * steps
     for t in reversed(range(steps)) if backward else range(steps):
-        now = at(Squeeze((0,)), at(Slice((0,), (t,), (t + 1,)), projected))
+        now = at_index(at, projected, 0, t)
         states = cell_of(op)(at, weights, now, states)
         hidden[t] = at(Unsqueeze((0, 1)), states[0])
     return concatenate(at, 0, hidden), tuple(at(Unsqueeze((0,)), v) for v in states)

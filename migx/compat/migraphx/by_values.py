@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from migx import dim, ops
-from migx.builders import astype, broadcast_to
+from migx.builders import astype, broadcast_to, folded
 from migx.compat.migraphx.forms import FORMS, Ints, Site, axes_of, axis_of, form
 from migx.compat.migraphx.imported import read
 from migx.compat.migraphx.shapes import DTYPES, type_t
@@ -182,8 +182,7 @@ def multinomial(
     scaled = at(ops.Mul(), drawn, broadcast_to(at, total, drawn.shape.dims))
     below = [at(ops.Unsqueeze((place,)), v) for place, v in ((1, sums), (2, scaled))]
     passed = at(ops.LessOrEqual(), *(broadcast_to(at, v, dims) for v in below))
-    count = at(ops.ReduceSum((2,)), astype(at, passed, DTYPES[type_t(dtype)]))
-    return at(ops.Squeeze((2,)), count)
+    return folded(at, ops.ReduceSum((2,)), astype(at, passed, DTYPES[type_t(dtype)]))
 
 
 __all__ = ["FORMS"]

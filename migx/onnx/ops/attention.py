@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from migx import ops
-from migx.builders import arange, parted
+from migx.builders import arange, at_index, number, parted, stacked
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
@@ -64,13 +64,12 @@ def self_attended(
     behind: Extent = 0
     if past is not None:
         behind = past.shape.dims[3]
-        old = [node.add(ops.Squeeze((0,)), part) for part in parted(node, past, (1, 1), 0)]
+        old = [at_index(node, past, 0, i) for i in range(2)]
         k, v = (node.add(ops.Concat(2), *pair) for pair in zip(old, (k, v), strict=True))
     result, _ = attended(node, q, k, v, mask, scores_bias, behind)
     if node.outputs < 2:
         return (result,)
-    present = [node.add(ops.Unsqueeze((0,)), part) for part in (k, v)]
-    return result, node.add(ops.Concat(0), *present)
+    return result, stacked(node, 0, (k, v))
 
 
 @importer("MultiHeadAttention", domain=DOMAIN)
@@ -226,8 +225,7 @@ def column(node: Node, x: Instruction, batch: Extent) -> Instruction:
 def causal(node: Node, scores: Instruction, behind: Extent) -> Instruction:
     """Scores with -inf for keys after their query; ``behind`` keys come before the first query."""
     length, total = scores.shape.dims[-2:]
-    first = node.add(ops.Squeeze((0,)), node.dims([behind]))
-    query = node.add(ops.Add(), arange(node, length), first)
+    query = node.add(ops.Add(), arange(node, length), number(node, behind))
     query = node.add(ops.Unsqueeze((1,)), query)
     allowed = node.add(ops.LessOrEqual(), arange(node, total), query)
     return kept(node, scores, allowed)
@@ -264,10 +262,9 @@ def turned(
     *lead, _ = x.shape.dims
     apart = node.reshape(x, (*lead, pairs, 2) if interleaved else (*lead, 2, pairs))
     axis = 4 if interleaved else 3
-    a, b = (node.add(ops.Squeeze((axis,)), p) for p in parted(node, apart, (1, 1), axis))
+    a, b = (at_index(node, apart, axis, i) for i in range(2))
     cos, sin = (node.add(ops.Unsqueeze((1,)), v) for v in angles)
     first = node.add(ops.Sub(), node.add(ops.Mul(), a, cos), node.add(ops.Mul(), b, sin))
     second = node.add(ops.Add(), node.add(ops.Mul(), a, sin), node.add(ops.Mul(), b, cos))
-    both = [node.add(ops.Unsqueeze((axis,)), half) for half in (first, second)]
-    made = node.reshape(node.add(ops.Concat(axis), *both), x.shape.dims)
+    made = node.reshape(stacked(node, axis, (first, second)), x.shape.dims)
     return node.add(ops.Concat(3), made, *rest) if rest else made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from migx import ops
-from migx.builders import arange, parted
+from migx.builders import arange, folded, number, parted, stacked
 from migx.dim import Extent, may_equal
 from migx.ir import Instruction
 from migx.onnx.importers import importer
@@ -94,8 +94,7 @@ def first_of_beams(node: Node, present: Pair, place: Instruction) -> Pair:
     times = node.add(ops.Unsqueeze((0,)), arange(node, total))
     latest = node.add(ops.Equal(), times, node.reshape(place, (1, 1)))
     rows = node.add(ops.Where(), latest, own, rows)
-    both = [node.add(ops.Unsqueeze((2,)), v) for v in node.broadcast(rows, times)]
-    index, turn = node.add(ops.Concat(2), *both), ops.Transpose((0, 2, 1, 3))
+    index, turn = stacked(node, 2, node.broadcast(rows, times)), ops.Transpose((0, 2, 1, 3))
     k, v = (node.add(turn, node.add(ops.Gathernd(), node.add(turn, x), index)) for x in cut)
     return k, v
 
@@ -108,8 +107,7 @@ def sparse_attention(node: Node) -> tuple[Instruction, ...]:
     heads, groups = node.integer("num_heads"), node.integer("kv_num_heads")
     q, k, v = separate(node, heads, groups)
     batch, length = q.shape.dims[0], q.shape.dims[2]
-    new = node.add(ops.Squeeze((0,)), node.dims([length]))
-    known = node.add(ops.Sub(), column(node, node.input(8), batch), new)
+    known = node.add(ops.Sub(), column(node, node.input(8), batch), number(node, length))
     start = node.add(ops.Max(), known, 0)
     places = node.add(ops.Add(), start, arange(node, length))
     if node.integer("do_rotary", 0):
@@ -168,10 +166,10 @@ def layouts(node: Node) -> Instruction:
     entries = columns.shape.dims[1]
     ends = node.add(ops.Slice((1,), (1,), (blocks + 1,)), begins)
     ends = node.add(ops.Unsqueeze((1,)), ends)
-    number = node.add(ops.Unsqueeze((0, 2)), arange(node, entries))
-    passed = node.convert(node.add(ops.LessOrEqual(), ends, number), I64)
-    row = node.add(ops.Squeeze((2,)), node.add(ops.ReduceSum((2,)), passed))
-    width = node.add(ops.Squeeze((0,)), node.dims([blocks]))
+    entry = node.add(ops.Unsqueeze((0, 2)), arange(node, entries))
+    passed = node.convert(node.add(ops.LessOrEqual(), ends, entry), I64)
+    row = folded(node, ops.ReduceSum((2,)), passed)
+    width = number(node, blocks)
     spare = node.add(ops.Equal(), row, width)
     place = node.add(ops.Add(), node.add(ops.Mul(), row, width), columns)
     beyond = node.add(ops.Mul(), width, width)

@@ -1,4 +1,4 @@
-"""ONNX casts, also to and from elements of less than a byte."""
+"""ONNX casts, also of bits, and to and from elements of less than a byte."""
 
 from __future__ import annotations
 
@@ -63,3 +63,8 @@ def low_bits(node: Node, x: Instruction, dtype: DType) -> Instruction:
         return low
     flipped = node.add(ops.BitwiseXor(), low, sign)
     return node.add(ops.Sub(), flipped, sign)
+
+
+@importer("BitCast", since=26)
+def bit_cast(node: Node) -> Instruction:
+    return node.add(ops.BitCast(node.dtype("to")), node.input(0))

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 
 from migx import ops
-from migx.builders import arange
+from migx.builders import arange, folded
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops._common import channels_first, channels_last, delegated, divided
 from migx.onnx.ops.elementwise import plus
-from migx.onnx.ops.linear import matrix_product, scaled
+from migx.onnx.ops.linear import matrix_product, per_channel, scaled
 from migx.onnx.ops.normalization import by_groups, normalized, over_root_mean_square
 from migx.shape import F32, I32
 
@@ -177,7 +177,7 @@ def embedded(
     result, _, _ = normalized(node, node.convert(total, F32), (2,), node.number("epsilon", TINY))
     seen = node.full(0, I32, (batch,))
     if mask is not None:
-        seen = node.add(ops.Squeeze((1,)), node.add(ops.ReduceSum((1,)), mask))
+        seen = folded(node, ops.ReduceSum((1,)), mask)
     return affine(node, result, total, scale, bias), seen, total
 
 
@@ -194,8 +194,7 @@ def normalized_groups(node: Node, x: Instruction) -> Instruction:
     first = channels_first(node, x) if last else x
     result = by_groups(node, node.convert(first, F32), node.integer("groups"))
     for op, i in ((ops.Mul(), 1), (ops.Add(), 2)):
-        vector = node.convert(node.input(i), F32)
-        result = node.add(op, result, node.add(ops.Broadcast(1, result.shape.dims), vector))
+        result = node.add(op, result, per_channel(node, node.convert(node.input(i), F32), result))
     result = self_gated(node, result) if node.integer("activation", 0) else result
     result = node.convert(result, x.shape.dtype)
     return channels_last(node, result) if last else result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from migx import ops
-from migx.builders import arange
+from migx.builders import arange, folded
 from migx.dim import bounds, maximum
 from migx.ir import Instruction
 from migx.onnx.importers import importer
@@ -75,8 +75,7 @@ def distances(node: Node) -> Instruction:
     apart = node.add(
         ops.Sub(), node.add(ops.Unsqueeze((1,)), rows), node.add(ops.Unsqueeze((0,)), others)
     )
-    square = node.add(ops.ReduceSum((2,)), node.add(ops.Mul(), apart, apart))
-    square = node.add(ops.Squeeze((2,)), square)
+    square = folded(node, ops.ReduceSum((2,)), node.add(ops.Mul(), apart, apart))
     metric = node.choice("metric", ("euclidean", "sqeuclidean"), "sqeuclidean")
     return square if metric == "sqeuclidean" else node.add(ops.Sqrt(), square)
 
@@ -124,7 +123,7 @@ def block_repeated(node: Node) -> Instruction:
     begun = node.add(ops.Gather(1), tokens, node.add(ops.Add(), starts, arange(node, before)))
     last, ends = (node.add(ops.Slice((1,), (i,), (length,)), tokens) for i in (runs, before))
     same = node.add(ops.Equal(), begun, node.add(ops.Unsqueeze((1,)), last))
-    again = node.add(ops.Squeeze((2,)), node.add(ops.ReduceAll((2,)), same))
+    again = folded(node, ops.ReduceAll((2,)), same)
     low, high = (node.literal(v, scores.shape.dtype) for v in (-math.inf, math.inf))
     least = node.add(ops.Where(), again, low, high)
     return node.add(ops.ScatterMin(1), scores, ends, least)

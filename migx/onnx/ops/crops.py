@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from migx import dim, ops
-from migx.builders import arange
+from migx.builders import arange, number
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
@@ -97,11 +97,6 @@ def picked(node: Node, y: Instruction, x: Instruction) -> Instruction:
     at = node.add(ops.Add(), node.add(ops.Mul(), image, number(node, height)), rows)
     at = node.add(ops.Add(), node.add(ops.Mul(), at, number(node, width)), columns)
     return node.add(ops.Gather(0), pixels, at)
-
-
-def number(node: Node, extent: Extent) -> Instruction:
-    """A dim as an integer."""
-    return node.add(ops.Squeeze((0,)), node.dims([extent]))
 
 
 def between(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from migx import dim, ops
-from migx.builders import arange
+from migx.builders import arange, folded
 from migx.dim import Extent
 from migx.errors import counted
 from migx.ir import Instruction
@@ -86,7 +86,7 @@ def without_twins(node: Node, value: Instruction, labels: tuple[str, ...]) -> Te
             ]  # fmt: skip
             same = node.add(ops.Equal(), *ramps)
             kept = node.add(ops.Where(), same, value, 0)
-            value = node.add(ops.Squeeze((second,)), node.add(ops.ReduceSum((second,)), kept))
+            value = folded(node, ops.ReduceSum((second,)), kept)
             labels = labels[:second] + labels[second + 1 :]
     return Term(value, labels)
 
@@ -96,8 +96,10 @@ def summed(node: Node, term: Term, needed: set[str]) -> Term:
     axes = tuple(i for i, label in enumerate(term.labels) if label not in needed)
     if not axes:
         return term
-    value = node.add(ops.Squeeze(axes), node.add(ops.ReduceSum(axes), term.value))
-    return Term(value, tuple(label for label in term.labels if label in needed))
+    return Term(
+        folded(node, ops.ReduceSum(axes), term.value),
+        tuple(label for label in term.labels if label in needed),
+    )
 
 
 def combined(node: Node, x: Term, y: Term, needed: set[str]) -> Term:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from migx import ops
 from migx.blocks import in_blocks
-from migx.builders import arange
+from migx.builders import arange, at_index, folded
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
@@ -150,7 +150,7 @@ def mixed(
     rows = node.reshape(x, (tokens, hidden))
     made = of_experts(node, rows, chosen, experts, (first, second, third))
     parts = node.add(ops.Mul(), node.convert(made, F32), node.add(ops.Unsqueeze((2,)), shares))
-    total = node.add(ops.Squeeze((1,)), node.add(ops.ReduceSum((1,)), parts))
+    total = folded(node, ops.ReduceSum((1,)), parts)
     return node.reshape(node.convert(total, x.shape.dtype), x.shape.dims)
 
 
@@ -273,8 +273,7 @@ def halves(node: Node, x: Instruction) -> list[Instruction]:
     rows, width = x.shape.dims
     axis = 2 if node.integer("swiglu_fusion") == 1 else 1
     apart = node.reshape(x, (rows, width // 2, 2) if axis == 2 else (rows, 2, width // 2))
-    parts = [node.add(ops.Slice((axis,), (i,), (i + 1,)), apart) for i in range(2)]
-    return [node.add(ops.Squeeze((axis,)), part) for part in parts]
+    return [at_index(node, apart, axis, i) for i in range(2)]
 
 
 def gated(node: Node, gate: Instruction, x: Instruction) -> Instruction:

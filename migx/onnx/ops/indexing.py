@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from migx import ops
+from migx.builders import arange, number
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
@@ -94,7 +95,7 @@ def non_zero(node: Node) -> Instruction:
     if below is x or not known:
         return node.literal(np.flatnonzero(known if below is x else ())[None], I64)
     (count,) = x.shape.dims
-    bounds = [node.literal(0, I64), node.reshape(node.dims([count]), ()), node.literal(1, I64)]
+    bounds = [node.literal(0, I64), number(node, count), node.literal(1, I64)]
     return node.add(ops.Unsqueeze((0,)), node.add(ops.DynamicRange(count), *bounds))
 
 
@@ -140,3 +141,32 @@ def non_max_suppression(node: Node) -> Instruction:
     )
     op = ops.Nonmaxsuppression(bool(node.integer("center_point_box", 0)), node.fresh())
     return node.add(op, boxes, scores, limit, overlap, least)
+
+
+@importer("Unique", since=11)
+def unique(node: Node) -> tuple[Instruction, ...]:
+    """Of the flattened value if there is no axis."""
+    x, axis = node.input(0), 0
+    if node.has("axis"):
+        axis = node.axis(node.integer("axis"), x.shape.rank)
+    else:
+        x = node.reshape(x, (x.shape.elements,))
+    whole = node.add(ops.Unique(axis, node.fresh(), bool(node.integer("sorted", 1))), x)
+    return node.elements(whole, 4)
+
+
+@importer("TensorScatter", since=24)
+def tensor_scatter(node: Node) -> Instruction:
+    """A cache with an update written from an index on for each item; ``circular`` wraps."""
+    cache, update, given = node.input(0), node.input(1), node.optional(2)
+    axis = node.axis(node.integer("axis", -2), cache.shape.rank)
+    rank, batch = cache.shape.rank, cache.shape.dims[0]
+    ramp = arange(node, update.shape.dims[axis])
+    places = node.reshape(ramp, [update.shape.dims[axis] if i == axis else 1 for i in range(rank)])
+    if given is not None:
+        start = node.reshape(node.convert(given, I64), (batch, *[1] * (rank - 1)))
+        places = node.add(ops.Add(), start, places)
+    if node.choice("mode", ("linear", "circular"), "linear") == "circular":
+        places = node.add(ops.Mod(), places, node.dims([cache.shape.dims[axis]]))
+    index = node.broadcast_to(places, update.shape.dims)
+    return node.add(ops.ScatterNone(axis), cache, index, update)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from migx import dim, ops
-from migx.builders import arange
+from migx.builders import arange, number
 from migx.dim import may_equal
 from migx.ir import Instruction, Module
 from migx.onnx.importers import importer
@@ -27,9 +27,8 @@ def inverse(node: Node) -> Instruction:
     ones = node.add(ops.Equal(), node.add(ops.Unsqueeze((1,)), place), place)
     ones = node.broadcast_to(node.convert(ones, flat.shape.dtype), flat.shape.dims)
     both = node.add(ops.Concat(2), flat, ones)
-    count = node.add(ops.Squeeze((0,)), node.dims([size]))
     body = eliminated(node, both.shape, place)
-    loop = node.add(ops.Loop(), count, node.add(ops.Undefined()), both, modules=[body])
+    loop = node.add(ops.Loop(), number(node, size), node.add(ops.Undefined()), both, modules=[body])
     (both,) = node.elements(loop, 1)
     right = node.add(ops.Slice((2,), (size,), (2 * size,)), both)
     return node.convert(node.reshape(right, x.shape.dims), x.shape.dtype)

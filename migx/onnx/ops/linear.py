@@ -1,4 +1,4 @@
-"""ONNX matrix products, convolutions and pooling."""
+"""ONNX matrix products, determinants and convolutions."""
 
 from __future__ import annotations
 
@@ -168,3 +168,8 @@ def centred(node: Node, x: Instruction, zero: Instruction | None, axis: int) -> 
         dims[axis] = zero.shape.dims[0]
         zero = node.reshape(zero, dims)
     return node.add(ops.Sub(), wide, zero)
+
+
+@importer("Det", since=11)
+def determinant(node: Node) -> Instruction:
+    return node.add(ops.Determinant(), node.input(0))

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from migx import dim, ops
-from migx.builders import concatenate
+from migx.builders import concatenate, folded
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops.linear import scaled
-from migx.onnx.ops.normalization import over_size
+from migx.onnx.ops.normalization import over_size, size_of
 from migx.op import Array
 from migx.ops.trees import COMPARISONS, UNORDERED
 from migx.shape import F32, I32, I64, STR
@@ -96,10 +96,9 @@ def mapped(node: Node, x: Instruction, keys: Array, values: Array, default: Arra
         whole = np.append(values, default.astype(values.dtype))
         return node.add(ops.Gather(0), node.literal(whole), key_places(node, x, keys))
     hits = equals(node, x, keys)
-    axis = (x.shape.rank,)
-    place = node.add(ops.Argmax(axis[0]), node.convert(hits, I32))
-    found = node.add(ops.Gather(0), node.literal(values), node.add(ops.Squeeze(axis), place))
-    known = node.add(ops.Squeeze(axis), node.add(ops.ReduceAny(axis), hits))
+    place = folded(node, ops.Argmax(x.shape.rank), node.convert(hits, I32))
+    found = node.add(ops.Gather(0), node.literal(values), place)
+    known = folded(node, ops.ReduceAny((x.shape.rank,)), hits)
     return node.add(ops.Where(), known, found, node.literal(default))
 
 
@@ -191,10 +190,8 @@ def normalizer(node: Node) -> Instruction:
     axes, norm = (x.shape.rank - 1,), node.choice("norm", ("MAX", "L1", "L2"), "MAX")
     if norm == "MAX":
         size = node.add(ops.ReduceMax(axes), x)
-    elif norm == "L1":
-        size = node.add(ops.ReduceSum(axes), node.add(ops.Abs(), x))
     else:
-        size = node.add(ops.Sqrt(), node.add(ops.ReduceSum(axes), node.add(ops.Mul(), x, x)))
+        size = size_of(node, x, axes, 1 if norm == "L1" else 2)
     return over_size(node, x, size)
 
 
@@ -288,8 +285,7 @@ def linear_classifier(node: Node) -> tuple[Instruction, Instruction]:
 
 def best_label(node: Node, scores: Instruction, labels: Array) -> Instruction:
     """The label of the largest score of each row."""
-    place = node.add(ops.Squeeze((1,)), node.add(ops.Argmax(1), scores))
-    return node.add(ops.Gather(0), node.literal(labels), place)
+    return node.add(ops.Gather(0), node.literal(labels), folded(node, ops.Argmax(1), scores))
 
 
 def binary_labels(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from migx import dim, ops
+from migx.builders import folded
 from migx.ir import Instruction
 from migx.onnx.alike import REDUCTIONS, class_of
 from migx.onnx.importers import importer
@@ -31,15 +32,22 @@ def batch_normalization(node: Node) -> tuple[Instruction, ...]:
         return (scaled_and_shifted(node, x, scale, bias, mean, variance),)
     axes = tuple(i for i in range(x.shape.rank) if i != 1)
     wide = node.convert(x, mean.shape.dtype)
-    average = node.add(ops.ReduceMean(axes), wide)
-    centred = node.add(ops.Sub(), wide, average)
-    square = node.add(ops.ReduceMean(axes), node.add(ops.Mul(), centred, centred))
+    average, _, square = moments(node, wide, axes)
     now = [node.reshape(v, mean.shape.dims) for v in (average, square)]
     momentum, running = node.number("momentum", 0.9), []
     for old, new in zip((mean, variance), now, strict=True):
         kept = node.add(ops.Mul(), old, momentum)
         running.append(node.add(ops.Add(), kept, node.add(ops.Mul(), new, 1 - momentum)))
     return (scaled_and_shifted(node, x, scale, bias, *now), *running)
+
+
+def moments(
+    node: Node, x: Instruction, axes: tuple[int, ...]
+) -> tuple[Instruction, Instruction, Instruction]:
+    """The mean over some axes, the difference from it, and the mean of that squared."""
+    mean = node.add(ops.ReduceMean(axes), x)
+    centred = node.add(ops.Sub(), x, mean)
+    return mean, centred, node.add(ops.ReduceMean(axes), node.add(ops.Mul(), centred, centred))
 
 
 def scaled_and_shifted(
@@ -118,9 +126,7 @@ def mean_variance_normalization(node: Node) -> Instruction:
     x = node.input(0)
     axes = node.axes(node.integers("axes", (0, 2, 3)), x.shape.rank)
     wide = node.convert(x, F32) if x.shape.dtype.bits < 32 else x
-    mean = node.add(ops.ReduceMean(axes), wide)
-    centred = node.add(ops.Sub(), wide, mean)
-    square = node.add(ops.ReduceMean(axes), node.add(ops.Mul(), centred, centred))
+    _, centred, square = moments(node, wide, axes)
     deviation = node.add(ops.Sqrt(), square)
     deviation = node.add(ops.Add(), deviation, 1e-9)
     result = node.add(ops.Div(), centred, deviation)
@@ -180,12 +186,34 @@ def softmax_op(node: Node, axis: int) -> ops.Softmax:
     return ops.Softmax(axis) if node.proto.op_type == "Softmax" else ops.Logsoftmax(axis)
 
 
+@importer("Hardmax")
+def hardmax_of_matrix(node: Node) -> Instruction:
+    """Until version 13 the dims from the axis on are merged."""
+    x = node.input(0)
+    axis = node.axis(node.integer("axis", 1), x.shape.rank)
+    flat = tail_as_one(node, x, axis)
+    return node.reshape(greatest(node, flat, axis), x.shape.dims)
+
+
+@importer("Hardmax", since=13)
+def hardmax(node: Node) -> Instruction:
+    x = node.input(0)
+    return greatest(node, x, node.axis(node.integer("axis", -1), x.shape.rank))
+
+
+def greatest(node: Node, x: Instruction, axis: int) -> Instruction:
+    """1 at the first maximum along an axis, 0 elsewhere."""
+    place = folded(node, ops.Argmax(axis), x)
+    values = node.literal([0, 1], x.shape.dtype)
+    return node.add(ops.Onehot(axis, x.shape.dims[axis]), place, values)
+
+
 def without_axes(node: Node, x: Instruction, axes: Sequence[int]) -> Instruction:
     """The value with the reduced axes if ``keepdims`` is set, otherwise without them."""
     return x if node.integer("keepdims", 1) or not axes else node.add(ops.Squeeze(tuple(axes)), x)
 
 
-def folded(node: Node, fold: runtime.Fold) -> Instruction:
+def reduced(node: Node, fold: runtime.Fold) -> Instruction:
     """Reduces axes from the attribute or the input; by default all, unless told otherwise."""
     x, given = node.input(0), node.optional(1)
     axes, whole = runtime.known_axes(node, given), not node.integer("noop_with_empty_axes", 0)
@@ -200,12 +228,12 @@ def folded(node: Node, fold: runtime.Fold) -> Instruction:
 @importer(*REDUCTIONS)
 def reduction(node: Node) -> Instruction:
     kind = class_of(node.proto.op_type)
-    return folded(node, lambda x, axes: node.add(kind(axes), x) if axes else x)
+    return reduced(node, lambda x, axes: node.add(kind(axes), x) if axes else x)
 
 
 @importer(*COMPOSED)
 def composed_reduction(node: Node) -> Instruction:
-    return folded(node, lambda x, axes: composed(node, x, axes))
+    return reduced(node, lambda x, axes: composed(node, x, axes))
 
 
 def composed(node: Node, x: Instruction, axes: tuple[int, ...]) -> Instruction:
@@ -245,11 +273,14 @@ def arg_extreme(node: Node) -> Instruction:
 def lp_normalization(node: Node) -> Instruction:
     x = node.input(0)
     axes = (node.axis(node.integer("axis", -1), x.shape.rank),)
-    if node.integer("p", 2) == 1:
-        norm = node.add(ops.ReduceSum(axes), node.add(ops.Abs(), x))
-    else:
-        norm = node.add(ops.Sqrt(), node.add(ops.ReduceSum(axes), node.add(ops.Mul(), x, x)))
-    return over_size(node, x, norm)
+    return over_size(node, x, size_of(node, x, axes, 1 if node.integer("p", 2) == 1 else 2))
+
+
+def size_of(node: Node, x: Instruction, axes: tuple[int, ...], power: int) -> Instruction:
+    """The sum of magnitudes along some axes, or for the power 2 the length."""
+    if power == 1:
+        return node.add(ops.ReduceSum(axes), node.add(ops.Abs(), x))
+    return node.add(ops.Sqrt(), node.add(ops.ReduceSum(axes), node.add(ops.Mul(), x, x)))
 
 
 def over_size(node: Node, x: Instruction, size: Instruction) -> Instruction:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from migx import ops
-from migx.builders import arange, concatenate
+from migx.builders import arange, at_index, stacked
 from migx.ir import Instruction, Module
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
@@ -50,11 +50,10 @@ def dynamic_quantize_lstm(node: Node) -> tuple[Instruction, ...]:
     a batch.
     """
     runs = [run(node, each) for each in directions(node)]
-    results = []
-    for axis, parts in zip((1, 0, 0), zip(*runs, strict=True), strict=True):
-        stacked = [node.add(ops.Unsqueeze((axis,)), part) for part in parts]
-        results.append(concatenate(node, axis, stacked))
-    return tuple(results)
+    return tuple(
+        stacked(node, axis, parts)
+        for axis, parts in zip((1, 0, 0), zip(*runs, strict=True), strict=True)
+    )
 
 
 def directions(node: Node) -> list[Direction]:
@@ -83,7 +82,7 @@ def of_direction(node: Node, at: int, d: int) -> Instruction | None:
     value = node.optional(at)
     if value is None:
         return None
-    return node.add(ops.Squeeze((0,)), node.add(ops.Slice((0,), (d,), (d + 1,)), value))
+    return at_index(node, value, 0, d)
 
 
 def weights(node: Node, d: int, at: int, scale_at: int) -> Instruction:

@@ -14,6 +14,7 @@ from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops.casting import stored_type
+from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import plus
 from migx.onnx.ops.linear import matrix_product
 from migx.onnx.packed import packing
@@ -94,7 +95,7 @@ def dynamic_quantize_linear(node: Node) -> tuple[Instruction, ...]:
     return node.add(ops.QuantizeLinear(axis=0, to=U8), x, safe, point), scale, point
 
 
-@importer("MatMulNBits", domain="com.microsoft")
+@importer("MatMulNBits", domain=DOMAIN)
 def matmul_n_bits(node: Node) -> Instruction:
     """A (..., K) times the transpose of B, whose N rows of K are packed in blocks, each with its
     scale. If given, ``g_idx`` has the index of the scale for each of the K.
@@ -152,7 +153,7 @@ BITSANDBYTES = ((*FP4, *(-x for x in FP4)), NF4)
 """The values of codes, by ``quant_type``."""
 
 
-@importer("MatMulBnb4", domain="com.microsoft")
+@importer("MatMulBnb4", domain=DOMAIN)
 def matmul_bnb4(node: Node) -> Instruction:
     """A (..., K) times the transpose of B, whose N rows of K are four-bit codes in sequence, high
     bits first; each block has its largest magnitude as scale.

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Sequence
 
 from migx import ops
+from migx.builders import folded
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
@@ -67,5 +68,5 @@ def multinomial(node: Node) -> Instruction:
     variate = node.add(ops.Neg(), node.add(ops.Log(), rest))
     chances = node.convert(node.add(ops.Unsqueeze((1,)), x), F32)
     scores = node.add(ops.Sub(), chances, node.add(ops.Log(), variate))
-    place = node.add(ops.Squeeze((2,)), node.add(ops.Argmax(2), scores))
+    place = folded(node, ops.Argmax(2), scores)
     return node.convert(place, node.dtype("dtype", 6))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from migx import ops
-from migx.builders import arange
+from migx.builders import arange, at_index
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
@@ -53,8 +53,7 @@ def rotary_embedding_of_three_places(node: Node) -> Instruction:
     for table in (2, 3):
         node.expect_dims(table, (node.input(table).shape.dims[0], pairs))
     node.expect_dims(1, (3, *places.shape.dims[1:]))
-    at = [node.add(ops.Squeeze((0,)), node.add(ops.Slice((0,), (i,), (i + 1,)), places))
-          for i in range(3)]  # fmt: skip
+    at = [at_index(node, places, 0, i) for i in range(3)]
     streams = np.repeat(np.arange(3), sections)
     if layout == 1:
         streams = np.zeros(pairs, np.int64)

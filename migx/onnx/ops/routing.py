@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from migx import ops
+from migx.builders import folded
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
@@ -52,7 +53,7 @@ def in_best_groups(node: Node, scores: Instruction, experts: int) -> Instruction
     size, tokens = experts // groups, scores.shape.dims[0]
     apart = node.reshape(scores, (tokens, groups, size))
     greatest, _ = node.elements(node.add(ops.Topk(min(most, size), 2), apart), 2)
-    total = node.add(ops.Squeeze((2,)), node.add(ops.ReduceSum((2,)), greatest))
+    total = folded(node, ops.ReduceSum((2,)), greatest)
     each = node.add(ops.Unsqueeze((2,)), best(node, total, node.integer("topk_group", 1)))
     return node.reshape(node.broadcast_to(each, (tokens, groups, size)), (tokens, experts))
 

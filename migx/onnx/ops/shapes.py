@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from migx import dim, ops
-from migx.builders import arange, concatenate
+from migx.builders import arange, concatenate, number
 from migx.dim import Dim, Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
@@ -79,7 +79,7 @@ def shape(node: Node) -> Instruction:
 
 @importer("Size")
 def size(node: Node) -> Instruction:
-    return node.add(ops.Squeeze((0,)), node.dims([node.input(0).shape.elements]))
+    return number(node, node.input(0).shape.elements)
 
 
 @importer("Reshape", since=5)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 
 from migx import ops
+from migx.builders import folded
 from migx.dim import Extent, may_equal
 from migx.ir import Instruction
 from migx.onnx.importers import importer
@@ -81,7 +82,7 @@ def before_streams(node: Node) -> Instruction:
     x = in_streams(node, node.convert(node.input(0), F32))
     parts = node.add(ops.Mul(), x, gates(node, 1, x.shape.dims))
     axis = x.shape.rank - 2
-    total = node.add(ops.Squeeze((axis,)), node.add(ops.ReduceSum((axis,)), parts))
+    total = folded(node, ops.ReduceSum((axis,)), parts)
     total = scaled(node, total, node.number("reduction_scale", 1.0))
     return node.convert(total, node.input(0).shape.dtype)
 

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 
 from migx import ops
+from migx.builders import folded
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
@@ -73,8 +74,8 @@ def kernel(node: Node, x: Instruction, vectors: Array) -> Instruction:
     gamma, offset, degree = (*node.numbers("kernel_params", ()), 0.0, 0.0, 0.0)[:3]
     if kind == "RBF":
         apart = node.add(ops.Sub(), node.add(ops.Unsqueeze((1,)), x), vectors[None])
-        square = node.add(ops.ReduceSum((2,)), node.add(ops.Mul(), apart, apart))
-        return node.add(ops.Exp(), scaled(node, node.add(ops.Squeeze((2,)), square), -gamma))
+        square = folded(node, ops.ReduceSum((2,)), node.add(ops.Mul(), apart, apart))
+        return node.add(ops.Exp(), scaled(node, square, -gamma))
     dot = product(node, x, vectors.T, np.zeros(0))
     if kind == "LINEAR":
         return dot
@@ -96,7 +97,7 @@ def linear_label(node: Node, scores: Instruction, labels: Array) -> Instruction:
     best = best_label(node, scores, labels)
     if len(labels) != 2 or node.numbers("prob_a", ()):
         return best
-    greatest = node.add(ops.Squeeze((1,)), node.add(ops.ReduceMax((1,)), scores))
+    greatest = folded(node, ops.ReduceMax((1,)), scores)
     positive = bool((numbers(node, "coefficients") >= 0).all())
     limit, op = (0.5, ops.GreaterOrEqual()) if positive else (0.0, ops.Greater())
     above = node.add(op, greatest, limit)

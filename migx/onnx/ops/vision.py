@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from migx import dim, ops
+from migx.builders import stacked
 from migx.dim import Extent
 from migx.ir import Instruction
 from migx.onnx.importers import importer
@@ -45,8 +46,7 @@ def affine_grid(node: Node) -> Instruction:
         apart = [lengths[i] if i == axis else 1 for i in range(axes)]
         columns.append(node.broadcast_to(node.reshape(places[axis], apart), lengths))
     columns.append(node.scalar(1, columns[0]))
-    points = node.add(ops.Concat(axes), *(node.add(ops.Unsqueeze((axes,)), v) for v in columns))
-    points = node.reshape(points, (dim.product(lengths), axes + 1))
+    points = node.reshape(stacked(node, axes, columns), (dim.product(lengths), axes + 1))
     made = matrix_product(node, ops.Dot(), points, node.add(ops.Transpose((0, 2, 1)), maps))
     return node.reshape(made, (maps.shape.dims[0], *lengths, axes))
 
@@ -147,7 +147,7 @@ def max_unpool(node: Node) -> Instruction:
     places: list[Instruction] = []
     for extent in reversed(image):
         size = node.dims([extent])
-        places.insert(0, node.add(ops.Unsqueeze((1,)), node.add(ops.Mod(), rest, size)))
+        places.insert(0, node.add(ops.Mod(), rest, size))
         rest = node.add(ops.Div(), rest, size)
-    tuples = node.add(ops.Concat(1), *places)
+    tuples = stacked(node, 1, places)
     return node.add(ops.ScatterndNone(), canvas, tuples, node.reshape(x, (total,)))
