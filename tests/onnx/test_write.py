@@ -217,6 +217,16 @@ def test_a_module_that_two_instructions_share_is_written_for_each(tmp_path: Path
     assert kinds(path) == ["Conv", "Conv"]
 
 
+def test_a_value_is_cast_once_to_each_type(tmp_path: Path) -> None:
+    program = migx.parse(
+        "module main(x: f32[4], y: f32[4], i: u8[2]) {"
+        " %0 = gather(x, i) {axis=0} %1 = gather(y, i) {axis=0} return %0, %1 }"
+    )
+    x, y = (np.arange(4, dtype=np.float32) + n for n in (0, 4))
+    path = assert_agrees(program, {"x": x, "y": y, "i": np.array([3, 1], np.uint8)}, tmp_path)
+    assert sorted(kinds(path)) == ["Cast", "Gather", "Gather"]
+
+
 @pytest.mark.parametrize("passes", ["", FUSED])
 def test_operands_of_a_resize_may_have_been_rewritten(passes: str, tmp_path: Path) -> None:
     """Sizes, scales, and sizes of which the aspect is kept: known to the run alone."""
