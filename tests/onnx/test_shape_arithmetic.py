@@ -296,6 +296,18 @@ DATA: dict[str, tuple[str, list[dict[str, int]]]] = {
             }
           >
         }""", [{"n": 1}, {"n": 4}, {"n": 2}]),
+    "loop whose count may be below 0": ("""
+        main (float[n] x) => (float[k] rows)
+        <int64 three = {3}, bool go = {1}> {
+          size = Size(x)
+          trips = Sub(size, three)
+          rows = Loop(trips, go) <
+            body = step (int64 i, bool c) => (bool d, float row) {
+              d = Identity(c)
+              row = Cast<to = 1>(i)
+            }
+          >
+        }""", [{"n": 5}, {"n": 2}, {"n": 3}]),
     "loop until": ("""
         main (float[n] x) => (int64 count)
         <bool go = {1}, float limit = {20}, int64 zero = {0}, int64 one = {1}> {

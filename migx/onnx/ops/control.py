@@ -10,6 +10,7 @@ from migx import dim, ops
 from migx.dim import Dim, Extent
 from migx.errors import DimError, MigxError, OnnxError, ShapeError
 from migx.ir import Instruction, Module
+from migx.iterations import ENDLESS, Iterations
 from migx.onnx.graphs import named
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
@@ -235,19 +236,11 @@ def is_own(extent: Extent, prefix: str) -> bool:
 
 def trip_count(node: Node, trips: Instruction, condition: Instruction, body: Module) -> Extent:
     """The number of iterations, if known: the trip count, if nothing ends the loop earlier."""
-    limit = node.extents(trips) if trips.shape.dtype is I64 else None
-    ends = body.outputs[0]
-    while ends.op.name == "identity":
-        ends = ends.inputs[0]
-    goes_on = ends is body.parameters[list(body.parameters)[1]] or always(node, ends)
-    starts = condition.shape.dtype is not BOOL or always(node, condition)
-    return limit[0] if limit is not None and goes_on and starts else node.fresh("trips")
-
-
-def always(node: Node, condition: Instruction) -> bool:
-    """Whether a condition is known to be true."""
-    held = node.contents(condition)
-    return held is not None and held.dtype != object and bool(held.all())
+    ends, state = body.outputs[0], tuple(body.parameters.values())[:2]
+    for value in (trips, condition, ends):
+        node.contents(value)  # is read now if it was left out
+    told = Iterations(body, ENDLESS, (), (), (), trips, condition, ends, state).count
+    return node.fresh("trips") if told is None else told
 
 
 def escaped(node: Node, shape: Shape, hint: str) -> Shape:
