@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from migx.dim import Extent, bounds
+from migx.dim import Extent, bounds, maximum
 from migx.errors import ShapeError
 from migx.op import Array, Operation
 from migx.shape import Dims, Shape
@@ -101,3 +101,27 @@ def joined(pads: Dims, padding: Dims) -> Dims | None:
     if any(p != 0 for p in outside) or any(bounds(p)[0] < 0 for p in spatial):
         return None
     return tuple(p + q for p, q in zip(spatial, padding, strict=True))
+
+
+def same_padding(
+    dims: Sequence[Extent],
+    lengths: Sequence[Extent],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    *,
+    upper: bool,
+) -> tuple[Extent, ...]:
+    """The padding with which each dim has as many windows as strides fit into it, rounded up (ONNX
+    SAME_UPPER and SAME_LOWER); an odd element is at the end if ``upper``.
+    """
+    totals = []
+    for size, length, step, apart in zip(dims, lengths, stride, dilation, strict=True):
+        count = (size + (step - 1)) // step
+        totals.append(maximum((count - 1) * step + reach(length, apart) - size, 0))
+    return halved(totals, upper=upper)
+
+
+def halved(totals: Sequence[Extent], *, upper: bool) -> tuple[Extent, ...]:
+    """Total paddings as begins and ends; an odd element is at the end if ``upper``."""
+    less, more = [total // 2 for total in totals], [total - total // 2 for total in totals]
+    return (*less, *more) if upper else (*more, *less)

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from migx import dim
 from migx import op as operations
 from migx.dim import Extent
 from migx.errors import EvaluationError, ShapeError
 from migx.op import Array, Modules, Op, Shapes
-from migx.ops._rules import expect, expect_same_type
+from migx.ops._rules import expect, expect_same_type, expect_single
 from migx.ops.layout import PAD_MODES, Pad, expect_vectors
 from migx.ops.resize import Resize
 from migx.shape import F64, DType, Shape
@@ -60,8 +59,7 @@ class DynamicPad(Op):
         expect_vectors(self, [pads], 2 * x.rank)
         if self.mode not in PAD_MODES:
             raise ShapeError(f"{self.name} knows {', '.join(PAD_MODES)}, not {self.mode!r}")
-        if value and not dim.may_equal(value[0].elements, 1):
-            raise ShapeError(f"{self.name} takes one value to pad with, got {value[0].text}")
+        expect_single(self, "a value to pad with", value)
         if len(self.out_lens) != x.rank:
             raise ShapeError(f"{self.name}: {x.text} cannot get dims {list(self.out_lens)}")
         return Shape(dtype, self.out_lens)

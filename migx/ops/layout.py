@@ -17,7 +17,7 @@ from migx.dim import Extent
 from migx.errors import EvaluationError, ShapeError
 from migx.op import Array, Modules, Op, Operation, Shapes, Traits
 from migx.ops._row_major import row_major
-from migx.ops._rules import expect, expect_axis, expect_same_type
+from migx.ops._rules import expect, expect_axis, expect_same_type, expect_single
 from migx.shape import Shape
 
 VIEW = Traits(view=0)
@@ -349,8 +349,7 @@ class Pad(Op):
             raise ShapeError(f"pad knows {', '.join(PAD_MODES)}, not {self.mode!r}")
         if len(self.pads) != 2 * rank:
             raise ShapeError(f"pad: {len(self.pads)} pads for {shapes[0].text}, not {2 * rank}")
-        if len(shapes) == 2 and not dim.may_equal(shapes[1].elements, 1):
-            raise ShapeError(f"pad takes one value to pad with, got {shapes[1].text}")
+        expect_single(self, "a value to pad with", shapes[1:])
         axes = list(zip(shapes[0].dims, self.pads[:rank], self.pads[rank:], strict=True))
         if any(dim.bounds(d + dim.minimum(b, 0) + dim.minimum(e, 0))[1] < 0 for d, b, e in axes):
             raise ShapeError(f"pads {list(self.pads)} drop more of {shapes[0].text} than there is")

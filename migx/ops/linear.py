@@ -256,3 +256,19 @@ def _depthwise(
         np.multiply(x[taps(starts, counts, stride)], weight, out=scaled)
         result += scaled
     return result
+
+
+class Determinant(Op):
+    """The determinants of square matrices [..., n, n]. ONNX Det."""
+
+    def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+        expect(self, shapes, 1)
+        (x,) = shapes
+        expect_kind(self, x.dtype, FLOAT)
+        if x.rank < 2 or not may_equal(x.dims[-1], x.dims[-2]):
+            raise ShapeError(f"{self.name} needs square matrices [..., n, n], got {x.text}")
+        return Shape(x.dtype, x.dims[:-2])
+
+    def compute(self, x: Array) -> Array:
+        with no_warnings():
+            return rounded(np.linalg.det(wide(x)), x)

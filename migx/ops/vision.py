@@ -6,7 +6,7 @@ Weights and sums are made in f32, or in f64 for images of it, and rounded once.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -19,6 +19,7 @@ from migx.op import Array, Modules, Op, Operation, Shapes
 from migx.ops._numeric import FLOAT, NUMBER, expect_kind
 from migx.ops._rules import expect, expect_same_type, no_warnings, rounded, wide
 from migx.ops._windows import expect_spatial, split, taps
+from migx.ops.indexing import ramp
 from migx.ops.linear import Convolution
 from migx.shape import Shape
 
@@ -75,17 +76,25 @@ class GridSample(Op):
         edge = 0.0 if self.align_corners else -0.5
         if self.padding_mode == "reflection":
             place = _reflected(place, edge, extent - 1 - edge)
+        taps = _interpolation(self.mode, place)
+        if self.padding_mode == "zeros":
+            return _inside(taps, extent)
         made = []
-        for index, weight in _interpolation(self.mode, place):
-            inside = (index >= 0) & (index < extent)
-            if self.padding_mode == "zeros":
-                weight = np.where(inside, weight, 0)
-            elif self.padding_mode == "reflection":
-                index = np.where(
-                    inside, index, np.trunc(_reflected(index, edge, extent - 1 - edge))
-                )
+        for index, weight in taps:
+            if self.padding_mode == "reflection":
+                turned = np.trunc(_reflected(index, edge, extent - 1 - edge))
+                index = np.where((index >= 0) & (index < extent), index, turned)
             made.append((np.clip(index, 0, extent - 1).astype(np.int64), weight))
         return made
+
+
+def _inside(taps: Iterable[Tap], extent: int) -> list[Tap]:
+    """Taps that are elements of the image; those outside it have weight 0."""
+    made = []
+    for index, weight in taps:
+        inside = (index >= 0) & (index < extent)
+        made.append((np.clip(index, 0, extent - 1).astype(np.int64), np.where(inside, weight, 0)))
+    return made
 
 
 def _interpolation(mode: str, place: Array) -> Iterator[Tap]:
@@ -167,12 +176,10 @@ class DeformableConvolution(Op):
         begins, _ = split(self.padding)
         axes = []
         for i, extent in enumerate(x.shape[2:]):
-            tap = _along(np.arange(lengths[i]) * self.dilation[i], i, 2 * len(lengths))
-            window = _along(
-                np.arange(counts[i]) * self.stride[i], len(lengths) + i, 2 * len(lengths)
-            )
+            tap = ramp(lengths[i], i, 2 * len(lengths)) * self.dilation[i]
+            window = ramp(counts[i], len(lengths) + i, 2 * len(lengths)) * self.stride[i]
             place = apart.take(i, 1 + len(lengths)) + (tap + window - begins[i])
-            axes.append(_linear_inside(place.reshape(images, -1), extent))
+            axes.append(_inside(_interpolation("linear", place.reshape(images, -1)), extent))
         with no_warnings():
             grouped = data.reshape(images, x.shape[1] // self.offset_group, *x.shape[2:])
             columns = sampled(grouped, axes)
@@ -182,19 +189,6 @@ class DeformableConvolution(Op):
             columns = columns.reshape(len(x), self.group, depth, math.prod(counts))
             result = kernels.reshape(self.group, len(w) // self.group, depth) @ columns
         return rounded(result.reshape(len(x), len(w), *counts), x)
-
-
-def _along(values: Array, axis: int, rank: int) -> Array:
-    return values.reshape(-1, *[1] * (rank - 1 - axis))
-
-
-def _linear_inside(place: Array, extent: int) -> list[Tap]:
-    """The two neighbours of each coordinate; those outside the image have weight 0."""
-    made = []
-    for index, weight in _interpolation("linear", place):
-        inside = (index >= 0) & (index < extent)
-        made.append((np.clip(index, 0, extent - 1).astype(np.int64), np.where(inside, weight, 0)))
-    return made
 
 
 class RoiAlign(Op):

@@ -41,7 +41,11 @@ CROP = "tf_crop_and_resize"
         (DynamicPad((A, B)), [f32(2, 3), i64(3)], "takes a list of 4 integers"),
         (DynamicPad((A,)), [f32(2, 3), i64(4)], "cannot get dims"),
         (DynamicPad((A, B), "mirror"), [f32(2, 3), i64(4)], "knows constant, .*, not 'mirror'"),
-        (DynamicPad((A, B)), [f32(2, 3), i64(4), f32(2)], "takes one value to pad with"),
+        (
+            DynamicPad((A, B)),
+            [f32(2, 3), i64(4), f32(2)],
+            "a value to pad with of one element",
+        ),
         (DynamicResize((A, B)), [f32(2, 3), i64(2)], "takes 3 or 4 inputs"),
         (DynamicResize((A, B)), [f32(2, 3), i64(3), f64(2)], "takes a list of 2 integers"),
         (DynamicResize((A, B)), [f32(2, 3), i64(2), f32(2)], "takes 2 numbers as f64"),

@@ -234,7 +234,11 @@ REFUSED: list[tuple[Any, list[Shape], str]] = [
     (Pad((0, 0)), [Shape("f32", (2, 3))], r"2 pads for f32\[2, 3\], not 4"),
     (Pad((0, 0), "mirror"), [Shape("f32", (2,))], "constant, reflect, edge, wrap, not 'mirror'"),
     (Pad((5, -3)), [Shape("f32", (2,))], r"pads \[5, -3\] drop more of f32\[2\] than there is"),
-    (Pad((0, 0)), [Shape("f32", (2,)), Shape("f32", (2,))], r"one value to pad with, got f32\[2\]"),
+    (
+        Pad((0, 0)),
+        [Shape("f32", (2,)), Shape("f32", (2,))],
+        "a value to pad with of one element",
+    ),
     (DimLiteral((2, 3), (3,)), [], r"2 values for dims \[3\]"),
     (DimensionsOf(1, 3), [Shape("f32", (2, 3))], r"f32\[2, 3\] has no axes 1 up to 3"),
     (DynamicRange(N), [Shape("f32", (1,))] * 3, "numbers of rank 0"),

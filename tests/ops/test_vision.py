@@ -9,8 +9,8 @@ import pytest
 
 from migx.dim import Dim
 from migx.errors import EvaluationError, ShapeError
+from migx.ops import Determinant, Unique
 from migx.ops.reduce import PrefixScanProd
-from migx.ops.sets import Determinant, Unique
 from migx.ops.signal import Dft, MelWeightMatrix
 from migx.ops.trees import TreeEnsemble
 from migx.ops.vision import Col2im, DeformableConvolution, GridSample, MaxRoiPool, RoiAlign

@@ -11,6 +11,7 @@ from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.op import Operation
+from migx.ops._windows import halved, same_padding
 from migx.shape import I32
 
 
@@ -66,12 +67,8 @@ def window(node: Node, x: Instruction, lengths: Sequence[Extent]) -> dict[str, t
     padding: tuple[Extent, ...] = node.integers("pads", (0,) * (2 * n))
     mode = auto_pad(node)
     if mode in ("SAME_UPPER", "SAME_LOWER"):
-        totals = []
-        for size, length, s, d in zip(x.shape.dims[2:], lengths, stride, dilation, strict=True):
-            out = (size + (s - 1)) // s
-            totals.append(dim.maximum((out - 1) * s + (length - 1) * d + 1 - size, 0))
-        less, more = [t // 2 for t in totals], [t - t // 2 for t in totals]
-        padding = tuple(less + more) if mode == "SAME_UPPER" else tuple(more + less)
+        upper = mode == "SAME_UPPER"
+        padding = same_padding(x.shape.dims[2:], lengths, stride, dilation, upper=upper)
     elif mode == "VALID":
         padding = (0,) * (2 * n)
     if len(padding) != 2 * n or len(stride) != n or len(dilation) != n:
@@ -137,9 +134,7 @@ def fitted(
         total = s * (size - 1) + e + (k - 1) * d + 1 - out
         totals.append(dim.maximum(total, 0))
         more.append(e + dim.maximum(-total, 0))
-    less, rest = [t // 2 for t in totals], [t - t // 2 for t in totals]
-    upper = auto_pad(node) == "SAME_UPPER"
-    return ((*less, *rest) if upper else (*rest, *less)), tuple(more)
+    return halved(totals, upper=auto_pad(node) == "SAME_UPPER"), tuple(more)
 
 
 @importer("MatMulInteger")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from migx import dim
 from migx.onnx.exporters import exporter
 from migx.onnx.site import Site
+from migx.ops._windows import same_padding
 
 KINDS = {"max": "MaxPool", "average": "AveragePool", "lpnorm": "LpPool"}
 
@@ -50,21 +50,10 @@ def _window(site: Site) -> dict[str, Any]:
     if all(isinstance(p, int) for p in op.padding):
         return found | {"pads": op.padding}
     for mode in ("SAME_UPPER", "SAME_LOWER"):
-        if op.padding == _same(site, mode):
+        dims, upper = site.at.inputs[0].shape.dims[2:], mode == "SAME_UPPER"
+        if op.padding == same_padding(dims, op.lengths, op.stride, op.dilation, upper=upper):
             return found | {"auto_pad": mode}
     raise site.fail(f"its padding {op.padding} is not known before the run")
-
-
-def _same(site: Site, mode: str) -> tuple[dim.Extent, ...]:
-    """The padding for which each dim has as many windows as strides fit into it."""
-    op, less, more = site.op, [], []
-    axes = zip(site.at.inputs[0].shape.dims[2:], op.lengths, op.stride, op.dilation, strict=True)
-    for size, length, stride, dilation in axes:
-        count = (size + (stride - 1)) // stride
-        total = dim.maximum((count - 1) * stride + (length - 1) * dilation + 1 - size, 0)
-        less.append(total // 2)
-        more.append(total - total // 2)
-    return (*less, *more) if mode == "SAME_UPPER" else (*more, *less)
 
 
 @exporter("lrn")

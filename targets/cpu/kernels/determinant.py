@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from migx.dim import Extent, product
 from migx.ir import Instruction
-from migx.ops.sets import Determinant
+from migx.ops.linear import Determinant
 from migx.targets.cpu.emit import F32, F64, Value
 from migx.targets.cpu.emit.vector_math import absolute
 from migx.targets.cpu.kernel import Kernel, KernelWriter, Rows, memory_of, type_of
