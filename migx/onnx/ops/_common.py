@@ -62,6 +62,13 @@ def divided(
     return parted(node, node.reshape(x, dims), sizes, axis)
 
 
+def equal_parts(node: Node, x: Instruction, count: int) -> list[Instruction]:
+    """A value split into equal parts along its last axis."""
+    if not x.shape.rank:
+        raise node.fail(f"{x.shape} has no last axis of {count} equal parts")
+    return divided(node, x, (x.shape.dims[-1] // count,) * count)
+
+
 def up_to(node: Node, x: Instruction, axis: int, end: Instruction, count: Extent) -> Instruction:
     """The first elements along an axis, up to a computed ``end``; ``count`` is its dim."""
     last = node.reshape(node.convert(end, I64), (1,))

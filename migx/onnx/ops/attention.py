@@ -148,6 +148,11 @@ def merged(node: Node, x: Instruction) -> Instruction:
     return node.reshape(node.add(ops.Transpose((0, 2, 1, 3)), x), (batch, length, heads * size))
 
 
+def weighed(node: Node, scores: Instruction, v: Instruction) -> Instruction:
+    """Values weighed by the softmax of scores, with heads merged."""
+    return merged(node, node.add(ops.Dot(), node.add(ops.Softmax(3), scores), v))
+
+
 def attended(
     node: Node,
     q: Instruction,
@@ -163,8 +168,7 @@ def attended(
     scores = masked_scores(node, q, k, mask, bias)
     if node.integer("unidirectional", 0):
         scores = causal(node, scores, behind)
-    weights = node.add(ops.Softmax(3), scores)
-    return merged(node, node.add(ops.Dot(), weights, v)), scores
+    return weighed(node, scores, v), scores
 
 
 def masked_scores(
@@ -175,8 +179,7 @@ def masked_scores(
     bias: Instruction | None,
 ) -> Instruction:
     """The scores q kᵀ scale + bias + mask."""
-    product = node.add(ops.Dot(), q, node.add(ops.Transpose((0, 1, 3, 2)), k))
-    scores = plus(node, to_scale(node, product, q.shape.dims[-1]), bias)
+    scores = plus(node, products(node, q, k), bias)
     if mask is None:
         return scores
     filler = node.number("mask_filter_value", -10000.0)
@@ -186,9 +189,12 @@ def masked_scores(
     return node.add(ops.Add(), scores, added)
 
 
-def to_scale(node: Node, product: Instruction, size: Extent) -> Instruction:
-    """A product times the given scale, or divided by the square root of the size of a head."""
-    scale = node.number("scale", 0.0)
+def products(node: Node, q: Instruction, k: Instruction) -> Instruction:
+    """The products q kᵀ times the given scale, or divided by the square root of the size of a
+    head.
+    """
+    product = node.add(ops.Dot(), q, node.add(ops.Transpose((0, 1, 3, 2)), k))
+    scale, size = node.number("scale", 0.0), q.shape.dims[-1]
     if scale or isinstance(size, int):
         return scaled(node, product, scale or 1 / math.sqrt(size))
     inverse = node.add(ops.Rsqrt(), node.convert(node.dims([size]), F32))

@@ -8,16 +8,16 @@ from migx.dim import Extent, may_equal
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._common import divided, repeated, up_to
+from migx.onnx.ops._common import equal_parts, repeated, up_to
 from migx.onnx.ops.attention import (
     Pair,
     column,
     headed,
     kept,
     masked_scores,
-    merged,
+    products,
     rotated,
-    to_scale,
+    weighed,
 )
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import plus
@@ -35,7 +35,7 @@ def decoding_attention(node: Node) -> tuple[Instruction, ...]:
     q, k, v = node.input(0), node.optional(1), node.optional(2)
     heads = node.integer("num_heads")
     if k is None or v is None:
-        q, k, v = divided(node, q, (q.shape.dims[-1] // 3,) * 3)
+        q, k, v = equal_parts(node, q, 3)
     if not may_equal(q.shape.dims[1], 1):
         raise node.fail(f"{node.proto.input[0]!r} {q.shape}: one query is wanted, [batch, 1, size]")
     biases: list[Instruction] = []
@@ -66,8 +66,7 @@ def decoding_attention(node: Node) -> tuple[Instruction, ...]:
 def attended_to(node: Node, q: Instruction, seen: Pair, present: Pair) -> tuple[Instruction, ...]:
     """The results of attention to keys and values."""
     scores = masked_scores(node, q, seen[0], node.optional(3), node.optional(4))
-    weights = node.add(ops.Softmax(3), scores)
-    return merged(node, node.add(ops.Dot(), weights, seen[1])), *present, scores
+    return weighed(node, scores, seen[1]), *present, scores
 
 
 def put(node: Node, past: Instruction, new: Instruction, place: Instruction) -> Instruction:
@@ -121,15 +120,13 @@ def sparse_attention(node: Node) -> tuple[Instruction, ...]:
     end: Extent = node.fresh("total") if total is None else total[0]
     seen = [first_keys(node, x, end) for x in (k, v)]
     keys, values = (repeated(node, x, 1, heads) for x in seen)
-    product = node.add(ops.Dot(), q, node.add(ops.Transpose((0, 1, 3, 2)), keys))
-    scores = to_scale(node, product, q.shape.dims[3])
+    scores = products(node, q, keys)
     allowed = in_layout(node, heads, node.reshape(places, (batch, length)), arange(node, end))
     past = node.add(
         ops.LessOrEqual(), arange(node, end), node.add(ops.Transpose((0, 1, 3, 2)), places)
     )
     scores = kept(node, scores, node.add(ops.LogicalAnd(), allowed, past))
-    weights = node.add(ops.Softmax(3), scores)
-    return merged(node, node.add(ops.Dot(), weights, values)), k, v
+    return weighed(node, scores, values), k, v
 
 
 def first_keys(node: Node, x: Instruction, total: Extent) -> Instruction:

@@ -12,7 +12,7 @@ from migx.builders import arange, folded
 from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._common import channels_first, channels_last, delegated, divided
+from migx.onnx.ops._common import channels_first, channels_last, delegated, equal_parts
 from migx.onnx.ops.elementwise import plus
 from migx.onnx.ops.linear import matrix_product, per_channel, scaled
 from migx.onnx.ops.normalization import by_groups, normalized, over_root_mean_square
@@ -60,7 +60,7 @@ def swiglu(node: Node) -> Instruction:
     gate, up = node.input(0), node.optional(1)
     dtype, limit = gate.shape.dtype, node.number("limit", 0.0)
     if up is None:
-        gate, up = halves(node, gate)
+        gate, up = equal_parts(node, gate, 2)
     gate, up = (node.convert(v, F32) for v in (gate, up))
     if limit > 0:
         gate = node.add(ops.Min(), gate, limit)
@@ -72,17 +72,10 @@ def swiglu(node: Node) -> Instruction:
     return node.convert(node.add(ops.Mul(), opened, up), dtype)
 
 
-def halves(node: Node, x: Instruction) -> list[Instruction]:
-    """The two halves of the last axis."""
-    if not x.shape.rank:
-        raise node.fail(f"{x.shape} has no last axis of two halves")
-    return divided(node, x, (x.shape.dims[-1] // 2,) * 2)
-
-
 @importer("BiasSplitGelu", domain=DOMAIN)
 def bias_split_gelu(node: Node) -> Instruction:
     """The first half of the channels of x + bias, times the gelu of the second."""
-    left, right = halves(node, summed(node, 0, 1))
+    left, right = equal_parts(node, summed(node, 0, 1), 2)
     return node.add(ops.Mul(), left, delegated(node, "Gelu", right))
 
 

@@ -14,7 +14,7 @@ from migx.ir import Instruction
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops._common import divided, repeated, up_to
-from migx.onnx.ops.attention import column, headed, kept, merged, rotated, to_scale
+from migx.onnx.ops.attention import column, headed, kept, merged, products, rotated
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.elementwise import plus
 from migx.onnx.ops.linear import scaled
@@ -230,11 +230,10 @@ def grouped(
     [batch, 1, length, 1], or to all; and the scores, or their softmax, if they are an output. Keys
     have positions [batch, 1, 1, total], or are in order.
     """
-    batch, heads, _, size = q.shape.dims
+    batch, heads = q.shape.dims[:2]
     total, sink = k.shape.dims[2], sink_of(node, heads, q)
     k, v = (repeated(node, x, 1, heads) for x in (k, v))
-    product = node.add(ops.Dot(), q, node.add(ops.Transpose((0, 1, 3, 2)), k))
-    scores = to_scale(node, product, size)
+    scores = products(node, q, k)
     if cap := node.number("softcap", 0.0):
         scores = scaled(node, node.add(ops.Tanh(), scaled(node, scores, 1 / cap)), cap)
     scores = plus(node, scores, bias_at(node, batch, at))

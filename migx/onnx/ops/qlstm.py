@@ -13,7 +13,7 @@ from migx.builders import arange, at_index, stacked
 from migx.ir import Instruction, Module
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
-from migx.onnx.ops._common import delegated, divided
+from migx.onnx.ops._common import delegated, equal_parts
 from migx.onnx.ops.contrib import DOMAIN
 from migx.onnx.ops.linear import matrix_product, scaled
 from migx.onnx.ops.qlinear import by_range, dequantized
@@ -70,7 +70,7 @@ def directions(node: Node) -> list[Direction]:
         bias, h, c, peepholes = (of_direction(node, i, d) for i in (3, 5, 6, 7))
         inputs = matrix_product(node, ops.Dot(), x, weights(node, d, 1, 8))
         if bias is not None:
-            inputs = node.add(ops.Add(), inputs, node.add(ops.Add(), *cut(node, bias, 2)))
+            inputs = node.add(ops.Add(), inputs, node.add(ops.Add(), *equal_parts(node, bias, 2)))
         states = [blank if v is None else node.reshape(v, blank.shape.dims) for v in (h, c)]
         own, r = op.named_activations()[d], weights(node, d, 2, 10)
         found.append(Direction(op, backward, own, inputs, r, peepholes, states, lengths))
@@ -148,7 +148,7 @@ def body(node: Node, of: Direction, scanned: Sequence[Instruction]) -> Module:
     zero = step.scalar(0, h)
     rounded = by_range(step, before_end(ops.LessOrEqual(), h, zero))
     gates = step.add(ops.Add(), x, step.add(ops.Dot(), rounded, of.weights))
-    new = cell(step, of, cut(step, gates, 4), c)
+    new = cell(step, of, equal_parts(step, gates, 4), c)
     after = [before_end(ops.Less(), v, old) for v, old in zip(new, (h, c), strict=True)]
     module.add_return(*after, before_end(ops.Less(), new[0], zero), names=["h_new", "c_new", "y"])
     return module
@@ -159,7 +159,7 @@ def cell(
 ) -> tuple[Instruction, Instruction]:
     """Both states after a step, from the sums for its gates and the previous cell state."""
     (i, o, forget, new), (f, g, h) = gates, of.activations
-    peepholes = [] if of.peepholes is None else cut(step, of.peepholes, 3)
+    peepholes = [] if of.peepholes is None else equal_parts(step, of.peepholes, 3)
 
     def gate(x: Instruction, by: Activation, place: int, sees: Instruction) -> Instruction:
         """A gate's activation of a sum plus its peephole on the cell state."""
@@ -194,8 +194,3 @@ def activated(node: Node, by: Activation, x: Instruction) -> Instruction:
         case "ThresholdedRelu":
             return node.add(ops.Where(), node.add(ops.Less(), x, parameters[0]), 0, x)
     return delegated(node, name, x, **dict(zip(("alpha", "beta"), parameters, strict=False)))
-
-
-def cut(node: Node, value: Instruction, count: int) -> list[Instruction]:
-    """A value split into equal parts along its last axis."""
-    return divided(node, value, (value.shape.dims[-1] // count,) * count)

@@ -24,18 +24,11 @@ def reshape(site: Site) -> str:
     return site.node("Reshape", site.input(0), target, allowzero=zeros)
 
 
-@exporter("squeeze")
+@exporter("squeeze", "unsqueeze")
 def squeeze(site: Site) -> str:
     if not site.op.axes:
         return site.input(0)
-    return site.node("Squeeze", site.input(0), site.constant(site.op.axes))
-
-
-@exporter("unsqueeze")
-def unsqueeze(site: Site) -> str:
-    if not site.op.axes:
-        return site.input(0)
-    return site.node("Unsqueeze", site.input(0), site.constant(site.op.axes))
+    return site.node(site.op.name.title(), site.input(0), site.constant(site.op.axes))
 
 
 @exporter("multibroadcast")
@@ -61,31 +54,26 @@ def broadcast(site: Site) -> Value:
 
 @exporter("slice")
 def slice_(site: Site) -> str:
-    op = site.op
-    bounds = site.dims(op.starts), site.dims(op.ends)
-    return (
-        site.node("Slice", site.input(0), *bounds, site.constant(op.axes))
-        if op.axes
-        else site.input(0)
-    )
+    return sliced(site, site.dims(site.op.starts), site.dims(site.op.ends))
 
 
 @exporter("step")
 def step(site: Site) -> str:
-    axes = site.op.axes
-    bounds = site.constant([0] * len(axes)), site.constant([LAST] * len(axes))
-    operands = (*bounds, site.constant(axes), site.constant(site.op.steps))
-    return site.node("Slice", site.input(0), *operands) if axes else site.input(0)
+    starts, ends = (site.constant([end] * len(site.op.axes)) for end in (0, LAST))
+    return sliced(site, starts, ends, site.constant(site.op.steps))
 
 
 @exporter("reverse")
 def reverse(site: Site) -> str:
-    axes = site.op.axes
-    starts, ends = ([value] * len(axes) for value in (-1, FIRST))
-    operands = (starts, ends, axes, starts)
-    return (
-        site.node("Slice", site.input(0), *map(site.constant, operands)) if axes else site.input(0)
-    )
+    starts, ends = (site.constant([end] * len(site.op.axes)) for end in (-1, FIRST))
+    return sliced(site, starts, ends, starts)
+
+
+def sliced(site: Site, starts: str, ends: str, *steps: str) -> str:
+    """A slice on the axes of an operation."""
+    if not site.op.axes:
+        return site.input(0)
+    return site.node("Slice", site.input(0), starts, ends, site.constant(site.op.axes), *steps)
 
 
 @exporter("dynamic_slice")
