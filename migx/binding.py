@@ -10,6 +10,7 @@ import numpy as np
 
 from migx import dim
 from migx.argument import Argument
+from migx.base.files import member
 from migx.base.recent import Recent
 from migx.dim import Dim
 from migx.errors import DimError, InputError, ShapeError
@@ -162,8 +163,8 @@ def _tuple(name: str, value: Any, shape: Shape) -> Argument:
         )
     made = []
     for i, (each, part) in enumerate(zip(given, shape.parts, strict=True)):
-        made.append(_argument(f"{name}[{i}]", each, part))
-        check_type(f"{name}[{i}]", made[-1].shape, part)
+        made.append(_argument(member(name, i), each, part))
+        check_type(member(name, i), made[-1].shape, part)
     return value if is_tuple else Argument.tuple(made)
 
 
@@ -246,7 +247,7 @@ def _apart(pairs: Iterable[tuple[str, Shape, Shape]]) -> Iterator[tuple[str, Sha
     for name, declared, actual in pairs:
         if declared.dtype is TUPLE:
             members = enumerate(zip(declared.parts, actual.parts, strict=False))
-            yield from _apart((f"{name}[{i}]", part, value) for i, (part, value) in members)
+            yield from _apart((member(name, i), part, value) for i, (part, value) in members)
         else:
             yield name, declared, actual
 

@@ -135,6 +135,15 @@ def sources(parameter: Instruction) -> tuple[Instruction, ...]:
     return found.get(parameter, ())
 
 
+def ends(parent: Instruction, index: int) -> Iterator[Instruction]:
+    """The values that one of the results of a branch, a loop or a scan may be, or has as rows: what
+    the modules return for it and, of a loop, what it begins with.
+    """
+    of_loop = isinstance(parent.op, Loop)  # whose body returns its condition first
+    yield from (module.outputs[index + of_loop] for module in parent.modules)
+    yield from parent.inputs[2 + index : 3 + index] if of_loop else ()
+
+
 class Changing(NamedTuple):
     """A symbol of a body that is a dim of carried values: its name, its extent in the first
     iteration and in the next one, and the name of the symbol it is in the result, if any.

@@ -23,10 +23,11 @@ def declared_name(declared: onnx.TensorShapeProto.Dimension) -> str:
     return "" if named == "?" else named
 
 
-def declared_rank(value: onnx.ValueInfoProto) -> int | None:
+def declared_rank(value: onnx.ValueInfoProto | None) -> int | None:
     """The rank of a tensor in the file; None if not declared."""
-    tensor = value.type.tensor_type
-    return len(tensor.shape.dim) if tensor.HasField("shape") else None
+    if value is None or not value.type.tensor_type.HasField("shape"):
+        return None
+    return len(value.type.tensor_type.shape.dim)
 
 
 def contradicted(

@@ -10,7 +10,7 @@ import onnx
 
 from migx.errors import OnnxError
 from migx.ir import Instruction, Module
-from migx.iterations import sources
+from migx.iterations import ends, sources
 from migx.onnx import tensors
 from migx.ops.builtin import GetTupleElem
 from migx.shape import DType, Shape
@@ -65,7 +65,7 @@ def neighbours(value: Instruction) -> Iterator[Instruction]:
     through branches and loops.
     """
     if value.op.name == "get_tuple_elem":
-        yield from inside(value.inputs[0], value.op_as(GetTupleElem).index)
+        yield from ends(value.inputs[0], value.op_as(GetTupleElem).index)
     elif value.op.name == "@param":
         yield from sources(value)
     yield from value.inputs
@@ -78,13 +78,6 @@ def neighbours(value: Instruction) -> Iterator[Instruction]:
             yield from (list(m.parameters.values())[place] for m in user.modules if m.parameters)
         else:
             yield user
-
-
-def inside(parent: Instruction, index: int) -> Iterator[Instruction]:
-    """The values that become one of the results of a branch or loop."""
-    first = 1 if parent.op.name == "loop" else 0
-    yield from (module.outputs[first + index] for module in parent.modules)
-    yield from parent.inputs[2 + index : 3 + index] if first else ()
 
 
 def results(parent: Instruction, place: int) -> Iterator[Instruction]:

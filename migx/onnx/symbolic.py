@@ -25,9 +25,10 @@ from migx.ops.builtin import Literal
 from migx.shape import BOOL, I32, I64, Shape
 from migx.weights.constants import tree
 from migx.weights.evaluation import evaluated as evaluated_now
+from migx.weights.marking import KNOWN_INTEGERS
 
 T = TypeVar("T")
-LIMIT = 1024
+LIMIT = KNOWN_INTEGERS
 """Tensors with more elements than this are data, not shapes."""
 
 

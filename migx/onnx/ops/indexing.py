@@ -7,6 +7,7 @@ import numpy as np
 from migx import ops
 from migx.builders import arange, number
 from migx.ir import Instruction
+from migx.onnx.given import declared_rank
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
 from migx.onnx.ops import runtime
@@ -30,7 +31,7 @@ def gather_elements(node: Node) -> Instruction:
 @importer("GatherND")
 def gather_nd(node: Node) -> Instruction:
     x, indices, batch = node.input(0), node.input(1), node.integer("batch_dims", 0)
-    rank = runtime.declared_rank(node)
+    rank = declared_rank(node.declared())
     if rank is not None:
         indices = of_width(node, indices, indices.shape.rank - 1 + x.shape.rank - batch - rank)
     if batch == 0 and indices.shape.rank and indices.shape.dims[-1] == 1 and x.shape.rank:

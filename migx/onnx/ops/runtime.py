@@ -16,6 +16,7 @@ from migx.dim import Extent
 from migx.errors import OnnxError
 from migx.ir import Instruction
 from migx.onnx import symbolic
+from migx.onnx.given import declared_rank
 from migx.onnx.node import Node
 from migx.op import Array
 from migx.shape import BOOL, I64
@@ -46,7 +47,7 @@ def length(
     If its shape does not tell, the declared rank of the result does: ``of_rank`` gives the length
     for a rank.
     """
-    count, rank = given.shape.elements, declared_rank(node)
+    count, rank = given.shape.elements, declared_rank(node.declared())
     if not isinstance(count, int) and rank is not None and of_rank(rank) >= 0:
         count = of_rank(rank)
     if not isinstance(count, int):
@@ -68,14 +69,6 @@ def of_length(node: Node, given: Instruction, count: Extent) -> Instruction:
     """A list of a length that another operand tells, if its own shape does not."""
     known = isinstance(given.shape.elements, int) or not isinstance(count, int)
     return given if known else node.reshape(given, (count,))
-
-
-def declared_rank(node: Node) -> int | None:
-    """The rank that the model declares for the node's first result, if any."""
-    declared = node.declared()
-    if declared is None or not declared.type.tensor_type.HasField("shape"):
-        return None
-    return len(declared.type.tensor_type.shape.dim)
 
 
 def numbers(node: Node, values: Array | Sequence[int]) -> Instruction:

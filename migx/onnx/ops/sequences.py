@@ -5,6 +5,7 @@ from __future__ import annotations
 from migx import ops
 from migx.dim import may_equal
 from migx.ir import Instruction
+from migx.iterations import ends
 from migx.onnx import tensors
 from migx.onnx.importers import importer
 from migx.onnx.node import Node
@@ -41,10 +42,7 @@ def known(whole: Instruction) -> Shape | None:
         case ops.SequenceErase():
             return known(whole.inputs[0])
         case ops.GetTupleElem(index=index):
-            maker = whole.inputs[0]
-            # A loop's body returns its condition first.
-            index += isinstance(maker.op, ops.Loop)
-            found = (known(module.outputs[index]) for module in maker.modules)
+            found = map(known, ends(whole.inputs[0], index))
             return next((varying(held) for held in found if held is not None), None)
     return None
 
