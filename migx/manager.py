@@ -292,7 +292,7 @@ class PassManager:
 
     def common_parent(self, module: Module) -> Module:
         """The innermost module that contains, at any depth, every instruction this one is an
-        argument of.
+        argument of (MIGraphX ``get_common_parent``).
         """
         holders = [at.owner for at in module.parents]
         if not holders:
