@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from migx.shape import F16, F32
+from migx.shape import F16, F32, F64
 from migx.testing.bounds import LAMBDA, Budget, Comparison, compare
 from migx.testing.bounds.roundings import FUNCTION
 from tests.core.budgets import beside, drawn, run
@@ -465,3 +465,8 @@ def test_what_is_left_of_terms_that_cancel_keeps_their_roundings(after: str) -> 
         assert compare("y", other * other if after else other, exact, budget).passed
     lost = exact + np.float32(0.1)
     assert not compare("y", lost, exact, budget).passed
+
+
+def test_an_error_relative_to_one_is_nothing_beside_the_largest_doubles() -> None:
+    budget = Budget(variance=1e-32)
+    assert budget.beside_one(F64, 1e200).variance == budget.variance

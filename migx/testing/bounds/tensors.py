@@ -116,7 +116,7 @@ class Budget:
         own = 2 * FUNCTION * min(dtype.roundoff, F32.roundoff) ** 2
         if size < TINY:
             return replace(self, scale=1.0)
-        variance = min(self.variance + own / size**2, sys.float_info.max)
+        variance = min(self.variance + own / size / size, sys.float_info.max)
         return replace(self, variance=variance, scale=size)
 
     def explain(self, dtype: DType) -> str:
