@@ -35,6 +35,7 @@ def key_places(site: Site) -> str:
     """ONNX LabelEncoder, whose keys differ: of equal ones, the first is kept."""
     words = keys(site, 1, "keys_{}s")["keys_strings"]
     places = dict(zip(words[::-1], range(len(words) - 1, -1, -1), strict=True))
+    site.graph.model.require(2, "ai.onnx.ml")
     return site.node(
         "ai.onnx.ml::LabelEncoder",
         site.input(0),
