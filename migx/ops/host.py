@@ -54,6 +54,7 @@ def _evaluator(text: str, version: int) -> Any:
     from google.protobuf import text_format
     from onnx.reference import ReferenceEvaluator
 
+    from migx.ops._normalizer import StringNormalizer
     from migx.ops._tokenizer import Tokenizer
 
     node = text_format.Parse(text, onnx.NodeProto())
@@ -62,4 +63,4 @@ def _evaluator(text: str, version: int) -> Any:
     inputs, outputs = ([n for n in names if n] for names in (node.input, node.output))
     opsets = [onnx.helper.make_opsetid(node.domain, version)]
     function = onnx.helper.make_function("migx.host", node.op_type, inputs, outputs, [node], opsets)
-    return ReferenceEvaluator(function, new_ops=[Tokenizer])
+    return ReferenceEvaluator(function, new_ops=[StringNormalizer, Tokenizer])

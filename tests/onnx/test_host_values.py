@@ -283,3 +283,35 @@ def test_a_value_that_gives_a_size_stays(tmp_path: Path) -> None:
     )
     assert [at.name for at in made.main] == ["@param", "nonzero", "dim_literal", "@return"]
     assert only(made, x=np.array([1, 0, 2], np.float32)).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "wanted"),
+    [
+        ('case_change_action = "LOWER"', ["the cat", "", "\u00e9mile", "the"]),
+        ('case_change_action = "UPPER", stopwords = ["the"]', ["THE CAT", "", "\u00c9MILE"]),
+        ('is_case_sensitive = 1, stopwords = ["The"]', ["The cat", "", "\u00c9mile"]),
+        ('stopwords = ["THE CAT", "the", "", "\u00e9mile"]', [""]),
+    ],
+)
+@pytest.mark.parametrize("dims", [(4,), (1, 4)])
+def test_only_whole_strings_are_stop_words(
+    attributes: str, wanted: list[str], dims: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Accents and empty strings stay, as with onnxruntime, where there is a locale for it."""
+    made = program(
+        f"g (string{list(dims)} x) => (string[n] y) {{ z = StringNormalizer<{attributes}>(x) "
+        "all = Constant<value = int64[1] {-1}>() y = Reshape(z, all) }",
+        tmp_path,
+    )
+    x = np.array(["The cat", "", "\u00c9mile", "The"], object).reshape(dims)
+    assert only(made, x=x).tolist() == wanted
+
+
+def test_stop_words_are_taken_from_one_row(tmp_path: Path) -> None:
+    made = program(
+        'g (string[n, 2] x) => (string[m, k] y) { y = StringNormalizer<stopwords = ["a"]>(x) }',
+        tmp_path,
+    )
+    with pytest.raises(EvaluationError, match=r"taken from \[C\] or \[1, C\], not from \(2, 2\)"):
+        made.eval({"x": np.full((2, 2), "a", object)})
