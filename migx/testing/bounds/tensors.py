@@ -12,12 +12,12 @@ step.
 
 All of this is relative to the largest magnitude of a tensor, and keeps its relative size from one
 instruction to the next, as in sums and products; a logarithm multiplies it by its mean slope, and a
-sum by what its terms exceed it, if they cancel: see ``sums``. If a function flattens its input, the
-bound is relative to the effect of a difference in the input. Functions with values up to 1 are
-approximated with an error relative to 1, however small the result. Around logarithms, roundings to
-integers and quantisations, errors are ``followed`` element by element. The bound of a concatenation
-is that of the part with the largest error; that of a sum of two is what they may be off together,
-if that is less.
+sum by what its terms exceed it, if they cancel: see ``sums``. If a function flattens its input or
+folds it, as a sine, the bound is relative to the effect of a difference in the input. Functions
+with values up to 1 are approximated with an error relative to 1, however small the result. Around
+logarithms, roundings to integers and quantisations, errors are ``followed`` element by element. The
+bound of a concatenation is that of the part with the largest error; that of a sum of two is what
+they may be off together, if that is less.
 """
 
 from __future__ import annotations
@@ -451,11 +451,13 @@ PRODUCTS = frozenset(name for name, _ in FACTORS)
 
 STEEPEST: dict[str, Callable[[NDArray[Any]], float]] = {
     "clip": largest,
+    "cos": largest,
     "erf": lambda inputs: 2 / math.sqrt(math.pi) * largest(inputs),
     "leaky_relu": largest,
     "relu": largest,
     "log": _logarithm,
     "sigmoid": _logistic,
+    "sin": largest,
     "tanh": lambda inputs: 2 * _logistic(2 * inputs.astype(np.float64)),
 }
 """The most that a relative difference in some inputs can change the result."""
