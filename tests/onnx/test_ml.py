@@ -14,7 +14,8 @@ import migx.onnx
 from migx import Dim, ops
 from migx.errors import EvaluationError, OnnxError
 from migx.ops.trees import COMPARISONS, GREATER, LESS, UNORDERED
-from tests.onnx.build import Array, read
+from migx.shape import F32
+from tests.onnx.build import Array, peer, read
 from tests.onnx.one_node import assert_as_peer, node_model, results
 
 RNG = np.random.default_rng(4)
@@ -343,6 +344,32 @@ def test_trees_are_written_as_they_were_read(
         for p in (program, back, migx.parse_onnx(tmp_path / "again.onnx"))
     ]
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("aggregate", ["sum", "average", "min", "max"])
+def test_trees_of_one_leaf_and_of_several_targets_are_written(
+    aggregate: str, tmp_path: Path
+) -> None:
+    program, silent = migx.Program(), {"min": np.inf, "max": -np.inf}.get(aggregate, 0.0)
+    main = program.main
+    x = main.add_parameter("x", migx.Shape("f32", (Dim("n"), 2)))
+    held: list[Array] = [
+        np.array([0, 1], np.int32),
+        np.full(2, COMPARISONS[0], np.uint8),
+        np.array([0.5, 0.0], np.float32),
+        np.array([[1, -1], [-2, -3]], np.int32),
+        np.array([[1, 2, 3], [4, silent, 5], [6, 7, silent], [8, 9, 2]], np.float32),
+        np.array([0, -4, 0], np.int32),
+    ]
+    literals = [main.add_literal(v) for v in held]
+    main.add_return(main.add_instruction(ops.TreeEnsemble(aggregate), x, *literals))
+    migx.onnx.write(program, tmp_path / "trees.onnx")
+    rows = np.array([[a, b] for a in (0, 1) for b in (-1, 1)], np.float32)
+    (wanted,) = program.compile("ref").eval({"x": rows})
+    (back,) = migx.parse_onnx(tmp_path / "trees.onnx").compile("ref").eval({"x": rows})
+    (there,) = peer(tmp_path / "trees.onnx", {"x": rows})
+    for found in (back, there):
+        np.testing.assert_allclose(found, wanted, rtol=2 * F32.roundoff)
 
 
 def test_a_test_that_is_no_comparison_is_not_written(tmp_path: Path) -> None:
