@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 import migx
 from benchmarks.measure import seconds
+from migx.cli.perf import PAUSE
 from migx.ops.builtin import Param
 from migx.ops.formats import pack
 from migx.planning import source
@@ -41,8 +42,6 @@ Array = NDArray[Any]
 Call = Callable[[], object]
 
 PASSES = "optimize_module,fuse_pointwise,fuse_epilogue"
-PAUSE = 0.05
-"""Seconds after a run of the peer until its threads no longer spin on our cores."""
 AT_LEAST = 2e-4
 """The least seconds of a sample: shorter calls are repeated."""
 

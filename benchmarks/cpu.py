@@ -22,10 +22,10 @@ import numpy as np
 import onnxruntime
 
 import migx
-from benchmarks.alone import PAUSE
 from benchmarks.measure import Result, in_turn
 from benchmarks.models import inputs, make
 from benchmarks.ref import agree, in_a_line, repeated
+from migx.cli.perf import PAUSE
 
 BAR = "as fast as the peer in the geometric mean of float and int4 models, none under 0.7"
 THREADS = (2, 1)

@@ -22,8 +22,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.alone import AT_LEAST, PAUSE, ours, peer
+from benchmarks.alone import AT_LEAST, ours, peer
 from benchmarks.measure import Result, seconds
+from migx.cli.perf import PAUSE
 
 Array = NDArray[Any]
 BAR = "one row in blocks of 32 at least 1.3 times as fast as the peer, exact or not"

@@ -4,7 +4,7 @@ Whole runs are timed, and in one run each kernel by itself. GFLOP/s and GB/s sta
 machine's peaks, which are measured too: arithmetic, and a copy of memory, which kernels that work
 in caches may exceed. Inputs that no file gives are drawn from a seed; symbols then have small sizes
 that the model accepts, 1 if possible. If a target cannot time each kernel, only whole runs are
-timed.
+timed. Peers run in turn with it, each after a pause.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from migx.profile import Cost, Profile
 
 PEERS = ("onnxruntime", "openvino")
+
+PAUSE = 0.05
+"""Seconds after a run of a peer until its threads no longer spin on our cores."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -138,12 +141,16 @@ def _timed(
     calls: Mapping[str, Callable[[], object]], options: argparse.Namespace
 ) -> dict[str, list[float]]:
     """The seconds of each run of each call, alternating, so that disturbances affect all. Each has
-    run before.
+    run before. With several, a pause and an untimed run of its own precede each, so that it finds
+    neither the threads of another awake nor caches that another has filled.
     """
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(options.repeat):
         with _streams.progress(f"run {number + 1} of {options.repeat}"):
             for name, call in calls.items():
+                if len(calls) > 1:
+                    time.sleep(PAUSE)
+                    call()
                 start = time.perf_counter()
                 call()
                 taken[name].append(time.perf_counter() - start)

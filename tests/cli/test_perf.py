@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 import migx as api
 from migx.argument import Argument
+from migx.cli import perf
 from migx.profile import Cost, Profile
 from migx.targets.ref import Ref, executable
 from tests.cli.conftest import Migx
@@ -30,6 +31,17 @@ def test_kernels_the_host_and_peers_are_measured(migx: Migx, model: Path) -> Non
     assert any(e["flops"] > 0 and e["bytes"] > 0 and e["seconds"] > 0 for e in kernels.values())
     assert found["bytes"]["weights"] > 0
     assert found["peak"]["flops"] > 1e9
+
+
+def test_no_run_finds_the_threads_of_another_awake(
+    migx: Migx, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[float] = []
+    monkeypatch.setattr("time.sleep", done.append)
+    words = ("perf", model, "--repeat", "3")
+    assert (migx(*words).code, done) == (0, [])
+    assert migx(*words, "--against", "onnxruntime").code == 0
+    assert done == [perf.PAUSE] * 6
 
 
 def test_weights_are_counted_whether_fixed_or_replaceable(
