@@ -3,7 +3,7 @@
 A kernel may depend on an instruction's operation and shape, on the module it runs, and on the
 layout of each input, which its shape gives. It may know the kind of a constant and the views on it;
 a value it may know only of constants of one element that nobody may replace, and of small ones in
-its module.
+its module; of trees also whether all that they refer to exists.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from migx.ir import Instruction, Module
 from migx.ops.builtin import Literal, Param, Slot
 from migx.ops.formats import UnpackWeight
 from migx.ops.indexing import Gather
+from migx.ops.trees import TreeEnsemble
 from migx.planning import is_block, viewed
+from migx.weights import value_of
 
 SMALL = 2048
 """The most elements of a constant in a module whose values a kernel may know."""
@@ -29,7 +31,25 @@ def likeness(at: Instruction) -> Hashable | None:
     modules = tuple(map(_inside, at.modules))
     if None in modules or type(at.op) is Literal:
         return None
-    return operations.key(at.op, digests=True), at.shape, inputs, modules
+    return operations.key(at.op, digests=True), at.shape, inputs, modules, is_inside(at)
+
+
+def is_inside(at: Instruction) -> bool:
+    """Whether an instruction is an ensemble of trees that nobody may replace, and all features,
+    nodes and leaves that it refers to exist.
+    """
+    if not isinstance(at.op, TreeEnsemble):
+        return False
+    x, features, _, _, ways, weights, roots = at.inputs
+    known = [value_of(each) for each in (features, ways, roots)]
+    fixed = [value.array for value in known if value is not None]
+    columns, nodes, leaves = x.shape.dims[1], features.shape.dims[0], weights.shape.dims[0]
+    if len(fixed) < len(known) or not isinstance(columns, int) or not nodes:
+        return False
+    read, *places = fixed
+    within = [(read >= 0) & (read < columns)]
+    within += [(place >= -leaves) & (place < nodes) for place in places]
+    return all(bool(each.all()) for each in within)
 
 
 def digest(at: Instruction) -> str | None:

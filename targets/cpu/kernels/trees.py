@@ -3,7 +3,7 @@
 A tile is some rows. It takes one tree after another, so that a tree's nodes stay in the cache while
 all rows walk it, and the leaves of a row are accumulated in the order of the trees. A step from
 node to node has no branch: the relation of two numbers is one of four bits, and a test is the mask
-of the relations for which it holds.
+of the relations for which it holds. Indices are checked on the way, unless they are fixed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from migx.dim import Extent
 from migx.ir import Instruction
 from migx.ops.layout import Multibroadcast
 from migx.ops.trees import FAULT, SILENT, TreeEnsemble
+from migx.targets.cpu.code.alike import is_inside
 from migx.targets.cpu.emit import F32, F64, I64, Type, Value
 from migx.targets.cpu.kernel import Kernel, KernelWriter, memory_of, type_of
 from migx.targets.cpu.machine import Machine
@@ -63,6 +64,7 @@ class _Writer(KernelWriter):
         self.nodes: Extent = self.shapes[FEATURES].dims[0]
         self.targets: Extent = at.shape.dims[1]
         self.test = _test_of_all(at.inputs[TESTS])
+        self.inside = is_inside(at)
         self.totals = self.frame.take(ROWS * self.targets, F64)
 
     def kernel(self) -> Kernel:
@@ -135,18 +137,20 @@ class _Writer(KernelWriter):
         cycle.
         """
         f = self.f
-        known = self._mask(at, self.nodes)
-        here = at & known
+        going = f.opaque(f.op("ashr", at, 63)) ^ -1 if self.inside else self._mask(at, self.nodes)
+        here = at & going
         feature = self._place(FEATURES, here)
-        found = self._mask(feature, self.shapes[X].dims[1])
-        value, split = self._at(X, row, feature & found), self._at(SPLITS, here)
+        if not self.inside:
+            found = self._mask(feature, self.shapes[X].dims[1])
+            going, feature = going & found, feature & found
+        value, split = self._at(X, row, feature), self._at(SPLITS, here)
         x, limit = f.cast(value, self.number), f.cast(split, self.number)
         if self.test is not None:
             holds = f.opaque(f.cast(f.lies(FLOATS[self.test], x, limit), I64, signed=False))
         else:
             greater, less = (f.cast(v, I64, signed=False) for v in (x >= limit, x <= limit))
             holds = self._place(TESTS, here, signed=False) >> f.opaque(greater + less * 2) & 1
-        return at ^ ((self._place(WAYS, here, holds) ^ at) & known & found)
+        return at ^ ((self._place(WAYS, here, holds) ^ at) & going)
 
     def _mask(self, place: Value, extent: Extent) -> Value:
         """All bits if an index is in range, else none.

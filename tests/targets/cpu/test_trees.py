@@ -13,7 +13,7 @@ from migx import ops
 from migx.dim import Dim
 from migx.errors import EvaluationError
 from migx.targets.cpu.code import jit
-from migx.targets.cpu.kernels.trees import kernel_for
+from migx.targets.cpu.kernels.trees import ABREAST, kernel_for
 from migx.targets.cpu.machine import host
 from tests.targets.cpu.alone import OTHER_MACHINES, Array, produced
 
@@ -113,6 +113,24 @@ def test_no_trees_and_one_target() -> None:
         program = program_of("f32", operands)
         wanted = program.copy().compile("ref").eval({"x": values("f32", 5)})[0]
         assert program.compile("cpu").eval({"x": values("f32", 5)})[0].tobytes() == wanted.tobytes()
+
+
+def test_only_trees_that_may_change_or_are_broken_are_checked_on_the_way() -> None:
+    """At each of 8 walks abreast: a node and a feature."""
+
+    def checks(held: list[Array], replaceable: bool = False) -> int:
+        program = migx.Program()
+        main = program.main
+        x = main.add_parameter("x", migx.Shape("f32", (Dim("n"), FEATURES)))
+        literals = [main.add_literal(value, replaceable=replaceable) for value in held]
+        main.add_return(main.add_instruction(ops.TreeEnsemble(), x, *literals))
+        kernel = kernel_for(produced(program), host())
+        assert kernel is not None
+        return kernel.text.count("icmp ult")
+
+    sound, broken = forest(2, "f4", "f4"), forest(2, "f4", "f4")
+    BROKEN["feature"](broken)
+    assert checks(broken) == checks(sound, replaceable=True) == checks(sound) + 2 * ABREAST
 
 
 BROKEN: dict[str, Callable[[list[Any]], None]] = {
