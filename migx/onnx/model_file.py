@@ -27,9 +27,9 @@ class ModelFile:
     to issue.
 
     Where the rank of a result depends on the run, symbols are assumed to be ``not_one``, and the
-    first branch of a node is taken; in the ``other`` reading, for files that declare other ranks,
-    such symbols have the size 1, and the second branch is taken. ``misled`` are the nodes with a
-    refused branch in which such a choice was made.
+    first branch of a node is taken; in ``other`` readings, for files that declare other ranks, one
+    such symbol or all have the size 1, and the second branch is taken. ``misled`` are the nodes
+    with a refused branch in which such a choice was made.
     """
 
     folder: Path
@@ -44,7 +44,7 @@ class ModelFile:
     settled: dict[str, OnnxExternalWeights] = field(default_factory=dict)
     relied: dict[str, str] = field(default_factory=dict)
     remarks: dict[str, None] = field(default_factory=dict)
-    not_one: set[str] = field(default_factory=set)
+    not_one: dict[str, None] = field(default_factory=dict)
     first_taken: set[str] = field(default_factory=set)
     misled: set[str] = field(default_factory=set)
 

@@ -88,8 +88,10 @@ def program_of(
 
     found = reading()
     if not found.as_declared and (found.source.not_one or found.source.first_taken):
-        again = reading(other=True, sizes=dict.fromkeys(found.source.not_one, 1))
-        found = again if again.as_declared else found
+        all_ones = list(found.source.not_one)
+        each = [[name] for name in all_ones] if len(all_ones) > 1 else []
+        others = (reading(other=True, sizes=dict.fromkeys(ones, 1)) for ones in (*each, all_ones))
+        found = next((again for again in others if again.as_declared), found)
     if found.refused is not None:
         raise found.refused
     if not input_dims:  # with others, an output may be other than it is declared

@@ -448,6 +448,18 @@ def test_the_declared_rank_says_whether_a_dim_is_one(
         program.eval({"x": np.zeros(refused, np.float32)})
 
 
+def test_of_several_dims_the_first_that_explains_a_file_is_one(tmp_path: Path) -> None:
+    """A mask of one image: its rank is not that of a batch, and its height is no reason for it."""
+    graph = """main (float[batch, 1, h, w] x) => (float[r] z) <int64[1] rows = {0}> {
+      y = Squeeze(x) z = ReduceSum<keepdims = 0>(y, rows) }"""
+    program = read(graph, tmp_path)
+    assert program.main.parameters["x"].shape.text == "f32[1, 1, h, w]"
+    for h, w in ((2, 3), (5, 4)):
+        x = np.arange(h * w, dtype=np.float32).reshape(1, 1, h, w)
+        (z,) = program.compile("ref").eval({"x": x})
+        np.testing.assert_array_equal(z, x[0, 0].sum(0))
+
+
 @pytest.mark.parametrize(
     ("graph", "message"),
     [

@@ -146,7 +146,7 @@ def transpose(node: Node) -> Instruction:
 @importer("Squeeze")
 def squeeze(node: Node) -> Instruction:
     """Without axes, drops those of size 1; dims known only at run time are assumed not to be 1. In
-    the ``other`` reading of a file, such dims of its inputs are 1.
+    the ``other`` readings of a file, one such dim of its inputs is 1, or all are.
     """
     x, given = node.input(0), node.optional(1)
     axes = runtime.known_axes(node, given)
@@ -157,9 +157,8 @@ def squeeze(node: Node) -> Instruction:
             ones = node.add(ops.Equal(), node.dims(unknown), 1)
             any_one = node.add(ops.ReduceAny((0,)), ones)
             x = node.assumed(x, node.reshape(any_one, ()), False)
-            node.graph.model.not_one.update(
-                d.symbol.name for d in unknown if isinstance(d, Dim) and d.symbol
-            )
+            symbols = (d.symbol.name for d in unknown if isinstance(d, Dim) and d.symbol)
+            node.graph.model.not_one.update(dict.fromkeys(symbols))
         axes = tuple(i for i, d in enumerate(x.shape.dims) if d == 1)
     return node.add(ops.Squeeze(node.axes(axes or (), x.shape.rank)), x) if axes else x
 
