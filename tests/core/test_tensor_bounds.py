@@ -375,14 +375,19 @@ def test_what_is_flattened_alone_is_not_far_off(function: str) -> None:
 @pytest.mark.parametrize("function", ["sin", "cos"])
 def test_a_wave_is_as_far_off_as_its_angle(function: str) -> None:
     """As in networks of sines and in encodings of positions, where angles are large."""
-    text = "module main(x: f32[64], y: f32[64]) {\n  %0 = mul(x, y) : f32[64]\n"
-    text += f"  %1 = {function}(%0) : f32[64]\n  return %1\n}}\n"
-    x, y = 1000 * drawn(64), drawn(64, seed=1)
-    result, budget = run(text, x=x, y=y)
-    other, _ = run(text, x=np.nextafter(x, np.float32(np.inf)), y=y)
-    assert np.max(np.abs(other - result)) > 1e-5
-    assert compare("y", other, result, budget).passed
-    assert not compare("y", result + np.float32(1e-2), result, budget).passed
+    text = "module main(x: f32[4, 64], y: f32[4, 64], w: f32[64, 8]) {\n"
+    text += "  %0 = mul(x, y) : f32[4, 64]\n"
+    text += f"  %1 = {function}(%0) : f32[4, 64]\n  %2 = dot(%1, w) : f32[4, 8]\n"
+    text += "  return %RETURNED\n}\n"
+    x, y, w = 1000 * drawn(4, 64), drawn(4, 64, seed=1), drawn(64, 8, seed=2)
+    for returned in "12":
+        made = text.replace("RETURNED", returned)
+        result, budget = run(made, x=x, y=y, w=w)
+        other, _ = run(made, x=np.nextafter(x, np.float32(np.inf)), y=y, w=w)
+        assert np.max(np.abs(other - result)) > 1e-5 * np.max(np.abs(result))
+        assert compare("y", other, result, budget).passed
+        off = result + np.float32(5e-2) * np.max(np.abs(result))
+        assert not compare("y", off, result, budget).passed
 
 
 def test_a_sigmoid_so_small_that_others_have_0_is_compared_with_0() -> None:

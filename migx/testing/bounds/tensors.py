@@ -11,13 +11,13 @@ it. A value that is quantised near the middle of two steps may fall on either: t
 step.
 
 All of this is relative to the largest magnitude of a tensor, and keeps its relative size from one
-instruction to the next, as in sums and products; a logarithm multiplies it by its mean slope, and a
-sum by what its terms exceed it, if they cancel: see ``sums``. If a function flattens its input or
-folds it, as a sine, the bound is relative to the effect of a difference in the input. Functions
-with values up to 1 are approximated with an error relative to 1, however small the result. Around
-logarithms, roundings to integers and quantisations, errors are ``followed`` element by element. The
-bound of a concatenation is that of the part with the largest error; that of a sum of two is what
-they may be off together, if that is less.
+instruction to the next, as in sums and products; a logarithm multiplies it by its mean slope, a
+sine by its greatest angle, and a sum by what its terms exceed it, if they cancel: see ``sums``. If
+a function flattens its input, the bound is relative to the effect of a difference in the input.
+Functions with values up to 1 are approximated with an error relative to 1, however small the
+result. Around logarithms, roundings to integers and quantisations, errors are ``followed`` element
+by element. The bound of a concatenation is that of the part with the largest error; that of a sum
+of two is what they may be off together, if that is less.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ class TensorBounds:
             made = replace(made, variance=made.variance * max(1.0, grown) ** 2)
         first = self._values.get(at.inputs[0]) if at.inputs else None
         known = None if first is None else first.steep.get(at.name)
-        if known is not None and at.name == "log":
+        if known is not None and at.name in STEEPENING:
             factor = known / max(largest(result.array), TINY)
             made = replace(made, variance=made.variance * max(1.0, factor) ** 2)
         elif known is not None:
@@ -439,6 +439,9 @@ def _logistic(inputs: NDArray[Any]) -> float:
     least = math.exp(-float(np.min(sizes[np.isfinite(sizes)], initial=math.inf)))
     return largest(inputs) * least / (1 + least) ** 2
 
+
+STEEPENING = frozenset(("cos", "log", "sin"))
+"""Functions that make relative differences larger: those of a sine are relative to its angle."""
 
 JOINING: dict[str, Callable[[Sequence[float]], float]] = {"concat": max, "add": sum, "sub": sum}
 """How much an element of a result may be off, from how much its parts may be."""
