@@ -295,6 +295,26 @@ def line(count: Extent, bits: int, total: int = 0) -> Tile:
     return picked(found) if found else least
 
 
+def block(high: Extent, wide: Extent, count: Extent, bits: int) -> Tile:
+    """Rows by columns of ``count`` elements in all that are computed elementwise, of operands that
+    are contiguous along rows or along columns; for each, operands have so many bits in all.
+
+    A block is about square, and a side is as long as a memory transaction or longer; with few rows
+    or columns, the other side is longer. With too few elements for all units, blocks are smaller.
+    """
+    gpu, found = chosen().gpu, []
+    each, high, wide = min(16, _elements(bits)), many(high), many(wide)
+    for side in (64, 32):
+        columns = min(side, power_of_two(wide))
+        rows = min(side * side // columns, power_of_two(high))
+        columns = min(side * side // rows, power_of_two(wide))
+        warps = max(1, min(16, rows * columns // (each * gpu.warp)))
+        blocks = many(count) // (rows * columns)
+        found.append((blocks >= 4 * gpu.units, Tile(rows, columns, 1, warps)))
+    (enough, large), (_, small) = found
+    return ranked([large, small] if enough else [small, large])
+
+
 def fold(
     rows: Extent, length: Extent, longest: int, bits: int, stages: int, *, along_rows: bool
 ) -> Tile:

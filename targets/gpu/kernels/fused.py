@@ -24,7 +24,13 @@ from migx.targets.gpu.emit.expressions import BOTH, ROWS, Expr, Part, expr
 from migx.targets.gpu.emit.text import Kernel, Writer
 from migx.targets.gpu.emit.types import COMPUTING, summed
 from migx.targets.gpu.parts import elements
-from migx.targets.gpu.parts.nodes import computable, evaluated, write_line
+from migx.targets.gpu.parts.nodes import (
+    axis_across,
+    computable,
+    evaluated,
+    write_block,
+    write_line,
+)
 from migx.targets.gpu.tiles import tiles
 
 LONGEST = 16384
@@ -44,14 +50,19 @@ def kernel_for(at: Instruction) -> Kernel | None:
 
 
 def _line(at: Instruction, fused: FusedKernel) -> Kernel:
-    """A kernel without reductions: each program has a line of elements."""
+    """A kernel without reductions: each program has a line of elements, or a block of them where
+    operands are contiguous along different axes.
+    """
     writer = Writer(at)
     count = product(fused.dims)
     bits = [a.dtype.bits for a in fused.accesses if any(s != 0 for s in a.strides)]
-    tile = choose.line(count, max(bits, default=32), sum(bits))
-    size = tile.columns
-    write_line(writer, fused, writer.program, size)
-    grid = tiles(count, size)
+    if (axis := axis_across(fused)) is not None:
+        tile = choose.block(fused.dims[axis], fused.dims[-1], count, sum(bits))
+        grid = write_block(writer, fused, axis, tile)
+    else:
+        tile = choose.line(count, max(bits, default=32), sum(bits))
+        write_line(writer, fused, writer.program, tile.columns)
+        grid = tiles(count, tile.columns)
     return writer.finished(name_of(at), grid, warps=tile.warps, flops=fused.flops)
 
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from migx.argument import Argument
-from migx.dim import product
+from migx.dim import Extent, bounds, product
 from migx.fusion.kernels import Access, FusedKernel, Node
 from migx.shape import F16, F32, DType
-from migx.targets.gpu.emit.expressions import Expr, Part, over_any
+from migx.targets.gpu.cost_model import Tile
+from migx.targets.gpu.emit.expressions import Expr, Part, by_axis, over_any
 from migx.targets.gpu.emit.text import Writer
 from migx.targets.gpu.emit.types import COMPUTING, storable
 from migx.targets.gpu.parts import elements
+from migx.targets.gpu.tiles import tiles
 
 LARGE, SMALL = 2.0**64, 2.0**-64
 SCALE = f"tl.where(tl.abs(y) > {LARGE}, {SMALL}, tl.where(tl.abs(y) < {SMALL}, {LARGE}, 1.0))"
 """The factor of a divisor that makes its reciprocal a normal number."""
+SHORT = 32
+"""The shortest axis that a block of elements is worth for."""
 
 
 def computable(nodes: Sequence[Node]) -> bool:
@@ -111,3 +115,52 @@ def write_line(writer: Writer, fused: FusedKernel, number: Expr, size: int) -> N
         for a in fused.accesses
     }
     write_all(writer, fused, {}, place, [size])
+
+
+def axis_across(fused: FusedKernel) -> int | None:
+    """The axis, not the last, along which the most bits of operands are contiguous that vary along
+    the last axis, too, as of a matrix that is transposed; None if there is none, or the last axis
+    is so short that a line covers pieces of the other that are long enough.
+    """
+    bits: dict[int, int] = {}
+    if bounds(fused.dims[-1])[1] < SHORT:
+        return None
+    for access in fused.accesses:
+        *before, last = access.strides
+        if last not in (0, 1) and 1 in before:
+            axis = before.index(1)
+            bits[axis] = bits.get(axis, 0) + access.dtype.bits
+    return max(bits, key=lambda axis: bits[axis]) if bits else None
+
+
+def write_block(writer: Writer, fused: FusedKernel, axis: int, tile: Tile) -> Extent:
+    """Writes a computation without reductions, for a block of elements of which this axis has the
+    rows and the last axis the columns; gives the number of blocks.
+
+    Triton exchanges elements between threads where an operand is contiguous along rows, so that
+    each is read, or written, in pieces as long as the side of a block.
+    """
+    w, dims = writer, fused.dims
+    others = [i for i in range(len(dims) - 1) if i != axis]
+    down, across = tiles(dims[axis], tile.rows), tiles(dims[-1], tile.columns)
+    cell, beside = w.let(w.program // w.extent(across)), w.let(w.program % w.extent(across))
+    item, below = w.let(cell // w.extent(down)), w.let(cell % w.extent(down))
+    row = w.numbers(0, 2, tile.rows, w.let(below * tile.rows))
+    column = w.numbers(1, 2, tile.columns, w.let(beside * tile.columns))
+    w.masks = {
+        0: w.there(row, dims[axis], tile.rows),
+        1: w.there(column, dims[-1], tile.columns),
+    }
+    parts = [
+        Part(item, tuple(dims[i] for i in others)),
+        *by_axis((row, column), (dims[axis], dims[-1])),
+    ]
+    place = {
+        a: w.let(
+            w.offset(parts, [*(a.strides[i] for i in others), a.strides[axis], a.strides[-1]])
+            + w.distance(a.offset)
+        )
+        for a in fused.accesses
+    }
+    write_all(w, fused, {}, place, (tile.rows, tile.columns))
+    return product(tuple(dims[i] for i in others)) * down * across
