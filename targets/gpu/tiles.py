@@ -58,6 +58,12 @@ NARROW = 128
 """The most columns of products of f32 that are split: for more there are too few registers."""
 REGISTERS = 128
 """The registers of a thread, about, where one row is multiplied."""
+LONGEST = 16_384
+"""The longest row that stays in registers."""
+BESIDE = 16
+"""The fewest rows of a tile where adjacent elements are in different rows, if there are as many: a
+memory transaction of elements of 16 bits.
+"""
 LOADED = 256
 """The most words that a thread loads for its elements, about: the assembler loads them early, and
 for many more it runs out of registers.
@@ -360,7 +366,7 @@ def _whole_rows(high: int, length: int, each: int, *, along_rows: bool) -> list[
     """
     gpu, width = chosen().gpu, power_of_two(max(1, length))
     most = 4096 if along_rows or width <= 4 * gpu.warp else each * gpu.warp
-    full = max(1, min(min(most, 16 * each * gpu.warp) // width, 64))
+    full = max(BESIDE if along_rows else 1, min(min(most, 16 * each * gpu.warp) // width, 64))
     shapes = [(max(1, full // part), width) for part in (1, 2, 4)]
     enough = [shape for shape in shapes if high >= shape[0] * gpu.units]
     return enough + shapes[len(enough) :] if enough else shapes[::-1]

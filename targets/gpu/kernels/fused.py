@@ -33,8 +33,6 @@ from migx.targets.gpu.parts.nodes import (
 )
 from migx.targets.gpu.tiles import tiles
 
-LONGEST = 16384
-"""The longest row that stays in registers."""
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
@@ -76,13 +74,14 @@ class _Rows:
             for folded in (False, True)
         )
         self.rows, self.length = product(self.row_dims), product(self.column_dims)
-        self.at_once = isinstance(self.length, int) and self.length <= LONGEST
         along = self._lies_along_rows()
+        longest = choose.LONGEST // (choose.BESIDE if along else 1)
+        self.at_once = isinstance(self.length, int) and self.length <= longest
         self.stages, _ = stages_of(fused)
         self.lasting = [o for n, o in enumerate(fused.outputs) if is_folded(fused, n)]
         bits = sum(a.dtype.bits for a in fused.accesses if any(s != 0 for s in self._steps(a)[1]))
         self.tile = choose.fold(
-            self.rows, self.length, LONGEST, bits, len(self.stages), along_rows=along
+            self.rows, self.length, longest, bits, len(self.stages), along_rows=along
         )
         self.height, self.width = self.tile.rows, self.tile.columns
         self.writer = Writer(at)

@@ -44,6 +44,14 @@ def test_products(dtype: str) -> None:
     )
 
 
+@pytest.mark.parametrize("length", [1000, 1500])
+def test_rows_side_by_side(length: int) -> None:
+    """Long ones are read part by part, and never one by one."""
+    text = f"module main(x: f16[{length}, 40]) {{\n %0 = softmax(x) {{axis=0}}\n"
+    text += " %1 = reduce_max(x) {axes=(0,)}\n return %0, %1\n}"
+    holds(text)
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("sizes", [(3, 1), (70, 129), (2, 5000)])
 def test_rows_of_a_length_that_is_not_known(axis: int, sizes: tuple[int, int]) -> None:

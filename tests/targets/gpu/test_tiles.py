@@ -97,6 +97,13 @@ def test_short_rows_share_a_program_where_there_are_many() -> None:
         assert tiles.fold(1000, 10**7, 16384, 32, 1, along_rows=False).parts == 1
 
 
+def test_rows_side_by_side_are_read_a_memory_transaction_at_a_time() -> None:
+    with around("sm_90"):
+        for length in (2, 30, 100, 512, 1000, 1024):
+            assert tiles.fold(10_000, length, 1024, 16, 1, along_rows=True).rows >= 16
+        assert tiles.fold(4096, 8192, 1024, 32, 1, along_rows=True).rows >= 16
+
+
 def test_attention_with_a_bias_takes_fewer_scores_at_a_time() -> None:
     """A bias of f32 takes as many registers as a sum of scores."""
     with around("sm_80"):
