@@ -28,6 +28,7 @@ from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.arithmetic import products
 from migx.targets.gpu.cost_model import Tile
 from migx.targets.gpu.emit.expressions import BOTH, ROWS, Expr, Part, both, expr
+from migx.targets.gpu.emit.functions import LOG2_E
 from migx.targets.gpu.emit.text import Kernel, Writer
 from migx.targets.gpu.parts import elements
 from migx.targets.gpu.parts.nodes import computable, evaluated
@@ -132,7 +133,7 @@ class _Writer:
         self.top = w.variable(f"{zeros} + {top}", over)
         top = self.top.text
         base = f"tl.where({top} == float('-inf'), 0.0, {top})"
-        self.total = w.variable(f"tl.exp({top} - {base})", over)
+        self.total = w.variable(_power(f"{top} - {base}"), over)
 
     def query(self, feature: Expr) -> Expr:
         """Some features of the queries."""
@@ -158,12 +159,12 @@ class _Writer:
     def go_on(self, scores: Expr, along: str) -> None:
         """Updates the greatest scores and the sums with scores reduced ``along`` an axis."""
         w, top, total = self.writer, self.top.text, self.total.text
-        less = f"tl.exp({top} - _base)"
+        less = _power(f"{top} - _base")
         if not self.attention.by_row:  # NaN of scores that are all minus infinity is kept
             less = f"tl.where({top} == _top, 1.0, {less})"
         w.line(f"_top = tl.maximum({top}, tl.max({scores.text}, {along}))")
         w.line("_base = tl.where(_top == float('-inf'), 0.0, _top)")
-        w.line(f"_power = tl.exp({scores.text} - _base)")
+        w.line(f"_power = {_power(f'{scores.text} - _base')}")
         w.line(f"_less = {less}")
         w.line(f"{total} = {total} * _less + tl.sum(_power, {along})")
 
@@ -189,7 +190,8 @@ class _Writer:
         (axis,) = feature.over
         w.masks = {**w.masks, axis: w.there(feature, a.width, self.width)}
         held, total = self.held.text, self.total.text
-        value = w.let(f"{held} / {total}", self.held.over)
+        value = self.held * w.let(f"(1.0 / {total})", self.total.over)
+        value = w.let(value)
         if a.by_row:
             value = self.made(a.weight, value, expr(0))
         else:
@@ -223,6 +225,13 @@ class _Writer:
             by = w.let(elements.constant(scale.by)).text
             text = f"({text}) {'/' if scale.divides else '*'} {by}"
         return text
+
+
+def _power(x: str) -> str:
+    """The exponential of a difference of scores. A power of two has no subnormals, which would take
+    three instructions more, and do not count beside the power of the greatest score, 1.
+    """
+    return f"tl.exp2(({x}) * {LOG2_E!r})"
 
 
 def _beside(attention: Attention) -> int:
