@@ -13,6 +13,7 @@ from migx.dim import Extent
 from migx.targets.gpu.arithmetic import arithmetic, fitting, multiplying
 from migx.targets.gpu.cost_model import (
     IN_L2,
+    TURN,
     Tile,
     chosen,
     estimated,
@@ -30,7 +31,9 @@ FEW = 4
 SECTOR = 32
 """Bytes of a memory transaction."""
 OPERATIONS = 5
-"""Operations to unpack a four-bit weight and multiply it."""
+"""Operations to unpack a four-bit weight and multiply it, or to read a feature of a key or of a
+value, widen it, multiply it and add it up.
+"""
 BLOCKS = (8, 16, 32, 64, 128)
 """Blocks of such weights that a program takes at a time, one per thread."""
 QUARTERS = 4
@@ -262,19 +265,28 @@ def turned(keys: Extent, depth: int, bits: int) -> bool:
 
 def query(keys: Extent, queries: Extent, depth: int, width: int, bits: int) -> Tile:
     """The keys of attention that a program takes at a time for one query: as many as registers
-    hold. With few queries, few units share the memory bandwidth.
+    hold. With few queries, few units share the memory bandwidth; so if there are many keys, several
+    programs have a part of them each.
     """
     gpu = chosen().gpu
     count, deep, most = many(queries), many(keys), max(depth, width)
-    shared = gpu.bandwidth / gpu.units * max(1.0, min(IN_L2, gpu.units / count))
     found = []
-    for warps in (1, 2, 4, 8):
+    for warps, parts in combinations((1, 2, 4, 8), (1, 2, 4, 8, 16, 32)):
         k = _down(HELD * warps * gpu.warp // most)
-        if warps == 1 or k <= power_of_two(deep):
-            read = min(k, deep) * (depth + width) * bits / 8 / shared
-            residents = max(1, gpu.registers // (2 * REGISTERS * warps * gpu.warp))
-            tile = Tile(1, k, depth, warps, 1)
-            found.append(estimated(tile, count, residents, -(-deep // k), 0.0, read))
+        steps, programs = -(-deep // (k * parts)), count * parts
+        if warps > 1 and k > power_of_two(deep):
+            continue
+        if parts > 1 and (k * parts > deep or programs > 4 * gpu.units):
+            continue
+        shared = gpu.bandwidth / gpu.units * max(1.0, min(IN_L2, gpu.units / programs))
+        features = min(k, deep) * (depth + width)
+        read = features * bits / 8 / shared
+        work = OPERATIONS * features / (gpu.plain / 2 / gpu.units)
+        residents = max(1, gpu.registers // (2 * REGISTERS * warps * gpu.warp))
+        tile = Tile(1, k, depth, warps, 1, parts)
+        # A program reads before it computes: alone on a unit, it takes the time of both.
+        seconds, tile = estimated(tile, programs, residents, steps, work, read, wait=read)
+        found.append((seconds + (parts > 1) * TURN, tile))
     return picked(found)
 
 

@@ -137,13 +137,14 @@ class Writer:
         with self.block(f"for {index.text} in {said}:"):
             yield index
 
-    def share(self, extent: int, step: int, number: Expr, count: int) -> tuple[Expr, Expr]:
+    def share(self, extent: Extent, step: int, number: Expr, count: int) -> tuple[Expr, Expr]:
         """Where the share of an extent that one of so many programs has begins and ends, in whole
-        steps but for the last.
+        steps but for the last; the last ones may have none.
         """
-        length = -(-extent // (count * step)) * step
+        length = self.extent((extent + count * step - 1) // (count * step) * step)
         begin = self.let(number * length)
-        return begin, self.let(f"tl.minimum({(begin + length).text}, {extent})")
+        end = f"tl.minimum({(begin + length).text}, {self.extent(extent).text})"
+        return begin, self.let(end)
 
     def function(self, name: str, parameters: str, result: str) -> str:
         """Adds a function to the text; gives its name."""

@@ -18,7 +18,7 @@ those of a feature are contiguous.
 
 from __future__ import annotations
 
-from migx.dim import bounds, product
+from migx.dim import Extent, bounds, product
 from migx.fusion.attention import WEIGHTS, Attention, described
 from migx.fusion.kernels import PRODUCT, Access
 from migx.fusion.stages import below
@@ -95,7 +95,7 @@ class _Writer:
         a, tile = self.attention, self.tile
         return self.writer.finished(
             "attention",
-            tiles(self.queries, tile.rows) * self.items,
+            tiles(self.queries, tile.rows) * self.items * tile.parts,
             warps=tile.warps,
             stages=tile.stages,
             flops=2 * self.items * self.queries * self.keys * (a.depth + a.width),
@@ -122,10 +122,10 @@ class _Writer:
         with w.masked({}):
             return w.load(access.operand, where, access.dtype, raw=True, also=there)
 
-    def start(self, dims: list[int], over: frozenset[int]) -> None:
+    def start(self, dims: list[int], over: frozenset[int], *, empty: bool = False) -> None:
         """Initialises greatest scores and sums: for nothing, or for the sinks."""
         w, sink, zeros = self.writer, self.attention.sink, f"tl.zeros({dims}, tl.float32)"
-        if sink is None:
+        if sink is None or empty:
             self.top = w.variable(f"tl.full({dims}, float('-inf'), tl.float32)", over)
             self.total = w.variable(zeros, over)
             return
@@ -156,8 +156,10 @@ class _Writer:
             text = f"tl.where({inside.text}, {text}, float('-inf'))"
         return w.let(text, over)
 
-    def go_on(self, scores: Expr, along: str) -> None:
-        """Updates the greatest scores and the sums with scores reduced ``along`` an axis."""
+    def go_on(self, scores: Expr, along: str, sums: Expr | None = None) -> None:
+        """Updates the greatest scores and the sums with scores reduced ``along`` an axis; or with
+        the greatest scores and the ``sums`` of parts.
+        """
         w, top, total = self.writer, self.top.text, self.total.text
         less = _power(f"{top} - _base")
         if not self.attention.by_row:  # NaN of scores that are all minus infinity is kept
@@ -166,7 +168,8 @@ class _Writer:
         w.line("_base = tl.where(_top == float('-inf'), 0.0, _top)")
         w.line(f"_power = {_power(f'{scores.text} - _base')}")
         w.line(f"_less = {less}")
-        w.line(f"{total} = {total} * _less + tl.sum(_power, {along})")
+        powers = "_power" if sums is None else f"_power * {sums.text}"
+        w.line(f"{total} = {total} * _less + tl.sum({powers}, {along})")
 
     def weights(self, key: Expr, over: frozenset[int]) -> str:
         """The weights of the values of a block, not yet divided by the sum of all."""
@@ -340,26 +343,63 @@ class _InBlocks(_Writer):
 class _OneByOne(_Writer):
     """Single queries, multiplied with blocks of keys elementwise. Scores have one axis, so Triton
     keeps keys and values in the threads that read them.
+
+    With few queries, the keys of each are cut into parts, and the kernel takes two turns. In the
+    first each program visits a part, and stores what it keeps for its query in scratch; the second
+    combines the parts as if they were blocks.
     """
 
     def __init__(self, at: Instruction, attention: Attention) -> None:
         super().__init__(attention)
-        queries, bits = self.items * self.queries, self.dtype.bits
-        self.tile = choose.query(self.keys, queries, self.depth, self.width, bits)
+        self.every = self.items * self.queries
+        bits = self.dtype.bits
+        self.tile = choose.query(self.keys, self.every, self.depth, self.width, bits)
         self.writer = Writer(at)
 
     def kernel(self) -> Kernel:
         """The kernel."""
+        w, parts = self.writer, self.tile.parts
+        if parts == 1:
+            self._set_query(w.program)
+            self._visit(self.keys, 0)
+            self._end()
+            return self.finished()
+        every = w.extent(self.every)
+        query, part = w.let(w.program % every), w.let(w.program // every)
+        self._set_query(query)
+        with w.block("if turn == 0:"):
+            begin, end = w.share(self.keys, self.tile.columns, part, parts)
+            self._visit(end, begin)
+            self._keep(query, part)
+        with w.block(f"elif {part.text} == 0:"):
+            self._combine(query)
+            self._end()
+        return self.finished(turns=2)
+
+    def _set_query(self, number: Expr) -> None:
+        """Sets the item and the row of a query."""
         w = self.writer
-        self.row = Part(w.let(self.begin()), self.rows)
+        many = w.extent(self.queries)
+        self.item = Part(w.let(number // many), self.attention.groups)
+        self.row = Part(w.let(number % many), self.rows)
+
+    def _visit(self, end: Extent | Expr, begin: Expr | int) -> None:
+        """Visits the keys in a range."""
+        w = self.writer
         q = self.query(w.numbers(1, 2, self.depth))
-        self.start([], frozenset())
-        self.held = w.variable(f"tl.zeros([{self.width}], tl.float32)", ROWS)
-        with w.loop(self.keys, self.tile.columns) as begin:
-            self._block(begin, q)
+        self._start(empty=self.tile.parts > 1)
+        with w.loop(end, self.tile.columns, begin) as start:
+            self._block(start, q)
+
+    def _start(self, *, empty: bool) -> None:
+        self.start([], frozenset(), empty=empty)
+        self.held = self.writer.variable(f"tl.zeros([{self.width}], tl.float32)", ROWS)
+
+    def _end(self) -> None:
+        """Writes the result of a query."""
+        w = self.writer
         w.masks = {}
         self.finish(w.numbers(0, 1, self.width), (self.width,))
-        return self.finished()
 
     def _block(self, begin: Expr, q: Expr) -> None:
         """Adds a block of keys; all loads are issued before any is used."""
@@ -377,6 +417,46 @@ class _OneByOne(_Writer):
         key = w.numbers(0, 1, block, begin)
         self.go_on(self.scores(products, ROWS, key, (block,)), "axis=0")
         power = self.weights(key, ROWS)
-        added = f"tl.sum({power}[:, None] * {values.text}.to(tl.float32), axis=0)"
-        w.line(f"{self.held.text} = {self.held_less} + {added}")
+        self._add(f"{power}[:, None] * {values.text}.to(tl.float32)")
+
+    def _add(self, weighted: str) -> None:
+        """Adds weighted values, and goes on to the new greatest score."""
+        w = self.writer
+        w.line(f"{self.held.text} = {self.held_less} + tl.sum({weighted}, axis=0)")
         w.line(f"{self.top.text} = _top")
+
+    # Keys in parts.
+
+    def _of_scratch(self, query: Expr, part: Expr, feature: Expr) -> list[tuple[int, Expr]]:
+        """The operands, and the offsets in them, of what programs keep of their parts: the greatest
+        score, the sum, and features of the weighted values.
+        """
+        w, shape = self.writer, (self.every, self.tile.parts)
+        scores = w.operand_of_scratch(Shape(F32, (2, *shape)))
+        values = w.operand_of_scratch(Shape(F32, (*shape, self.width)))
+        own = [(scores, w.place(scores, (expr(n), query, part))) for n in (0, 1)]
+        return [*own, (values, w.place(values, (query, part, feature)))]
+
+    def _keep(self, query: Expr, part: Expr) -> None:
+        w = self.writer
+        w.masks = {}
+        places = self._of_scratch(query, part, w.numbers(0, 1, self.width))
+        for (operand, where), value in zip(places, (self.top, self.total, self.held), strict=True):
+            w.store(operand, where, value, F32)
+
+    def _combine(self, query: Expr) -> None:
+        """Combines what was kept of all parts; of one without keys, that is nothing."""
+        w, parts = self.writer, self.tile.parts
+        w.masks = {}
+        self._start(empty=False)
+        deep, wide = w.numbers(0, 2, parts), w.numbers(1, 2, self.width)
+        every = w.numbers(0, 1, parts)
+        of_scores = self._of_scratch(query, every, expr(0))[:2]
+        tops, totals = (w.load(operand, where, F32) for operand, where in of_scores)
+        values = w.load(*self._of_scratch(query, deep, wide)[2], F32)
+        self.go_on(tops, "axis=0", totals)
+        weighted = f"_power[:, None] * {values.text}"
+        if not self.attention.by_row:  # as of blocks, NaN is kept
+            w.line(f"_power = tl.where({tops.text} == _top, 1.0, _power)")
+            weighted = f"tl.where(_power[:, None] > 0.0, {weighted}, 0.0)"
+        self._add(weighted)

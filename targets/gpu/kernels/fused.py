@@ -34,7 +34,6 @@ from migx.targets.gpu.parts.nodes import (
 from migx.targets.gpu.tiles import tiles
 
 
-
 def kernel_for(at: Instruction) -> Kernel | None:
     """The kernel of what ``described`` describes, if Triton has all its element types."""
     fused = described(at)
