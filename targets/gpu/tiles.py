@@ -34,6 +34,10 @@ OPERATIONS = 5
 """Operations to unpack a four-bit weight and multiply it, or to read a feature of a key or of a
 value, widen it, multiply it and add it up.
 """
+UNPACKING = 6
+"""Operations to unpack a four-bit weight, scale it and write it to shared memory; counted in
+machine code for ``sm_90``, where a step of 32 by 256 by 32 takes 374 beside 32 products.
+"""
 BLOCKS = (8, 16, 32, 64, 128)
 """Blocks of such weights that a program takes at a time, one per thread."""
 QUARTERS = 4
@@ -98,9 +102,11 @@ def product(
     items: Extent,
     bits: int,
     steps: Sequence[int] = STEPS,
+    *,
+    stored: int = 0,
 ) -> Tile:
-    """The tile of matrix products, of operands of so many bits. The part of the depth taken at a
-    time is one of the ``steps``.
+    """The tile of matrix products, of operands of so many bits; elements of the right one may be
+    ``stored`` in fewer. The part of the depth taken at a time is one of the ``steps``.
 
     Tiles are no larger than what they cover, and as large as registers allow if there are enough of
     them for all units.
@@ -123,7 +129,10 @@ def product(
             if kept > how.most * warps * gpu.warp or not stages or too_deep:
                 continue
             work, wait = multiplying(how, r, c, k, warps * gpu.warp)
-            read = from_l2((r + c) * k * bits / 8)
+            if 0 < stored < 8:  # alone, a program does not unpack and multiply at a time
+                before = UNPACKING * c * k / (gpu.plain / 2 / gpu.units)
+                work, wait = max(work, before), wait + min(work, before)
+            read = from_l2((r * bits + c * (stored or bits)) * k / 8)
             tile = Tile(r, c, k, warps, stages)
             found += in_parts(tile, (items, rows, columns), depth, residents, work, read, wait)
     return picked(found)

@@ -18,15 +18,15 @@ BOTH = frozenset({0, 1})
 class Expr:
     """A piece of text, the axes of the tile it varies over, and its ``number`` if that is known.
 
-    An index of every other element knows its ``half``: the index of the pair, and which of the two
-    it is. An index may know the ``outer`` index it has when divided by a number, which varies over
-    fewer axes. A condition that varies knows the part of it that is ``alike`` for the whole tile.
+    An index that runs over whole pairs may know the index of these ``pairs``. An index may know the
+    ``outer`` index it has when divided by a number, which varies over fewer axes. A condition that
+    varies knows the part of it that is ``alike`` for the whole tile.
     """
 
     text: str
     over: frozenset[int] = frozenset()
     number: int | None = None
-    half: tuple[Expr, int] | None = None
+    pairs: Pairs | None = None
     outer: tuple[Expr, int] | None = None
     alike: Expr | None = None
 
@@ -71,6 +71,26 @@ class Expr:
             return made
         first, second = (x.alike if x.over else x for x in (self, other))
         return replace(made, alike=first if second is None else both(first, second))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The index of pairs of elements, which are adjacent along an ``axis`` of a tile of so many
+    axes.
+    """
+
+    index: Expr
+    axis: int
+    of: int
+
+    def of_halves(self, x: str, y: str) -> str:
+        """The elements, given the first and the second of all pairs."""
+        if self.axis == self.of - 1:
+            return f"tl.interleave({x}, {y})"
+        every = list(range(self.of))
+        order = [*every[: self.axis + 1], self.of, *every[self.axis + 1 :]]
+        dims = [f"({x}).shape[{i}]{' * 2' * (i == self.axis)}" for i in every]
+        return f"tl.reshape(tl.permute(tl.join({x}, {y}), {order}), [{', '.join(dims)}])"
 
 
 def expr(value: Expr | int) -> Expr:

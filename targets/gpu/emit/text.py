@@ -28,7 +28,7 @@ from migx.fusion.narrow_floats import is_narrow
 from migx.ir import Instruction
 from migx.planning import is_alias, results, shift
 from migx.shape import BOOL, OPTIONAL, Dims, DType, Shape
-from migx.targets.gpu.emit.expressions import Expr, Part, both, by_axis, expr
+from migx.targets.gpu.emit.expressions import Expr, Pairs, Part, both, by_axis, expr
 from migx.targets.gpu.emit.functions import called
 from migx.targets.gpu.emit.narrow import decoded, encoded
 from migx.targets.gpu.emit.types import POINTERS, stored
@@ -219,23 +219,22 @@ class Writer:
     # Indices.
 
     def numbers(
-        self, axis: int, of: int, size: int, begin: Expr | int = 0, phase: int | None = None
+        self, axis: int, of: int, size: int, begin: Expr | int = 0, *, pairs: bool = False
     ) -> Expr:
-        """A range along an axis of a tile that has ``of`` axes; with a ``phase``, every other
-        element: the even ones or the odd ones.
-        """
-        if phase is not None:
-            pair = self.numbers(axis, of, size // 2, self.let(expr(begin) // 2))
-            return Expr(f"({pair.text} * 2 + {phase})", pair.over, half=(pair, phase))
+        """A range along an axis of a tile that has ``of`` axes, which may know its ``pairs``."""
         where = ["None"] * of
         where[axis] = ":"
         spread = f"[{', '.join(where)}]" if of > 1 else ""
         begin = expr(begin)
         line = self.let(f"tl.arange(0, {size}){spread}", frozenset({axis}))
         made = self.let((begin + line).text, frozenset({axis}) | begin.over)
-        return replace(made, outer=(begin // size, size))
+        found = None
+        if pairs:
+            half = self.numbers(axis, of, size // 2, self.let(begin // 2))
+            found = Pairs(half, axis, of)
+        return replace(made, outer=(begin // size, size), pairs=found)
 
-    def blocks(self, begin: Expr, size: int, block: int) -> Expr:
+    def blocks(self, begin: Expr, size: int, block: int, *, pairs: bool = False) -> Expr:
         """A range from a multiple of ``size``, split over the last two of a tile's three axes:
         blocks, and elements in them.
         """
@@ -243,7 +242,11 @@ class Writer:
         count = Expr(f"tl.arange(0, {size // block})[None, :, None]", frozenset({1}))
         outer = self.let(first + self.let(count))
         inner = self.let(f"tl.arange(0, {block})[None, None, :]", frozenset({2}))
-        return replace(self.let(outer * block + inner), outer=(outer, block))
+        found = None
+        if pairs:
+            half = self.blocks(self.let(begin // 2), size // 2, block // 2)
+            found = Pairs(half, 2, 3)
+        return replace(self.let(outer * block + inner), outer=(outer, block), pairs=found)
 
     def split(self, part: Part) -> list[Expr]:
         """The index on each axis of an index over several."""

@@ -56,8 +56,8 @@ class _Writer(Tiled):
         self.words = self._words(right) if pairs else None
         self.tile = self._tile(4 if pairs else kinds[1].bits, block)
         self.step = self.tile.depth
-        self.pairs = pairs if self.tile.columns >= 32 or pairs == "depth" else None
-        fits = self.pairs and block in BLOCKS and whole(self.depth, max(block, self.step))
+        self.pairs = pairs
+        fits = pairs and block in BLOCKS and whole(self.depth, max(block, self.step))
         self.block = block if fits else 0
 
     def _tile(self, stored: int, block: int) -> Tile:
@@ -69,8 +69,8 @@ class _Writer(Tiled):
             return choose.row(self.columns, self.depth, self.items * self.rows, stored)
         fixed = block in BLOCKS and whole(self.depth, block)
         steps = ((block,) if fixed else choose.STEPS) if self.fits_units else (1,)
-        bits = self.kinds[0].bits
-        return choose.product(self.rows, self.columns, self.depth, self.items, bits, steps)
+        sizes = self.rows, self.columns, self.depth, self.items, self.kinds[0].bits
+        return choose.product(*sizes, steps, stored=stored)
 
     def _words(self, right: Instruction) -> Words | None:
         """How the right operand is stored in words, if it is read so."""
@@ -98,38 +98,30 @@ class _Writer(Tiled):
         self.write(total, counted, column)
 
     def _sums(self, row: Expr, across: Expr) -> Expr:
-        """The sums of a tile of several rows."""
-        w = self.writer
-        columns = self._phased(1, self.tile.columns, across, "columns")
-        tile = [self.tile.rows, self.tile.columns // len(columns)]
-        sums = [
-            Sums(w, tile, self.kinds, self.dtype, self.depth, units=self.fits_units)
-            for _ in columns
-        ]
-        with self.loop() as begin:
-            left = self._phased(1, self.step, begin, "depth")
-            right = self._phased(0, self.step, begin, "depth")
-            for of_left, of_right in zip(left, right, strict=True):
-                x = self._read(0, row, of_left)
-                for each, column in zip(sums, columns, strict=True):
-                    each.add(x, self._read(1, column, of_right))
-        return joined(w, [each.total() for each in sums])
-
-    def _phased(self, axis: int, size: int, begin: Expr, along: str) -> list[Expr]:
-        """The indices of a tile along the depth or the columns; the even and the odd ones
-        separately if pairs of weights share bytes along that axis.
+        """The sums of a tile of several rows. Of weights with pairs along the depth, the tile is
+        read with the depth last, and then transposed: so the pairs stay in place.
         """
-        phases = (0, 1) if self.pairs == along else (None,)
-        return [self.writer.numbers(axis, 2, size, begin, phase) for phase in phases]
+        w, tile = self.writer, [self.tile.rows, self.tile.columns]
+        axis = 1 if self.pairs == "depth" else 0
+        column = self._numbers(1 - axis, self.tile.columns, across, "columns")
+        sums = Sums(w, tile, self.kinds, self.dtype, self.depth, units=self.fits_units)
+        with self.loop() as begin:
+            x = self._read(0, row, w.numbers(1, 2, self.step, begin), 1)
+            y = self._read(1, column, self._numbers(axis, self.step, begin, "depth"), axis)
+            sums.add(x, w.let(f"tl.trans({y.text})", BOTH) if axis else y)
+        return sums.total()
 
-    def _read(self, side: int, line: Expr, deep: Expr) -> Expr:
-        """A tile of an operand, as the matrix units take it."""
-        size = self.step // (1 if deep.half is None else 2)
-        across = self.tile.columns // (1 if line.half is None else 2)
-        tile = (self.tile.rows, size) if side == 0 else (size, across)
-        with self._masked(side, line, deep, (side, 1 - side)):
+    def _numbers(self, axis: int, size: int, begin: Expr, along: str, of: int = 2) -> Expr:
+        """The indices of a tile of weights along the depth or the columns."""
+        return self.writer.numbers(axis, of, size, begin, pairs=self.pairs == along)
+
+    def _read(self, side: int, line: Expr, deep: Expr, axis: int) -> Expr:
+        """A tile of an operand, as the matrix units take it, whose depth is this ``axis``."""
+        lines = self.tile.columns if side else self.tile.rows
+        tile = (lines, self.step) if axis == 1 else (self.step, lines)
+        with self._masked(side, line, deep, (1 - axis, axis)):
             parts = self._operand(side, line, deep)
-            return self.operand(self.inner.inputs[side], parts, 1 - side, tile)
+            return self.operand(self.inner.inputs[side], parts, axis, tile)
 
     def _masked(
         self, side: int, line: Expr, deep: Expr, axes: tuple[int, int]
@@ -146,21 +138,15 @@ class _Writer(Tiled):
         if self.words is not None:
             return self._row_of_words(self.words, row, across)
         w, width = self.writer, self.tile.columns
-        phases = (0, 1) if self.pairs == "columns" else (None,)
-        axes = 3 if self.block else 2
-        columns = [w.numbers(0, axes, width, across, phase) for phase in phases]
-        many = width // len(columns)
-        tile = [many, *self._deep_tile()]
-        totals = [w.variable(f"tl.zeros({tile}, {self.kind})", BOTH) for _ in columns]
+        column = self._numbers(0, width, across, "columns", of=3 if self.block else 2)
+        blocks = [self.step // self.block, self.block] if self.block else [self.step]
+        total = w.variable(f"tl.zeros({[width, *blocks]}, {self.kind})", BOTH)
         with self.loop() as begin:
-            for deep in self._deep(begin):
-                for total, column in zip(totals, columns, strict=True):
-                    with self._masked(1, column, deep, (0, 1)):
-                        self._add_row(row, column, deep, total)
-        inner = "tl.sum({}, axis=2)" if self.block else "{}"
-        sums = [f"tl.sum({inner.format(total.text)}, axis=1)" for total in totals]
-        rows = [Expr(f"tl.reshape({text}, [1, {many}])", BOTH) for text in sums]
-        return joined(w, [w.let(row) for row in rows])
+            deep = self._deep(begin)
+            with self._masked(1, column, deep, (0, 1)):
+                self._add_row(row, column, deep, total)
+        text = f"tl.sum({total.text}, axis=2)" if self.block else total.text
+        return w.let(f"tl.reshape(tl.sum({text}, axis=1), [1, {width}])", BOTH)
 
     def _row_of_words(self, words: Words, row: Expr, across: Expr) -> Expr:
         """The sums of one row, with weights that are read eight at a time."""
@@ -189,26 +175,13 @@ class _Writer(Tiled):
         text = f"tl.reshape({joined(w, sums).text}, [1, {self.tile.columns}])"
         return w.let(text, BOTH)
 
-    def _deep_tile(self) -> list[int]:
-        """The depth of a tile of one row; if scales have blocks, as blocks and elements in them, so
-        that each scale is read once.
+    def _deep(self, begin: Expr) -> Expr:
+        """The indices of a step along the depth; if scales have blocks, as blocks and elements in
+        them, so that each scale is read once.
         """
-        halves = 2 if self.pairs == "depth" else 1
-        if self.block:
-            return [self.step // self.block, self.block // halves]
-        return [self.step // halves]
-
-    def _deep(self, begin: Expr) -> list[Expr]:
-        """The indices along the depth, the even and odd ones separately if they are pairs."""
-        w = self.writer
         if not self.block:
-            return self._phased(1, self.step, begin, "depth")
-        if self.pairs == "columns":
-            return [w.blocks(begin, self.step, self.block)]
-        pair = w.blocks(w.let(begin // 2), self.step // 2, self.block // 2)
-        return [
-            Expr(f"({pair.text} * 2 + {phase})", pair.over, half=(pair, phase)) for phase in (0, 1)
-        ]
+            return self._numbers(1, self.step, begin, "depth")
+        return self.writer.blocks(begin, self.step, self.block, pairs=self.pairs == "depth")
 
     def _add_row(self, row: Expr, column: Expr, deep: Expr, total: Expr) -> None:
         """Adds the products of a row's elements with a tile of columns by depth."""

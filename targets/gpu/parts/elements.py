@@ -311,11 +311,24 @@ def _quantize(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
 def _dequantize(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:
     if is_narrow(t[0]):
         return f"(({v[0]} - {v[2]}) * {v[1]})" if len(v) > 2 else f"({v[0]} * {v[1]})"
+    if r is F16 and t[0].bits == 8:
+        level = f"({_byte(v[0], t[0])} - {_byte(v[2], t[2])})" if len(v) > 2 else _byte(v[0], t[0])
+        return f"({level} * {v[1]}.to(tl.float16)).to(tl.float32)"
     exact = "tl.int64" if t[0].bits == 32 and len(v) > 2 else "tl.int32"
     difference = f"{v[0]}.to({exact})"
     if len(v) > 2:
         difference = f"({difference} - {v[2]}.to({exact}))"
     return f"({difference}.to({COMPUTING[r.name]}) * {v[1]})"
+
+
+def _byte(x: str, dtype: DType) -> str:
+    """A byte as an f16: that whose lowest bits it becomes, less what it is without them. This takes
+    a GPU one operation, and a conversion as long as four or more. The product with a scale of f16
+    then is in f16, too; that of exact factors is rounded once, wherever it is computed.
+    """
+    if dtype.kind == "uint":
+        return f"(({x}.to(tl.uint16) | {0x6400}).to(tl.float16, bitcast=True) - 1024.0)"
+    return f"(({x}.to(tl.int16) + {0x6600}).to(tl.float16, bitcast=True) - 1536.0)"
 
 
 def _where(op: Any, v: Sequence[str], t: Sequence[DType], r: DType) -> str:

@@ -31,7 +31,7 @@ from migx.ops.packing import FLAT, Unpack
 from migx.ops.pointwise import Identity
 from migx.ops.quantization import DequantizeLinear
 from migx.shape import F32, Shape
-from migx.targets.gpu.emit.expressions import Expr, Part, by_axis, expr, over_any
+from migx.targets.gpu.emit.expressions import Expr, Pairs, Part, by_axis, expr, over_any
 from migx.targets.gpu.emit.narrow import decoded
 from migx.targets.gpu.emit.text import Writer
 from migx.targets.gpu.emit.types import COMPUTING, STORED, storable
@@ -207,13 +207,17 @@ class Reader:
     def _places(self, parts: Sequence[Part]) -> list[Expr]:
         return [place for part in parts for place in self.writer.split(part)]
 
-    def _unpacked(self, value: Instruction, op: Unpack, parts: Sequence[Part]) -> Expr:
-        """A packed element, from the byte that holds it."""
+    def _unpacked(
+        self, value: Instruction, op: Unpack, parts: Sequence[Part], *, scaled: bool = False
+    ) -> Expr:
+        """A packed element, from the byte that holds it. One that is then ``scaled`` may have more
+        bits than its type.
+        """
         w, packed = self.writer, value.inputs[0]
         places, axis = self._places(parts), _packed_axis(value, op)
-        pair = places[axis].half if places else None
-        if pair is not None and self.pairs_along(value) is not None:
-            return self._half(value, op, places, pair)
+        pairs = places[axis].pairs if places else None
+        if pairs is not None and self.pairs_along(value) is not None:
+            return self._of_pairs(value, places, pairs, scaled=scaled)
         bits = op.stored(packed.shape.dtype).bits
         per = 8 // bits
         if op.axis == FLAT:
@@ -228,20 +232,28 @@ class Reader:
         byte = w.load(self.operands[packed], where, self.shape(packed).dtype, raw=True)
         return self._level(value, byte, f"({lane.text} * {bits}).to(tl.uint8)", lane.over)
 
-    def _half(
-        self, value: Instruction, op: Unpack, places: list[Expr], pair: tuple[Expr, int]
+    def _of_pairs(
+        self, value: Instruction, places: list[Expr], pairs: Pairs, *, scaled: bool
     ) -> Expr:
-        """Four bits of bytes that are loaded once for both of their halves."""
-        packed, axis, (byte_index, half) = value.inputs[0], _packed_axis(value, op), pair
+        """Four bits each of bytes that are loaded once for both of their halves."""
+        op = value.op_as(Unpack)
+        w, packed, axis = self.writer, value.inputs[0], _packed_axis(value, op)
         dims = list(value.shape.dims)
         dims[axis] = dims[axis] // 2
-        places = [byte_index if i == axis else p for i, p in enumerate(places)]
+        places = [pairs.index if i == axis else p for i, p in enumerate(places)]
         parts = by_axis(places, dims)
         shape = Shape(packed.shape.dtype, dims) if op.axis == FLAT else self.shape(packed)
-        where = self.writer.offset(parts, shape.true_strides)
-        dtype = packed.shape.dtype
-        byte = self.writer.load(self.operands[packed], where, dtype, raw=True)
-        return self._level(value, byte, str(4 * half), frozenset())
+        where = w.offset(parts, shape.true_strides)
+        masks = dict(w.masks)
+        if masks.get(pairs.axis) is not None:
+            masks[pairs.axis] = w.let(pairs.index.below(w.extent(dims[axis])))
+        with w.masked(masks):
+            byte = w.load(self.operands[packed], where, packed.shape.dtype, raw=True)
+        halves = [self._level(value, byte, shift, frozenset()) for shift in ("0", "4")]
+        kind = COMPUTING[value.shape.dtype.name]
+        wide = kind.replace("int8", "int16")  # bytes would be taken out of words one by one
+        text = pairs.of_halves(*(f"{half.text}.to({wide})" for half in halves))
+        return w.let(text if scaled else f"{text}.to({kind})", byte.over)
 
     def _level(self, value: Instruction, byte: Expr, shift: str, over: frozenset[int]) -> Expr:
         """The value of a few bits of a byte, shifted by ``shift``."""
@@ -261,7 +273,11 @@ class Reader:
     def _dequantized(self, value: Instruction, op: DequantizeLinear, parts: Sequence[Part]) -> Expr:
         """A number from its level, scale and zero point."""
         places = self._places(parts)
-        given = [self.value(value.inputs[0], parts)]
+        level, below = self._plain(value.inputs[0], parts)
+        if isinstance(level.op, Unpack):
+            given = [self._unpacked(level, level.op, below, scaled=True)]
+        else:
+            given = [self.value(level, below)]
         given += [self.value(p, self.granular(value, op, p, places)) for p in value.inputs[1:]]
         types = [v.shape.dtype for v in value.inputs]
         text = elements.apply(op, [v.text for v in given], types, value.shape.dtype)
@@ -304,8 +320,6 @@ class Reader:
         if not op.block:
             return [Part(places[axis], dims)]
         found, place, block = list(places), places[axis], op.block
-        if (half := place.half) is not None and block % 2 == 0:
-            place, block = half[0], block // 2
         if (outer := place.outer) is not None and block % outer[1] == 0:
             place, block = outer[0], block // outer[1]
         found[axis] = self.writer.let(place // block)

@@ -32,16 +32,16 @@ def of_sizes(text: str, **sizes: str) -> str:
     """A text with these sizes, and a batch of two, known."""
     for name, size in {"b": "2", **sizes}.items():
         text = re.sub(rf"\b{name}\b", size, text)
-    turns = [at.op.turns for at in kernels(text) if at.op.kernel == "attention"]
+    turns = [op.turns for op in kernels(text) if op.kernel == "attention"]
     assert turns == [2]
     return text
 
 
-def kernels(text: str) -> list[migx.ir.Instruction]:
+def kernels(text: str) -> list[CodeObject]:
     """The kernels of a program."""
     made = migx.parse(text).compile(gpu()).compiled.executable
     assert isinstance(made, GpuExecutable)
-    return [at for piece in made.pieces for at in piece if isinstance(at.op, CodeObject)]
+    return [at.op for piece in made.pieces for at in piece if isinstance(at.op, CodeObject)]
 
 
 @pytest.mark.parametrize("s", ["1", "3"])

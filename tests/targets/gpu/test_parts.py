@@ -79,7 +79,7 @@ def test_sums_of_parts_are_right(case: str) -> None:
 @pytest.mark.parametrize("parts", [2, 3, 7, 12])
 def test_any_number_of_parts_shares_the_sums(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     tile = Tile(16, 32, 32, 4, 2, parts)
-    monkeypatch.setattr(tiles, "product", lambda *args: tile)
+    monkeypatch.setattr(tiles, "product", lambda *args, **more: tile)
     every = (CASES["tiles"], CASES["pixels"].replace("100", "50"))
     for text in every:
         assert f"elif v2 < {1 << parts.bit_length() - 1}:" in kernel_of(text).source or parts == 2
