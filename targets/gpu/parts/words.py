@@ -26,10 +26,12 @@ from migx.targets.gpu.tiles import AHEAD, whole
 
 PER = 8
 """The weights in a word."""
-TOPS = [1 << 23 - 4 * n for n in range(4)]
-"""The offsets of the floats of the four lowest weights of a word: powers of two whose floats have
+TOPS = [1 << 23 - 4 * n for n in range(5)]
+"""The offsets of the floats of the five lowest weights of a word: powers of two whose floats have
 the bits that count 1 to 8 where the word has the weight.
 """
+SHIFTED = PER - len(TOPS)
+"""The weights by which a word is shifted for the others."""
 FIRST = 0x4B000000
 """The bits of the first of these as a float; the exponent of each next one is 4 less."""
 LONGEST = 1024
@@ -123,11 +125,11 @@ class Words:
         w.line(f"{total.text} += {of_blocks} * {scale.text}.to(tl.float32)")
 
     def _read(self, w: Writer, where: Expr) -> tuple[Expr, Expr]:
-        """Some words, and their upper halves; signed numbers are biased by 8."""
+        """Some words, and the same shifted by three weights; signed numbers are biased by 8."""
         found = w.load(self.operand, where, U32, raw=True)
         if self.signed:
             found = w.let(f"({found.text} ^ 0x88888888)", found.over)
-        return found, w.let(f"({found.text} >> 16)", found.over)
+        return found, w.let(f"({found.text} >> {4 * SHIFTED})", found.over)
 
     def _granule(self, reader: Reader, block: Expr, column: Expr) -> list[list[Part]]:
         """The indices of the scale and the zero point of blocks and columns."""
@@ -138,7 +140,7 @@ class Words:
 
     def _top(self, reader: Reader, granule: list[list[Part]], number: int) -> str:
         """The offset to subtract from the float of some bits, at one of the eight positions."""
-        w, usual = reader.writer, TOPS[number % 4] + 8.0 * self.signed
+        w, usual = reader.writer, TOPS[_place(number)] + 8.0 * self.signed
         if len(self.scaled.inputs) < 3:
             return f"{usual}"
         zero = reader.value(self.scaled.inputs[2], granule[1])
@@ -154,9 +156,15 @@ def _exponents(w: Writer) -> list[Expr]:
     return [w.let(f"({each} - tl.program_id(1)).to(tl.uint32)") for each in bits]
 
 
+def _place(number: int) -> int:
+    """Where one of the eight weights is in a word, or in the shifted word."""
+    return number if number < len(TOPS) else number - SHIFTED
+
+
 def _number(words: tuple[Expr, Expr], n: int, exponents: Sequence[Expr], top: str) -> str:
-    """One of the eight weights of words, given with their upper halves, as a float."""
-    bits = f"({words[n // 4].text} & {15 << 4 * (n % 4)}) | {exponents[n % 4].text}"
+    """One of the eight weights of words, given also as shifted, as a float."""
+    word, place = words[n >= len(TOPS)], _place(n)
+    bits = f"({word.text} & {15 << 4 * place}) | {exponents[place].text}"
     return f"(({bits}).to(tl.float32, bitcast=True) - {top})"
 
 
