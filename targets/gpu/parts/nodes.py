@@ -123,7 +123,7 @@ def axis_across(fused: FusedKernel) -> int | None:
     is so short that a line covers pieces of the other that are long enough.
     """
     bits: dict[int, int] = {}
-    if bounds(fused.dims[-1])[1] < SHORT:
+    if len(fused.dims) < 2 or bounds(fused.dims[-1])[1] < SHORT:
         return None
     for access in fused.accesses:
         *before, last = access.strides
