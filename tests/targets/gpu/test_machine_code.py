@@ -12,13 +12,16 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 import migx
 from migx.target import CompileOptions
 from migx.targets.gpu import Gpu
 from migx.targets.gpu.code.compiling import Request, binaries
 from migx.targets.gpu.operations import CodeObject
-from tests.targets.gpu import on_interpreter
 
+TRITON = importlib.util.find_spec("triton")
+pytestmark = pytest.mark.skipif(TRITON is None, reason="Triton is not installed")
 ARCH = "sm_90"
 TURNED = """module main(x: {t}[4096, 4096]) {{
   %0 = transpose(x) {{permutation=(1, 0)}}
@@ -78,11 +81,9 @@ def requests() -> dict[str, Request]:
 
 def instructions(name: str, to: Path) -> Counter[str]:
     """The instructions of a kernel, by name."""
-    assert on_interpreter.DEVICE, "there is Triton"
-    spec = importlib.util.find_spec("triton")
-    assert spec is not None
-    assert spec.origin is not None
-    disassembler = Path(spec.origin).parent / "backends/nvidia/bin/nvdisasm"
+    assert TRITON is not None
+    assert TRITON.origin is not None
+    disassembler = Path(TRITON.origin).parent / "backends/nvidia/bin/nvdisasm"
     made = binaries(requests().values())[requests()[name].key]
     (file := to / "kernel.cubin").write_bytes(made.code)
     text = subprocess.check_output([disassembler, "-c", file], text=True)
