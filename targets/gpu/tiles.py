@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product as combinations
 
-from migx.dim import Extent
+from migx.dim import Extent, bounds
 from migx.targets.gpu.arithmetic import arithmetic, fitting, multiplying
 from migx.targets.gpu.cost_model import (
     IN_L2,
@@ -270,6 +270,18 @@ def turned(keys: Extent, depth: int, bits: int) -> bool:
     launch.
     """
     return not arithmetic(bits, depth).units and many(keys) > SHORT
+
+
+def one_by_one(each: Extent, heads: Extent, items: Extent, depth: int, bits: int) -> bool:
+    """Whether queries of attention, so many of ``each`` of the heads that share keys, are better
+    taken one by one: if they are few. But several that share keys are a tile if there are items for
+    most units, and matrix units multiply: it reads the keys once, and takes a tenth of the
+    instructions.
+    """
+    how = arithmetic(bits, depth)
+    several = how.units and not how.split and bounds(heads * each)[0] >= FEW
+    together = several and many(items) >= chosen().gpu.units // 2
+    return bounds(each)[1] <= FEW and not together
 
 
 def query(keys: Extent, queries: Extent, depth: int, width: int, bits: int) -> Tile:

@@ -8,7 +8,8 @@ heads that share keys and values are consecutive in such blocks, so these are re
 single queries of a decoder.
 
 If a head is known to have few queries, as in a decoder with a cache, they are taken one by one, and
-multiplied elementwise: a tile would be mostly empty rows.
+multiplied elementwise: a tile would be mostly empty rows. Where several queries share keys, and
+there are enough tiles for most units, matrix units are still faster.
 
 If many are multiplied without matrix units, adjacent threads read adjacent keys of one feature.
 These are a whole head of features apart, in one bank of shared memory, which serves one of them at
@@ -44,8 +45,11 @@ def kernel_for(at: Instruction) -> Kernel | None:
     attention = described(at)
     if attention is None or not _writable(attention):
         return None
-    few = bounds(attention.count[0])[1] <= choose.FEW
-    return (_OneByOne if few else _InBlocks)(at, attention).kernel()
+    singly = choose.one_by_one(
+        *(attention.count[0], attention.heads, product(attention.groups)),
+        *(int(attention.depth), attention.queries.dtype.bits),
+    )
+    return (_OneByOne if singly else _InBlocks)(at, attention).kernel()
 
 
 def _writable(attention: Attention) -> bool:

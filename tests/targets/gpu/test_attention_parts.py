@@ -75,6 +75,17 @@ def test_rows_that_are_masked_whole_or_in_their_first_parts(after: str) -> None:
     expect_nan_and_0(text, {"t": 900}, n=met)
 
 
+@pytest.mark.parametrize(("batch", "tile"), [(2, False), (48, True)])
+def test_queries_that_share_keys_are_a_tile_where_units_have_enough(batch: int, tile: bool) -> None:
+    """Which reads the keys once for all of them."""
+    text = re.sub(r"\bb\b", str(batch), in_groups("b, 1, s, t").replace("f32", "f16"))
+    text = re.sub(r"\bs\b", "2", text)
+    (op,) = kernels(text)
+    assert ("tl.dot" in op.source) is tile
+    for t in (37, 300):
+        holds(text, {"t": t})
+
+
 def test_keys_are_shared_where_units_would_idle() -> None:
     gpu = ARCHITECTURES["sm_90"]
     with around(gpu.name):
