@@ -49,7 +49,7 @@ def _again(author: Author, arm: Module, wants: Sequence[Want]) -> list[Instructi
     for at in arm:
         inputs = [made.get(v) if v.module is arm else _alike(author, v) for v in at.inputs]
         if isinstance(at.op, Literal):
-            made[at] = author.literal(at.op.value)
+            made[at] = author.literal(Argument(at.shape, at.op.value.data))
         elif at is not arm.returned and not at.modules:
             given = [v for v in inputs if v is not None]
             made[at] = author.apply(at.op, given) if len(given) == len(inputs) else None

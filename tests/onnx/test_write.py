@@ -40,10 +40,10 @@ from tests.onnx.build import Array
 FUSED = "optimize_module,fuse_attention,fuse_pointwise_reduce,fuse_epilogue,fuse_concat"
 NO_KERNEL = (
     *("NOT_IMPLEMENTED", "by zero", "not supported with", "mode only supports"),
-    *("/lrn.", "IR version", "can't be converted to MLDataType"),
+    *("/lrn.", "IR version", "can't be converted to MLDataType", "No corresponding Numpy type"),
 )
-"""What onnxruntime says of models that are valid, but not for it, and of inputs whose type it does
-not take from numpy.
+"""What onnxruntime says of models that are valid, but not for it, and of inputs and results whose
+type it does not take from numpy or give to it.
 """
 
 

@@ -15,14 +15,14 @@ import numpy as np
 
 from migx import op as operations
 from migx.argument import Argument
-from migx.binding import sizes_of, sizes_told
+from migx.binding import sizes_told
+from migx.dim import Dim
 from migx.ir import Instruction, Module
 from migx.iterations import sources
 from migx.meaning import actual
 from migx.ops.builtin import GetTupleElem, Literal, Param, Slot
 from migx.pipeline import Approximation
 from migx.program import Program
-from migx.sizes import bare_symbols
 from migx.testing.bounds.kinds import CHOICES
 from migx.testing.bounds.ranges import at_the_end, largest
 from migx.testing.bounds.roundings import LAMBDA
@@ -90,8 +90,11 @@ class ElementBounds:
 
     def _learn(self, at: Instruction, result: Argument) -> None:
         """Remembers the sizes that a result tells, which may be others in each iteration."""
-        known = {n: size for n, size in self._sizes.items() if n not in bare_symbols([at])}
-        self._sizes = sizes_of([(at.name, at.shape, actual(result))], known)
+        shape, made = at.shape, actual(result)
+        for declared, given in zip((shape, *shape.parts), (made, *made.parts), strict=True):
+            for extent, size in zip(declared.dims, given.dims, strict=True):
+                if isinstance(extent, Dim) and extent.symbol is not None:
+                    self._sizes[extent.symbol.name] = int(size)
 
     def _approximated(
         self,
