@@ -53,7 +53,9 @@ class Reduce(Op, abstract=True):
             return rounded(self.of(wide(x)), x)
 
     def of(self, x: Array) -> Array:
-        """The meaning, on an array of integers or of floats of at least 32 bits."""
+        """The meaning, on an array of integers or of floats of at least 32 bits; of an ``Extreme``,
+        of any type.
+        """
         start = self.start(x.dtype)
         folded: Array = self.ufunc.reduce(x, self.axes, x.dtype, keepdims=True, initial=start)
         return folded

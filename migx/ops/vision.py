@@ -76,11 +76,11 @@ class GridSample(Op):
         edge = 0.0 if self.align_corners else -0.5
         if self.padding_mode == "reflection":
             place = _reflected(place, edge, extent - 1 - edge)
-        taps = _interpolation(self.mode, place)
+        found = _interpolation(self.mode, place)
         if self.padding_mode == "zeros":
-            return _inside(taps, extent)
+            return _inside(found, extent)
         made = []
-        for index, weight in taps:
+        for index, weight in found:
             if self.padding_mode == "reflection":
                 turned = np.trunc(_reflected(index, edge, extent - 1 - edge))
                 index = np.where((index >= 0) & (index < extent), index, turned)
@@ -88,10 +88,10 @@ class GridSample(Op):
         return made
 
 
-def _inside(taps: Iterable[Tap], extent: int) -> list[Tap]:
+def _inside(found: Iterable[Tap], extent: int) -> list[Tap]:
     """Taps that are elements of the image; those outside it have weight 0."""
     made = []
-    for index, weight in taps:
+    for index, weight in found:
         inside = (index >= 0) & (index < extent)
         made.append((np.clip(index, 0, extent - 1).astype(np.int64), np.where(inside, weight, 0)))
     return made

@@ -4,24 +4,20 @@ be: the widths of loads and stores, and instructions for each element.
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 from collections import Counter
 from dataclasses import replace
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
-
-import pytest
 
 import migx
 from migx.target import CompileOptions
-from migx.targets.gpu import Gpu
 from migx.targets.gpu.code.compiling import Request, binaries
 from migx.targets.gpu.operations import CodeObject
+from tests.targets.gpu.on_interpreter import gpu
 
-TRITON = importlib.util.find_spec("triton")
-pytestmark = pytest.mark.skipif(TRITON is None, reason="Triton is not installed")
 ARCH = "sm_90"
 TURNED = """module main(x: {t}[4096, 4096]) {{
   %0 = transpose(x) {{permutation=(1, 0)}}
@@ -72,7 +68,7 @@ def requests() -> dict[str, Request]:
     """What is compiled for the only kernel of each text."""
     found = {}
     for name, text in TEXTS.items():
-        program, target = migx.parse(text), Gpu(ARCH)
+        program, target = migx.parse(text), gpu(ARCH)
         migx.run_passes(program, target.get_passes(target.get_context(), CompileOptions()))
         (op,) = (at.op for at in program.main if isinstance(at.op, CodeObject))
         found[name] = Request.of(replace(op, aligned=tuple(range(len(op.pointers)))), ARCH)
@@ -81,9 +77,7 @@ def requests() -> dict[str, Request]:
 
 def instructions(name: str, to: Path) -> Counter[str]:
     """The instructions of a kernel, by name."""
-    assert TRITON is not None
-    assert TRITON.origin is not None
-    disassembler = Path(TRITON.origin).parent / "backends/nvidia/bin/nvdisasm"
+    disassembler = str(files("triton") / "backends/nvidia/bin/nvdisasm")
     made = binaries(requests().values())[requests()[name].key]
     (file := to / "kernel.cubin").write_bytes(made.code)
     text = subprocess.check_output([disassembler, "-c", file], text=True)
