@@ -179,6 +179,7 @@ class Frame:
     function: Function = field(init=False)
     operands: list[Value] = field(init=False)
     _words: list[Extent] = field(default_factory=list)
+    _numbers: dict[Extent, int] = field(default_factory=dict)
     _extents: dict[Extent, Value] = field(default_factory=dict)
     _taken: Extent = 0
     _fails: Value = field(init=False)
@@ -198,9 +199,15 @@ class Frame:
         if not isinstance(extent, dim.Dim):
             return self.function.const(I64, extent)
         if extent not in self._extents:
-            self._extents[extent] = self._loaded(len(self.operands) + len(self._words), I64)
-            self._words.append(extent)
+            self._extents[extent] = self._loaded(self.word(extent), I64)
         return self._extents[extent]
+
+    def word(self, extent: Extent) -> int:
+        """The number, in the block of arguments, of the word that the plan sets to an extent."""
+        if extent not in self._numbers:
+            self._numbers[extent] = len(self.operands) + len(self._words)
+            self._words.append(extent)
+        return self._numbers[extent]
 
     def take(self, count: Extent, type_: Type) -> Value:
         """The address of scratch for ``count`` scalars of a type, aligned to a cache line."""

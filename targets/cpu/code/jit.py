@@ -23,7 +23,7 @@ from migx.base import disk_cache
 from migx.base.mapping import GIVE_BACK
 from migx.errors import TargetError
 
-VERSION = 5
+VERSION = 6
 """The version of how text becomes an object and of how kernels are serialised; changing it
 invalidates what has been cached.
 """
@@ -157,7 +157,9 @@ def _elsewhere(cpu: str, triple: str) -> Any:
 
 
 def _optimised(text: str, machine: Any) -> Any:
-    """The module of a text after those LLVM passes that vector code needs: the ones that tidy."""
+    """The module of a text after those LLVM passes that vector code needs: the ones that tidy each
+    function.
+    """
     llvm = _binding()
     header = f'target triple = "{machine.triple}"\ntarget datalayout = "{machine.target_data}"\n'
     try:
@@ -168,7 +170,10 @@ def _optimised(text: str, machine: Any) -> Any:
     options = llvm.create_pipeline_tuning_options(1)
     options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
     builder = llvm.create_pass_builder(machine, options)
-    builder.getModulePassManager().run(module, builder)
+    passes = builder.getFunctionPassManager()
+    for function in module.functions:
+        if not function.is_declaration:
+            passes.run(function, builder)
     return module
 
 

@@ -16,8 +16,8 @@ from migx.fusion.regions import described
 from migx.ir import Instruction
 from migx.ops.control import Assume
 from migx.ops.fused import Group
-from migx.targets.cpu.emit import I8, PTR
-from migx.targets.cpu.kernel import Frame, Kernel
+from migx.targets.cpu.emit import I8, I64, PTR, Function, Value
+from migx.targets.cpu.kernel import Frame, Kernel, memory_of
 from migx.targets.cpu.kernels import fused
 from migx.targets.cpu.kernels.fused_cut import TILE
 from migx.targets.cpu.machine import Machine
@@ -78,14 +78,37 @@ def _write(frame: Frame, alike: Sequence[FusedKernel], tiles: Extent) -> None:
         _write_share(frame, fused.Writer(frame, first), tiles)
         return
     places = [list(dict.fromkeys(region.accesses)) for region in alike]
-    width = len(places[0])
-    table = f.hoisted(f"alloca ptr, i64 {len(alike) * width}, align 64", PTR)
-    for number, access in enumerate(access for accesses in places for access in accesses):
-        f.store(frame.start(access, {}), f.element(table, number, PTR))
     with f.loop(0, len(alike)) as turn:
-        here = f.element(table, turn.index * width, PTR)
-        origins = [f.load(f.element(here, i, PTR), PTR) for i in range(width)]
+        origins = [_origin(frame, like, turn.index) for like in zip(*places, strict=True)]
         _write_share(frame, fused.Writer(frame, first, origins), tiles)
+
+
+def _origin(frame: Frame, accesses: Sequence[Access], number: Value) -> Value:
+    """The address of the first element of the access with some number."""
+    f = frame.function
+    operand = f.element(frame.args, _picked(frame, [a.operand for a in accesses], number), PTR)
+    offset = _picked(frame, [access.offset for access in accesses], number)
+    return f.element(f.load(operand, PTR), offset, memory_of(accesses[0].dtype))
+
+
+def _picked(frame: Frame, extents: Sequence[Extent], number: Value) -> Value:
+    """The extent with some number: computed if each differs from the one before by as much, else
+    looked up in a table, of where they are among the arguments unless all are constants.
+    """
+    f, first, step = frame.function, extents[0], extents[1] - extents[0]
+    if all(extent == first + step * i for i, extent in enumerate(extents)):
+        return number * frame.extent(step) + frame.extent(first)
+    constants = [extent for extent in extents if isinstance(extent, int)]
+    if len(constants) == len(extents):
+        return _looked_up(f, constants, number)
+    word = _looked_up(f, [frame.word(extent) for extent in extents], number)
+    return f.load(f.element(frame.args, word, I64), I64)
+
+
+def _looked_up(f: Function, numbers: Sequence[int], at: Value) -> Value:
+    """The entry of a table of constants."""
+    table = Value(f.module.constant(I64, numbers), PTR, f)
+    return f.load(f.element(table, at, I64), I64)
 
 
 def _write_share(frame: Frame, writer: fused.Writer, tiles: Extent) -> None:
