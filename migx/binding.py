@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from migx.dim import Dim
 from migx.errors import DimError, InputError, ShapeError
 from migx.ir import Instruction, Module
 from migx.shape import MAP, OPTIONAL, TUPLE, DType, Shape
+
+if TYPE_CHECKING:
+    from migx.target import PreparedRun
 
 Sizes = dict[str, int]
 Kind = Shape | tuple[np.dtype[Any], tuple[int, ...]]
@@ -69,22 +72,42 @@ def _refuse(
     raise InputError(f"missing input {', '.join(map(repr, missing))}; the inputs are {listed}")
 
 
-class Inputs:
-    """A cached ``check_inputs`` for one module: types and dims of arrays that have been found valid
-    are not checked again.
+class Known(NamedTuple):
+    """What is known of inputs of some types and dims, which are valid: their shapes, and a run
+    prepared for these, if there is one and all are arrays.
     """
 
-    def __init__(self, module: Module, weights: Callable[[], Iterable[str]] = tuple) -> None:
-        self._module, self._weights = module, weights
+    shapes: list[Shape]
+    run: PreparedRun | None
+
+
+class Inputs:
+    """A cached ``check_inputs`` for one module: types and dims of arrays that have been found valid
+    are not checked again, and ``prepare`` is asked once for a run for their shapes.
+    """
+
+    def __init__(
+        self,
+        module: Module,
+        weights: Callable[[], Iterable[str]] = tuple,
+        prepare: Callable[[Sequence[Shape]], PreparedRun | None] = lambda shapes: None,
+    ) -> None:
+        self._module, self._weights, self._prepare = module, weights, prepare
         self._wanted = [p.shape for p in module.parameters.values()]
-        self._shapes = lru_cache(REMEMBERED)(self._checked)
+        self._known = lru_cache(REMEMBERED)(self._checked)
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Argument]:
         """The arguments for the parameters. Raises the errors of ``check_inputs``."""
+        return self.checked(given, *self.read(given))
+
+    def read(self, given: Mapping[str, Any]) -> tuple[list[Any], Known | None]:
+        """The values given for the parameters, and what is known of them: None if they need the
+        full check.
+        """
         names = self._module.parameters
-        if type(given) is not dict or given.keys() != names.keys():
-            return check_inputs(self._module, given, self._weights)
         values: list[Any] = []
+        if type(given) is not dict or given.keys() != names.keys():
+            return values, None
         kinds: list[Kind] = []
         for name in names:
             value = given[name]
@@ -94,18 +117,23 @@ class Inputs:
             elif isinstance(value, Argument):
                 kinds.append(value.shape)
             else:
-                return check_inputs(self._module, given, self._weights)
-        shapes = self._shapes(*kinds)
-        if shapes is None:
+                return values, None
+        return values, self._known(*kinds)
+
+    def checked(
+        self, given: Mapping[str, Any], values: Sequence[Any], known: Known | None
+    ) -> dict[str, Argument]:
+        """The arguments for what ``read`` has read. Raises the errors of ``check_inputs``."""
+        if known is None:
             return check_inputs(self._module, given, self._weights)
         found: dict[str, Argument] = {}
-        for i, name in enumerate(names):
+        for i, name in enumerate(self._module.parameters):
             value = values[i]
-            found[name] = Argument(shapes[i], value) if type(value) is np.ndarray else value
+            found[name] = Argument(known.shapes[i], value) if type(value) is np.ndarray else value
         return found
 
-    def _checked(self, *kinds: Kind) -> list[Shape] | None:
-        """The shapes of values that need no conversion; None if any needs the full check."""
+    def _checked(self, *kinds: Kind) -> Known | None:
+        """What is known of values that need no conversion; None if any needs the full check."""
         found = []
         for wanted, kind in zip(self._wanted, kinds, strict=True):
             if isinstance(kind, Shape):
@@ -122,7 +150,8 @@ class Inputs:
                 check_type("", found[-1], wanted)
             except InputError:
                 return None  # check_inputs reports it by name, with whatever else is wrong
-        return found
+        arrays = not any(isinstance(kind, Shape) for kind in kinds)
+        return Known(found, self._prepare(found) if arrays else None)
 
 
 def _argument(name: str, value: Any, shape: Shape) -> Argument:

@@ -30,7 +30,7 @@ from migx.events import EventLog
 from migx.fields import Frozen
 from migx.ir import Instruction
 from migx.manager import Observer, Pass, Pipeline, listed
-from migx.op import freeze, know_fields, snake_case
+from migx.op import Array, freeze, know_fields, snake_case
 from migx.pipeline import instance
 from migx.program import Program
 from migx.shape import TUPLE, Shape
@@ -180,6 +180,20 @@ class Saves(Protocol):
 
     def save_code(self) -> dict[str, bytes]:
         """Bytes by name, passed to a loaded program as ``Context.saved``."""
+        ...
+
+
+PreparedRun: TypeAlias = Callable[[Sequence[Array], Mapping[str, Argument]], list[Array]]
+"""A run for inputs of known shapes: from their arrays, one for each parameter, and the slots to the
+outputs, in memory of their own."""
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """An executable that prepares runs, so that calls of small programs cost less."""
+
+    def prepared(self, shapes: Sequence[Shape]) -> PreparedRun | None:
+        """A run for inputs of these shapes; None if ``run`` is to be called."""
         ...
 
 

@@ -20,7 +20,8 @@ from migx.ops.formats import UnpackWeight
 from migx.planning import is_alias, is_block, pieces, root, with_known
 from migx.profile import Profile
 from migx.program import Program
-from migx.target import NO_SLOTS, Context
+from migx.shape import Shape
+from migx.target import NO_SLOTS, Context, PreparedRun
 from migx.targets.cpu.code import jit
 from migx.targets.cpu.code.saved import Kernels, objects_of, saved_as
 from migx.targets.cpu.kernel import Kernel
@@ -39,6 +40,7 @@ from migx.targets.cpu.plans.outline import (
 from migx.targets.cpu.runs.endings import Counted, GrowingLoop, OnHost
 from migx.targets.cpu.runs.peaks import peaks
 from migx.targets.cpu.runs.piece import Ending, Lent, Piece
+from migx.targets.cpu.runs.prepared import prepared
 from migx.targets.cpu.runs.running import Call, Values, Watch
 from migx.targets.cpu.runs.weights import Literals
 from migx.targets.cpu.threads.pool import pool, wanted_threads
@@ -136,6 +138,10 @@ class CpuExecutable:
     def _run(self, given: Sequence[Argument], call: Call) -> list[Argument]:
         sizes = self._lengths.told(given, self._sizes(given))
         return self.run_module(self.program.main, given, {}, sizes, call)
+
+    def prepared(self, shapes: Sequence[Shape]) -> PreparedRun | None:
+        """A run for inputs of these shapes, if it is one of kernels alone."""
+        return None if self._lengths.names else prepared(self, shapes)
 
     def profile(self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument]) -> Profile:
         """Runs once, kernel by kernel, and reports the cost of each."""

@@ -49,7 +49,7 @@ class Piece:
     ) -> None:
         self.executable, self.outline, self.endings = executable, outline, endings
         self.plans = BySizes(outline.symbols, self._planned, PLANS)
-        self._idle: list[Workspace] = []
+        self.idle: list[Workspace] = []
 
     @cached_property
     def _form(self) -> Form:
@@ -70,6 +70,13 @@ class Piece:
         form = self._form_of(self.outline.without(refused))
         return Plan(form, sizes, self.executable.threads)
 
+    def workspace(self) -> Workspace:
+        """An idle workspace, which no other run takes until it is idle again."""
+        try:
+            return self.idle.pop()
+        except IndexError:
+            return Workspace()
+
     def run(
         self, values: Values, sizes: Sizes, call: Call, lent: list[Lent] | None = None
     ) -> Sizes:
@@ -80,10 +87,7 @@ class Piece:
         for ending in self.endings:
             room = ending.room(room)
         plan = self.plans.at(room)
-        try:
-            workspace = self._idle.pop()
-        except IndexError:
-            workspace = Workspace()
+        workspace = self.workspace()
         run = Run(self.executable, plan, workspace, values, room, call)
         if plan.form.runs or plan.handed:
             workspace.serve(plan)
@@ -91,9 +95,9 @@ class Piece:
             run.hand_over()
         # A workspace abandoned in the middle of a run is not reused.
         if lent is not None and plan.outline.lends:
-            lent.append((self._idle.append, workspace))
+            lent.append((self.idle.append, workspace))
         else:
-            self._idle.append(workspace)
+            self.idle.append(workspace)
         for ending in self.endings:
             sizes = {**sizes, **ending.run(run)}
         return sizes

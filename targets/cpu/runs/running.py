@@ -119,6 +119,28 @@ class Workspace:
         """Records that they do, if the slots are immutable."""
         self._slots = weakref.ref(slots) if isinstance(slots, Slots) else None
 
+    def run_steps(self, executable: CpuExecutable, first: int, last: int) -> int:
+        """Runs some steps in the compiled loop, and gives the one it has reached. Raises
+        ``EvaluationError`` if a kernel has found its operands wrong.
+        """
+        assert self.form is not None
+        state, words, at = pool(), self.words, len(self.form.words)
+        words[at + 1], words[at + 2], words[at + 3] = first, last, state.address
+        words[at + 4] = state.provide(executable.threads)
+        reached: int = executable.loop(self.call)
+        for word in self.form.faults:
+            if words[word]:
+                self._fail(self.form.faults, word)
+        return reached
+
+    def _fail(self, faults: Mapping[int, Work], word: int) -> None:
+        """Raises the error of a kernel that found its operands wrong and set this word."""
+        for each in faults:
+            self.words[each] = 0
+        at, kernel = faults[word].at, faults[word].kernel
+        assert kernel is not None
+        raise EvaluationError(draw_instruction(kernel.fault, at))
+
 
 class Run:
     """One run of a piece."""
@@ -147,15 +169,19 @@ class Run:
             for word, offset in made.patch:
                 words[word] = base + offset
         if plan.slots and not self.workspace.has(self.call.slots):
-            self.patch(plan.slots)
-            if not self.objects:  # otherwise some are copies for this run alone
-                self.workspace.keep(self.call.slots)
+            self.patch_slots()
         self.patch(plan.patches)
         for part in plan.form.runs:
             if isinstance(part, Work):
                 self.on_host(part)
             else:
                 self.native(*part)
+
+    def patch_slots(self) -> None:
+        """Writes the addresses of slots, which later runs find there."""
+        self.patch(self.plan.slots)
+        if not self.objects:  # otherwise some are copies for this run alone
+            self.workspace.keep(self.call.slots)
 
     def patch(self, patches: Mapping[Cell, Patch]) -> None:
         """Writes the addresses of values from outside into the words."""
@@ -171,7 +197,7 @@ class Run:
             self.watched(watch, first, last)
             return
         while first < last:
-            first = self.run_steps(first, last)
+            first = self.workspace.run_steps(self.executable, first, last)
 
     def watched(self, watch: Watch, step: int, last: int) -> None:
         """Runs the kernels one by one."""
@@ -183,29 +209,7 @@ class Run:
                 nbytes = moved(work.at) * (1 if work.times is None else work.times)
             amounts = map(self.plan.number, (work.kernel.flops, nbytes))
             with watch(work.at, work.kernel.name, *amounts):
-                step = self.run_steps(step, step + 1)
-
-    def fail(self, word: int) -> None:
-        """Raises the error of a kernel that found its operands wrong and set this word."""
-        work = self.plan.form.faults[word]
-        for each in self.plan.form.faults:
-            self.workspace.words[each] = 0
-        assert work.kernel is not None
-        raise EvaluationError(draw_instruction(work.kernel.fault, work.at))
-
-    def run_steps(self, first: int, last: int) -> int:
-        """Runs some steps in the compiled loop, and gives the one it has reached. Raises
-        ``EvaluationError`` if a kernel has found its operands wrong.
-        """
-        state, workspace, form = pool(), self.workspace, self.plan.form
-        words, at = workspace.words, len(form.words)
-        words[at + 1], words[at + 2], words[at + 3] = first, last, state.address
-        words[at + 4] = state.provide(self.executable.threads)
-        reached: int = self.executable.loop(workspace.call)
-        for word in form.faults:
-            if words[word]:
-                self.fail(word)
-        return reached
+                step = self.workspace.run_steps(self.executable, step, step + 1)
 
     def hand_over(self) -> None:
         """Adds the results to the values."""

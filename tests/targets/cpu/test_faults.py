@@ -257,7 +257,7 @@ def test_what_lay_in_memory_before_does_not_matter(
     made = executable(program)
     monkeypatch.setattr(running, "allocated", filled)
     for piece in (piece for pieces in made.pieces.values() for piece in pieces):
-        for workspace in piece._idle:
+        for workspace in piece.idle:
             workspace.arena[:] = fill
     assert same(program.eval(given), expected)
 

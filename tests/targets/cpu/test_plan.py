@@ -91,7 +91,7 @@ def test_an_arena_that_is_not_needed_is_given_back() -> None:
         x = np.zeros((n, 8), np.float32)
         for _ in range(runs):
             assert (program.eval({"x": x})[0] == 8).all()
-        (workspace,) = piece._idle
+        (workspace,) = piece.idle
         return len(workspace.arena)
 
     large = 32 << 18
@@ -302,7 +302,7 @@ def test_what_is_handed_on_lies_in_a_workspace_and_what_is_given_away_does_not()
         wanted = [e[[0, 2]], np.sqrt(e).ravel(), x[:, :0:-1], e * e if c else e, twos]
         for got, want in zip(kept, wanted, strict=True):
             np.testing.assert_allclose(got.array, want, rtol=1e-6)
-        arenas = [workspace.arena for part in parts for workspace in part._idle]
+        arenas = [workspace.arena for part in parts for workspace in part.idle]
         assert len(arenas) <= len(parts), "they are given back, and used again"
         given = [result.array for result in (*kept, *again)]
         assert not any(np.shares_memory(a, b) for a in given for b in arenas)
