@@ -130,10 +130,22 @@ class Frozen:
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+        raise FrozenInstanceError(
+            f"cannot assign to field {name!r} of {type(self).__name__}: what it is made of are "
+            "annotated fields, which do not change; a pass or target with state has its own "
+            "__init__"
+        )
 
     def __delattr__(self, name: str) -> None:
         raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+
+def thaw(cls: type) -> bool:
+    """Lets a class with an ``__init__`` of its own assign to its attributes; whether it has one."""
+    if "__init__" not in vars(cls):
+        return False
+    cls.__setattr__ = object.__setattr__  # type: ignore[assignment]
+    return True
 
 
 def required(cls: Any) -> list[str]:

@@ -22,10 +22,13 @@ OpT = TypeVar("OpT")
 
 
 class Instruction(Ordered):
-    """An operation applied to the results of other instructions. Compared by identity.
+    """An operation ``op`` applied to the results of other instructions, its ``inputs``. Compared by
+    identity.
 
-    ``users`` are the instructions that read this one; ``origins`` are the names of the ONNX nodes
-    it came from. ``constant`` tells whether it depends on literals and weights alone.
+    ``shape`` is that of its result, ``module`` the one it is in, ``modules`` are the bodies of
+    control flow. ``users`` are the instructions that read this one; ``origins`` are the names of
+    the ONNX nodes it came from. ``constant`` tells whether it depends on literals and weights
+    alone.
     """
 
     __slots__ = ("_users", "constant", "inputs", "module", "modules", "op", "origins", "shape")
@@ -102,10 +105,11 @@ class Instruction(Ordered):
 
 class Module:
     """An ordered list of instructions, every input before its users. Created by
-    ``Program.create_module``.
+    ``Program.create_module``. Iterating over it gives its instructions, ``len`` their number;
+    ``parameters`` are its inputs by name, each an instruction with a ``shape``.
 
     A module that reads values of enclosing modules has exactly one parent, the instruction it is an
-    argument of. ``bypass`` tells the pass manager to leave it alone.
+    argument of; ``parents`` are all of those. ``bypass`` tells the pass manager to leave it alone.
     """
 
     def __init__(self, program: Program, name: str) -> None:

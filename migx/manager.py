@@ -19,7 +19,7 @@ from migx.base.order import relabel
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.errors import IRError, PassError, RewriteLoop
 from migx.events import Event, EventLog
-from migx.fields import Frozen, expect_values
+from migx.fields import Frozen, expect_values, thaw
 from migx.ir import Instruction, Module
 from migx.op import freeze, know_fields, snake_case
 from migx.pipeline import Approximation, Element, Fixpoint, Pipeline, enable_if, with_options
@@ -46,9 +46,9 @@ __all__ = [
 @dataclass_transform(frozen_default=True)
 @dataclass(frozen=True)
 class Pass(Frozen):
-    """A named transformation of a program. A subclass is a frozen dataclass of its options. It has
-    ``rules``, or defines one of the two methods; an ``apply`` of its own applies the rules, if
-    there are any, by ``super().apply(module, manager)``.
+    """A named transformation of a program. A subclass is a frozen dataclass of its options, unless
+    it has its own ``__init__``. It has ``rules``, or defines one of the two methods; an ``apply``
+    of its own applies the rules, if there are any, by ``super().apply(module, manager)``.
 
     Passes are deterministic and idempotent: run again, they report that nothing changed.
     ``constant_allowance`` is the number of bytes by which new constants may exceed the sources they
@@ -62,13 +62,14 @@ class Pass(Frozen):
     variants: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
-        expect_values(cls)
-        freeze(cls, "pass ")
+        if not thaw(cls):
+            expect_values(cls)
+            freeze(cls, "pass ")
         if "name" not in cls.__dict__:
             cls.name = snake_case(cls.__name__)
         if not isinstance(cls.rules, RuleSet):
             raise TypeError(
-                f"{cls.__name__}.rules is no RuleSet: write rules = RuleSet((rule, another))"
+                f"{cls.__name__}.rules is no RuleSet: write rules = RuleSet(rule, another)"
             )
 
     def apply(self, module: Module, manager: PassManager) -> bool:

@@ -336,7 +336,7 @@ def evaluator(cls: type) -> Evaluate:
     """The meaning of a class of operations in the full form. Its arguments are read-only."""
     if not hasattr(cls, "compute"):
         raise EvaluationError(
-            f"{cls.__name__} has no meaning of its own: it only exists to be lowered"
+            f"{cls.__name__} has no meaning of its own, compute: it only exists to be lowered"
         )
     compute, asked = cls.compute, asked_by_name(cls.compute)
 

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 
 class Program:
-    """Modules by name; ``main`` is the root. Compiling leaves it unchanged: the executable is kept
-    beside it. ``literals`` are those of all modules, in the order they were added.
+    """Modules by name: ``modules``, of which ``main`` is the root. Compiling leaves it unchanged:
+    the executable is kept beside it. ``main.parameters`` are the inputs by name, ``main.outputs``
+    the results; ``literals`` are those of all modules, in the order they were added.
 
     ``==`` is structural and exact: operations with every bit of their attributes and literals,
     edges, order, names. Origins are ignored.

@@ -39,9 +39,14 @@ def _refuse_misuse(op: object, inputs: tuple[object, ...], modules: object) -> N
         raise IRError(f"{op!r} is no operation; one is made first, as in {made}")
     for place, value in enumerate(inputs):
         if not isinstance(value, Instruction):
+            right = "add_literal makes one of an array, add_parameter one of an input"
+            if isinstance(value, int | float):
+                right = "migx.builders.Arithmetic takes numbers, full_like makes an instruction"
+            elif isinstance(value, list | tuple):
+                right = "inputs are given one by one, as add_instruction(op, x, y)"
+            given = type(value).__name__
             raise IRError(
-                f"input {place} of {name} is of type {type(value).__name__}, not an instruction: "
-                "add_literal makes one of an array, add_parameter one of an input"
+                f"input {place} of {name} is of type {given}, not an instruction: {right}"
             )
     if isinstance(modules, Module) or not isinstance(modules, Iterable):
         given = type(modules).__name__

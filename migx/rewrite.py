@@ -17,6 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -157,7 +158,7 @@ class Rule:
         return f"{self.name}: {self.pattern}"
 
     def __add__(self, other: Rule | RuleSet) -> RuleSet:
-        return RuleSet((self,)) + other
+        return RuleSet(self) + other
 
 
 def rule(pattern: Pattern) -> Callable[[Callable[..., Results | Declined | None]], Rule]:
@@ -199,8 +200,9 @@ def _name(function: Callable[..., Any]) -> str:
 class RuleSet:
     """Rules in order, indexed by the operations at the roots of their patterns."""
 
-    def __init__(self, rules: Rule | Iterable[Rule] = ()) -> None:
-        self.rules = (rules,) if isinstance(rules, Rule) else tuple(rules)
+    def __init__(self, *rules: Rule | Iterable[Rule]) -> None:
+        several = (each if isinstance(each, Iterable) else (each,) for each in rules)
+        self.rules = tuple(chain.from_iterable(several))
         for each in self.rules:
             if not isinstance(each, Rule):
                 raise TypeError(f"{each!r} is no rule; @rule(pattern) makes one of a function")
@@ -319,7 +321,8 @@ class _Driver:
         try:
             return self.fire(each, root, match)
         except Exception as error:
-            where = f"in rule {each.name} of {self.pass_name}, {each.source}"
+            of = f" of {self.pass_name}" if self.pass_name else ""
+            where = f"in rule {each.name}{of}, {each.source}"
             error.add_note(draw_instruction(f"{where}, at", root) if root.module else where)
             raise
         finally:

@@ -27,7 +27,7 @@ import numpy as np
 from migx.argument import Argument
 from migx.errors import TargetError, UnknownName, there_are
 from migx.events import EventLog
-from migx.fields import Frozen
+from migx.fields import Frozen, thaw
 from migx.ir import Instruction
 from migx.manager import Observer, Pass, Pipeline, listed
 from migx.op import Array, freeze, know_fields, snake_case
@@ -233,9 +233,7 @@ class Target(Frozen):
     """Whether it also names formats for blocks of constants that an index picks."""
 
     def __init_subclass__(cls) -> None:
-        if "__init__" in cls.__dict__:
-            cls.__setattr__ = object.__setattr__  # type: ignore[assignment]
-        else:
+        if not thaw(cls):
             freeze(cls, "target ")
         cls.name = snake_case(cls.__name__)
 

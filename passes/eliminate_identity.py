@@ -18,4 +18,4 @@ def identity(x: Instruction) -> Instruction:
 class EliminateIdentity(Pass):
     """Removes the instructions that pass their input on (MIGraphX pass of this name)."""
 
-    rules = RuleSet((identity,))
+    rules = RuleSet(identity)

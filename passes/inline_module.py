@@ -52,4 +52,4 @@ class InlineModule(Pass):
     inline_module).
     """
 
-    rules = RuleSet((inline,))
+    rules = RuleSet(inline)

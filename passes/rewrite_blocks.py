@@ -57,4 +57,4 @@ def cut(at: Cursor, root: Instruction) -> Instruction | Declined:
 class RewriteBlocks(Pass):
     """Splits axes into their quantisation blocks, so that the rest is elementwise arithmetic."""
 
-    rules = RuleSet((split, cut))
+    rules = RuleSet(split, cut)

@@ -31,6 +31,6 @@ class RewriteConcat(Pass):
     concatenations of at most so many.
     """
 
-    rules = RuleSet((in_groups,))
+    rules = RuleSet(in_groups)
     most: int = MOST
     variants = ("most=2",)

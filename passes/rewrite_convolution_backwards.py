@@ -130,4 +130,4 @@ class RewriteConvolutionBackwards(Pass):
     (Shi et al. 2016).
     """
 
-    rules = RuleSet((forwards,))
+    rules = RuleSet(forwards)

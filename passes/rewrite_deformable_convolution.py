@@ -97,4 +97,4 @@ class RewriteDeformableConvolution(Pass):
     (Dai et al. 2017).
     """
 
-    rules = RuleSet((sampled,))
+    rules = RuleSet(sampled)

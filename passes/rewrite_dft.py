@@ -65,5 +65,5 @@ class RewriteDft(Pass):
 
     constant_allowance: ClassVar[int] = MOST
 
-    rules = RuleSet((transformed,))
+    rules = RuleSet(transformed)
     most: int = MOST

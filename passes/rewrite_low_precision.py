@@ -39,7 +39,7 @@ class RewriteLowPrecision(Pass):
     by a rounding or two more.
     """
 
-    rules = RuleSet((square_of_quotient,))
+    rules = RuleSet(square_of_quotient)
 
     @property
     def approximations(self) -> Mapping[str, Overflow]:

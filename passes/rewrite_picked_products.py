@@ -82,4 +82,4 @@ class RewritePickedProducts(Pass):
 
     least: int = LEAST
     variants = ("least=1",)
-    rules = RuleSet((by_blocks,))
+    rules = RuleSet(by_blocks)

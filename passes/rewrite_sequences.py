@@ -36,7 +36,7 @@ class RewriteSequences(Pass):
     exports ``repeat_interleave``, into a gather.
     """
 
-    rules = RuleSet((row,))
+    rules = RuleSet(row)
 
     def apply(self, module: Module, manager: PassManager) -> bool:
         changed = super().apply(module, manager)

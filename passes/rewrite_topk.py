@@ -68,6 +68,6 @@ class RewriteTopk(Pass):
     half of the comparisons.
     """
 
-    rules = RuleSet((of_parts,))
+    rules = RuleSet(of_parts)
     at_least: int = LONG
     variants = ("at_least=4",)

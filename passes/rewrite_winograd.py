@@ -175,7 +175,7 @@ class RewriteWinograd(Pass):
     """
 
     always: bool = False
-    rules = RuleSet((fewer_products,))
+    rules = RuleSet(fewer_products)
     variants = ("always=true",)
 
     @property

@@ -108,5 +108,5 @@ class RewriteRnn(Pass):
     into matrix products and arithmetic (MIGraphX rewrite_rnn).
     """
 
-    rules = RuleSet((unroll,))
+    rules = RuleSet(unroll)
     max_steps: int = MAX_STEPS

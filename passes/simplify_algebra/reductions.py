@@ -40,4 +40,4 @@ def softmax_shifted(
     return at(Softmax(axis), x) if axes == (axis,) else None
 
 
-reductions = RuleSet((reduce_reduce, softmax_shifted))
+reductions = RuleSet(reduce_reduce, softmax_shifted)

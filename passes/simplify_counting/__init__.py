@@ -89,7 +89,7 @@ class SimplifyCounting(Pass):
     any other length. The symbols of their results are replaced, and such a slice becomes a gather.
     """
 
-    rules = RuleSet((counted_slice,))
+    rules = RuleSet(counted_slice)
 
     def apply_program(self, program: Program, manager: PassManager) -> bool:
         loops = [at for at in program.instructions() if isinstance(at.op, Loop)]

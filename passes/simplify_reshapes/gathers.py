@@ -51,7 +51,7 @@ def gather(
     return arranged(at, x, axis, digits, order, root)
 
 
-rules = RuleSet((gather,))
+rules = RuleSet(gather)
 
 Span = tuple[Extent, int, int]
 """The start of a digit along its axis, and the digit."""

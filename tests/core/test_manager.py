@@ -142,7 +142,7 @@ def test_a_pass_is_named_after_its_class_and_frozen() -> None:
 
 def test_what_is_no_pass_is_an_error_where_it_is_written() -> None:
     with pytest.raises(TypeError, match=r"WithOptions is a class; a pass is WithOptions\(\)"):
-        migx.run_passes(program_of(CHOICE), [WithOptions])  # type: ignore[list-item]
+        migx.run_passes(program_of(CHOICE), [WithOptions])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"a text or a list of them, such as \[WithOptions\(\)\]"):
         migx.run_passes(program_of(CHOICE), WithOptions())  # type: ignore[arg-type]
     wrong: Any
@@ -163,7 +163,7 @@ def test_what_is_no_pass_is_an_error_where_it_is_written() -> None:
     with pytest.raises(TypeError, match="applied to a module, such as program.main, not"):
         rewrite(program_of(CHOICE), RuleSet())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"<built-in function len> is no rule; @rule\(pattern\) "):
-        RuleSet([len])  # type: ignore[list-item]
+        RuleSet(len)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"Loose\.rules is no RuleSet"):
 
         class Loose(Pass):
@@ -238,7 +238,7 @@ def relu_of(at: Cursor, x: Instruction, times: int = 1, unknown: int = 0) -> Ins
 class Asking(Pass):
     """Its rule asks for an option."""
 
-    rules = RuleSet((relu_of,))
+    rules = RuleSet(relu_of)
     times: int = 2
 
 

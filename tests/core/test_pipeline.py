@@ -34,7 +34,7 @@ def cancel(x: migx.Instruction) -> migx.Instruction:
 class Cancel(Pass):
     """Cancels pairs of neg."""
 
-    rules = RuleSet([cancel])
+    rules = RuleSet(cancel)
 
 
 class Peel(Pass):

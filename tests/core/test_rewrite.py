@@ -41,7 +41,7 @@ def rewrite_one(module: Module, each: Rule, at: Instruction) -> bool:
     """Tries one rule at one instruction."""
     from migx.rewrite import _Driver
 
-    driver = _Driver(module, RuleSet([each]), "", None)
+    driver = _Driver(module, RuleSet(each), "", None)
     return driver.apply(each, at)
 
 
@@ -191,7 +191,7 @@ def test_what_takes_its_place_has_the_origins_of_all_that_matched() -> None:
         """Not the same, but nobody looks."""
         return at(ops.Exp(), at(ops.Neg(), x)) if x.name == "@param" else x
 
-    rewrite(program.main, RuleSet([fold]))
+    rewrite(program.main, RuleSet(fold))
     assert {at.name: at.origins for at in program.main} == {
         "@param": ("x",),
         "neg": ("b", "a"),
@@ -236,8 +236,8 @@ def test_what_a_rule_cannot_return_is_an_error_that_names_it(wrong: Any) -> None
         return wrong
 
     with pytest.raises(TypeError, match="None to decline; this one returned") as caught:
-        rewrite(chain(1, "neg").main, RuleSet([odd]))
-    assert "in rule odd of" in caught.value.__notes__[0]
+        rewrite(chain(1, "neg").main, RuleSet(odd))
+    assert caught.value.__notes__[0].startswith(f"in rule odd, {__file__}:")
 
 
 def test_what_nobody_reads_is_not_looked_at_nor_a_removed_one() -> None:
@@ -245,7 +245,7 @@ def test_what_nobody_reads_is_not_looked_at_nor_a_removed_one() -> None:
     unread = program.main.insert_instruction(
         program.main.returned, ops.Neg(), program.main.outputs[0]
     )
-    assert not rewrite(program.main, RuleSet([cancel]))
+    assert not rewrite(program.main, RuleSet(cancel))
     assert unread.module is program.main
 
 
@@ -287,7 +287,7 @@ def test_a_layout_that_the_readers_refuse_leaves_the_module_as_it_was() -> None:
         return x
 
     before = program.copy()
-    assert not rewrite(program.main, RuleSet([drop]))
+    assert not rewrite(program.main, RuleSet(drop))
     assert program == before
     verify(program)
 
@@ -306,7 +306,7 @@ def test_several_results_take_the_place_of_each_element() -> None:
         return at(ops.ReduceMax((0,)), x), at(ops.Argmax(0), x)
 
     before = program.copy()
-    assert rewrite(main, RuleSet([largest]))
+    assert rewrite(main, RuleSet(largest))
     verify(program)
     assert sorted(at.name for at in main) == ["@param", "@return", "argmax", "reduce_max", "relu"]
     agree(before, program)
@@ -321,7 +321,7 @@ def test_an_error_in_a_rule_names_it() -> None:
     program = chain(1, "relu")
     program.main.outputs[0].origins = ("encoder/Relu_7",)
     with pytest.raises(migx.MigxError, match="cannot replace a value of") as caught:
-        rewrite(program.main, RuleSet([wrong]), "bad_pass")
+        rewrite(program.main, RuleSet(wrong), "bad_pass")
     line = inspect.getsourcelines(wrong.function)[1]
     (note,) = caught.value.__notes__
     first, drawn, *_, place = note.splitlines()
@@ -345,8 +345,8 @@ def test_assumptions_are_recorded_when_a_rule_fires_and_only_then() -> None:
         """Drops a factor of one; leaves v alone."""
         return x if c.op_as(ops.Literal).label == "w" else None
 
-    assert not rewrite(main, RuleSet([drop]))
-    assert rewrite(main, RuleSet([drop]), "some_pass")
+    assert not rewrite(main, RuleSet(drop))
+    assert rewrite(main, RuleSet(drop), "some_pass")
     (assumed,) = program.assumptions
     assert (assumed.label, assumed.relied_on_by) == ("w", "some_pass")
     assert [at.name for at in main] == ["@param", "@literal", "mul", "relu", "@return"]
@@ -372,7 +372,7 @@ module no() {
     for bypass, left in ((True, 1), (False, 0)):
         copy = program.copy()
         copy.main.bypass = bypass
-        assert rewrite(copy.modules["yes"], RuleSet([cancel]))
+        assert rewrite(copy.modules["yes"], RuleSet(cancel))
         verify(copy)
         assert Counter(at.name for at in copy.main)["neg"] == left
 

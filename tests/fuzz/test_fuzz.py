@@ -157,7 +157,7 @@ def root_of_square(at: Cursor, x: Instruction) -> Instruction:
 class Ranged(Pass):
     """Has a rule that is right but for numbers that are large or small."""
 
-    rules = RuleSet((root_of_square,))
+    rules = RuleSet(root_of_square)
 
 
 class Restless(Pass):
@@ -272,7 +272,7 @@ def erf_as_tanh(at: Cursor, x: Instruction) -> Instruction:
 class Near(Pass):
     """Changes results on purpose, and says by how much, or less."""
 
-    rules = RuleSet((erf_as_tanh,))
+    rules = RuleSet(erf_as_tanh)
     stated: float
 
     @property

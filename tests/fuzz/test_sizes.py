@@ -64,13 +64,13 @@ def sum_as_mean(
 class Three(Pass):
     """Right at one size."""
 
-    rules = RuleSet((sum_of_three,))
+    rules = RuleSet(sum_of_three)
 
 
 class NeverEmpty(Pass):
     """Right at all sizes but 0."""
 
-    rules = RuleSet((sum_as_mean,))
+    rules = RuleSet(sum_as_mean)
 
 
 @pytest.mark.parametrize("planted", [Three, NeverEmpty])
@@ -148,7 +148,7 @@ def sum_as_max(
 class AsMax(Pass):
     """Sums of unknown size as maxima."""
 
-    rules = RuleSet((sum_as_max,))
+    rules = RuleSet(sum_as_max)
 
 
 def test_sizes_that_the_run_tells_are_in_modules_of_all_kinds() -> None:

@@ -145,7 +145,7 @@ def added_wrongly(at: Cursor, x: Instruction, y: Instruction) -> Instruction:
 
 def planted(of: Rule) -> Pass:
     """A pass of one wrong rule."""
-    made: type[Pass] = type("Planted", (Pass,), {"__doc__": "Wrong.", "rules": RuleSet((of,))})
+    made: type[Pass] = type("Planted", (Pass,), {"__doc__": "Wrong.", "rules": RuleSet(of)})
     return made()
 
 
