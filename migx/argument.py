@@ -148,6 +148,8 @@ class Argument:
         if Argument.sealed and id(self) in Argument.sealed.get(get_ident(), ()):
             raise SealedWeight(f"the value of a replaceable weight {self.shape} is looked into")
         if self._data is None and self.shape.dtype.is_tensor:
+            if type(self).elsewhere:
+                raise DataError(f"{type(self).__name__}, a value elsewhere, needs a property data")
             if self.source is None:
                 raise DataError(
                     f"a literal {self.shape} is known by its hash alone: its bytes are missing"

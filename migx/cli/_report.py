@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from migx.cli import _streams
+from migx.errors import counted
 
 T = TypeVar("T")
 NARROW = 20
@@ -49,6 +50,13 @@ def _plain(value: Any) -> Any:
         case None | bool() | int() | float() | str():
             return value
     return str(value)
+
+
+def in_bytes(count: int) -> str:
+    """A number of bytes in the unit it is read in: ``848 bytes``, ``13.50 kB``, ``1,327.41 MB``."""
+    if count < 1000:
+        return counted(count, "byte")
+    return f"{count / 1e3:.2f} kB" if count < 1e6 else f"{count / 1e6:,.2f} MB"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

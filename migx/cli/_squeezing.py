@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from migx.cli import _inputs, _load, _options, _streams
+from migx.cli import _inputs, _load, _options, _report, _streams
 from migx.errors import counted, first_few
 
 if TYPE_CHECKING:
@@ -158,13 +158,14 @@ def told(found: dict[str, Any]) -> Iterator[str]:
         count, before, after, left, read = found[kind].values()
         yield (
             f"in {BITS[kind]} bits: {counted(count, 'weight')}; "
-            f"constants of {before / 1e6:,.2f} MB became {after / 1e6:,.2f} MB; "
-            f"as kernels read them, {read / 1e6:,.2f} MB"
+            f"constants of {_report.in_bytes(before)} became {_report.in_bytes(after)}; "
+            f"as kernels read them, {_report.in_bytes(read)}"
         )
         if left:
             largest = sorted(left, key=lambda name: -left[name])
             yield (
-                f"in floats: {counted(len(left), 'weight')} of {sum(left.values()) / 1e6:,.2f} MB: "
+                f"in floats: {counted(len(left), 'weight')} of "
+                f"{_report.in_bytes(sum(left.values()))}: "
                 f"{first_few(largest)}"
             )
     if "calibrated" in found:

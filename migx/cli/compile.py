@@ -110,13 +110,14 @@ def _print(found: dict[str, Any]) -> None:
     for line in _squeezing.told(found):
         print(line)
     if found["slots"]:
-        print(f"weights: {counted(found['slots'], 'slot')}, {found['slot_bytes'] / 1e6:,.2f} MB")
+        taken = _report.in_bytes(found["slot_bytes"])
+        print(f"weights: {counted(found['slots'], 'slot')}, {taken}")
     if missing := found["without_value"]:
         print(
             f"left out: {counted(len(missing), 'weight')}, to be given by --weights or at run time"
         )
     if "file" in found:
-        print(f"{found['file']['name']}: {found['file']['bytes'] / 1e6:,.2f} MB")
+        print(f"{found['file']['name']}: {_report.in_bytes(found['file']['bytes'])}")
 
 
 def _modules(sizes: dict[str, int]) -> str:

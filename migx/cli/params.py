@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     if rows:
         print(_report.table(tuple(rows[0]), [tuple(row.values()) for row in rows]))
     total = sum(row["bytes"] for row in rows)
-    print(f"\n{counted(len(rows), 'weight')}, {total / 1e6:,.2f} MB")
+    print(f"\n{counted(len(rows), 'weight')}, {_report.in_bytes(total)}")
     for each in relaid:
         print(f"warning: each run converts {each} to another layout", file=sys.stderr)
     return 0

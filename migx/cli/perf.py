@@ -235,8 +235,9 @@ def _print(found: dict[str, Any]) -> None:
     ]
     print(_report.table(names, rows))
     memory = found["bytes"]
-    known = f"arena {memory['arena'] / 1e6:.2f} MB, weights {memory['weights'] / 1e6:.2f} MB; "
-    print(f"\n{known if any(memory.values()) else ''}compiled in {found['compile']:.2f} s")
+    known = "".join(f"{name} {_report.in_bytes(memory[name])}, " for name in ("arena", "weights"))
+    known = f"{known[:-2]}; " if any(memory.values()) else ""
+    print(f"\n{known}compiled in {found['compile']:.2f} s")
     if peak["flops"] and peak["bytes"]:
         print(
             f"at best this machine does {peak['flops'] / 1e9:.0f} GFLOP/s and copies "

@@ -130,11 +130,12 @@ def print_statistics(found: dict[str, Any]) -> None:
     for what, rows in shown:
         if rows:
             print(_report.table((what, ""), rows), end="\n\n")
-    print(f"literals: {found['literal_bytes'] / 1e6:,.2f} MB")
+    print(f"literals: {_report.in_bytes(found['literal_bytes'])}")
     if found["compiled"] is not None:
         print(f"compiled for {found['compiled']}")
     deferred = found["deferred"]
-    print(f"deferred: {counted(deferred['tensors'], 'tensor')}, {deferred['bytes'] / 1e6:,.2f} MB")
+    left_out = _report.in_bytes(deferred["bytes"])
+    print(f"deferred: {counted(deferred['tensors'], 'tensor')}, {left_out}")
     flops, moved = map(shortened, found["work"].values())
     print(f"a run: {flops} flops, {moved} bytes moved")
 

@@ -51,5 +51,6 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(f"{made.json()}\n")
         return 0
     made.write(options.output)
-    print(f"{options.output}: {options.output.stat().st_size / 1e6:,.2f} MB; open it in a browser")
+    size = _report.in_bytes(options.output.stat().st_size)
+    print(f"{options.output}: {size}; open it in a browser")
     return 0

@@ -71,7 +71,7 @@ def make_replaceable(program: Program, names: Iterable[str] | None = None) -> No
         chosen = list(names)
         for name in chosen:
             if name not in weights or name in fixed:
-                _expect_free(name, fixed)
+                _expect_free(name, fixed, weights)
     if not chosen and not weights:
         said = f" but {first_few(known, 5)}, which must be known" if known else ""
         raise WeightError(f"the program has no literals with names{said}")
@@ -84,10 +84,12 @@ def make_replaceable(program: Program, names: Iterable[str] | None = None) -> No
             assume(program, made, made.value, op.relied_on_by)
 
 
-def _expect_free(name: str, fixed: Mapping[str, list[tuple[Instruction, Literal]]]) -> None:
+def _expect_free(
+    name: str, fixed: Mapping[str, list[tuple[Instruction, Literal]]], weights: Iterable[str]
+) -> None:
     """``WeightError`` if there is no fixed literal of a name, or it must be known."""
     if name not in fixed:
-        raise WeightError(f"there is no literal {name!r}; {there_are(name, [*fixed])}")
+        raise WeightError(f"there is no literal {name!r}; {there_are(name, [*fixed, *weights])}")
     shapes = [at.shape for at, _ in fixed[name]]
     if any(map(_is_read, shapes)) and not all(map(is_number, shapes)):
         raise WeightError(

@@ -106,7 +106,7 @@ def test_deferred_weights_are_counted_as_those_there(
 def test_what_is_left_in_floats_is_told(migx: Migx, model: Path) -> None:
     result = migx("compile", model, "--int8-weights", "--skip", "dense")
     assert "in eight bits: 0 weights; constants of" in result.out
-    assert "in floats: 1 weight of 0.00 MB: 'w'" in result.out
+    assert "in floats: 1 weight of 512 bytes: 'w'" in result.out
 
 
 def test_scales_are_chosen_and_threads_counted_as_asked(

@@ -151,3 +151,9 @@ def test_a_name_that_the_output_cannot_encode_is_escaped(tmp_path: Path) -> None
         words, capture_output=True, text=True, env=os.environ | env, cwd=tmp_path, check=False
     )
     assert (found.returncode, "\\xf6.mxr:" in found.stdout) == (0, True), found.stderr
+
+
+def test_bytes_are_told_in_the_unit_they_are_read_in() -> None:
+    counts = (1, 848, 13_500, 1_327_410_000)
+    expected = ["1 byte", "848 bytes", "13.50 kB", "1,327.41 MB"]
+    assert [_report.in_bytes(count) for count in counts] == expected

@@ -355,3 +355,11 @@ def test_a_numpy_scalar_counts_as_an_array_of_no_dims() -> None:
     assert made.array.shape == ()
     assert made == Argument.of(np.float32(2))
     assert repr(made) == "Argument(f32[])"
+
+
+def test_a_class_of_values_elsewhere_says_how_they_come_to_the_host() -> None:
+    class Held(Argument):
+        elsewhere = True
+
+    with pytest.raises(DataError, match="Held, a value elsewhere, needs a property data"):
+        Held(Shape("f32", (2,))).array  # noqa: B018

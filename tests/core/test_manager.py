@@ -142,7 +142,7 @@ def test_a_pass_is_named_after_its_class_and_frozen() -> None:
 
 def test_what_is_no_pass_is_an_error_where_it_is_written() -> None:
     with pytest.raises(TypeError, match=r"WithOptions is a class; a pass is WithOptions\(\)"):
-        migx.run_passes(program_of(CHOICE), [WithOptions])  # type: ignore[arg-type]
+        migx.run_passes(program_of(CHOICE), [WithOptions])  # type: ignore[list-item]
     with pytest.raises(TypeError, match=r"a text or a list of them, such as \[WithOptions\(\)\]"):
         migx.run_passes(program_of(CHOICE), WithOptions())  # type: ignore[arg-type]
     wrong: Any

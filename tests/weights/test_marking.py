@@ -62,6 +62,8 @@ def test_some_may_be_replaced_and_the_rest_stays() -> None:
     assert [*program.weight_shapes] == ["w1"]
     with pytest.raises(WeightError, match="no replaceable weight 'b1'; there are: w1"):
         program.compile("ref").update_weights().__enter__()["b1"] = B["b1"]
+    with pytest.raises(WeightError, match="no literal .W1.; there are: .*w1"):
+        program.make_replaceable(["W1"])
 
 
 NUMBERS = """g (float[n] x) => (float[n] y) <float[1] one = {2.0}, int64[2] shape = {-1, 1}> {
