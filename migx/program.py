@@ -89,7 +89,13 @@ class Program:
         made = self.modules[name] = Module(self, name)
         return made
 
-    def unused_name(self, name: str) -> str:
+    def add_module(self, name: str, *, bypass: bool = False) -> Module:
+        """An empty module with a name, to which a number is added if it is taken."""
+        made = self.create_module(self._unused_name(name))
+        made.bypass = bypass
+        return made
+
+    def _unused_name(self, name: str) -> str:
         """A name no module has: the given one, with a number if it is taken. O(log modules)."""
         if name not in self.modules:
             return name

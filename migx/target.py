@@ -33,7 +33,7 @@ from migx.manager import Observer, Pass, Pipeline, listed
 from migx.op import Array, freeze, know_fields, snake_case
 from migx.pipeline import instance
 from migx.program import Program
-from migx.shape import TUPLE, Shape
+from migx.shape import TUPLE
 from migx.text import noted
 
 Seen: TypeAlias = Callable[[Instruction, Argument], object]
@@ -274,10 +274,6 @@ class Target(Frozen):
     def accepts(self, saved: Mapping[str, bytes]) -> bool:
         """Whether the saved data of an executable can be used here; if not, it is made again."""
         return True
-
-    def allocate(self, shape: Shape) -> Argument:
-        """Uninitialised memory of the target for a value with static dims."""
-        return Argument(shape, np.empty([int(d) for d in shape.dims], shape.dtype.numpy))
 
     def copy_to(self, argument: Argument) -> Argument:
         """A host value in the target's memory."""

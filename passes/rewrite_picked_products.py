@@ -59,7 +59,7 @@ def _multiplied(
 ) -> Instruction:
     """The products of rows [rows, elements] with the matrices they choose, [rows, results]."""
     program = at.module.program
-    body = program.create_module(program.unused_name("picked"))
+    body = program.add_module("picked")
     block, goes_on = body.add_parameter("block", Shape(I64)), body.add_parameter("on", Shape(BOOL))
     add = Builder(body)
     owner, sources = (add(Gather(0), v, block) for v in (blocks.owner, blocks.sources))

@@ -69,8 +69,7 @@ def fewer_products(
     places = at(Dot(), exact, at.literal(in_planes(KERNEL).T.copy()))
     places = at(Reshape((outputs, channels, PLACES)), at(Convert(F32), places))
     weights = at(Transpose((2, 0, 1)), places)
-    inner = at.module.program.create_module(at.module.program.unused_name(winograd.TAG))
-    inner.bypass = True
+    inner = at.module.program.add_module(winograd.TAG, bypass=True)
     image, kernels = (
         inner.add_parameter(f"x{i}", v.shape.as_standard()) for i, v in enumerate((x, weights))
     )

@@ -47,10 +47,7 @@ class Bundle:
 
     def prepare(self, around: Module) -> None:
         """Prepares for ``become``; called for all bundles, in order, before any is replaced."""
-        program = around.program
-        name = program.unused_name(getattr(self.op, "tag", self.op.name))
-        self.inner = program.create_module(name)
-        self.inner.bypass = True
+        self.inner = around.program.add_module(getattr(self.op, "tag", self.op.name), bypass=True)
 
     def become(self, following: Instruction) -> dict[Instruction, Instruction]:
         """Adds the replacement of the members before the given instruction; returns what replaces

@@ -341,7 +341,7 @@ class GraphReader:
     def inside(self, graph: onnx.GraphProto, name: str) -> GraphReader:
         """A reader for a nested graph, with a module of its own, which sees the values of this."""
         program = self.module.program
-        module = program.create_module(program.unused_name(f"{self.module.name}.{name}"))
+        module = program.add_module(f"{self.module.name}.{name}")
         return GraphReader(graph, module, self.model, outer=self)
 
 

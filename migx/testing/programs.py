@@ -387,7 +387,7 @@ class Author:
 
     def inside(self, name: str, write: Callable[[Module], list[Instruction]]) -> Module:
         """A new module; its values are visible only in it."""
-        module = self.program.create_module(self.program.unused_name(name))
+        module = self.program.add_module(name)
         around, known, kept = self.module, self.known, self.kept
         sizes, extents = self.sizes, self.dice.extents
         self.module, self.kept = module, {}

@@ -325,9 +325,7 @@ def _relied_on(at: Instruction) -> list[Module]:
         return []
     if at.modules:
         return list(at.modules)
-    program = at.owner.program
-    module = program.create_module(program.unused_name(at.name))
-    module.bypass = True
+    module = at.owner.program.add_module(at.name, bypass=True)
     given = {
         v: module.add_parameter(f"x{i}", v.shape) for i, v in enumerate(dict.fromkeys(at.inputs))
     }

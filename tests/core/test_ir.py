@@ -290,7 +290,7 @@ def test_modules_know_their_parents() -> None:
 
 def test_a_name_that_is_taken_gets_a_number() -> None:
     program = Program()
-    made = [program.create_module(program.unused_name("main")) for _ in range(3)]
+    made = [program.add_module("main") for _ in range(3)]
     assert [module.name for module in made] == ["main_1", "main_2", "main_3"]
     program.rename_module(made[0], "other")
     assert program.modules["other"] is made[0]

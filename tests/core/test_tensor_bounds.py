@@ -488,3 +488,9 @@ def test_what_is_left_of_terms_that_cancel_keeps_their_roundings(after: str) -> 
 def test_an_error_relative_to_one_is_nothing_beside_the_largest_doubles() -> None:
     budget = Budget(variance=1e-32)
     assert budget.beside_one(F64, 1e200).variance == budget.variance
+
+
+def test_an_angle_beyond_all_floats_leaves_nothing_known_of_its_sine() -> None:
+    text = "module main(x: f64[1]) { %0 = add(x, x) %1 = sin(%0) return %1 }"
+    exact, budget = run(text, x=np.full(1, 1e200))
+    assert budget.tolerance(F64, float(np.max(np.abs(exact)))) > 2

@@ -108,6 +108,12 @@ class Budget:
         variance = min(share * share, sys.float_info.max)
         return replace(self, variance=variance, scale=0.0)
 
+    def grown(self, factor: float) -> Budget:
+        """The budget of errors that a factor makes larger, if it does."""
+        more = min(max(1.0, factor), sys.float_info.max)
+        variance = min(self.variance * more * more, sys.float_info.max)
+        return replace(self, variance=variance)
+
     def beside_one(self, dtype: DType, magnitude: float) -> Budget:
         """The budget after a function with values up to 1, approximated with errors relative to 1,
         given the tensor's largest magnitude. An approximation may have 0 for all that is small.
@@ -183,13 +189,12 @@ class TensorBounds:
         zeros = self._zeros(at)
         if zeros is not None and read[ZERO].variance:
             share = largest(zeros.array) * self._step(at, result, zeros)
-            read[ZERO] = replace(read[ZERO], variance=read[ZERO].variance * share**2)
+            read[ZERO] = replace(read[ZERO], variance=read[ZERO].variance * share * share)
         made = self._passed_on(at, result, replace(_worst(read), scale=0.0))
         self._followed.keep(at, result)
         made = self._sharper(at, result, made)
-        if more := sum(
-            _on_purpose(a, at, result) ** 2 for a in self._approximations.get(at.name, ())
-        ):
+        off = [_on_purpose(each, at, result) for each in self._approximations.get(at.name, ())]
+        if more := sum(each * each for each in off):
             self._followed.forget(at)
             made = replace(made, variance=made.variance + more)
         hangs = next((b.hangs for b in read if b.hangs), "") or self._hangs(at, result)
@@ -222,13 +227,11 @@ class TensorBounds:
         else:
             made = _after(at, worst, [self._shape(v) for v in at.inputs], result)
         if at.name in RECURRENT and (held := self._held(at.inputs)):
-            grown = growth(at.op, held, result)
-            made = replace(made, variance=made.variance * max(1.0, grown) ** 2)
+            made = made.grown(growth(at.op, held, result))
         first = self._values.get(at.inputs[0]) if at.inputs else None
         known = None if first is None else first.steep.get(at.name)
         if known is not None and at.name in STEEPENING:
-            factor = known / max(largest(result.array), TINY)
-            made = replace(made, variance=made.variance * max(1.0, factor) ** 2)
+            made = made.grown(known / max(largest(result.array), TINY))
         elif known is not None:
             made = replace(made, scale=known)
         elif operations.traits(at.op).view is not None and at.inputs:
@@ -388,9 +391,9 @@ def _stepped(worst: Budget, step: float) -> Budget:
     Nor do two values differ by more than a step beyond what they did before, which is less for the
     first few roundings.
     """
-    beyond = (math.sqrt(worst.variance) + step / LAMBDA) ** 2
+    beyond = math.sqrt(worst.variance) + step / LAMBDA
     return Budget(
-        min(worst.variance + step**2 / 4, beyond),
+        min(worst.variance + step * step / 4, beyond * beyond),
         worst.roundings + 1,
         worst.longest,
         worst.quantised + 1,
