@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -13,11 +12,11 @@ from numpy.typing import NDArray
 
 import migx
 from migx.argument import Argument
-from migx.testing.bounds import Budget, compare
+from migx.testing.bounds import compare
 from migx.testing.oracles import run_on_ref
+from tests.core.budgets import Kernel, drawn, verdict
 
 Array = NDArray[Any]
-Kernel = Callable[..., Array]
 
 DOT = """
 module main(x: {t}[4, 256], w: {t}[256, 3]) {
@@ -55,20 +54,6 @@ module main(x: f32[4, 32]) {
 """
 
 
-def verdict(text: str, kernel: Kernel, *arrays: Array) -> str:
-    """What is wrong with a kernel's result for a program's inputs; "" if nothing is."""
-    program = migx.parse(text)
-    names = program.main.parameters
-    inputs = {n: Argument.of(a) for n, a in zip(names, arrays, strict=True)}
-    ((wanted, error),) = run_on_ref(program, inputs, program)
-    got = kernel(*arrays).astype(wanted.array.dtype)
-    return compare("y", got, wanted.array, error, error).problem
-
-
-def normal(*dims: int, dtype: str = "f4", seed: int = 0) -> Array:
-    return np.random.default_rng(seed).standard_normal(dims).astype(dtype)
-
-
 def in_turn(x: Array, w: Array, dtype: Any) -> Array:
     """A product summed term after term, rounded to a type each time."""
     total = np.zeros((x.shape[0], w.shape[1]), dtype)
@@ -89,7 +74,7 @@ RIGHT_DOTS: dict[str, Kernel] = {
 def test_a_right_product_is_accepted(kernel: Kernel, dtype: str) -> None:
     of = {"f16": "f2", "f32": "f4"}[dtype]
     for seed in range(5):
-        arrays = normal(4, 256, dtype=of, seed=seed), normal(256, 3, dtype=of, seed=seed + 50)
+        arrays = drawn(4, 256, dtype=of, seed=seed), drawn(256, 3, dtype=of, seed=seed + 50)
         assert not verdict(DOT.replace("{t}", dtype), kernel, *arrays)
 
 
@@ -112,7 +97,7 @@ WRONG_DOTS: dict[str, tuple[str, Kernel]] = {
 @pytest.mark.parametrize(("dtype", "kernel"), WRONG_DOTS.values(), ids=WRONG_DOTS)
 def test_a_wrong_product_is_refused(kernel: Kernel, dtype: str) -> None:
     of = {"f16": "f2", "f32": "f4"}[dtype]
-    arrays = normal(4, 256, dtype=of), normal(256, 3, dtype=of, seed=1)
+    arrays = drawn(4, 256, dtype=of), drawn(256, 3, dtype=of, seed=1)
     assert "is allowed" in verdict(DOT.replace("{t}", dtype), kernel, *arrays)
 
 
@@ -127,7 +112,7 @@ def normalised(epsilon: float, dtype: Any) -> Kernel:
 
 
 def test_another_epsilon_is_refused() -> None:
-    x = normal(4, 64) * np.float32(0.1)
+    x = drawn(4, 64) * np.float32(0.1)
     assert not verdict(NORM, normalised(1e-5, np.float64), x)
     assert not verdict(NORM, normalised(1e-5, np.float32), x)
     assert verdict(NORM, normalised(1e-6, np.float64), x)
@@ -144,13 +129,13 @@ def convolved(before: int, after: int) -> Kernel:
 
 
 def test_padding_on_the_wrong_side_is_refused() -> None:
-    arrays = normal(1, 2, 6), normal(3, 2, 3, seed=1)
+    arrays = drawn(1, 2, 6), drawn(3, 2, 3, seed=1)
     assert not verdict(CONVOLUTION, convolved(1, 1), *arrays)
     assert verdict(CONVOLUTION, convolved(2, 0), *arrays)
 
 
 def test_a_softmax_needs_no_maximum_but_its_whole_sum() -> None:
-    x = normal(4, 32)
+    x = drawn(4, 32)
     shares = np.exp(x.astype(np.float64))
     assert not verdict(SOFTMAX, lambda x: shares / shares.sum(1, keepdims=True), x)
     assert verdict(SOFTMAX, lambda x: shares / shares[:, 1:].sum(1, keepdims=True), x)
@@ -195,55 +180,12 @@ def test_integers_and_moved_elements_are_exact() -> None:
     }
     """
     program = migx.parse(text)
-    inputs = {"x": Argument.of(normal(2, 3)), "i": Argument.of(np.array([3, 4], np.int32))}
+    inputs = {"x": Argument.of(drawn(2, 3)), "i": Argument.of(np.array([3, 4], np.int32))}
     for wanted, error in run_on_ref(program, inputs, program):
         assert error is None
         assert compare("y", wanted, wanted, error).passed
         other = Argument.of(wanted.array + wanted.array.dtype.type(1))
         assert "0 is allowed" in compare("y", other, wanted, error).problem
-
-
-LOOP = """
-module main(x: f32[2], n: i64[], c: bool[]) {
-  %0 = @literal() {value=[true]} : bool[]
-  %1 = loop(n, %0, x) [body] : tuple(f32[2])
-  %2 = get_tuple_elem(%1) : f32[2]
-  return %2
-}
-
-module body(i: i64[], again: bool[], h: f32[2]) {
-  %0 = if(main:c) [yes, no] : tuple(f32[2])
-  %1 = get_tuple_elem(%0) : f32[2]
-  return again, %1
-}
-
-module yes() {
-  return body:h
-}
-
-module no() {
-  %0 = tanh(body:h) : f32[2]
-  return %0
-}
-"""
-
-
-@pytest.mark.parametrize("taken", [True, False])
-def test_a_branch_in_a_loop_is_bounded_as_the_loop_is(taken: bool) -> None:
-    arrays = normal(2), np.array(3), np.array(taken)
-    expected = arrays[0] if taken else np.tanh(np.tanh(np.tanh(arrays[0].astype(np.float64))))
-    assert not verdict(LOOP, lambda x, n, c: expected, *arrays)
-    assert verdict(LOOP, lambda x, n, c: expected * 1.001, *arrays)
-
-
-@pytest.mark.parametrize(("name", "free"), [("tanh", True), ("tan", False)])
-def test_what_is_free_in_a_loop_is_free_after_it(name: str, free: bool) -> None:
-    program = migx.parse(LOOP)
-    arrays = {"x": normal(2), "n": np.array(3), "c": np.array(False)}
-    inputs = {n: Argument.of(array) for n, array in arrays.items()}
-    ((_, error),) = run_on_ref(program, inputs, program, {name: (np.inf,)})
-    assert isinstance(error, np.ndarray)
-    assert np.isinf(error).all() == free
 
 
 POOLS: dict[str, Kernel] = {
@@ -263,7 +205,7 @@ module main(x: f64[1, 1, 64, 1]) {{
   return %2
 }}
 """
-    pairs = normal(1, 1, 32, 1, 2, dtype="f8")
+    pairs = drawn(1, 1, 32, 1, 2, dtype="f8")
     pairs[..., 1] = -pairs[..., 0] * 1.001  # of which a mean leaves little but the errors
 
     def verdict_of(off: float) -> str:
@@ -273,52 +215,6 @@ module main(x: f64[1, 1, 64, 1]) {{
     assert not verdict_of(0.0)
     assert not verdict_of(2.0**-11)
     assert verdict_of(2.0**-8)
-
-
-def test_values_in_a_module_are_as_far_off_as_what_is_given_to_it() -> None:
-    program = migx.parse(
-        """module main(x: f32[4, 100], w: f32[100, 8]) {
-  %0 = dot(x, w) : f32[4, 8]
-  %1 = neg(%0) : f32[4, 8]
-  %2 = add(%1, %0) : f32[4, 8]
-  return %2
-}
-"""
-    )
-    inputs = {"x": Argument.of(normal(4, 100)), "w": Argument.of(normal(100, 8))}
-    ((_, wanted),) = run_on_ref(program, inputs, program)
-    migx.run_passes(program, "fuse_pointwise")
-    assert "pointwise" in [at.op.name for at in program.main]
-    ((_, found),) = run_on_ref(program, inputs, program)
-    np.testing.assert_array_equal(found, wanted)
-
-
-def test_tuples_are_held_member_by_member() -> None:
-    first, second = (Argument.of(normal(3, seed=seed)) for seed in range(2))
-    pair, turned = Argument.tuple([first, second]), Argument.tuple([first, first])
-    assert compare("y", pair, pair, (None, None)).passed
-    found = compare("y", turned, pair, (None, np.zeros(3)))
-    assert found.name == "y[1]"
-    assert "3 of 3" in found.problem
-    assert compare("y", turned, pair, (None, np.full(3, np.inf))).passed
-    assert "expected a tuple of 2" in compare("y", Argument.tuple([first]), pair).problem
-
-
-def test_what_maps_and_lists_hold_is_compared_as_one() -> None:
-    """What is small is held to the greatest of all there is."""
-    right = [{"a": 1.0, "b": 1e-3}, {"a": 0.5, "b": 0.25}]
-    near = [{"a": 1.0, "b": 1e-3 + 1e-7}, {"a": 0.5, "b": 0.25}]
-    budget = Budget(variance=(2.0**-24) ** 2)
-    assert compare("y", near, right, budget).passed
-    assert "1 of 4" in compare("y", near, right, None).problem
-    far = [right[0], {"a": 0.5, "b": 0.26}]
-    assert compare("y", far, right, budget).largest == pytest.approx(0.01)
-    assert not compare("y", far, right, budget).passed
-    for other in (right[:1], [right[0], {"a": 0.5, "c": 0.25}], right[0], np.zeros(2)):
-        assert "other members" in compare("y", other, right, budget).problem
-    words: list[Any] = [{"a": "u", "b": "long"}, [np.zeros(2, np.float32)]]
-    assert compare("y", words, words, None).passed
-    assert not compare("y", [{"a": "u", "b": "lung"}, words[1]], words, None).passed
 
 
 def test_nothing_is_claimed_of_scales_whose_products_overflow() -> None:
@@ -360,7 +256,7 @@ def test_what_is_packed_of_inexact_values_may_be_anything() -> None:
     }
     """
     program = migx.parse(text)
-    inexact, exact, unpacked = run_on_ref(program, {"x": Argument.of(normal(4))}, program)
+    inexact, exact, unpacked = run_on_ref(program, {"x": Argument.of(drawn(4))}, program)
     other = Argument.packed(exact[0].shape, np.zeros(2, np.uint8))
     assert compare("y", other, *inexact).passed
     assert not compare("y", other, *exact).passed
@@ -465,7 +361,7 @@ def test_a_recurrent_layer_grows_what_a_rounding_changes_if_its_weights_are_wide
     rounded, plain = (migx.parse(text.replace("TYPE", t)) for t in ("bf16", "f32"))
     wide = 1.0 if chaotic else 0.05
     for seed in range(4):
-        arrays = normal(64, 1, 1), 8 * wide * normal(1, 32, 1), wide * normal(1, 32, 32, seed=seed)
+        arrays = drawn(64, 1, 1), 8 * wide * drawn(1, 32, 1), wide * drawn(1, 32, 32, seed=seed)
         inputs = {n: Argument.of(a) for n, a in zip("xwr", arrays, strict=True)}
         (x, error), (y, other) = (run_on_ref(p, inputs, p)[0] for p in (plain, rounded))
         assert compare("y", y.array, x.array, error, other).passed
@@ -520,7 +416,7 @@ module main(x: f32[3, 8], y: f32[3, 8]) {{
     program, off = migx.parse(text), 0.1
     swaps = 0
     for seed in range(20):
-        inputs = {n: Argument.of(normal(3, 8, seed=10 * seed + i)) for i, n in enumerate("xy")}
+        inputs = {n: Argument.of(drawn(3, 8, seed=10 * seed + i)) for i, n in enumerate("xy")}
         joined, values, places = run_on_ref(program, inputs, program, {"erf": [off]})
         shift = np.zeros((3, 16), np.float32)
         shift[:, :8] = off * np.random.default_rng(seed).uniform(-1, 1, (3, 8))
@@ -538,7 +434,7 @@ module main(x: f32[3, 8], y: f32[3, 8]) {{
 
 
 def test_a_convolution_has_the_same_bound_in_any_layout() -> None:
-    x, w = normal(3, 8, 9), normal(3, 8, 9, seed=1)
+    x, w = drawn(3, 8, 9), drawn(3, 8, 9, seed=1)
     line = "%0 = convolution{}(x, w) {{padding=(0, 0), stride=(1,), dilation=(1,)}}"
     bounds: list[Array] = []
     for name, axes in ("", (0, 1, 2)), ("_channels_last", (0, 2, 1)):

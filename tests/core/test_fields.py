@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 import migx
-from migx import Dim, DType, Program, Shape, ops, run_passes
 from migx import op as operations
-from migx.dim import Extent
+from migx import ops, run_passes
+from migx.dim import Dim, Extent
 from migx.errors import FieldError, ShapeError
 from migx.fields import text_of
 from migx.ir import Module
 from migx.manager import Pass, PassManager
 from migx.op import Op, Traits
+from migx.program import Program
+from migx.shape import BOOL, F32, I64, DType, Shape
 from migx.target import Target
 
 MADE: list[tuple[Any, Op]] = [
@@ -196,3 +198,30 @@ def test_an_operation_has_no_state() -> None:
 
     with pytest.raises(FrozenInstanceError, match="'runs' of Counter: what it is made of are ann"):
         Counter()
+
+
+class Typed(Op):
+    """An operation with an element type, which checks another attribute when it is made."""
+
+    to: DType
+    saturate: bool = True
+
+    def __post_init__(self) -> None:
+        if self.to is BOOL and self.saturate:
+            raise ShapeError("a bool does not saturate")
+
+
+@pytest.mark.parametrize("made", [ops.Convert, ops.BitCast, ops.UnpackFp4, Typed])
+def test_element_types_go_by_their_names(made: Any) -> None:
+    assert made(to="f32").to is F32
+    assert made(to="f32") == made(to=F32)
+    assert operations.with_attributes(made(to=F32), to="i64") == made(to=I64)
+    with pytest.raises(ShapeError, match="no element type 'f33'; there are bool"):
+        made(to="f33")
+
+
+def test_names_of_element_types_are_known_to_what_an_operation_checks_itself() -> None:
+    made: Any = Typed
+    assert made("bool", False).to is BOOL
+    with pytest.raises(ShapeError, match="does not saturate"):
+        made("bool")

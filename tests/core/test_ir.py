@@ -1,8 +1,8 @@
-"""Programs and their edits: users, order, submodules; a refused edit changes nothing."""
+"""Programs and their edits: users, order, submodules, and what an edit costs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,9 @@ from migx.ir import Instruction, Module, merged
 from migx.op import Op, Shapes
 from migx.ops.builtin import Literal, Param
 from migx.program import Program
-from migx.shape import BOOL, F32, I64, DType, Shape
+from migx.shape import BOOL, F32, I64, Shape
 from migx.verify import verify
-
-VECTOR = Shape(F32, (3,))
+from tests.core.chains import VECTOR, chain
 
 
 class Flat(Op):
@@ -33,39 +32,11 @@ class Flat(Op):
         return shapes[0]
 
 
-class Shapeless(Op):
-    """An operation whose author gave dims where a shape is due."""
-
-    def compute_shape(self, shapes: Shapes, modules: Any = ()) -> Shape:
-        return shapes[0].dims  # type: ignore[return-value]
-
-
-class Typed(Op):
-    """An operation with an element type, which checks another attribute when it is made."""
-
-    to: DType
-    saturate: bool = True
-
-    def __post_init__(self) -> None:
-        if self.to is BOOL and self.saturate:
-            raise ShapeError("a bool does not saturate")
-
-
 class Keep(Op):
     """The layout of the first input, whatever it is."""
 
     def compute_shape(self, shapes: Shapes, modules: Any = ()) -> Shape:
         return shapes[0]
-
-
-def chain(count: int) -> tuple[Program, list[Instruction]]:
-    """x, relu(x), relu(relu(x)), ... and the return of the last."""
-    program = Program()
-    made = [program.main.add_parameter("x", VECTOR)]
-    for _ in range(count):
-        made.append(program.main.add_instruction(ops.Relu(), made[-1]))
-    program.main.add_return(made[-1])
-    return program, made
 
 
 def test_iteration_survives_any_change_on_the_way() -> None:
@@ -326,71 +297,6 @@ def test_a_return_ends_its_module() -> None:
         main.add_return(x, late, names=["one"])
 
 
-def elsewhere() -> Instruction:
-    return Program().main.add_parameter("x", VECTOR)
-
-
-REFUSED: dict[str, tuple[Callable[[Module, list[Instruction]], Any], str]] = {
-    "read another program": (lambda m, v: m.add_instruction(ops.Relu(), elsewhere()),
-                             "which is not in this program"),
-    "read a later value": (lambda m, v: m.insert_instruction(v[1], ops.Relu(), v[2]),
-                           "which does not come before it"),
-    "read itself": (lambda m, v: m.insert_instruction(v[2], ops.Relu(), v[2]),
-                    "which does not come before it"),
-    "before one elsewhere": (lambda m, v: m.insert_instruction(elsewhere(), ops.Relu(), v[0]),
-                             "is not in module main, so nothing can be added before it"),
-    "same parameter": (lambda m, v: m.add_parameter("x", VECTOR),
-                       "module main already has a parameter 'x'"),
-    "same module": (lambda m, v: m.program.create_module("main"), "already a module 'main'"),
-    "rename to one": (lambda m, v: m.program.rename_module(m, "main"), "already a module 'main'"),
-    "move elsewhere": (lambda m, v: m.move_instruction(v[1], elsewhere()), "must be in module"),
-    "move past a user": (lambda m, v: m.move_instruction(v[1], v[3]), "it would cross"),
-    "move before an input": (lambda m, v: m.move_instruction(v[2], v[1]), "it would cross"),
-    "move a parameter": (lambda m, v: m.move_instruction(v[0], v[2]),
-                         "parameters stand in front, in the order of the inputs"),
-    "move before a parameter": (lambda m, v: m.move_instruction(v[2], v[0]),
-                                "parameters stand in front, in the order of the inputs"),
-    "parameter before another": (lambda m, v: m.add_parameter("z", VECTOR, before=v[2]),
-                                 "is not a parameter of module main, which has 'x'"),
-    "parameter of a taken name": (lambda m, v: m.rename_parameter(v[0], "x"),
-                                  "module main already has a parameter 'x'"),
-    "rename no parameter": (lambda m, v: m.rename_parameter(v[1], "z"),
-                            "is not a parameter of module main, which has 'x'"),
-    "remove what is read": (lambda m, v: m.remove_instruction(v[1]), "read by 1 instruction"),
-    "replace by a later one": (lambda m, v: m.replace_instruction(v[1], v[3]),
-                               "which does not come before its user"),
-    "replace by one elsewhere": (lambda m, v: m.replace_instruction(v[1], elsewhere()),
-                                 "which does not come before its user"),
-    "run before compiling": (lambda m, v: m.program.eval({}), "call program.compile"),
-    "two bounds": (lambda m, v: [m.add_parameter(f"p{i}", Shape(F32, (Dim("n", i),)))
-                                 for i in (1, 2)] and m.program.symbols(), "dim n is declared as"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_refused_edit_says_why_and_changes_nothing(name: str) -> None:
-    program, made = chain(3)
-    before = program.copy()
-    edit, message = REFUSED[name]
-    with pytest.raises(IRError, match=message):
-        edit(program.main, made)
-    if name != "two bounds":
-        assert program == before
-        verify(program)
-
-
-def test_removed_values_cannot_be_read() -> None:
-    program, (x, y) = chain(1)
-    gone = program.main.add_instruction(ops.Neg(), x)
-    program.main.remove_instruction(gone)
-    with pytest.raises(IRError, match="which is not in this program"):
-        program.main.add_instruction(ops.Relu(), gone)
-    with pytest.raises(IRError, match="is not in module main"):
-        program.main.remove_instruction(gone)
-    with pytest.raises(IRError, match="which does not come before its user"):
-        program.main.replace_instruction(y, gone)
-
-
 def test_parameters_stand_in_front_in_their_order() -> None:
     program = Program()
     main = program.main
@@ -496,25 +402,6 @@ def test_an_edit_costs_the_same_in_a_large_module(monkeypatch: pytest.MonkeyPatc
     assert costs[0] > 10
 
 
-def test_what_is_no_operation_or_no_instruction_is_said() -> None:
-    program = Program()
-    x = program.main.add_parameter("x", VECTOR)
-    add: Any = program.main.add_instruction
-    wrongs: dict[tuple[Any, ...], str] = {
-        (ops.Relu, x): r"Relu.* is no operation; one is made first, as in Relu\(\)",
-        ("relu", x): r"'relu' is no operation",
-        (ops.Relu(), "x"): "input 0 of relu is of type str, not an instruction",
-        (ops.Add(), x, VECTOR): "input 1 of add is of type Shape, .*add_literal makes one",
-        (ops.Add(), x, 1.0): "input 1 of add is of type float, .*Arithmetic takes numbers",
-        (ops.Add(), (x, x)): r"input 0 of add is of type tuple, .*one by one, as add_instr",
-        (Shapeless(), x): r"shape rule of shapeless gave \(3,\), which is no Shape",
-    }
-    for wrong, message in wrongs.items():
-        with pytest.raises(IRError, match=message):
-            add(*wrong)
-    assert repr(program) == "<Program of 1 instruction>"
-
-
 def test_instructions_are_found_by_their_names() -> None:
     text = """module main(x: f32[2], c: bool[]) {
   %0 = @literal() {value=[1.0, 2.0], label="w"} : f32[2]
@@ -533,22 +420,6 @@ module no() { return main:%1 }
     assert program.named("relu") == program.named("yes:%0")
     with pytest.raises(UnknownName, match="is named 'nod', comes from it or is one; similar: node"):
         program.named("nod")
-
-
-@pytest.mark.parametrize("made", [ops.Convert, ops.BitCast, ops.UnpackFp4, Typed])
-def test_element_types_go_by_their_names(made: Any) -> None:
-    assert made(to="f32").to is F32
-    assert made(to="f32") == made(to=F32)
-    assert operations.with_attributes(made(to=F32), to="i64") == made(to=I64)
-    with pytest.raises(ShapeError, match="no element type 'f33'; there are bool"):
-        made(to="f33")
-
-
-def test_names_of_element_types_are_known_to_what_an_operation_checks_itself() -> None:
-    made: Any = Typed
-    assert made("bool", False).to is BOOL
-    with pytest.raises(ShapeError, match="does not saturate"):
-        made("bool")
 
 
 def test_an_operation_is_of_the_class_that_is_asked_for_or_an_error() -> None:

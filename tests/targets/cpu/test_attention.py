@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from migx import dim
 from migx.argument import Argument
 from migx.ops.fused import Group
 from migx.targets.cpu.code import jit
@@ -19,43 +17,7 @@ from migx.testing.oracles import Trial
 from tests.onnx.build import read
 from tests.onnx.one_node import node_model
 from tests.targets.cpu.alone import OTHER_MACHINES, parsed, problem, produced, result, traced
-
-PASS = "fuse_attention"
-
-
-def attention(q: str, k: str, v: str, between: str, more: str, after: str) -> str:
-    """A program of queries, keys and values of [batch, heads, count, features]; ``between`` makes
-    ``%s`` of the products ``%p``, and ``after`` what follows of the softmax ``%w``.
-    """
-    text = f"""
-module main(q: f32[{q}], k: f32[{k}], v: f32[{v}]{more}) {{
-  %t = transpose(k) {{permutation=(0, 1, 3, 2)}}
-  %p = dot(q, %t)
-  {between}
-  %w = softmax(%s) {{axis=3}}
-  {after}
-  return %r
-}}
-"""
-    numbers: dict[str, str] = {}
-    return re.sub(r"%\w+", lambda name: numbers.setdefault(name[0], f"%{len(numbers)}"), text)
-
-
-def of(
-    b: str,
-    h: str,
-    s: str,
-    t: str,
-    d: str = "8",
-    w: str = "8",
-    *,
-    between: str = "%s = relu(%p)",
-    more: str = "",
-    after: str = "%r = dot(%w, v)",
-) -> str:
-    shapes = f"{b}, {h}, {s}, {d}", f"{b}, {h}, {t}, {d}", f"{b}, {h}, {t}, {w}"
-    return attention(*shapes, between, more, after)
-
+from tests.targets.cpu.attentions import PASS, in_groups, of
 
 SIZES = [
     (1, 1, 1, 1, 1, 1),
@@ -92,94 +54,6 @@ def test_symbolic_sizes(queries: int, keys: int) -> None:
     for batch in (0, 2):
         sizes = {"b": batch, "s": queries, "t": keys}
         assert not problem(kernel_for, parsed(SYMBOLIC, PASS), sizes)
-
-
-def in_groups(groups: int, each: int, d: int = 8, **more: str) -> str:
-    """Heads of queries of which so many share each of keys and values, as exporters repeat these:
-    all sizes but those of heads are symbols.
-    """
-    shapes = f"b, {groups * each}, s, {d}", f"b, {groups}, t, {d}", f"b, {groups}, t, {d}"
-    text = """module main(q: f32[Q], k: f32[K], v: f32[K]MORE) {
-  %0 = unsqueeze(k) {axes=(2,)}
-  %1 = multibroadcast(%0) {out_lens=(b, GROUPS, EACH, t, D)}
-  %2 = reshape(%1) {dims=(b, HEADS, t, D)}
-  %3 = transpose(%2) {permutation=(0, 1, 3, 2)}
-  %4 = dot(q, %3)
-  BETWEEN
-  %8 = softmax(%7) {axis=3}
-  %9 = unsqueeze(v) {axes=(2,)}
-  %10 = multibroadcast(%9) {out_lens=(b, GROUPS, EACH, t, D)}
-  %11 = reshape(%10) {dims=(b, HEADS, t, D)}
-  %12 = dot(%8, %11)
-  return %12
-}
-"""
-    words = {"Q": shapes[0], "K": shapes[1], "GROUPS": groups, "EACH": each, "D": d}
-    words |= {"HEADS": groups * each, "MORE": "", "BETWEEN": "%7 = relu(%4)"} | more
-    return re.sub("[A-Z]+", lambda word: str(words[word[0]]), text)
-
-
-MASKS = {
-    "of keys": ("f32[b, 1, 1, t]", "add"),
-    "of queries and keys": ("f32[s, t]", "add"),
-    "of each head": ("f32[b, HEADS, s, t]", "add"),
-    "of each head, for all of a batch": ("f32[HEADS, s, t]", "mul"),
-    "a slope of each head": ("f32[HEADS, 1, 1]", "mul"),
-}
-
-
-@pytest.mark.parametrize("dtype", ["f32", "f16"])
-@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
-def test_groups_that_share_keys_and_values(mask: tuple[str, str], dtype: str) -> None:
-    (shape, met), groups, each = mask, 2, 3
-    between = f"""%5 = multibroadcast(m) {{out_lens=(b, 6, s, t)}}
-  %7 = {met}(%4, %5)"""
-    more = ", m: " + shape.replace("HEADS", "6")
-    text = in_groups(groups, each, MORE=more, BETWEEN=between).replace("f32", dtype)
-    program = parsed(text, PASS)
-    for queries, keys in ((1, 40), (2, 17), (3, 0), (40, 9), (70, 130)):
-        assert not problem(kernel_for, program, {"b": 2, "s": queries, "t": keys})
-
-
-@pytest.mark.parametrize("each", [2, 4, 5, 7, 8])
-@pytest.mark.parametrize("d", [64, 80, 33])
-def test_rows_of_groups_of_any_number(each: int, d: int) -> None:
-    """Some at a time, and what is left of them."""
-    program = parsed(in_groups(2, each, d), PASS)
-    for queries, keys in ((1, 1), (1, 1200), (5, 50)):
-        assert not problem(kernel_for, program, {"b": 1, "s": queries, "t": keys})
-
-
-def test_groups_whose_keys_lie_across() -> None:
-    text = in_groups(2, 3).replace("k: f32[b, 2, t, 8]", "k: f32[b, 2, 8, t]")
-    text = text.replace("2, 3, t, 8)}\n  %2 = reshape(%1) {dims=(b, 6, t, 8)}",
-                        "2, 3, 8, t)}\n  %2 = reshape(%1) {dims=(b, 6, 8, t)}")  # fmt: skip
-    text = text.replace("%3 = transpose(%2) {permutation=(0, 1, 3, 2)}", "%3 = identity(%2)")
-    program = parsed(text, PASS)
-    for queries, keys in ((1, 300), (4, 31), (70, 50)):
-        assert not problem(kernel_for, program, {"b": 2, "s": queries, "t": keys})
-
-
-def test_weights_of_groups_that_are_squared() -> None:
-    text = in_groups(2, 3).replace("%12 = dot(%8", "%13 = mul(%8, %8)\n  %12 = dot(%13")
-    program = parsed(text.replace("%12", "%x").replace("%13", "%12").replace("%x", "%13"), PASS)
-    for queries, keys in ((1, 40), (4, 7), (70, 50)):
-        assert not problem(kernel_for, program, {"b": 2, "s": queries, "t": keys})
-
-
-def test_a_tile_has_all_heads_of_a_group_where_queries_are_few() -> None:
-    """If that leaves a tile for each core; otherwise fewer, and never where queries are many."""
-    at = produced(parsed(in_groups(2, 6, 64), PASS))
-    tiles = {}
-    for cores in (1, 2, 4, 8, 64):
-        kernel = kernel_for(at, replace(host(), cores=cores))
-        assert kernel is not None
-        sizes = [{"b": 1, "s": s, "t": 100} for s in (1, 1000)]
-        tiles[cores] = [dim.evaluate(kernel.tiles, each) for each in sizes]
-    few, many = zip(*tiles.values(), strict=True)
-    assert few == (2, 2, 4, 6, 12)
-    assert len(set(many)) == 1
-    assert many[0] % 12 == 0
 
 
 FORMS = {
