@@ -7,7 +7,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,14 +14,13 @@ from numpy.lib.stride_tricks import as_strided
 
 from migx.argument import Argument
 from migx.binding import Sizes, sizes_of, sizes_told
-from migx.errors import EvaluationError, MigxError, ShapeError
+from migx.errors import EvaluationError, InputError, MigxError, ShapeError
 from migx.ir import Instruction, Module
 from migx.op import Array, Operation, Runnable, result_of
-from migx.ops.builtin import Param, Return, Slot
+from migx.ops.builtin import Slot
 from migx.ops.formats import UnpackWeight
 from migx.program import Program
 from migx.shape import TUPLE, Shape
-from migx.sizes import bound
 from migx.target import NO_SLOTS, Context, Seen
 from migx.text import draw_instruction, noted
 
@@ -101,7 +99,7 @@ def _result(shape: Shape, given: Any) -> Argument:
 
 def failed(at: Instruction, error: BaseException) -> EvaluationError:
     """The ``EvaluationError`` for an instruction whose meaning has raised an error."""
-    if isinstance(error, EvaluationError):
+    if isinstance(error, EvaluationError | InputError):
         return EvaluationError(draw_instruction(str(error), at))
     what = "out of memory" if isinstance(error, MemoryError) else type(error).__name__
     return EvaluationError(draw_instruction(f"{what}: {error}", at))
@@ -175,15 +173,13 @@ def run_with_kernels(
 ) -> list[Argument]:
     """The results of a program: computed by kernels for instructions that have one, and by meaning
     for the rest, control flow included. Everything is in host memory. ``kernels`` may ask for the
-    sizes of symbols, see ``Kernels``; ``seen`` is called with each instruction and its result.
-    Raises the errors of ``by_meaning`` and ``by_kernel``.
+    sizes of symbols, see ``Kernels``; ``seen`` is called with each parameter and instruction, and
+    its value. Raises the errors of ``by_meaning`` and ``by_kernel``, and ``InputError`` for sizes
+    that a shape rule refuses.
     """
-    main = program.main
-    given = [arguments[name] for name in main.parameters]
-    sizes = sizes_told(main, given)
-    with np.errstate(all="ignore"):
-        run = Interpreter(context, _with_sizes(kernels), slots, seen)
-        return run.module(main, given, sizes, {})
+    from migx.interpreter import Interpreter
+
+    return Interpreter(program, context, _with_sizes(kernels)).trace(arguments, seen, slots)
 
 
 def laid_out(x: Array, shape: Shape) -> Array:
@@ -209,45 +205,3 @@ def _with_sizes(kernels: Kernels) -> Callable[[Instruction, Sizes], Kernel | Non
         if "sizes" in inspect.signature(kernels).parameters:
             return lambda at, sizes: kernels(at, sizes=sizes)
     return lambda at, sizes: kernels(at)
-
-
-@dataclass(frozen=True)
-class Interpreter:
-    """Runs programs instruction by instruction; see ``run_with_kernels``."""
-
-    context: Context
-    kernels: Callable[[Instruction, Sizes], Kernel | None] = lambda at, sizes: None
-    slots: Mapping[str, Argument] = field(default_factory=dict)
-    seen: Seen | None = None
-
-    def module(
-        self, module: Module, given: Sequence[Argument], sizes: Sizes, around: Values
-    ) -> list[Argument]:
-        """The results of a module; ``around`` has the values it may capture."""
-        values = {**around, **dict(zip(module.parameters.values(), given, strict=True))}
-        for at in module:
-            if isinstance(at.op, Slot):
-                values[at] = self.slots[at.op.slot]
-            elif not isinstance(at.op, Param | Return):
-                values[at], shape = self.value(at, sizes, values)
-                if self.seen is not None:
-                    self.seen(at, values[at])
-                if not shape.static:  # the result tells its dims
-                    sizes = sizes_of([(at.name, shape, actual(values[at]))], sizes)
-        return [values[v] for v in module.outputs]
-
-    def value(self, at: Instruction, sizes: Sizes, values: Values) -> tuple[Argument, Shape]:
-        """The result of an instruction, from the values of those before it, and its shape as far as
-        sizes are known.
-        """
-        op, shape = bound(at, sizes) if sizes else (at.op, at.shape)
-        inputs = [values[v] for v in at.inputs]
-        if (kernel := self.kernels(at, sizes)) is not None:
-            return by_kernel(at, kernel, shape, inputs), shape
-        modules = [self._function(m, sizes, values) for m in at.modules]
-        return by_meaning(at, op, self.context, shape, inputs, modules), shape
-
-    def _function(self, module: Module, sizes: Sizes, around: Values) -> Runnable:
-        return as_function(
-            module, sizes, lambda given, known: self.module(module, given, known, around)
-        )

@@ -19,8 +19,9 @@ from migx.argument import Argument
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.dim import Dim
 from migx.errors import DimError, MigxError, ShapeError
+from migx.interpreter import Interpreter
 from migx.ir import Instruction, Module
-from migx.meaning import Interpreter, told_by
+from migx.meaning import told_by
 from migx.op import Operation
 from migx.parser import drawn
 from migx.program import Program
@@ -94,7 +95,7 @@ class Author:
         elif dice.chance(COUNTED) and not self.focus:
             self.focus = BY_COUNTS
         self.wanted: dict[str, Want] = {}
-        self.interpreter = Interpreter(get_target("ref").get_context())
+        self.interpreter = Interpreter(self.program, get_target("ref").get_context())
         self.left, self.weights = dice.some(5, 24), 0
         self.unknowns = 0
         self.told: dict[str, tuple[Operation, Sequence[Instruction]]] = {}
@@ -255,7 +256,7 @@ class Author:
     def evaluate(self, at: Instruction, data: Mapping[Instruction, Argument]) -> Argument:
         """The value of an instruction whose inputs have values."""
         with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
-            return self.interpreter.value(at, self.sizes, data)[0]
+            return self.interpreter.value(at, self.sizes, data)
 
     def leaf(self, want: Want) -> Instruction:
         """A constant, or an input of the program."""

@@ -20,6 +20,6 @@ class Ref(Target):
         return Pipeline.parse(rounding + "dead_code_elimination")
 
     def make_executable(self, program: Program, context: Context) -> Executable:
-        from migx.targets.ref.executable import RefExecutable
+        from migx.interpreter import Interpreter
 
-        return RefExecutable(program, context)
+        return Interpreter(program, context)

@@ -10,12 +10,12 @@ import pytest
 from onnx.backend.test.case.test_case import TestCase
 
 from migx.errors import TargetError
+from migx.interpreter import Interpreter
 from migx.ir import Instruction
 from migx.manager import Pipeline
 from migx.program import Program
 from migx.target import CompileOptions, Context, Executable, Target
 from migx.targets.ref import Ref
-from migx.targets.ref.executable import RefExecutable
 from migx.testing import check_conformance, conformance, suite
 from migx.testing.conformance import Outcome, outcome
 from tests.cli.conftest import Migx
@@ -54,7 +54,7 @@ class Choosy(Ref):
         return instruction.name == "relu"
 
 
-class Telling(RefExecutable):
+class Telling(Interpreter):
     """Says itself what runs on the host."""
 
     def fallbacks(self) -> list[Instruction]:

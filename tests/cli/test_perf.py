@@ -14,10 +14,11 @@ import pytest
 from onnx import TensorProto, helper
 
 import migx as api
+from migx import interpreter
 from migx.argument import Argument
 from migx.cli import perf
 from migx.profile import Cost, Profile
-from migx.targets.ref import Ref, executable
+from migx.targets.ref import Ref
 from tests.cli.conftest import Migx
 
 
@@ -79,12 +80,12 @@ def test_each_instruction_is_found_in_the_text_and_the_model(migx: Migx, model: 
 def test_a_target_that_knows_no_peaks_says_what_it_knows(
     migx: Migx, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Told(executable.RefExecutable):
+    class Told(interpreter.Interpreter):
         def profile(self, *_: Mapping[str, Argument]) -> Profile:
             at = self.program.main.outputs[0]
             return Profile((Cost(at, "mine", 0.5, flops=10**9), Cost(at, "", 0.5, nbytes=10**9)))
 
-    monkeypatch.setattr(executable, "RefExecutable", Told)
+    monkeypatch.setattr(interpreter, "Interpreter", Told)
     said = migx("perf", model, "--repeat", "1", "--target", "ref").out
     assert re.search(r"^mine +1 +500.000 +50.0 +2.0$", said, re.MULTILINE)
     assert re.search(r"^softmax +1 +500.000 +50.0 +2.0$", said, re.MULTILINE)
@@ -110,8 +111,8 @@ def test_a_target_that_does_not_profile_is_timed_whole(
         def __init__(self, *given: Any) -> None:
             self.run = told(*given).run
 
-    told = executable.RefExecutable
-    monkeypatch.setattr(executable, "RefExecutable", Silent)
+    told = interpreter.Interpreter
+    monkeypatch.setattr(interpreter, "Interpreter", Silent)
     words = ("perf", model, "--target", "ref", "--repeat", "1", "--against", "onnxruntime")
     result = migx(*words)
     assert (result.code, "arena" in result.out) == (0, False)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from migx.targets.ref import executable
+from migx import interpreter
 from tests.cli.conftest import Migx
 
 
@@ -42,9 +42,9 @@ def test_of_a_target_that_tells_no_times_the_rest_is_shown(
     out = tmp_path / "out.html"
     shown = migx("report", model, "--perf", "--target", "ref", "--json").json["run"]["costs"]
     assert "dot" in {cost["kernel"] for cost in shown}
-    traced = executable.RefExecutable
+    traced = interpreter.Interpreter
     monkeypatch.setattr(
-        executable, "RefExecutable", lambda *given: SimpleNamespace(run=traced(*given).run)
+        interpreter, "Interpreter", lambda *given: SimpleNamespace(run=traced(*given).run)
     )
     result = migx("report", model, "--perf", "--target", "ref", "-o", out)
     assert (result.code, out.exists()) == (0, True)

@@ -11,7 +11,7 @@ import migx
 from migx.binding import Sizes
 from migx.errors import EvaluationError, FieldError, InputError
 from migx.meaning import Kernel, by_meaning, laid_out, run_with_kernels
-from migx.op import Array
+from migx.op import Array, Modules, Op, Shapes
 from migx.ops.builtin import Slot
 from migx.shape import Shape
 from migx.target import Context, Target, get_target
@@ -56,7 +56,8 @@ def test_what_has_no_kernel_runs_by_its_meaning(way: bool) -> None:
     np.testing.assert_array_equal(got.array, 3 * x if way else -2 * x)
     inside = "add f32[3, 2]" if way else "neg f32[3, 2]"
     whole = "if tuple(f32[3, 2])", "get_tuple_elem f32[3, 2]"
-    assert seen == ["add f32[3, 2]", inside, *whole]
+    assert sorted(seen[:2]) == ["@param bool[]", "@param f32[3, 2]"]
+    assert seen[2:] == ["add f32[3, 2]", inside, *whole]
     assert calls == ["add"] * (2 if way else 1)
 
 
@@ -220,3 +221,50 @@ def test_an_instruction_is_shown_as_in_its_module() -> None:
     program.main.outputs[0].origins = ("choose",)
     assert repr(program.main.outputs[0]) == "<get_tuple_elem f32[n, 2] from choose>"
     assert str(program.main.outputs[0]).endswith(': f32[n, 2] from "choose"')
+
+
+SIZED = {
+    "plain": "module main(x: f32[n], y: f32[m]) { %0 = add(x, y) return %0 }",
+    "fused": """module main(x: f32[n], y: f32[m]) { %0 = pointwise(x, y) [body] return %0 }
+module body(a: f32[n], b: f32[m]) bypass { %0 = add(a, b) return %0 }""",
+    "told": """module main(x: f32[n], y: f32[m]) {
+  %0 = nonzero(x) {count=told} : i64[1, told]
+  %1 = convert(%0) {to=f32}
+  %2 = reshape(%1) {dims=(told,)}
+  %3 = add(%2, y)
+  return %3
+}""",
+}
+
+
+@pytest.mark.parametrize("text", SIZED.values(), ids=SIZED)
+def test_a_kernel_is_not_given_sizes_that_the_shape_rule_refuses(text: str) -> None:
+    """A kernel of numpy would repeat the single element."""
+
+    def run(y: int) -> Array:
+        sized = {"x": np.ones(3, np.float32), "y": np.ones(y, np.float32)}
+        given = {name: migx.Argument.of(value) for name, value in sized.items()}
+        kernels = {"add": np.add, "pointwise": np.add}
+        program = migx.parse(text)
+        return run_with_kernels(program, lambda at: kernels.get(at.name), CONTEXT, given)[0].array
+
+    assert run(3).shape == (3,)
+    with pytest.raises(migx.MigxError, match=r"add needs equal dims, got f32\[3\] and f32\[1\]"):
+        run(1)
+
+
+def test_an_operation_without_a_meaning_runs_by_its_kernel_or_is_an_error_that_draws_it() -> None:
+    class Doubled(Op):
+        """x + x, by a kernel."""
+
+        def compute_shape(self, shapes: Shapes, modules: Modules = ()) -> Shape:
+            return shapes[0]
+
+    program = migx.Program()
+    x = program.main.add_parameter("x", Shape("f32", (2,)))
+    program.main.add_return(program.main.add_instruction(Doubled(), x))
+    given = {"x": migx.Argument.of(np.ones(2, np.float32))}
+    (got,) = run_with_kernels(program, lambda at: lambda x: x + x, CONTEXT, given)
+    assert got.array.tolist() == [2, 2]
+    with pytest.raises(EvaluationError, match=r"only exists to be lowered\n  doubled\(x\)"):
+        run_with_kernels(program, lambda at: None, CONTEXT, given)

@@ -1,4 +1,5 @@
-"""Evaluates a program by the meanings of its operations.
+"""Runs a program one instruction at a time, by the meanings of its operations: what ``ref`` does,
+and targets that have kernels for some instructions do for the rest.
 
 Each module has a plan for each set of sizes: its instructions with the symbols replaced, their
 shapes inferred again on numbers (this checks what was undecidable over symbols), and after each
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -21,17 +22,28 @@ from migx.base.memory import installed
 from migx.binding import Sizes, sizes_told
 from migx.errors import EvaluationError
 from migx.ir import Instruction, Module
-from migx.meaning import FAILURES, as_function, expect_result, failed, told_by
-from migx.op import Evaluate, Operation, Runnable
+from migx.meaning import (
+    FAILURES,
+    Kernel,
+    as_function,
+    by_kernel,
+    by_meaning,
+    expect_result,
+    failed,
+    told_by,
+)
+from migx.op import Operation, Runnable
 from migx.ops.builtin import Literal, Param, Return, Slot
 from migx.program import Program
 from migx.shape import Shape
-from migx.sizes import bound, bound_now, check_sizes, symbols_of
+from migx.sizes import asked_again, bound, bound_now, check_sizes, read_symbols, symbols_of
 from migx.target import NO_SLOTS, Context
 from migx.text import draw_instruction
 from migx.verify import captures_of
 
-Values = dict[Instruction, Argument]
+Values: TypeAlias = dict[Instruction, Argument]
+Known: TypeAlias = Mapping[Instruction, Argument]
+Kernels: TypeAlias = Callable[[Instruction, Sizes], Kernel | None]
 
 
 class _Step(NamedTuple):
@@ -41,7 +53,6 @@ class _Step(NamedTuple):
 
     at: Instruction
     op: Operation
-    evaluate: Evaluate
     shape: Shape
     late: bool
     dead: tuple[Instruction, ...]
@@ -64,12 +75,15 @@ class _Call(NamedTuple):
     seen: Callable[[Instruction, Argument], object] | None
 
 
-class RefExecutable:
-    """A program compiled for ``ref``. It keeps only plans between runs, so runs may overlap."""
+class Interpreter:
+    """A program ready to run instruction by instruction: by ``kernels``, given an instruction and
+    the sizes known by then, where these find one, and by meaning elsewhere. Everything is in host
+    memory. It keeps only plans between runs, so runs may overlap.
+    """
 
-    def __init__(self, program: Program, context: Context) -> None:
-        self.program, self.context = program, context
-        self._layouts = {m: _layout(m) for m in program.modules.values()}
+    def __init__(self, program: Program, context: Context, kernels: Kernels | None = None) -> None:
+        self.program, self.context, self._kernels = program, context, kernels
+        self._layout = lru_cache(maxsize=None)(_layout)
         self._plan = lru_cache(maxsize=64)(self._make_plan)
 
     def run(
@@ -98,6 +112,15 @@ class RefExecutable:
                 "sys.setrecursionlimit allows more"
             ) from None
 
+    def value(self, at: Instruction, sizes: Sizes, values: Known) -> Argument:
+        """The result of an instruction by its meaning, from the values of those before it.
+        ``EvaluationError``, drawn, if it has none.
+        """
+        op, shape = bound(at, sizes)
+        inputs, call = [values[v] for v in at.inputs], _Call({}, None)
+        modules = [self._runnable(m, values, sizes, call) for m in at.modules]
+        return by_meaning(at, op, self.context, shape, inputs, modules)
+
     def _run(
         self,
         module: Module,
@@ -110,27 +133,31 @@ class RefExecutable:
             values[parameter] = argument
             if call.seen is not None:
                 call.seen(parameter, argument)
-        known = tuple(
-            (name, sizes[name]) for name in self._layouts[module].symbols if name in sizes
-        )
+        symbols = self._layout(module).symbols
+        known = tuple((name, sizes[name]) for name in symbols if name in sizes)
         for step in self._plan(module, known):
             inputs = [values[v] for v in step.at.inputs]
             if type(step.op) is Return:
                 return inputs
-            modules = [self._runnable(m, values, sizes, call) for m in step.at.modules]
-            try:
-                if type(step.op) is Slot:
-                    result = call.slots[step.op.slot]
-                else:
+            if type(step.op) is Slot:
+                result = call.slots[step.op.slot]
+            elif (kernel := self._kernel(step.at, sizes)) is not None:
+                result, sizes = _by_kernel(step, kernel, inputs, sizes)
+            else:
+                modules = [self._runnable(m, values, sizes, call) for m in step.at.modules]
+                try:
                     result, sizes = self._step(step, inputs, modules, sizes)
-            except FAILURES as error:
-                raise failed(step.at, error) from error
+                except FAILURES as error:
+                    raise failed(step.at, error) from error
             if call.seen is not None:
                 call.seen(step.at, result)
             values[step.at] = result
             for value in step.dead:
                 del values[value]
         raise EvaluationError(f"module {module.name} has no return")
+
+    def _kernel(self, at: Instruction, sizes: Sizes) -> Kernel | None:
+        return None if self._kernels is None else self._kernels(at, sizes)
 
     def _step(
         self, step: _Step, inputs: list[Argument], modules: list[Runnable], sizes: Sizes
@@ -139,17 +166,17 @@ class RefExecutable:
         then.
         """
         if not step.late:
-            result = step.evaluate(step.op, self.context, step.shape, inputs, modules)
+            result = operations.result_of(step.op, step.shape, inputs, self.context, modules)
             expect_result(step.shape, result)
             return result, sizes
         op, shape = bound_now(step.op, step.shape, sizes)
         _check_memory(shape)
-        result = step.evaluate(op, self.context, shape, inputs, modules)
+        result = operations.result_of(op, shape, inputs, self.context, modules)
         result, sizes = told_by(result, shape, sizes)
         expect_result(result.shape, result)
         return result, sizes
 
-    def _runnable(self, module: Module, values: Values, sizes: Sizes, around: _Call) -> Runnable:
+    def _runnable(self, module: Module, values: Known, sizes: Sizes, around: _Call) -> Runnable:
         """The module as a function of its parameters; captures are read from the enclosing
         values.
         """
@@ -161,23 +188,17 @@ class RefExecutable:
 
     def _make_plan(self, module: Module, known: tuple[tuple[str, int], ...]) -> list[_Step]:
         sizes = dict(known)
-        dead = self._layouts[module].dead
-        early = set[Instruction]()
-        steps = []
+        dead, steps = self._layout(module).dead, []
         for at in module:
             names = symbols_of(at)
             late = not names <= sizes.keys()
-            if names and not late and early.issuperset(at.inputs) and not at.modules:
-                check_sizes(at, sizes)
-            op, shape = (at.op, at.shape) if late or not names else bound(at, sizes)
             if not late:
-                early.add(at)
-                if type(at.op) is not Literal:
-                    _check_room(at, shape)
+                _check_known(at, sizes)
+            op, shape = (at.op, at.shape) if late or not names else bound(at, sizes)
+            if not late and type(at.op) is not Literal:
+                _check_room(at, shape)
             if type(at.op) is not Param:
-                without = type(op) in (Return, Slot)
-                evaluate = _no_meaning if without else operations.evaluator(type(op))
-                steps.append(_Step(at, op, evaluate, shape, late, dead.get(at, ())))
+                steps.append(_Step(at, op, shape, late, dead.get(at, ())))
         return steps
 
 
@@ -210,5 +231,21 @@ def _check_memory(shape: Shape) -> None:
         raise MemoryError(f"{shape.text} takes {shape.nbytes} bytes, the machine has {installed()}")
 
 
-def _no_meaning(*_: Any) -> Argument:
-    raise EvaluationError("returns and slots have no meaning of their own")
+def _check_known(at: Instruction, sizes: Sizes) -> None:
+    """Raises ``InputError``, drawn, if sizes that are known are refused by the shape rule of an
+    instruction, or of one in a fused instruction.
+    """
+    for each in asked_again([at]):
+        if read_symbols(each) <= sizes.keys():
+            check_sizes(each, sizes)
+
+
+def _by_kernel(
+    step: _Step, kernel: Kernel, inputs: list[Argument], sizes: Sizes
+) -> tuple[Argument, Sizes]:
+    """The result of one instruction by its kernel, and the sizes known then."""
+    if not step.late:
+        return by_kernel(step.at, kernel, step.shape, inputs), sizes
+    _check_known(step.at, sizes)
+    _, shape = bound_now(step.op, step.shape, sizes)
+    return told_by(by_kernel(step.at, kernel, shape, inputs), shape, sizes)
