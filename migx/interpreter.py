@@ -9,7 +9,7 @@ determines it has been computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
@@ -20,15 +20,13 @@ from migx import op as operations
 from migx.argument import Argument
 from migx.base.memory import installed
 from migx.binding import Sizes, sizes_told
-from migx.errors import EvaluationError
+from migx.errors import EvaluationError, InputError
 from migx.ir import Instruction, Module
 from migx.meaning import (
-    FAILURES,
     Kernel,
     as_function,
     by_kernel,
     by_meaning,
-    expect_result,
     failed,
     told_by,
 )
@@ -36,7 +34,7 @@ from migx.op import Operation, Runnable
 from migx.ops.builtin import Literal, Param, Return, Slot
 from migx.program import Program
 from migx.shape import Shape
-from migx.sizes import asked_again, bound, bound_now, check_sizes, read_symbols, symbols_of
+from migx.sizes import asked_again, bound, check_sizes, read_symbols, symbols_of
 from migx.target import NO_SLOTS, Context
 from migx.text import draw_instruction
 from migx.verify import captures_of
@@ -48,12 +46,13 @@ Kernels: TypeAlias = Callable[[Instruction, Sizes], Kernel | None]
 
 class _Step(NamedTuple):
     """One instruction, ready to run. If ``late``, it has symbols that are bound only during the
-    run.
+    run; then sizes may be refused by the shape rules of ``checks``, itself or what it is made of.
     """
 
     at: Instruction
     op: Operation
     shape: Shape
+    checks: tuple[Instruction, ...]
     late: bool
     dead: tuple[Instruction, ...]
 
@@ -136,19 +135,12 @@ class Interpreter:
         symbols = self._layout(module).symbols
         known = tuple((name, sizes[name]) for name in symbols if name in sizes)
         for step in self._plan(module, known):
-            inputs = [values[v] for v in step.at.inputs]
             if type(step.op) is Return:
-                return inputs
+                return [values[v] for v in step.at.inputs]
             if type(step.op) is Slot:
                 result = call.slots[step.op.slot]
-            elif (kernel := self._kernel(step.at, sizes)) is not None:
-                result, sizes = _by_kernel(step, kernel, inputs, sizes)
             else:
-                modules = [self._runnable(m, values, sizes, call) for m in step.at.modules]
-                try:
-                    result, sizes = self._step(step, inputs, modules, sizes)
-                except FAILURES as error:
-                    raise failed(step.at, error) from error
+                result, sizes = self._step(step, values, sizes, call)
             if call.seen is not None:
                 call.seen(step.at, result)
             values[step.at] = result
@@ -156,25 +148,30 @@ class Interpreter:
                 del values[value]
         raise EvaluationError(f"module {module.name} has no return")
 
-    def _kernel(self, at: Instruction, sizes: Sizes) -> Kernel | None:
-        return None if self._kernels is None else self._kernels(at, sizes)
-
     def _step(
-        self, step: _Step, inputs: list[Argument], modules: list[Runnable], sizes: Sizes
+        self, step: _Step, values: Known, sizes: Sizes, call: _Call
     ) -> tuple[Argument, Sizes]:
         """The result of one instruction, checked against its shape rule, and the sizes known
         then.
         """
+        at, op, shape = step.at, step.op, step.shape
+        if step.late:
+            _check_known(step.checks, sizes)
+            op, shape = bound(at, sizes)
+            _check_room(at, shape)
+        inputs = [values[v] for v in at.inputs]
+        kernel = None if self._kernels is None else self._kernels(at, sizes)
+        if kernel is not None:
+            result = by_kernel(at, kernel, shape, inputs)
+        else:
+            modules = [self._runnable(m, values, sizes, call) for m in at.modules]
+            result = by_meaning(at, op, self.context, shape, inputs, modules)
         if not step.late:
-            result = operations.result_of(step.op, step.shape, inputs, self.context, modules)
-            expect_result(step.shape, result)
             return result, sizes
-        op, shape = bound_now(step.op, step.shape, sizes)
-        _check_memory(shape)
-        result = operations.result_of(op, shape, inputs, self.context, modules)
-        result, sizes = told_by(result, shape, sizes)
-        expect_result(result.shape, result)
-        return result, sizes
+        try:
+            return told_by(result, shape, sizes)
+        except InputError as error:
+            raise failed(at, error) from error
 
     def _runnable(self, module: Module, values: Known, sizes: Sizes, around: _Call) -> Runnable:
         """The module as a function of its parameters; captures are read from the enclosing
@@ -192,13 +189,14 @@ class Interpreter:
         for at in module:
             names = symbols_of(at)
             late = not names <= sizes.keys()
+            checks = tuple(asked_again([at]))
             if not late:
-                _check_known(at, sizes)
+                _check_known(checks, sizes)
             op, shape = (at.op, at.shape) if late or not names else bound(at, sizes)
             if not late and type(at.op) is not Literal:
                 _check_room(at, shape)
             if type(at.op) is not Param:
-                steps.append(_Step(at, op, shape, late, dead.get(at, ())))
+                steps.append(_Step(at, op, shape, checks, late, dead.get(at, ())))
         return steps
 
 
@@ -219,33 +217,16 @@ def _layout(module: Module) -> _Layout:
 
 
 def _check_room(at: Instruction, shape: Shape) -> None:
-    try:
-        _check_memory(shape)
-    except MemoryError as error:
-        raise EvaluationError(draw_instruction(str(error), at)) from error
-
-
-def _check_memory(shape: Shape) -> None:
     """Raises if a value is larger than the machine's memory, before any of it is allocated."""
     if shape.static and shape.dtype.is_tensor and int(shape.nbytes) > installed():
-        raise MemoryError(f"{shape.text} takes {shape.nbytes} bytes, the machine has {installed()}")
+        said = f"{shape.text} takes {shape.nbytes} bytes, the machine has {installed()}"
+        raise EvaluationError(draw_instruction(said, at))
 
 
-def _check_known(at: Instruction, sizes: Sizes) -> None:
-    """Raises ``InputError``, drawn, if sizes that are known are refused by the shape rule of an
-    instruction, or of one in a fused instruction.
+def _check_known(checks: Iterable[Instruction], sizes: Sizes) -> None:
+    """Raises ``InputError``, drawn, if the shape rule of one of the instructions refuses sizes that
+    are known.
     """
-    for each in asked_again([at]):
+    for each in checks:
         if read_symbols(each) <= sizes.keys():
             check_sizes(each, sizes)
-
-
-def _by_kernel(
-    step: _Step, kernel: Kernel, inputs: list[Argument], sizes: Sizes
-) -> tuple[Argument, Sizes]:
-    """The result of one instruction by its kernel, and the sizes known then."""
-    if not step.late:
-        return by_kernel(step.at, kernel, step.shape, inputs), sizes
-    _check_known(step.at, sizes)
-    _, shape = bound_now(step.op, step.shape, sizes)
-    return told_by(by_kernel(step.at, kernel, shape, inputs), shape, sizes)

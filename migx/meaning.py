@@ -49,7 +49,7 @@ def by_meaning(
     """The result of an instruction, whose operation and shape are given as far as they are bound.
 
     ``modules`` are those of the instruction, each through ``as_function``. Failures raise
-    ``EvaluationError`` with the instruction drawn; for a failure in a module, the innermost one.
+    ``EvaluationError`` with the instruction drawn, after the one in a module that failed.
     """
     if type(op) is Slot:
         message = f"slot {op.slot!r} is not computed here: its value is given to run"
@@ -61,11 +61,9 @@ def by_meaning(
         result = result_of(op, shape, inputs, context, modules)
         if shape.static:
             expect_result(shape, result)
-        return result
     except FAILURES as error:
-        if at.modules and isinstance(error, EvaluationError):  # already drawn
-            raise
         raise failed(at, error) from error
+    return result
 
 
 def by_kernel(
