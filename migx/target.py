@@ -33,7 +33,7 @@ from migx.manager import Observer, Pass, Pipeline, listed
 from migx.op import Array, freeze, know_fields, snake_case
 from migx.pipeline import instance
 from migx.program import Program
-from migx.shape import TUPLE
+from migx.shape import TUPLE, Shape
 from migx.text import noted
 
 Seen: TypeAlias = Callable[[Instruction, Argument], object]

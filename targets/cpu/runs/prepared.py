@@ -35,8 +35,9 @@ def prepared(executable: CpuExecutable, shapes: Sequence[Shape]) -> PreparedRun 
     plan = piece.plans.at(sizes_told(main, [Argument(shape) for shape in shapes]))
     steps, *more = plan.form.runs or [(0, 0)]
     number = {parameter: i for i, parameter in enumerate(main.parameters.values())}
+    own = plan.outline is not piece.outline  # for sizes that some module refuses: not to be kept
     as_given = all(cell.of[0] in number and cell.shape.strides is None for cell in plan.patches)
-    if more or isinstance(steps, Work) or not as_given:
+    if more or own or isinstance(steps, Work) or not as_given:
         return None
     places = {
         at: lies[0] for at, _, lies in plan.handed if len(lies) == 1 and _is_array(lies[0][1])

@@ -50,11 +50,11 @@ def test_slots_are_looked_up_once_for_each_set_of_weights(looked_up: list[str]) 
         given = weights(seed)
         with program.update_weights() as new:
             new.update(given)
-        for run, wanted in enumerate(({"@slot": 2, "@param": 1}, {"@param": 1}, {"@param": 1})):
+        for run, wanted in enumerate((2, 0, 0)):
             looked_up.clear()
             (result,) = program.eval({"x": X})
             np.testing.assert_allclose(result, X @ given["a"] + given["b"], rtol=1e-5, atol=1e-5)
-            assert {n: looked_up.count(n) for n in looked_up} == wanted, (seed, run)
+            assert looked_up.count("@slot") == wanted, (seed, run)
     looked_up.clear()
     program.eval({"x": X[:2]})
     assert "@slot" in looked_up, "another plan has words of its own"
