@@ -10,12 +10,21 @@ from migx.onnx.exporters import exporter
 from migx.onnx.site import Site, Value
 from migx.shape import BOOL, F64, I64, DType
 
-SAME = names(*(name for name in ELEMENTWISE if name not in ("Add", "Identity", "PRelu")))
+SAME = names(*(name for name in ELEMENTWISE if name not in ("Add", "Identity", "PRelu", "Relu")))
 
 
 @exporter(*SAME)
 def same(site: Site) -> Value:
     return site.elementwise(SAME[site.op.name])
+
+
+@exporter("relu")
+def relu(site: Site) -> Value:
+    """For integers, as a Clip: onnxruntime has no Relu of 64 bits, which is what sizes are."""
+    if site.shape.dtype.is_float:
+        return site.elementwise("Relu")
+    (x,), shape = site.aligned()
+    return Value(site.node("Clip", x, site.constant(0, site.shape.dtype)), shape)
 
 
 @exporter("elu")
