@@ -187,7 +187,11 @@ class Scan(Op):
     def compute(self, shape: Shape, arguments: Arguments, modules: Runnables) -> Argument:
         (body,), kept = modules, len(arguments) - self.num_scan_inputs
         states, rows = list(arguments[:kept]), list[list[Argument]]()
-        for row in zip(*self._rows(arguments[kept:]), strict=True):
+        scanned = self._rows(arguments[kept:])
+        if len({len(rows) for rows in scanned}) > 1:
+            lengths = ", ".join(str(len(rows)) for rows in scanned)
+            raise EvaluationError(f"scan needs inputs of one length, got {lengths}")
+        for row in zip(*scanned, strict=True):
             returned = body([*states, *row])
             states = returned[:kept]
             rows.append(returned[kept:])

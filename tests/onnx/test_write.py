@@ -438,7 +438,7 @@ def test_values_of_other_kinds(given: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["i8", "i32", "i64"])
 def test_relu_of_integers(dtype: str, tmp_path: Path) -> None:
-    """onnxruntime has a Relu of some of them only."""
+    """The peer has a Relu of some of them only."""
     program = migx.parse(f"module main(x: {dtype}[3]) {{\n  %0 = relu(x)\n  return y=%0\n}}\n")
     assert_agrees(program, {"x": np.array([-3, 0, 5], migx.DType.of(dtype).numpy)}, tmp_path)
 

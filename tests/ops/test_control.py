@@ -224,6 +224,12 @@ def test_scan_of_nothing() -> None:
     assert found == [7, [[], [], [], []]]
 
 
+def test_scan_of_inputs_of_different_lengths() -> None:
+    rows = [np.ones((n, 3), np.float32) for n in (4, 5)]
+    with pytest.raises(EvaluationError, match="scan needs inputs of one length, got 4, 5"):
+        run(Scan(2), Shape.tuple(), rows, lambda x, y: [])
+
+
 A, B = module([], [F3], "a"), module([], [FN], "b")
 REFUSED: list[tuple[Any, list[Shape], list[Module], str]] = [
     (If(), [COUNT], [A, A], r"if: the condition is one bool, got i64\[\]"),

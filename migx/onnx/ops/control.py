@@ -294,11 +294,14 @@ def of_sequence(node: Node) -> tuple[Instruction, ...]:
     graph = node.subgraph("body")
     count = node.integer("num_scan_inputs")
     operands = node.operands()
-    states, scanned = operands[:-count], operands[-count:]
+    states = operands[:-count]
     axes = [
         node.axis(a, v.shape.rank)
-        for a, v in zip(node.integers("scan_input_axes", (0,) * count), scanned, strict=True)
+        for a, v in zip(
+            node.integers("scan_input_axes", (0,) * count), operands[-count:], strict=True
+        )
     ]
+    scanned = of_one_length(node, operands[-count:], axes)
     slices = [
         v.shape.with_dims([d for i, d in enumerate(v.shape.dims) if i != a])
         for a, v in zip(axes, scanned, strict=True)
@@ -316,4 +319,20 @@ def of_sequence(node: Node) -> tuple[Instruction, ...]:
         out_axes,
         node.integers("scan_output_directions", (0,) * len(rows)),
     )
-    return node.elements(node.add(op, *operands, modules=[body]), len(body.outputs))
+    return node.elements(node.add(op, *states, *scanned, modules=[body]), len(body.outputs))
+
+
+def of_one_length(
+    node: Node, scanned: Sequence[Instruction], axes: Sequence[int]
+) -> list[Instruction]:
+    """The scan inputs with one length in their shapes. Exporters name that of each input apart: a
+    reshape, which moves nothing, then refuses those that differ in a run.
+    """
+    lengths = [v.shape.dims[axis] for v, axis in zip(scanned, axes, strict=True)]
+    length = next((n for n in lengths if isinstance(n, int)), lengths[0])
+    if not all(dim.may_equal(n, length) for n in lengths):
+        return list(scanned)  # the scan refuses them
+    return [
+        node.reshape(v, [length if i == axis else d for i, d in enumerate(v.shape.dims)])
+        for v, axis in zip(scanned, axes, strict=True)
+    ]

@@ -4,6 +4,7 @@ written over what it is made of: the same as on ``ref``, and nothing is copied.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 
 import migx
 from migx.argument import Argument
+from migx.errors import InputError
 from migx.program import Program
 from migx.testing.oracles import Trial
+from tests.onnx.build import read
 from tests.targets.cpu.whole import native
 from tests.targets.flow import same
 
@@ -240,3 +243,24 @@ def test_state_is_written_over_what_it_is_made_of(results: str) -> None:
     for n, t in ((2, 0), (3, 1), (1, 2), (30, 5)):
         inputs = given(program, n=n) | {"t": np.array(t)}
         assert same(program.eval(inputs), ref.eval(inputs))
+
+
+APART = """
+main (float[m] s, float[t, m] x, float[u, m] y) => (float[m] last) {
+  last = Scan<num_scan_inputs = 2, body = b (float[m] h, float[m] p, float[m] q) => (float[m] n) {
+    r = Mul(h, p)
+    n = Add(r, q)
+  }>(s, x, y)
+}
+"""
+
+
+def test_lengths_that_are_named_apart_are_one(tmp_path: Path) -> None:
+    """Exporters give each input a name of its own for its length."""
+    program = read(APART, tmp_path).compile("cpu")
+    s, x, y = (np.full(dims, 2, np.float32) for dims in ((3,), (4, 3), (4, 3)))
+    assert "jump" not in steps(program)
+    (last,) = program.eval({"s": s, "x": x, "y": y})
+    assert last.tolist() == [2**6 - 2] * 3
+    with pytest.raises(InputError, match=r"with u=4, m=3, t=3: reshape cannot make f32\[3, 3\]"):
+        program.eval({"s": s, "x": x[:3], "y": y})
