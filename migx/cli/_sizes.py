@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
 
+from migx import dim
 from migx import op as operations
 from migx.argument import Argument
 from migx.dims.symbol import Symbol
@@ -16,6 +17,7 @@ from migx.ir import Instruction
 from migx.meaning import by_meaning
 from migx.ops.builtin import Param
 from migx.ops.control import Assume
+from migx.ops.indexing import Gather, GatherElements, Gathernd, Scatter
 from migx.program import Program
 from migx.shape import Shape
 from migx.sizes import asked_again, check_sizes, read_symbols
@@ -26,8 +28,12 @@ STEPS = tuple(2**n for n in range(1, 13))
 """The sizes that are tried if 1 is refused."""
 MULTIPLES = (2, 3, 5, 7, 11)
 """The factors by which symbols are raised to be apart."""
+INDEXING = (Gather, Gathernd, GatherElements, Scatter)
+"""Operations that refuse an index, their second input, by the dims of what it is applied to."""
 LIMIT = 1 << 16
 """Larger tensors of integers are data: computations on them are not tried."""
+ROOM = 1 << 20
+"""Larger values are not made only to see whether indices fit."""
 
 
 def chosen(
@@ -62,13 +68,15 @@ def chosen(
 
 def named(checks: list[Instruction], sizes: Sizes, symbols: Mapping[str, Symbol]) -> Sizes:
     """Sizes found one by one such that no rule refuses them: a symbol of a refused instruction gets
-    a number from the dims of its operands, such as those of weights.
+    a number from the dims of its operands, such as those of weights, or a factor in one.
     """
     for _ in symbols:
         at = _refused(checks, sizes)
         if at is None:
             break
-        numbers = {d for v in at.inputs for d in v.shape.dims if isinstance(d, int)}
+        dims = [d for v in at.inputs for d in v.shape.dims]
+        factors = {n for d in dims for monomial, n in dim.terms(d) if monomial and n > 1}
+        numbers = factors | {d for d in dims if isinstance(d, int)}
         names = sorted(read_symbols(at) & symbols.keys())
         ways = ({**sizes, name: n} for name in names for n in sorted(numbers))
         sizes = next((way for way in ways if _refused([at], way) is None), sizes)
@@ -129,7 +137,7 @@ def _refused(checks: list[Instruction], sizes: Sizes) -> Instruction | None:
 
 def _indices_fit(program: Program, sizes: Sizes, inputs: Mapping[str, Any]) -> bool:
     """Whether everything computed from small integers alone (masks, positions, indices) is valid,
-    and satisfies what is assumed of it.
+    satisfies what is assumed of it, and is within what it indexes.
     """
     context = get_target("ref").get_context()
     values: dict[Instruction, Argument] = {}
@@ -140,18 +148,32 @@ def _indices_fit(program: Program, sizes: Sizes, inputs: Mapping[str, Any]) -> b
         if condition is not None and bool(condition.array) is not at.op_as(Assume).expected:
             return False
         shape = at.shape.bind(sizes)
-        if not _small(shape):
-            continue
-        if type(at.op) is Param:
+        if type(at.op) is Param and _small(shape):
             values[at] = Argument.of(inputs[at.op.parameter])
-        elif operations.can_evaluate(at.op) and values.keys() >= set(at.inputs):
-            op = operations.bind(at.op, sizes)
+        known = _small(shape) and values.keys() >= set(at.inputs)
+        read = [v.shape.bind(sizes) for v in at.inputs]
+        if operations.can_evaluate(at.op) and (known or _indexes(at, [shape, *read], values)):
+            pairs = zip(at.inputs, read, strict=True)
+            given = [values[v] if v in values else _zeros(s) for v, s in pairs]
             try:
                 with np.errstate(all="ignore"):
-                    values[at] = by_meaning(at, op, context, shape, [values[v] for v in at.inputs])
+                    made = by_meaning(at, operations.bind(at.op, sizes), context, shape, given)
             except EvaluationError:
                 return False
+            if known:
+                values[at] = made
     return True
+
+
+def _indexes(at: Instruction, shapes: Sequence[Shape], values: Container[Instruction]) -> bool:
+    """Whether an instruction may refuse indices that are known, whatever they are applied to."""
+    if not isinstance(at.op, INDEXING) or at.inputs[1] not in values:
+        return False
+    return all(int(s.elements) <= ROOM and not s.dtype.is_packed for s in shapes)
+
+
+def _zeros(shape: Shape) -> Argument:
+    return Argument.of(np.zeros([int(d) for d in shape.dims], shape.dtype.numpy))
 
 
 def _small(shape: Shape) -> bool:

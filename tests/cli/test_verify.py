@@ -89,6 +89,22 @@ def test_sizes_and_arrays_given_are_those_compared(migx: Migx, model: Path, tmp_
             }""",
             "b=4, h=16, w=8, c=3",
         ),
+        (
+            """(x: f32[b, s, 3], y: f32[b, 7, 3]) {
+              %0 = reshape(y) {dims=(7*b, 3)}
+              %1 = reshape(%0) {dims=(b, s, 3)}
+              return %1, x
+            }""",
+            "b=2, s=7",
+        ),
+        (
+            """(x: f32[b, s], y: f32[4]) {
+              %0 = @literal() {value=[0, 9]} : i64[2]
+              %1 = gather(x, %0) {axis=1}
+              return %1, y
+            }""",
+            "b=2, s=16",
+        ),
     ],
 )
 def test_sizes_are_drawn_above_1_and_apart(
