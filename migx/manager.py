@@ -283,6 +283,24 @@ class PassManager:
                 found.update(dict.fromkeys(self.program.submodules(module)))
         return list(found)
 
+    def create_module(self, name: str) -> Module:
+        """A new module; if the name is taken, a number is appended."""
+        return self.program.add_module(name)
+
+    def rename_module(self, module: Module, name: str) -> None:
+        """Renames a module; ``IRError`` if the name is taken."""
+        self.program.rename_module(module, name)
+
+    def common_parent(self, module: Module) -> Module:
+        """The innermost module that contains, at any depth, every instruction this one is an
+        argument of (MIGraphX ``get_common_parent``).
+        """
+        holders = [at.owner for at in module.parents]
+        if not holders:
+            raise IRError(f"module {module.name} is not an argument of any instruction")
+        chains = [[*holder.enclosing(), self.program.main] for holder in holders]
+        return next(m for m in chains[0] if all(m in chain for chain in chains))
+
     def change(
         self, of: Pass, name: str, at: Instruction, make: Callable[[], Sequence[Instruction]]
     ) -> bool:

@@ -275,6 +275,10 @@ class Target(Frozen):
         """Whether the saved data of an executable can be used here; if not, it is made again."""
         return True
 
+    def allocate(self, shape: Shape) -> Argument:
+        """Uninitialised memory of the target for a value with static dims."""
+        return Argument(shape, np.empty([int(d) for d in shape.dims], shape.dtype.numpy))
+
     def copy_to(self, argument: Argument) -> Argument:
         """A host value in the target's memory."""
         return argument

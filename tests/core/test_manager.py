@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import migx
 from migx import ops
 from migx.dead_code import remove_dead_code
-from migx.errors import ParseError, PassError, RewriteLoop, UnknownName
+from migx.errors import IRError, ParseError, PassError, RewriteLoop, UnknownName
 from migx.events import EventLog
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager, Pipeline
@@ -391,6 +391,36 @@ def test_dead_code_elimination_is_idempotent_and_keeps_results() -> None:
                 assert module.bypass or not dead
 
     check()
+
+
+def test_modules_are_made_renamed_and_found() -> None:
+    program = program_of(CHOICE)
+    manager = PassManager(program)
+    assert [manager.create_module("yes").name for _ in range(3)] == ["yes_1", "yes_2", "yes_3"]
+    assert manager.create_module("new").name == "new"
+    manager.rename_module(program.modules["new"], "newer")
+    assert "new" not in program.modules
+    assert program.modules["newer"].name == "newer"
+    with pytest.raises(IRError, match="there is already a module 'yes'"):
+        manager.rename_module(program.modules["newer"], "yes")
+    assert str(migx.parse(CHOICE)) == CHOICE
+
+
+def test_the_common_parent_of_a_shared_module() -> None:
+    program = program_of(CHOICE)
+    manager, main = PassManager(program), program.main
+    yes, no, c = program.modules["yes"], program.modules["no"], main.parameters["c"]
+    shared = program.create_module("shared")
+    shared.add_return(shared.add_literal(1.0))
+    with pytest.raises(IRError, match="module shared is not an argument of any instruction"):
+        manager.common_parent(shared)
+    yes.add_instruction(ops.If(), c, modules=[shared, shared])
+    assert manager.common_parent(shared) is yes
+    yes.add_instruction(ops.If(), c, modules=[shared, shared])
+    assert manager.common_parent(shared) is yes
+    no.add_instruction(ops.If(), c, modules=[shared, shared])
+    assert manager.common_parent(shared) is main
+    assert manager.common_parent(yes) is main
 
 
 def test_effects_are_kept() -> None:
