@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from migx import op as operations
 from migx.builders import Builder
-from migx.dim import Extent, bounds
+from migx.dim import Extent, bounds, product
 from migx.fusion.kernels import core_of, described
 from migx.fusion.outlining import operands
 from migx.ir import Instruction, Module
 from migx.manager import Pass, PassManager
 from migx.ops.builtin import Literal, Param, Slot
+from migx.ops.channels_last import ConvolutionChannelsLast, to_first
 from migx.ops.control import If, Loop, Scan
-from migx.ops.layout import Contiguous
+from migx.ops.layout import Contiguous, Transpose
 from migx.ops.linear import Convolution, QuantDot
 from migx.ops.pooling import Pooling
 from migx.planning import root
@@ -31,19 +32,24 @@ class AutoContiguous(Pass):
     With ``outputs``, also before module results; with ``control``, before operands and results of
     control flow modules; with ``across``, before arithmetic and reductions that would read with a
     large stride, before products of bytes, pooling and depthwise convolutions whose rows have one,
-    and before results that are non-standard views of parameters or constants.
+    and before results that are non-standard views of parameters or constants. With ``channels``,
+    before convolutions of channels last whose windows would read the channels of several pixels
+    apart, and before results of such a program that are views with the channels first.
     """
 
     outputs: bool = False
     control: bool = False
     across: bool = False
-    variants = ("outputs=true", "control=true", "across=true")
+    channels: bool = False
+    variants = ("outputs=true", "control=true", "across=true", "channels=true")
 
     def apply(self, module: Module, manager: PassManager) -> bool:
         copies: dict[Instruction, Instruction] = {}
+        last = self.channels and any(type(at.op) is ConvolutionChannelsLast for at in module)
         for at in module:
             needed = self._needs_standard(at)
             across = set[int]() if needed or not self.across else _read_across(at)
+            across |= _of_channels_apart(at) if last else set()
             for i, value in enumerate(at.inputs):
                 if (needed or i in across) and not value.shape.standard:
                     module.replace_input(at, i, _copied(copies, value, at))
@@ -53,6 +59,20 @@ class AutoContiguous(Pass):
         returned = at.op.name == "@return"
         held = self.control and (_is_control(at) or (returned and _is_body(at.module)))
         return held or (self.outputs if returned else operations.traits(at.op).standard_inputs)
+
+
+def _of_channels_apart(at: Instruction) -> set[int]:
+    """The image of a convolution of channels last, if its windows have several pixels and more than
+    a few channels, which are apart; of a return, the transposes back to channels first.
+    """
+    if at.op.name == "@return":
+        turned = ((i, v) for i, v in enumerate(at.inputs) if type(v.op) is Transpose)
+        return {i for i, v in turned if v.op == Transpose(to_first(v.shape.rank))}
+    if type(at.op) is not ConvolutionChannelsLast:
+        return set()
+    image, (_, *taps, channels) = at.inputs[0], at.inputs[1].shape.dims
+    read_again = product(taps) != 1 and bounds(channels)[0] >= LINE
+    return {0} if read_again and image.shape.true_strides[-1] != 1 else set()
 
 
 def _read_across(at: Instruction) -> set[int]:

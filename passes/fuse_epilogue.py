@@ -18,6 +18,7 @@ TAGS = {
     "quant_dot": "gemm_epilogue",
     "convolution": "conv_epilogue",
     "quant_convolution": "conv_epilogue",
+    "convolution_channels_last": "conv_epilogue",
     "convolution_backwards": "conv_epilogue",
 }
 """The tag of the group of each kind of product."""

@@ -38,6 +38,9 @@ OPTIMISATION = (
     "rewrite_topk",
     "fuse_attention",
     "optimize_module",
+    "layout_convolution{layout=nhwc}",
+    "simplify_reshapes",
+    "auto_contiguous{channels=true}",
 )
 """Folds and simplifies arithmetic, and finds patterns before fusion hides them."""
 FUSION = (

@@ -13,6 +13,7 @@ from migx.manager import Pass, PassManager
 from migx.ops.builtin import GetTupleElem, Literal, Param, Return, Slot
 from migx.ops.control import Assume, Loop
 from migx.ops.fused import Fused
+from migx.ops.layout import Contiguous
 from migx.passes.dissolve import take_apart
 from migx.pipeline import Approximation
 from migx.planning import is_alias, is_memory, pieces, results, with_known
@@ -216,14 +217,19 @@ class _Lowering:
         return value in self.made_there and value.module is module and not given
 
     def stays(self, at: Instruction) -> bool:
-        """Whether the value of an ``assume`` can stay on the device, while the host checks the
-        condition.
+        """Whether the value of an ``assume``, which is in standard layout, can stay on the device,
+        while the host checks the condition.
         """
         module, (value, condition) = at.owner, at.inputs
-        lies = value.shape.true_strides == at.shape.true_strides
-        if not lies or value not in self.made_there:
+        if value not in self.made_there:
             return False
-        module.replace_input(at, 0, self.to_device(value))
+        made = self.to_device(value)
+        if not value.shape.standard:
+            copy = module.insert_instruction(at, Contiguous(), value, origins=at.origins)
+            if (kernel := self.kernel(copy)) is None:
+                return False
+            made = self.launch(copy, kernel)
+        module.replace_input(at, 0, made)
         module.replace_input(at, 1, self.to_host(condition))
         return True
 

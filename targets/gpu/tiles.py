@@ -180,6 +180,25 @@ def taps(outputs: int, pixels: Extent, depth: Extent, items: Extent, bits: int) 
     return picked(found)
 
 
+def taps_beside(pixels: Extent, outputs: int, depth: int, bits: int) -> Tile:
+    """The tile of such convolutions where adjacent elements are channels of one pixel: pixels by
+    outputs. A thread has 16 bytes of a pixel, the widest load.
+    """
+    each = max(1, 128 // max(bits, 8))
+    found: list[tuple[float, Tile]] = []
+    for warps in (4, 2):
+        size = each * warps * chosen().gpu.warp
+        for most in (64, 128, 32):
+            c = min(most, power_of_two(outputs))
+            tile = Tile(size // c, c, min(depth, AHEAD), warps)
+            work = 2 * size * tile.depth / (chosen().gpu.plain / chosen().gpu.units)
+            read = from_l2(size * tile.depth * bits / 8)
+            residents = chosen().gpu.threads // (warps * chosen().gpu.warp)
+            sums = 1, pixels, outputs
+            found += in_parts(tile, sums, depth, residents, work, read)
+    return picked(found)
+
+
 def words(
     columns: Extent, depth: Extent, items: Extent, block: int, *, along_depth: bool = False
 ) -> Tile:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from migx.dim import product
@@ -18,7 +20,9 @@ from migx.targets.gpu.parts.line import WHOLE, Line
 from migx.targets.gpu.tiles import AHEAD
 
 LINE = Tile(1, 256)
-"""Windows of a program."""
+"""Windows of a program, two for a thread."""
+WIDEST = 128
+"""Bits of the widest load: where neighbours have no tap in common, a thread has as many."""
 
 
 def kernel_for(at: Instruction) -> Kernel | None:
@@ -30,7 +34,10 @@ def kernel_for(at: Instruction) -> Kernel | None:
         return None
     if not all(isinstance(e, int) for e in op.lengths):
         return None
-    return Line(at, LINE).kernel(_pooled, product((*at.shape.dims, *op.lengths)))
+    each = WIDEST // max(8, at.shape.dtype.bits) if _is_alone(op, -1) else 2
+    return Line(at, replace(LINE, columns=LINE.columns // 2 * each)).kernel(
+        _pooled, product((*at.shape.dims, *op.lengths))
+    )
 
 
 def _pooled(line: Line, op: Pooling) -> Expr:
@@ -58,15 +65,17 @@ def _take(line: Line, op: Pooling, tap: Expr, total: Expr, seen: Expr) -> None:
     inside: Expr | None = None
     places = line.places[:2]
     for axis, step in enumerate(w.split(Part(tap, tuple(op.lengths)))):
+        if _is_alone(op, axis):
+            places.append(line.places[2 + axis])
+            continue
         pixel = line.places[2 + axis] * op.stride[axis]
         place = w.let(pixel + step * op.dilation[axis] - w.extent(begins[axis]))
         size = w.extent(dims[2 + axis])
         here, around = place.inside(size), place.below(w.extent(dims[2 + axis] + ends[axis]))
         inside, counted = both(inside, here), both(counted, around)
         places.append(place)
-    assert inside is not None
-    assert counted is not None
-    inside = w.spread(w.let(inside), [line.size])
+    everywhere = Expr(f"tl.full([{line.size}], True, tl.int1)", WHOLE)
+    inside = w.spread(w.let(inside or everywhere), [line.size])
     value = line.read(0, places, inside, raw=False)
     if op.mode == "max":
         greater = elements.combined(np.maximum, total.text, value.text, line.at.shape.dtype)
@@ -76,5 +85,11 @@ def _take(line: Line, op: Pooling, tap: Expr, total: Expr, seen: Expr) -> None:
     if op.mode == "lpnorm":
         x = f"tl.abs({x})" if op.lp_order == 1 else f"{x} * {x}"
     w.line(f"{total.text} += tl.where({inside.text}, {x}, 0)")
-    many = counted if op.count_include_pad else inside
+    many = (counted or everywhere) if op.count_include_pad else inside
     w.line(f"{seen.text} += tl.where({many.text}, 1, 0)")
+
+
+def _is_alone(op: Pooling, axis: int) -> bool:
+    """Whether windows are single elements along a spatial axis, all of them inside."""
+    padded = any(half[axis] != 0 for half in split(op.padding))
+    return op.lengths[axis] == op.stride[axis] == 1 and not padded

@@ -24,6 +24,13 @@ CASES = {
     "one pixel": ("1, 1, 1", "3, 1, 1, 1", (0, 0, 0, 0), (1, 1), (1, 1), 1),
 }
 
+BESIDE = {
+    "few of many": ("8, 13, 9", "3, 8, 3, 3", (0, 0, 0, 0), (1, 1), (1, 1), 1),
+    "a channel each": ("5, 13, 11", "10, 1, 3, 3", (1, 1, 1, 1), (2, 2), (1, 1), 5),
+    "uneven groups": ("6, 13, 11", "9, 2, 3, 3", (1, 1, 1, 1), (2, 2), (1, 1), 3),
+}
+"""Groups of few outputs, whose channels lie beside those of others."""
+
 
 @pytest.mark.parametrize("dtype", ["f16", "f32", "f64"])
 @pytest.mark.parametrize("case", CASES)
@@ -33,6 +40,54 @@ def test_convolutions(case: str, dtype: str) -> None:
         f"module main(x: {dtype}[n, {x}], w: {dtype}[{w}]) {{\n %0 = convolution(x, w) "
         f"{{padding={padding}, stride={stride}, dilation={dilation}, group={group}}}\n"
         " return %0\n}",
+        {"n": 2},
+    )
+
+
+@pytest.mark.parametrize("dtype", ["f16", "f32", "f64"])
+@pytest.mark.parametrize("case", [*CASES, "few of many", "a channel each", "uneven groups"])
+def test_convolutions_of_channels_last(case: str, dtype: str) -> None:
+    x, w, padding, stride, dilation, group = (CASES | BESIDE)[case]
+    image, (outputs, *filters) = x.split(", "), w.split(", ")
+    x, w = (", ".join([*spatial, channels]) for channels, *spatial in (image, filters))
+    holds(
+        f"module main(x: {dtype}[n, {x}], w: {dtype}[{outputs}, {w}]) {{\n"
+        f" %0 = convolution_channels_last(x, w) {{padding={padding}, stride={stride}, "
+        f"dilation={dilation}, group={group}}}\n %1 = relu(%0)\n return %1\n}}",
+        {"n": 2},
+    )
+
+
+def test_chains_of_convolutions_have_channels_last_within() -> None:
+    """Also what pools, slices, pads and resamples between them: copies are at both ends alone."""
+    text = """module main(x: f32[n, 16, 8, 6], w: f32[32, 16, 3, 3], v: f32[16, 1, 3, 3],
+                           u: f32[7, 16, 3, 3]) {
+      %0 = convolution(x, w) {padding=(1, 1, 1, 1)}
+      %1 = relu(%0)
+      %2 = pooling(%1) {mode="max", lengths=(3, 2), stride=(2, 2), padding=(1, 0, 1, 0)}
+      %3 = slice(%2) {axes=(1, 2), starts=(16, 0), ends=(32, 3)}
+      %4 = pad(%3) {pads=(0, 0, 1, 0, 0, 0, 0, 2)}
+      %5 = convolution(%4, v) {padding=(1, 1, 1, 1), group=16}
+      %6 = resize(%5) {sizes=(n, 16, 8, 5), scales=(1.0, 1.0, 2.0, 1.0)}
+      %7 = convolution(%6, u) {padding=(1, 1, 1, 1)}
+      return %7
+    }"""
+    holds(text, {"n": 2})
+    program = migx.parse(text)
+    migx.run_passes(program, gpu().get_passes(gpu().get_context(), CompileOptions()))
+    kernels = [at.op.kernel for at in program.main if isinstance(at.op, CodeObject)]
+    assert sum("convolution_channels_last" in kernel for kernel in kernels) == 3
+    assert kernels.count("contiguous") == 2
+
+
+@pytest.mark.parametrize("mode", ["max", "average", "lpnorm"])
+def test_windows_of_one_channel_take_as_many_as_a_load(mode: str) -> None:
+    holds(
+        f"""module main(x: f16[n, 1, 9, 7, 12]) {{
+          %0 = pooling(x) {{mode="{mode}", lengths=(3, 2, 1), stride=(2, 1, 1),
+                            padding=(1, 0, 0, 1, 1, 0), dilation=(1, 1, 1)}}
+          return %0
+        }}""",
         {"n": 2},
     )
 

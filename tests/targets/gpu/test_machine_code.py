@@ -51,7 +51,26 @@ WEIGHTS = """module main(x: f16[{rows}, 4096], w: u4[4096, 4096], s: f16[128, 40
   %2 = dot(x, %1)
   return %2
 }}"""
+CONVOLVED = """module main(x: {t}[8, 56, 56, 64], w: {t}[{filters}]) {{
+  %0 = convolution_channels_last(x, w) {{padding=(1, 1, 1, 1), group={group}}}
+  %1 = relu(%0)
+  return %1
+}}"""
+POOLED = """module main(x: f16[32, 1, 112, 112, 64]) {
+  %0 = pooling(x) {mode="max", lengths=(3, 3, 1), stride=(2, 2, 1), padding=(1, 1, 0, 1, 1, 0),
+                   dilation=(1, 1, 1)}
+  return %0
+}"""
+DEPTHWISE = """module main(x: f16[8, 56, 56, 64], w: f16[3, 3, 1, 64]) {
+  %0 = transpose(w) {permutation=(3, 0, 1, 2)}
+  %1 = convolution_channels_last(x, %0) {padding=(1, 1, 1, 1), group=64}
+  return %1
+}"""
 TEXTS = {
+    "convolution f16": CONVOLVED.format(t="f16", filters="64, 3, 3, 64", group=1),
+    "convolution f32": CONVOLVED.format(t="f32", filters="64, 3, 3, 64", group=1),
+    "depthwise": DEPTHWISE,
+    "pooling": POOLED,
     "transpose f16": TURNED.format(t="f16"),
     "transpose f32": TURNED.format(t="f32"),
     "add": ADDED,
@@ -93,6 +112,21 @@ def of_kind(found: Counter[str], *kinds: str) -> Counter[str]:
 def test_elementwise_kernels_load_and_store_16_bytes_at_a_time(tmp_path: Path) -> None:
     """Also where operands lie along different axes."""
     for name in ("sigmoid", "add", "transpose f16", "transpose f32"):
+        moves = of_kind(instructions(name, tmp_path), "LDG", "STG")
+        assert set(moves) == {"LDG.E.128", "STG.E.128"}, name
+
+
+def test_convolutions_of_channels_last_load_16_bytes_at_a_time(tmp_path: Path) -> None:
+    """Asynchronously, into shared memory, where groups of warps multiply them."""
+    for name in ("convolution f16", "convolution f32"):
+        found = instructions(name, tmp_path)
+        assert set(of_kind(found, "LDG")) == {"LDGSTS.E.BYPASS.128", "LDGDEPBAR"}, name
+        assert set(of_kind(found, "STG")) == {"STG.E.128"}, name
+        assert of_kind(found, "HGMMA"), name
+
+
+def test_windows_of_one_channel_are_read_16_bytes_at_a_time(tmp_path: Path) -> None:
+    for name in ("depthwise", "pooling"):
         moves = of_kind(instructions(name, tmp_path), "LDG", "STG")
         assert set(moves) == {"LDG.E.128", "STG.E.128"}, name
 
