@@ -63,8 +63,8 @@ class _Writer(Tiled):
     def _tile(self, stored: int, block: int) -> Tile:
         """The tile; elements of the right operand are stored in so many bits."""
         if self.words is not None:
-            along_depth = self.words.along_depth
-            return choose.words(self.columns, self.depth, self.rows, block, along_depth=along_depth)
+            sizes, words = (self.columns, self.depth, self.rows), self.words
+            return choose.words(*sizes, words.block, along_depth=words.along_depth)
         if bounds(self.rows)[1] <= choose.FEW:
             return choose.row(self.columns, self.depth, self.items * self.rows, stored)
         fixed = block in BLOCKS and whole(self.depth, block)

@@ -1,5 +1,5 @@
 """Four-bit weights read eight at a time: for products with one row, of a matrix that is packed
-along its columns or its depth, and scaled by blocks of the depth.
+along its columns or its depth, and scaled by columns, or by blocks of the depth.
 
 Such a product would be limited by arithmetic, not memory, if each weight were unpacked, scaled and
 multiplied by itself: a GPU has a dozen operations per byte that it reads. So a word of eight
@@ -11,6 +11,7 @@ block is multiplied by the block's sum.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,8 @@ SHIFTED = PER - len(TOPS)
 """The weights by which a word is shifted for the others."""
 FIRST = 0x4B000000
 """The bits of the first of these as a float; the exponent of each next one is 4 less."""
+USUAL = 32
+"""The longest block of weights that all have the same scale."""
 LONGEST = 1024
 """The longest block along the depth: eight columns of eight such blocks are a program's share."""
 
@@ -41,8 +44,8 @@ LONGEST = 1024
 @dataclass(frozen=True)
 class Words:
     """A matrix stored in words: the ``operand`` that holds them, ``along_depth`` or else along
-    columns, whether its numbers are ``signed``, and the instruction that scales them, by blocks of
-    the depth; in its result the columns may be the ``first`` axis.
+    columns, whether its numbers are ``signed``, and the instruction that scales them, by columns and
+    maybe by blocks of the depth; in its result the columns may be the ``first`` axis.
     """
 
     operand: int
@@ -53,8 +56,11 @@ class Words:
 
     @property
     def block(self) -> int:
-        """The indices of the depth that share a scale."""
-        return self.scaled.op_as(DequantizeLinear).block
+        """The indices of the depth that share a scale; if all do, so many that are taken as if they
+        alone did.
+        """
+        depth, _ = self.size
+        return self.scaled.op_as(DequantizeLinear).block or math.gcd(depth // PER, USUAL)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -172,7 +178,7 @@ def words_of(reader: Reader, right: Instruction) -> Words | None:
     """How a right operand is stored in words, if it is."""
     value, first = _matrix(right)
     op, shape = value.op, value.shape
-    if not isinstance(op, DequantizeLinear) or shape.rank != 2 or not op.block:
+    if not isinstance(op, DequantizeLinear) or shape.rank != 2 or not shape.static:
         return None
     level, turned = _matrix(value.inputs[0])
     if not isinstance(level.op, Unpack) or level.op.axis not in (FLAT, 1, -1):
@@ -183,11 +189,12 @@ def words_of(reader: Reader, right: Instruction) -> Words | None:
     number = reader.operands[packed]
     if not is_aligned(reader.at.inputs[number]) or not reader.shape(packed).standard:
         return None
-    fits = op.axis % 2 == first and level.shape.rank == 2 and whole(level.shape.dims[-1], PER)
-    along_depth = first != turned
-    if along_depth and (op.block % PER or op.block & (op.block - 1) or op.block > LONGEST):
+    by_block = op.axis % 2 == first
+    if level.shape.rank != 2 or not whole(level.shape.dims[-1], PER) or by_block != bool(op.block):
         return None
-    return Words(number, along_depth, stored.kind == "int", value, first) if fits else None
+    found = Words(number, first != turned, stored.kind == "int", value, first)
+    uneven = found.block % PER or found.block & (found.block - 1) or found.block > LONGEST
+    return None if found.along_depth and uneven else found
 
 
 def _matrix(value: Instruction) -> tuple[Instruction, bool]:

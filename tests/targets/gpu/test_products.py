@@ -147,6 +147,25 @@ def test_words_along_the_depth_are_read_once(
     holds(text)
 
 
+@pytest.mark.parametrize(("axis", "scales"), [(1, "40"), (0, "512"), (1, "1")])
+@pytest.mark.parametrize(("turned", "zero"), [(False, ""), (True, ", z"), (False, ", z")])
+def test_a_scale_per_column_is_read_beside_words(
+    axis: int, scales: str, zero: str, *, turned: bool
+) -> None:
+    """One for each index of the depth is not: it differs within a word, or from word to word."""
+    dims, along = ("40, 512", 1 - axis) if turned else ("512, 40", axis)
+    view = "%2 = transpose(%1) {permutation=(1, 0)}" if turned else "%2 = identity(%1)"
+    text = f"""module main(x: f16[1, 512], w: u4[{dims}], s: f16[{scales}], z: u8[{scales}]) {{
+      %0 = unpack_int4(w)
+      %1 = dequantizelinear(%0, s{zero}) {{axis={along}}}
+      {view}
+      %3 = dot(x, %2)
+      return %3
+    }}"""
+    assert ("u32" in kernel_of(text).pointers) is (scales != "512")
+    holds(text)
+
+
 def test_blocks_that_are_too_long_for_words_are_read_in_bytes() -> None:
     text = """module main(x: f32[1, 16384], w: u4[4, 16384], s: f32[4, 8]) {
       %0 = unpack_int4(w)
