@@ -44,8 +44,8 @@ LONGEST = 1024
 @dataclass(frozen=True)
 class Words:
     """A matrix stored in words: the ``operand`` that holds them, ``along_depth`` or else along
-    columns, whether its numbers are ``signed``, and the instruction that scales them, by columns and
-    maybe by blocks of the depth; in its result the columns may be the ``first`` axis.
+    columns, whether its numbers are ``signed``, and the instruction that scales them, by columns
+    and maybe by blocks of the depth; in its result the columns may be the ``first`` axis.
     """
 
     operand: int
