@@ -63,8 +63,8 @@ class _Writer(Tiled):
     def _tile(self, stored: int, block: int) -> Tile:
         """The tile; elements of the right operand are stored in so many bits."""
         if self.words is not None:
-            sizes, words = (self.columns, self.depth, self.rows), self.words
-            return choose.words(*sizes, words.block, along_depth=words.along_depth)
+            each, along_depth = self.words.block, self.words.along_depth
+            return choose.words(self.columns, self.depth, self.rows, each, along_depth=along_depth)
         if bounds(self.rows)[1] <= choose.FEW:
             return choose.row(self.columns, self.depth, self.items * self.rows, stored)
         fixed = block in BLOCKS and whole(self.depth, block)

@@ -43,6 +43,12 @@ VIEWS = (*SAME_ORDER, Broadcast, Multibroadcast, Transpose, Slice)
 """Operations whose result is elements of their input, found by the index alone."""
 
 
+APART, MASK = 0x1001, 0xF000F
+"""What moves the upper half of a byte 16 bits from the lower one, as a factor: shifts would be
+undone. And the mask of both.
+"""
+
+
 class Reader:
     """Writes the reading of values of an instruction, or inside it."""
 
@@ -249,11 +255,22 @@ class Reader:
             masks[pairs.axis] = w.let(pairs.index.below(w.extent(dims[axis])))
         with w.masked(masks):
             byte = w.load(self.operands[packed], where, packed.shape.dtype, raw=True)
-        halves = [self._level(value, byte, shift, frozenset()) for shift in ("0", "4")]
         kind = COMPUTING[value.shape.dtype.name]
         wide = kind.replace("int8", "int16")  # bytes would be taken out of words one by one
-        text = pairs.of_halves(*(f"{half.text}.to({wide})" for half in halves))
+        if op.stored(packed.shape.dtype).kind == "uint":
+            halves = self._halves(byte)
+        else:
+            halves = [self._level(value, byte, shift, frozenset()).text for shift in ("0", "4")]
+        text = pairs.of_halves(*(f"{half}.to({wide})" for half in halves))
         return w.let(text if scaled else f"{text}.to({kind})", byte.over)
+
+    def _halves(self, byte: Expr) -> list[str]:
+        """The unsigned numbers of both halves of a byte. They are masked together, 16 bits apart,
+        and so in the places where a register has two of them.
+        """
+        text = f"(({byte.text}.to(tl.uint8).to(tl.uint32) * {APART}) & {MASK})"
+        both = self.writer.let(text, byte.over)
+        return [f"{both.text}.to(tl.uint16)", f"({both.text} >> 16).to(tl.uint16)"]
 
     def _level(self, value: Instruction, byte: Expr, shift: str, over: frozenset[int]) -> Expr:
         """The value of a few bits of a byte, shifted by ``shift``."""

@@ -78,6 +78,7 @@ TEXTS = {
     "across": ACROSS,
     "attention": ATTENTION,
     "row": WEIGHTS.format(rows=1),
+    "few rows": WEIGHTS.format(rows=32),
     "rows": WEIGHTS.format(rows=512),
 }
 
@@ -159,3 +160,10 @@ def test_weights_of_four_bits_become_tiles_without_slow_conversions(tmp_path: Pa
     found = instructions("rows", tmp_path)
     assert of_kind(found, "HGMMA")
     assert not of_kind(found, "I2F", "LDS.U8", "STS.U8", "STS.U16")
+
+
+def test_both_weights_of_a_byte_are_masked_in_one_register(tmp_path: Path) -> None:
+    """Of a tile of 32 by 128 each of 128 threads has 16 bytes."""
+    found = instructions("few rows", tmp_path)
+    assert of_kind(found, "HMMA")
+    assert 16 <= of_kind(found, "PRMT").total() < 24
