@@ -27,6 +27,16 @@ def test_what_is_assumed_something_of_is_not_copied() -> None:
     assert copies(executable) == (2, 2)  # the parameters; the condition and the result
 
 
+def test_a_view_of_which_something_is_assumed_is_copied_on_the_device() -> None:
+    turned = TEXT.replace("tanh(x)", "transpose(%t) {permutation=(1, 0)}").replace(
+        "%0 =", "%t = tanh(x)\n  %0 ="
+    )
+    holds(turned, {"n": 3})
+    executable = migx.parse(turned).compile(gpu()).compiled.executable
+    assert isinstance(executable, GpuExecutable)
+    assert copies(executable) == (2, 2)
+
+
 def test_another_condition_is_an_error() -> None:
     program = migx.parse(TEXT.replace("expected=false", "expected=true")).compile(gpu())
     with pytest.raises(EvaluationError, match="at which this condition is True"):
