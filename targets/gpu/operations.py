@@ -81,6 +81,10 @@ class _Copy(Op, abstract=True):
     ) -> Argument:
         return arguments[0]
 
+    def roundings(self, shapes: Shapes, result: Shape) -> int:
+        """A copy rounds nothing; some types of elements could not be rounded."""
+        return 0
+
 
 class CopyTo(_Copy):
     """A copy on the device of a host value."""
