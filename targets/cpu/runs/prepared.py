@@ -66,28 +66,18 @@ def _run(
     with the number of the input, ``outputs`` the block and layout of each.
     """
     executable, (begin, end) = piece.executable, steps
-    results, mapped, blocks = executable.results, plan.mapped, plan.blocks
-    views = [(n, None if blocks[n].alone is lie else lie) for n, lie in outputs]
+    views = [(n, None if plan.blocks[n].alone is lie else lie) for n, lie in outputs]
 
     def run(inputs: Sequence[Array], slots: Mapping[str, Argument]) -> list[Array]:
         workspace = piece.workspace()
-        results.need(mapped)
         workspace.serve(plan)
-        words = workspace.words
-        made: list[Array] = []
-        for block in blocks:
-            memory, base = block.allocated(results)
-            made.append(memory)
-            for word, offset in block.patch:
-                words[word] = base + offset
+        made = workspace.results(plan, executable.results)
         held: list[object] = []  # what else must live until the end of the run
         for number, patch in patches:
             array = inputs[number]
             if not array.flags.c_contiguous:
                 held.append(array := np.ascontiguousarray(array))
-            base = address(array)
-            for word, offset in patch:
-                words[word] = base + offset
+            workspace.write(patch, address(array))
         if plan.slots and not workspace.has(slots):
             held.append(whole := Run(executable, plan, workspace, {}, plan.sizes, Call(slots)))
             whole.patch_slots()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from migx import op as operations
 from migx.argument import Argument
-from migx.base.memory import HUGE, ROOMY
+from migx.base.memory import HUGE, ROOMY, Memory
 from migx.binding import Sizes
 from migx.dim import Extent
 from migx.errors import EvaluationError
@@ -119,6 +119,22 @@ class Workspace:
         """Records that they do, if the slots are immutable."""
         self._slots = weakref.ref(slots) if isinstance(slots, Slots) else None
 
+    def write(self, patch: Patch, base: int) -> None:
+        """Writes the addresses of a patch, in memory that begins at ``base``."""
+        words = self.words
+        for word, offset in patch:
+            words[word] = base + offset
+
+    def results(self, plan: Plan, reused: Memory) -> list[NDArray[Any]]:
+        """Memory for the results of a run, whose addresses are written."""
+        reused.need(plan.mapped)
+        made: list[NDArray[Any]] = []
+        for block in plan.blocks:
+            memory, base = block.allocated(reused)
+            made.append(memory)
+            self.write(block.patch, base)
+        return made
+
     def run_steps(self, executable: CpuExecutable, first: int, last: int) -> int:
         """Runs some steps in the compiled loop, and gives the one it has reached. Raises
         ``EvaluationError`` if a kernel has found its operands wrong.
@@ -161,13 +177,8 @@ class Run:
 
     def all(self) -> None:
         """Runs every step."""
-        plan, words, reused = self.plan, self.workspace.words, self.executable.results
-        reused.need(plan.mapped)
-        for made in plan.blocks:
-            memory, base = made.allocated(reused)
-            self.memory.append(memory)
-            for word, offset in made.patch:
-                words[word] = base + offset
+        plan = self.plan
+        self.memory = self.workspace.results(plan, self.executable.results)
         if plan.slots and not self.workspace.has(self.call.slots):
             self.patch_slots()
         self.patch(plan.patches)
@@ -185,11 +196,8 @@ class Run:
 
     def patch(self, patches: Mapping[Cell, Patch]) -> None:
         """Writes the addresses of values from outside into the words."""
-        words = self.workspace.words
         for cell, patch in patches.items():
-            base = address(self.given(cell))
-            for word, offset in patch:
-                words[word] = base + offset
+            self.workspace.write(patch, address(self.given(cell)))
 
     def native(self, first: int, last: int) -> None:
         """Runs the kernels from one step to before another; one by one if profiled."""
