@@ -1,9 +1,10 @@
 """Which instructions share a kernel, so that a model of twelve like layers compiles one layer.
 
 A kernel may depend on an instruction's operation and shape, on the module it runs, and on the
-layout of each input, which its shape gives. It may know the kind of a constant and the views on it;
-a value it may know only of constants of one element that nobody may replace, and of small ones in
-its module; of trees also whether all that they refer to exists.
+layout of each input, which its shape gives. It may know that an input is a constant, and the views
+on it, but not whether that is packed; so an instruction keeps its kernel when its constants get the
+format this asks for. A value it may know only of constants of one element that nobody may replace,
+and of small ones in its module; of trees also whether all that they refer to exists.
 """
 
 from __future__ import annotations
@@ -74,18 +75,16 @@ def _seen(value: Instruction, places: dict[Instruction, int]) -> Hashable:
 def _behind(value: Instruction) -> Hashable:
     """What a kernel may know of the constant behind the views; None if there is none."""
     match value.op:
-        case Literal():
-            return _constant(value.op)
-        case Slot():
-            return "@slot"
-        case UnpackWeight():
-            return operations.key(value.op, digests=True)
+        case Literal() if value.shape.elements == 1 and not value.op.replaceable:
+            return _constant(value.op, 1)
+        case Literal() | Slot() | UnpackWeight():
+            return "constant"
         case Gather() if is_block(value) and (behind := _behind(value.inputs[0])) is not None:
             return "block", behind
     return None
 
 
-def _constant(op: Literal, most: int = 1) -> Hashable:
+def _constant(op: Literal, most: int) -> Hashable:
     shape = op.value.shape
     known = shape.dtype.is_tensor and shape.elements <= most and not op.replaceable
     return "@literal", op.replaceable, _short(op.value.tobytes()) if known else None

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import migx
 from migx.base.recent import Recent
 from migx.dim import Dim
-from migx.ops.pointwise import Neg
+from migx.ir import Instruction
+from migx.ops.layout import Transpose
+from migx.ops.linear import Convolution, Dot
+from migx.ops.pointwise import Neg, Relu
 from migx.targets.cpu import kernels
 from migx.targets.cpu.code.alike import digest, likeness
+from migx.targets.cpu.kernel import Kernel
+from migx.targets.cpu.machine import Machine
+
+CONVOLUTION = Convolution((1, 1, 1, 1), (1, 1), (1, 1), 1)
 
 
 def layers(count: int) -> migx.Program:
@@ -25,22 +33,43 @@ def layers(count: int) -> migx.Program:
     return migx.parse("\n".join([*lines, f"  return {last}", "}"]))
 
 
-def test_twelve_layers_have_the_kernels_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, made = [], kernels._made
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Kernel | None]:
+    """The kernels that are written from now on, none of which is remembered."""
+    found, write = list[Kernel | None](), kernels._made
 
-    def counted(*given: object) -> object:
-        asked.append(given)
-        return made(*given)  # type: ignore[arg-type]
+    def noted(at: Instruction, machine: Machine) -> Kernel | None:
+        found.append(write(at, machine))
+        return found[-1]
 
     monkeypatch.setenv("MIGX_CACHE_DIR", "")
-    monkeypatch.setattr(kernels, "_made", counted)
-    counts = []
-    for count in (2, 12):
-        monkeypatch.setattr(kernels, "_known", Recent(kernels.MOST))
-        asked.clear()
-        layers(count).compile("cpu")
-        counts.append(len(asked))
-    assert counts[0] == counts[1]
+    monkeypatch.setattr(kernels, "_known", Recent(kernels.MOST))
+    monkeypatch.setattr(kernels, "_made", noted)
+    return found
+
+
+def test_twelve_layers_have_the_kernels_of_two(made: list[Kernel | None]) -> None:
+    layers(2).compile("cpu")
+    several = len(made)
+    layers(12).compile("cpu")
+    assert several
+    assert len(made) == several
+
+
+def test_instructions_keep_their_kernels_when_constants_are_packed(
+    made: list[Kernel | None],
+) -> None:
+    program = migx.Program()
+    add, literal = program.main.add_instruction, program.main.add_literal
+    image = program.main.add_parameter("image", migx.Shape("f32", (1, 16, 20, 20)))
+    rows = program.main.add_parameter("rows", migx.Shape("f32", (8, 64)))
+    convolved = add(CONVOLUTION, image, literal(np.ones((24, 16, 3, 3), np.float32)))
+    turned = add(Transpose((1, 0)), literal(np.ones((48, 64), np.float32)))
+    program.main.add_return(add(Relu(), convolved), add(Dot(), rows, turned))
+    program.compile("cpu")
+    texts = [kernel.text for kernel in made if kernel is not None]
+    assert any(kernel.formats for kernel in made if kernel is not None)
+    assert len(texts) == len(set(texts))
 
 
 ALIKE = """
