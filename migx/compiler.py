@@ -263,8 +263,9 @@ def compiled(program: Program, target: Target | str, **options: Unpack[Asked]) -
     rounds = any(each.name == "quantize_activations" for each in passes.passes())
     if asked.rounds_activations and not rounds:
         raise TargetError(f"target {chosen.name} supports float activations only")
-    PassManager(lowered, (*asked.observers, CrashFile()), asked.log).run(passes)
-    return ready(assembled(program, lowered, context, live))
+    with chosen.compiling():
+        PassManager(lowered, (*asked.observers, CrashFile()), asked.log).run(passes)
+        return ready(assembled(program, lowered, context, live))
 
 
 def assembled(

@@ -9,6 +9,7 @@ are what it may offer besides.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import (
@@ -252,6 +253,12 @@ class Target(Frozen):
     def get_context(self) -> Context:
         """A new context for one program."""
         return Context(self)
+
+    def compiling(self) -> AbstractContextManager[object]:
+        """A context entered before the passes run, and left when the executable is made or there
+        is an error; a target may use it to compile kernels while passes still run.
+        """
+        return nullcontext()
 
     def make_executable(self, program: Program, context: Context) -> Executable:
         """An executable of a program that has been lowered and finalized."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 from migx.argument import Argument
 from migx.ir import Instruction
@@ -66,6 +67,11 @@ class Cpu(Target):
         if options.fast_math:
             passes.insert(passes.index("hoist_weights") + 1, "rewrite_winograd")
         return Pipeline.parse(",".join(passes))
+
+    def compiling(self) -> AbstractContextManager[object]:
+        from migx.targets.cpu.code.compiling import ahead
+
+        return ahead()
 
     def make_executable(self, program: Program, context: Context) -> Executable:
         from migx.targets.cpu.runs.executable import CpuExecutable

@@ -94,13 +94,31 @@ def objects(texts: Mapping[str, str], known: Mapping[str, bytes] = NOTHING) -> d
     from migx.targets.cpu.code import compiling
 
     found = {name: known[name] for name in texts if name in known}
-    old = {name: disk_cache.read(KIND, f"{about()} {name}") for name in texts if name not in found}
+    old = {name: _cached(name) for name in texts if name not in found}
     found |= {name: content for name, content in old.items() if content is not None}
-    missing = {n: t.replace("@kernel(", f"@{n}(") for n, t in texts.items() if n not in found}
-    made = compiling.objects(missing)
+    made = compiling.objects({n: _named(n, t) for n, t in texts.items() if n not in found})
     for name, content in made.items():
         disk_cache.write(KIND, f"{about()} {name}", content)
     return found | made
+
+
+def expect(text: str) -> None:
+    """Within ``compiling.ahead``, begins to compile a text whose code will be needed."""
+    from migx.targets.cpu.code import compiling
+
+    if (around := compiling.current()) is None or (name := symbol(text)) in around:
+        return
+    if name not in _loaded and _cached(name) is None:
+        around.expect(name, _named(name, text))
+
+
+def _cached(name: str) -> bytes | None:
+    return disk_cache.read(KIND, f"{about()} {name}")
+
+
+def _named(name: str, text: str) -> str:
+    """A text whose entry has its symbol."""
+    return text.replace("@kernel(", f"@{name}(")
 
 
 _TO_HALF = b"__truncdfhf2"

@@ -13,6 +13,7 @@ from importlib import import_module
 from migx.base.recent import Recent
 from migx.ir import Instruction
 from migx.ops.builtin import Literal, Param, Return, Slot
+from migx.targets.cpu.code import jit
 from migx.targets.cpu.code.alike import likeness
 from migx.targets.cpu.code.recalled import keep, recalled
 from migx.targets.cpu.kernel import Kernel
@@ -73,6 +74,8 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
         if not is_kept:
             found = _made(at, machine)
             keep(at, alike, machine, found)
+            if found is not None:
+                jit.expect(found.text)
         _known[alike, machine] = found
     return found
 
