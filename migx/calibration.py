@@ -160,9 +160,8 @@ def as_levels(value: Instruction, low: float, high: float) -> Instruction:
 def behind_levels(value: Instruction, to: DType, scale: float, zero: int = 0) -> Instruction:
     """A value after ``quantizelinear`` and ``dequantizelinear`` with one scale."""
     module = value.owner
-    after = module.following(value)
-    while after is not None and after.name == "@param":  # parameters stay together
-        after = module.following(after)
+    behind = (at for at in module.following(value) if at.name != "@param")
+    after = next(behind, None)  # parameters stay together
     at = Builder(module, after, value.origins)
     by = [at.literal(scale, value.shape.dtype), *([at.literal(zero, to)] if zero else ())]
     return at(DequantizeLinear(), at(QuantizeLinear(to=to), value, *by), *by)

@@ -54,19 +54,15 @@ def remove_unread(given: Iterable[Instruction], module: Module) -> tuple[int, li
 def gives_size(at: Instruction) -> bool:
     """Whether this instruction alone gives the size of a symbol that later instructions have."""
     module = at.module
-    own = bare_symbols([at]) - bare_symbols(at.inputs)
+    own = at.shape.bare_symbols() - bare_symbols(at.inputs)
     if module is None or not own:
         return False
+    for other in module.preceding(at):  # from the nearest, as what replaces an instruction is there
+        own -= other.shape.bare_symbols()
+        if not own:
+            return False
     own -= known_symbols(module)
-    passed = False
-    for other in module if own else ():
-        if other is at:
-            passed = True
-        elif not passed:
-            own -= bare_symbols([other])
-        elif not own.isdisjoint(_mentioned(other)):
-            return True
-    return False
+    return bool(own) and any(not own.isdisjoint(_mentioned(v)) for v in module.following(at))
 
 
 def _mentioned(at: Instruction) -> Iterator[str]:

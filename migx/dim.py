@@ -82,7 +82,7 @@ class Dim:
     answers.
     """
 
-    __slots__ = ("_bounds", "_hash", "_text", "terms")
+    __slots__ = ("_bounds", "_hash", "_symbols", "_text", "terms")
     terms: tuple[tuple[Monomial, int], ...]
 
     def __init__(
@@ -100,6 +100,7 @@ class Dim:
         self.terms = terms
         self._bounds: Bounds | None = None
         self._hash: int | None = None
+        self._symbols: tuple[Symbol, ...] | None = None
         self._text: str | None = None
 
     @classmethod
@@ -306,16 +307,23 @@ def substitute(extent: Extent, values: Mapping[str, Extent]) -> Extent:
     return total
 
 
-def symbols(extent: Extent) -> Iterator[Symbol]:
+def symbols(extent: Extent) -> tuple[Symbol, ...]:
     """The symbols in an extent, with repetition."""
-    if isinstance(extent, Dim):
-        for monomial, _ in extent.terms:
-            for atom in monomial:
-                if isinstance(atom, Symbol):
-                    yield atom
-                else:
-                    for argument in atom.args:
-                        yield from symbols(argument)
+    if not isinstance(extent, Dim):
+        return ()
+    if extent._symbols is None:
+        extent._symbols = tuple(_found_symbols(extent))
+    return extent._symbols
+
+
+def _found_symbols(extent: Dim) -> Iterator[Symbol]:
+    for monomial, _ in extent.terms:
+        for atom in monomial:
+            if isinstance(atom, Symbol):
+                yield atom
+            else:
+                for argument in atom.args:
+                    yield from symbols(argument)
 
 
 def may_equal(a: Extent, b: Extent) -> bool:

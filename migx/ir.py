@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from numpy.typing import ArrayLike
 
 from migx.argument import Argument
-from migx.base.order import Ordered, insert_before, unlink
+from migx.base.order import Ordered, backwards, insert_before, onwards, unlink
 from migx.consequences import infer_again, is_constant, tell_constants
 from migx.errors import AbsentError, IRError, ShapeError, counted, first_few
 from migx.op import Operation, traits
@@ -131,32 +131,24 @@ class Module:
         return self._size
 
     def __iter__(self) -> Iterator[Instruction]:
-        """The instructions in order. Survives any change during iteration: instructions inserted
-        after the current one are visited; removed ones, and what is inserted in their place, are
-        not.
-        """
-        at = self._ends._next
-        while at is not self._ends:
-            if at._linked:
-                yield at  # type: ignore[misc]
-            at = at._next
+        """The instructions in order. Survives any change during iteration; see ``onwards``."""
+        return onwards(self._ends)
 
     def __reversed__(self) -> Iterator[Instruction]:
-        at = self._ends._previous
-        while at is not self._ends:
-            if at._linked:
-                yield at  # type: ignore[misc]
-            at = at._previous
+        return backwards(self._ends)
+
+    def following(self, instruction: Instruction) -> Iterator[Instruction]:
+        """The instructions after one of this module, in order."""
+        return onwards(instruction)
+
+    def preceding(self, instruction: Instruction) -> Iterator[Instruction]:
+        """The instructions before one of this module, from the nearest to the first."""
+        return backwards(instruction)
 
     @property
     def last(self) -> Instruction | None:
         """The last instruction, the return if there is one."""
         return next(reversed(self), None)
-
-    def following(self, instruction: Instruction) -> Instruction | None:
-        """The instruction after one of this module; None after the last."""
-        after = instruction._next
-        return after if isinstance(after, Instruction) else None
 
     @property
     def returned(self) -> Instruction | None:

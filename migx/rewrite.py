@@ -103,11 +103,7 @@ class Cursor(Builder):
 
     def _after(self, at: Instruction) -> Instruction:
         """The next instruction after one that was not added by this rule."""
-        after = self.module.following(at)
-        while after in self.made:
-            after = self.module.following(after)
-        assert after is not None, "a constant is read by what the rule matched"
-        return after
+        return next(after for after in self.module.following(at) if after not in self.made)
 
     @property
     def is_idle(self) -> bool:

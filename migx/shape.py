@@ -145,7 +145,7 @@ class Shape:
     and no dims. Immutable and hashable.
     """
 
-    __slots__ = ("_hash", "_symbols", "_text", "dims", "dtype", "parts", "strides")
+    __slots__ = ("_bare", "_hash", "_symbols", "_text", "dims", "dtype", "parts", "strides")
     dtype: DType
     dims: Dims
     strides: Dims | None
@@ -165,6 +165,7 @@ class Shape:
         self.strides = None if strides is None else self._checked(_extents("strides", strides))
         self._hash: int | None = None
         self._symbols: Symbols | None = None
+        self._bare: frozenset[str] | None = None
         self._text: str | None = None
         for extent in self.dims:
             if type(extent) is int and extent < 0:
@@ -269,6 +270,17 @@ class Shape:
         if self._symbols is None:
             self._symbols = () if self.dtype.kind == "opaque" else tuple(self._found_symbols())
         return self._symbols
+
+    def bare_symbols(self) -> frozenset[str]:
+        """The names of the symbols that are by themselves a dim, of this shape or a part: a value
+        of this shape tells their sizes.
+        """
+        if self._bare is None:
+            shapes = () if self.static else (self, *self.parts)  # a host value is static, too
+            dims = (extent for shape in shapes for extent in shape.dims)
+            symbols = (extent.symbol for extent in dims if isinstance(extent, Dim))
+            self._bare = frozenset(s.name for s in symbols if s is not None)
+        return self._bare
 
     def _found_symbols(self) -> Iterator[Symbol]:
         for extent in (*self.dims, *(self.strides or ())):

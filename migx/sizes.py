@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import takewhile
 
 from migx import op as operations
 from migx.base.memory import installed
-from migx.dim import Dim, Extent
+from migx.dim import Extent
 from migx.dims.extents import Extents, Latest, Numbers
 from migx.dims.symbol import listed
 from migx.errors import DimError, EvaluationError, InputError, ShapeError
@@ -42,14 +41,7 @@ def given_symbols(program: Program) -> frozenset[str]:
 
 def bare_symbols(instructions: Iterable[Instruction]) -> set[str]:
     """The symbols that are by themselves a dim of some value, which then tells their size."""
-    found: set[str] = set()
-    for at in instructions:
-        if at.shape.static:  # also host values, whose symbols are not sizes
-            continue
-        for shape in (at.shape, *at.shape.parts):
-            symbols = (extent.symbol for extent in shape.dims if isinstance(extent, Dim))
-            found.update(symbol.name for symbol in symbols if symbol is not None)
-    return found
+    return set[str]().union(*(at.shape.bare_symbols() for at in instructions))
 
 
 def known_symbols(module: Module) -> set[str]:
@@ -58,12 +50,9 @@ def known_symbols(module: Module) -> set[str]:
     """
     given = (*module.program.main.parameters.values(), *module.parameters.values())
     runners = (inner.parent for inner in module.enclosing())
-    return bare_symbols(given).union(*(bare_symbols(_before(at)) for at in runners if at))
-
-
-def _before(at: Instruction) -> Iterator[Instruction]:
-    """The instructions before this one in its module."""
-    return takewhile(lambda other: other is not at, at.owner)
+    return bare_symbols(given).union(
+        *(bare_symbols(at.owner.preceding(at)) for at in runners if at)
+    )
 
 
 def read_symbols(at: Instruction) -> frozenset[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property
-from itertools import takewhile
 
 import numpy as np
 
@@ -148,8 +147,8 @@ def say_length(at: Instruction) -> None:
 
 def known_before(at: Instruction) -> frozenset[str]:
     """The symbols of the program's inputs, and of values before an instruction in its module."""
-    before = takewhile(lambda value: value is not at, at.owner)
-    return given_symbols(at.owner.program) | symbols_in(*(value.shape for value in before))
+    before = symbols_in(*(value.shape for value in at.owner.preceding(at)))
+    return given_symbols(at.owner.program) | before
 
 
 class Carrying:

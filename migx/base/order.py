@@ -9,6 +9,9 @@ wherever it happens; everything else O(1).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 _BITS = 62
 _CROWDED = 1.3  # how much emptier each doubling of the range must be; between 1 and 2
 _STEP = 1 << 32  # what is left free after the last member, so that appending never spreads
@@ -52,6 +55,27 @@ def unlink(member: Ordered) -> None:
     """Takes a member out. Its own links stay, for iterations that stand on it."""
     member._previous._next, member._next._previous = member._next, member._previous
     member._linked = False
+
+
+def onwards(member: Ordered) -> Iterator[Any]:
+    """The members after one, or all of a ring, in order. Survives any change meanwhile: what is
+    inserted after the current member is visited; removed members, and what is inserted in their
+    place, are not.
+    """
+    at = member._next
+    while at._label >= 0:
+        if at._linked:
+            yield at
+        at = at._next
+
+
+def backwards(member: Ordered) -> Iterator[Any]:
+    """The same for the members before one, from the nearest to the first."""
+    at = member._previous
+    while at._label >= 0:
+        if at._linked:
+            yield at
+        at = at._previous
 
 
 def relabel(ring: Ordered) -> None:

@@ -128,7 +128,7 @@ def _expect_fit(context: Context, at: Instruction, index: int, found: _Wanted) -
 def _packed(value: Instruction, form: str) -> Instruction:
     """Packs a constant, right after it, and unpacks it again; returns the packed value."""
     module = value.owner
-    at = Builder(module, module.following(value), value.origins)
+    at = Builder(module, next(module.following(value), None), value.origins)
     made = at(PackWeight(form), value)
     at(UnpackWeight(form, tuple(int(d) for d in value.shape.dims)), made)
     return made

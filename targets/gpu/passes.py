@@ -290,7 +290,7 @@ class _Lowering:
                 self.device[value] = module.insert_instruction(value, made, origins=value.origins)
             else:
                 last = [*module.parameters.values()][-1] if type(value.op) is Param else value
-                after = module.following(last)
+                after = next(module.following(last), None)
                 copy = module.insert_instruction(after, CopyTo(), value, origins=value.origins)
                 self.device[value] = copy
             self.changed = True
@@ -310,7 +310,7 @@ class _Lowering:
             if there.shape.parts:
                 raise TargetError(f"{there.name}: the host takes no tuple")
             self.host[value] = there.owner.insert_instruction(
-                there.owner.following(there), CopyFrom(), there, origins=value.origins
+                next(there.owner.following(there), None), CopyFrom(), there, origins=value.origins
             )
             self.changed = True
         return self.host[value]

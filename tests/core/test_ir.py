@@ -322,7 +322,7 @@ def test_an_input_changes_its_name_its_place_and_its_type() -> None:
     half = main.add_parameter("y", Shape("f16", (2,)), before=y)
     assert list(main.parameters.values()) == [x, half, y, z]
     assert list(main.parameters) == ["x", "y", "y.was", "z"]
-    body = main.following(z)
+    body = next(main.following(z))
     main.replace_instruction(y, main.insert_instruction(body, ops.Convert(F32), half))
     main.remove_instruction(y)
     main.remove_instruction(z)
