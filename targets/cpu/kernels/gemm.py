@@ -23,7 +23,7 @@ from migx.dim import Extent, bounds, maximum, minimum, product
 from migx.fusion.kernels import DOTS, Access, FusedKernel, core_of, epilogue, fewest, operand
 from migx.ir import Instruction
 from migx.planning import root
-from migx.shape import DType, Shape
+from migx.shape import TUPLE, DType, Shape
 from migx.targets.cpu.emit import Function, Type, Value
 from migx.targets.cpu.kernel import Kernel, KernelWriter, behind, input_number, narrower, type_of
 from migx.targets.cpu.machine import Machine
@@ -146,6 +146,8 @@ def _right(at: Instruction, dot: Instruction, depth: Extent) -> _Right | None:
     number = input_number(at, dot, dot.inputs[1])
     factor = dot.inputs[1] if number is None else at.inputs[number]
     whole, computed = root(factor), None
+    if whole.shape.dtype is TUPLE:  # one of several results, which has a type of its own
+        whole = factor
     letters = _letters(whole, factor.shape, depth, dot.shape.dims[-1])
     if number is None and letters is not None:
         number, whole = _given(at, dot, whole)

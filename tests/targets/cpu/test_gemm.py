@@ -408,3 +408,16 @@ def test_factors_that_are_computed_for_each_of_a_batch(batch: tuple[int, ...]) -
     }
     got, wanted = (migx.parse(text).compile(t).eval(inputs)[0] for t in ("cpu", "ref"))
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("product", ["dot(x, %1)", "dot(%1, z)"])
+def test_factors_that_are_one_of_several_results(product: str) -> None:
+    text = f"""
+module main(x: f32[7, 9], y: f32[9, 20], z: f32[20, 5]) {{
+  %0 = topk(y) {{k=20, axis=1}}
+  %1 = get_tuple_elem(%0)
+  %2 = {product}
+  return %2
+}}
+"""
+    assert not problem(kernel_for, parsed(text))
