@@ -339,13 +339,13 @@ def evaluator(cls: type) -> Evaluate:
             f"{cls.__name__} has no meaning of its own, compute: it only exists to be lowered"
         )
     compute, asked = cls.compute, asked_by_name(cls.compute)
+    wanted = [(name, FULL_FORM.index(name)) for name in asked or ()]
 
     def full(
         op: Any, context: Any, shape: Shape, arguments: Arguments, modules: Runnables
     ) -> Argument:
         held = context, shape, [a.read_only() for a in arguments], modules
-        given = dict(zip(FULL_FORM, held, strict=True))
-        made = compute(op, **{name: given[name] for name in asked or ()})
+        made = compute(op, **{name: held[i] for name, i in wanted})
         if not isinstance(made, Argument):
             raise TypeError(
                 f"compute must return an Argument of {shape.text}, not {type(made).__name__}"

@@ -11,6 +11,8 @@ from migx.ops._rules import expect, no_warnings, rounded, wide
 from migx.shape import Shape
 
 STEPS = 100
+NEAR = 0.005
+"""The error, times the number of classes, below which no more steps are taken."""
 
 
 class CoupleChances(Op):
@@ -33,7 +35,7 @@ class CoupleChances(Op):
     def compute(self, x: Array) -> Array:
         """Rows are the last axis here, so that each class's values lie together."""
         count, wider = x.shape[1], wide(x)
-        r = np.moveaxis(wider, 0, 2) * (1 - np.eye(count, dtype=wider.dtype))[..., None]
+        r = np.where(np.eye(count, dtype=bool)[..., None], 0, np.moveaxis(wider, 0, 2))
         matrix = -np.swapaxes(r, 0, 1) * r
         matrix[range(count), range(count)] = np.sum(r**2, axis=0)
         chances = np.full(x.shape[1::-1], 1 / max(count, 1), matrix.dtype)
@@ -41,7 +43,7 @@ class CoupleChances(Op):
             for _ in range(STEPS):
                 slopes = np.sum(matrix * chances, 1)
                 total = np.sum(chances * slopes, 0)
-                going = np.abs(slopes - total).max(0, initial=0) >= 0.005 / max(count, 1)
+                going = np.abs(slopes - total).max(0, initial=0) >= NEAR / max(count, 1)
                 if not going.any():
                     break
                 np.copyto(chances, _step(matrix, chances, slopes, total), where=going)

@@ -45,6 +45,7 @@ FAMILIES = (
     "sampling",
     "columns",
     "determinant",
+    "coupling",
     "roi_align",
     "nonmaxsuppression",
     "nonzero",

@@ -111,6 +111,11 @@ class Work:
     times: Extent | None = None
     moved: tuple[Round, ...] = ()
 
+    @cached_property
+    def lasting(self) -> bool:
+        """Whether a result is an object, which outlives the run with what it holds."""
+        return any(cell.kind is Kind.OBJECT for cell in self.writes)
+
     @property
     def operands(self) -> tuple[Reference, ...]:
         """The operands of a kernel, inputs then results, in the order of its arguments."""

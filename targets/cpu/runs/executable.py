@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+import numpy as np
+
 from migx.argument import Argument
 from migx.base.memory import Memory
 from migx.binding import Sizes, Told
@@ -137,7 +139,8 @@ class CpuExecutable:
 
     def _run(self, given: Sequence[Argument], call: Call) -> list[Argument]:
         sizes = self._lengths.told(given, self._sizes(given))
-        return self.run_module(self.program.main, given, {}, sizes, call)
+        with np.errstate(all="ignore"):  # here, as it takes as long as a small operation
+            return self.run_module(self.program.main, given, {}, sizes, call)
 
     def prepared(self, shapes: Sequence[Shape]) -> PreparedRun | None:
         """A run for inputs of these shapes, if it is one of kernels alone."""

@@ -289,9 +289,8 @@ class Run:
         it.
         """
         at = work.at
-        lasting = any(c.kind is Kind.OBJECT for c in work.writes)
         op, shape = self.plan.bound_op(at)
-        result = self.evaluate(at, op, shape, work.captured, lasting)
+        result = self.evaluate(at, op, shape, work.captured, work.lasting)
         parts = result.parts if work.writes and work.writes[0].of[1] >= 0 else [result]
         for cell, part in zip(work.writes, parts, strict=True):
             if cell.kind is Kind.OBJECT:
@@ -319,14 +318,14 @@ class Run:
         self, at: Instruction, op: Any, shape: Shape, reads: Sequence[Instruction], lasting: bool
     ) -> Argument:
         """The result of an instruction by its meaning."""
-        inputs = [self.value(v) for v in at.inputs]
-        captured = {v: self.value(v) for v in reads}
-        if lasting:
-            inputs = [own(v) for v in inputs]
-            captured = {at: own(v) for at, v in captured.items()}
+        read = self.lasting if lasting else self.value
+        inputs, captured = [read(v) for v in at.inputs], {v: read(v) for v in reads}
         modules = [self.runnable(m, captured) for m in at.modules]
-        with np.errstate(all="ignore"):
-            return by_meaning(at, op, self.executable.context, shape, inputs, modules)
+        return by_meaning(at, op, self.executable.context, shape, inputs, modules)
+
+    def lasting(self, at: Instruction) -> Argument:
+        """A value in memory that no later run writes."""
+        return at.op.value if type(at.op) is Literal else own(self.value(at))
 
     def runnable(self, module: Module, captured: Values) -> Runnable:
         """A module as a function of its parameters."""
