@@ -92,14 +92,14 @@ def named_or_numbered(node: Node, names: Array, numbers: Array) -> Instruction:
 
 def mapped(node: Node, x: Instruction, keys: Array, values: Array, default: Array) -> Instruction:
     """The value for the key equal to each element, NaN included; or else the default."""
+    whole = node.literal(np.append(values, default.astype(values.dtype)))
     if x.shape.dtype is STR:
-        whole = np.append(values, default.astype(values.dtype))
-        return node.add(ops.Gather(0), node.literal(whole), key_places(node, x, keys))
+        return node.add(ops.Gather(0), whole, key_places(node, x, keys))
     hits = equals(node, x, keys)
     place = folded(node, ops.Argmax(x.shape.rank), node.convert(hits, I32))
-    found = node.add(ops.Gather(0), node.literal(values), place)
     known = folded(node, ops.ReduceAny((x.shape.rank,)), hits)
-    return node.add(ops.Where(), known, found, node.literal(default))
+    found = node.add(ops.Where(), known, place, np.int64(len(values)))
+    return node.add(ops.Gather(0), whole, found)
 
 
 def key_places(node: Node, x: Instruction, keys: Array) -> Instruction:
@@ -119,7 +119,7 @@ def equals(node: Node, x: Instruction, keys: Array) -> Instruction:
     apart = node.add(ops.Unsqueeze((x.shape.rank,)), x)
     names = node.literal(keys.astype(dtype.numpy))
     same = node.add(ops.Equal(), apart, names)
-    if not dtype.is_float:
+    if not dtype.is_float or not np.isnan(keys).any():
         return same
     nan = node.add(ops.LogicalAnd(), node.add(ops.Isnan(), apart), node.add(ops.Isnan(), names))
     return node.add(ops.LogicalOr(), same, nan)
