@@ -212,7 +212,7 @@ class Compiled:
         except MemoryError as error:
             raise EvaluationError(f"there is no memory for the outputs: {error}") from error
 
-    def _run_prepared(self, run: PreparedRun, arrays: Sequence[Array]) -> list[Array]:
+    def _run_prepared(self, run: PreparedRun, arrays: Sequence[Array]) -> list[Any]:
         """The outputs of a prepared run."""
         for file in self.files:
             file.check()
@@ -222,7 +222,7 @@ class Compiled:
         if DEBUG:
             given = dict(zip(self.program.main.parameters, map(Argument.of, arrays), strict=True))
             self._expect_outputs([*map(Argument.of, results)], given)
-        return results
+        return [given_back(each) if isinstance(each, Argument) else each for each in results]
 
     def run_async(self, inputs: Mapping[str, Any], stream: Any = None) -> list[Argument]:
         """The outputs on the device, without waiting for them: work enqueued afterwards on

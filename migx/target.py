@@ -184,9 +184,9 @@ class Saves(Protocol):
         ...
 
 
-PreparedRun: TypeAlias = Callable[[Sequence[Array], Mapping[str, Argument]], list[Array]]
+PreparedRun: TypeAlias = Callable[[Sequence[Array], Mapping[str, Argument]], list[Array | Argument]]
 """A run for inputs of known shapes: from their arrays, one for each parameter, and the slots to the
-outputs, in memory of their own."""
+outputs: arrays that are the caller's, and what is none as arguments."""
 
 
 @runtime_checkable

@@ -11,13 +11,15 @@ import numpy as np
 
 from migx.argument import Argument
 from migx.binding import sizes_told
+from migx.ir import Instruction
 from migx.op import Array
-from migx.shape import Shape
+from migx.planning import is_memory
+from migx.shape import TUPLE, Shape
 from migx.targets.cpu.plans.memory import Layout, address
 from migx.targets.cpu.plans.outline import Work
 from migx.targets.cpu.plans.plan import Patch, Plan
 from migx.targets.cpu.runs.piece import Piece
-from migx.targets.cpu.runs.running import Call, Run
+from migx.targets.cpu.runs.running import Call, Run, Values
 
 if TYPE_CHECKING:
     from migx.target import PreparedRun
@@ -25,27 +27,30 @@ if TYPE_CHECKING:
 
 
 def prepared(executable: CpuExecutable, shapes: Sequence[Shape]) -> PreparedRun | None:
-    """The run of a program for inputs of these shapes, if it is one stretch of kernels that read
-    the inputs as they are, and its outputs are arrays that lie in no input, weight or arena.
+    """The run of a program for inputs of these shapes, if it is one piece whose kernels read the
+    inputs as they are, whose host steps run no modules, and whose outputs are objects of such
+    steps, or arrays that lie in no input, weight or arena.
     """
     main = executable.program.main
     piece, *others = executable.pieces[main]
     if others or piece.endings:
         return None
     plan = piece.plans.at(sizes_told(main, [Argument(shape) for shape in shapes]))
-    steps, *more = plan.form.runs or [(0, 0)]
     number = {parameter: i for i, parameter in enumerate(main.parameters.values())}
     own = plan.outline is not piece.outline  # for sizes that some module refuses: not to be kept
     as_given = all(cell.of[0] in number and cell.shape.strides is None for cell in plan.patches)
-    if more or own or isinstance(steps, Work) or not as_given:
+    hosted = [part.at for part in plan.form.runs if isinstance(part, Work)]
+    if own or not as_given or any(at.modules for at in hosted):
         return None
-    places = {
+    places: dict[Instruction, tuple[int, Layout] | None] = {
         at: lies[0] for at, _, lies in plan.handed if len(lies) == 1 and _is_array(lies[0][1])
     }
+    places |= {at: None for at in hosted if at.shape.dtype is not TUPLE and not is_memory(at.shape)}
     if {*executable.outputs[main]} - places.keys():
         return None
     patches = [(number[cell.of[0]], patch) for cell, patch in plan.patches.items()]
-    return _run(piece, plan, steps, patches, [places[at] for at in executable.outputs[main]])
+    outputs = [(at, places[at]) for at in executable.outputs[main]]
+    return _run(piece, plan, shapes, patches, outputs)
 
 
 def _is_array(lie: Layout) -> bool:
@@ -58,17 +63,25 @@ def _is_array(lie: Layout) -> bool:
 def _run(
     piece: Piece,
     plan: Plan,
-    steps: tuple[int, int],
+    shapes: Sequence[Shape],
     patches: Sequence[tuple[int, Patch]],
-    outputs: Sequence[tuple[int, Layout]],
+    outputs: Sequence[tuple[Instruction, tuple[int, Layout] | None]],
 ) -> PreparedRun:
-    """A run of the ``steps`` of a plan. ``patches`` are the words that hold addresses in inputs,
-    with the number of the input, ``outputs`` the block and layout of each.
+    """A run of the steps of a plan for inputs of these shapes. ``patches`` are the words that hold
+    addresses in inputs, with the number of the input, ``outputs`` the block and layout of each that
+    is an array.
     """
-    executable, (begin, end) = piece.executable, steps
-    views = [(n, None if plan.blocks[n].alone is lie else lie) for n, lie in outputs]
+    executable, parameters = piece.executable, piece.executable.program.main.parameters
+    first, *others = plan.form.runs or [(0, 0)]
+    stretch = None if others or isinstance(first, Work) else first
+    views = [
+        (at, -1, None)
+        if place is None
+        else (at, place[0], None if plan.blocks[place[0]].alone is place[1] else place[1])
+        for at, place in outputs
+    ]
 
-    def run(inputs: Sequence[Array], slots: Mapping[str, Argument]) -> list[Array]:
+    def run(inputs: Sequence[Array], slots: Mapping[str, Argument]) -> list[Array | Argument]:
         workspace = piece.workspace()
         workspace.serve(plan)
         made = workspace.results(plan, executable.results)
@@ -78,13 +91,24 @@ def _run(
             if not array.flags.c_contiguous:
                 held.append(array := np.ascontiguousarray(array))
             workspace.write(patch, address(array))
-        if plan.slots and not workspace.has(slots):
-            held.append(whole := Run(executable, plan, workspace, {}, plan.sizes, Call(slots)))
-            whole.patch_slots()
-        step = begin
+        values: Values = {}
+        stale = plan.slots and not workspace.has(slots)
+        if stale or stretch is None:
+            values.update(zip(parameters.values(), map(Argument, shapes, inputs), strict=True))
+            held.append(whole := Run(executable, plan, workspace, values, plan.sizes, Call(slots)))
+            whole.memory = made
+            if stale:
+                whole.patch_slots()
+            if stretch is None:
+                with np.errstate(all="ignore"):
+                    whole.steps()
+        step, end = stretch or (0, 0)
         while step < end:
             step = workspace.run_steps(executable, step, end)
         piece.idle.append(workspace)  # unless the run has failed in the middle
-        return [made[n] if lie is None else lie.of(made[n]) for n, lie in views]
+        return [
+            values[at] if n < 0 else made[n] if lie is None else lie.of(made[n])
+            for at, n, lie in views
+        ]
 
     return run

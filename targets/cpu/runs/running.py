@@ -176,13 +176,17 @@ class Run:
         self.memory: list[NDArray[Any]] = []
 
     def all(self) -> None:
-        """Runs every step."""
+        """Writes the words, and runs every step."""
         plan = self.plan
         self.memory = self.workspace.results(plan, self.executable.results)
         if plan.slots and not self.workspace.has(self.call.slots):
             self.patch_slots()
         self.patch(plan.patches)
-        for part in plan.form.runs:
+        self.steps()
+
+    def steps(self) -> None:
+        """Runs every step, of which the words are written."""
+        for part in self.plan.form.runs:
             if isinstance(part, Work):
                 self.on_host(part)
             else:

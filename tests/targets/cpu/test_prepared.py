@@ -29,7 +29,19 @@ NOT_PREPARED = {
     "an output that is an input": "module main(x: f32[4]) {\n  %0 = exp(x)\n  return %0, x\n}\n",
     "an output given twice": "module main(x: f32[4]) {\n  %0 = exp(x)\n  return %0, %0\n}\n",
     "a packed output": "module main(x: i8[4]) {\n  %0 = pack_int4(x)\n  return %0\n}\n",
-    "a host step": "module main(x: i64[4]) {\n  %0 = pow(x, x)\n  return %0\n}\n",
+    "a host step that runs a module": """
+module main(x: bool[]) {
+  %0 = if(x) [yes, yes]
+  %1 = get_tuple_elem(%0)
+  return %1
+}
+
+module yes() {
+  %0 = convert(main:x) {to=i64} : i64[]
+  %1 = pow(%0, %0)
+  return %1
+}
+""",
     "a length that data tells": (
         "module main(x: f32[4]) {\n  %0 = nonzero(x) {count=k}\n  return %0\n}\n"
     ),
@@ -113,13 +125,44 @@ def test_outputs_belong_to_the_caller() -> None:
             each[...] = 7
 
 
+HOSTED = """module main(x: f32[n, 2], y: i64[n, 2]) {
+  %0 = @literal() {value=["yes", "no"]} : str[2]
+  %1 = exp(x)
+  %2 = zip_map(%0, %1)
+  %3 = pow(y, y)
+  %4 = neg(%3)
+  %5 = argmax(x) {axis=1}
+  %6 = gather(%0, %5) {axis=0}
+  return %2, %3, %4, %6
+}
+"""
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_host_steps_are_run_in_between(n: int, in_full: list[str]) -> None:
+    program, ref = compiled(HOSTED), compiled(HOSTED, "ref")
+    assert [at.name for at in executable(program).fallbacks()] == ["zip_map", "pow", "gather"]
+    dice = np.random.default_rng(n)
+    for _ in range(3):
+        x = dice.integers(0, 2, (n, 2))
+        inputs: dict[str, Any] = {"x": x.astype(np.float32), "y": x + 1}
+        (rows, *arrays), wanted = program.eval(inputs), ref.eval(inputs)
+        assert [list(row) for row in rows] == [["yes", "no"]] * n
+        values, known = ([[*row.values()] for row in each] for each in (rows, wanted[0]))
+        np.testing.assert_allclose(values, known, rtol=4 * 2**-23)
+        for got, each in zip(arrays, wanted[1:], strict=True):
+            np.testing.assert_array_equal(got, each)
+            got[...] = 0
+    assert in_full == ["run"]
+
+
 @pytest.mark.parametrize("what", NOT_PREPARED)
 def test_what_takes_more_is_run_in_full(what: str, in_full: list[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = compiled(NOT_PREPARED[what])
     (x,) = program.main.parameters.values()
-    inputs = {"x": np.ones(4, x.shape.dtype.numpy)}
+    inputs = {"x": np.ones(x.shape.dims, x.shape.dtype.numpy)}
     runs = [program.eval(inputs) for _ in range(3)]
     assert len(in_full) >= 3, what
     assert same(*[[np.asarray(getattr(v, "array", v)) for v in run] for run in runs[1:]])
