@@ -24,9 +24,13 @@ from migx.cli._values import ANY, held
 from migx.dims.symbol import listed
 from migx.errors import DimError, EvaluationError, InputError, ShapeError
 from migx.op import Array
+from migx.ops.sequences import VARIES
 from migx.program import Program
-from migx.shape import BOOL, TUPLE, DType, Shape
+from migx.shape import BOOL, OPTIONAL, SEQUENCE, TUPLE, DType, Shape
 from migx.shape import integers as integers_of
+
+SOME = 2
+"""How many elements a drawn sequence has, and an element along a dim that varies."""
 
 
 def read_or_drawn(
@@ -123,13 +127,21 @@ def drawn(
     rng: np.random.Generator,
     integers: Sequence[int] = ANY,
 ) -> Any:
-    """A random input: floats normal, integers and bools from ``integers``; tuples by member."""
+    """A random input: floats normal, integers and bools from ``integers``; tuples by member; of an
+    optional its content, and of a sequence ``SOME`` elements.
+    """
     if shape.dtype is TUPLE:
         parts = enumerate(shape.parts)
         return tuple(drawn(member(name, i), part, sizes, rng) for i, part in parts)
+    if shape.dtype is OPTIONAL:
+        return drawn(name, shape.parts[0], sizes, rng, integers)
+    if shape.dtype is SEQUENCE:
+        return [drawn(member(name, i), shape.parts[0], sizes, rng) for i in range(SOME)]
     if not shape.dtype.is_tensor or shape.dtype.is_packed:
-        raise InputError(f"no values can be drawn for input {name!r}, {shape}")
-    dims = [dim.evaluate(extent, sizes) for extent in shape.dims]
+        raise InputError(
+            f"no values can be drawn for input {name!r}, {shape}: give it in Python, to eval"
+        )
+    dims = [SOME if extent == VARIES else dim.evaluate(extent, sizes) for extent in shape.dims]
     if (size := math.prod(dims) * shape.dtype.numpy.itemsize) > installed():
         raise UsageError(
             f"input {name!r}, {shape.with_dims(dims).text}, takes {size / 1e9:,.0f} GB, and this "

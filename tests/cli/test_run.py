@@ -217,6 +217,27 @@ def test_what_a_file_of_inputs_lacks_is_drawn_to_fit(migx: Migx, tmp_path: Path)
     assert (result.code, "input 'x' is f32[5, 2]" in result.err) == (2, True)
 
 
+def test_sequences_and_what_optionals_hold_are_drawn(migx: Migx, tmp_path: Path) -> None:
+    case, out = tmp_path / "case.migx", tmp_path / "out.npz"
+    case.write_text(
+        """module main(x: sequence(f32[varies, 3]), y: optional(f32[varies, 1])) {
+  %0 = concat_from_sequence(x) {output=f32[k, 3], axis=0}
+  %1 = optional_get_element(y) {output=f32[n, 1]}
+  return %0, %1
+}
+"""
+    )
+    result = migx("run", case, "--save", out)
+    assert (result.code, result.err) == (0, "")
+    whole, held = np.load(out).values()
+    assert (whole.shape, held.shape) == ((4, 3), (2, 1))
+    assert len(np.unique(whole)) == whole.size
+    case.write_text("module main(x: map(i64[varies], f32[varies])) { return x }")
+    result = migx("run", case)
+    said = "no values can be drawn for input 'x', map(i64[varies], f32[varies]): give it in Python"
+    assert (result.code, said in result.err) == (2, True)
+
+
 def test_inputs_are_filled_with_one_number(migx: Migx, tmp_path: Path) -> None:
     case, given, out = (tmp_path / name for name in ("case.migx", "in.npz", "out.npz"))
     case.write_text("module main(x: f32[n], y: f32[n], i: i64[n], b: bool[]) { return x, y, i, b }")
