@@ -22,6 +22,15 @@ from migx.serialize import MAGIC
 
 CUT = 1024
 """Raw data of at least this many bytes stays in the file."""
+STARTS = {
+    b"version https://git-lfs": (
+        "it is a pointer to a file in Git LFS; 'git lfs pull' fetches the file itself"
+    ),
+    MAGIC: "it is an .mxr file, which migx.load reads",
+    b"PK\3\4": "it is a zip archive",
+    b"\x1f\x8b": "it is compressed: 'gunzip' gives the file itself",
+}
+"""What a file that is not a model is, by how it starts."""
 
 _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -81,14 +90,16 @@ def _whole(model: onnx.ModelProto, name: object) -> onnx.ModelProto:
 
 def _looks_like(head: bytes) -> str:
     """What a file that is not a model seems to be, by its first bytes; empty if unknown."""
-    if head.startswith(b"version https://git-lfs"):
-        return "it is a pointer to a file in Git LFS; 'git lfs pull' fetches the file itself"
-    if head.startswith(MAGIC):
-        return "it is an .mxr file, which migx.load reads"
-    if head.startswith(b"PK\3\4"):
-        return "it is a zip archive"
-    text = all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head)
-    return "it is text" if text else ""
+    for start, what in STARTS.items():
+        if head.startswith(start):
+            return what
+    if head[4:8] == b"ORTM":
+        return "it is in onnxruntime's own format: give the .onnx file that it was made from"
+    if not all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
+        return ""
+    if b"ir_version" in head:
+        return "it is a model as text: onnx.load reads that, and onnx.save writes it as bytes"
+    return "it is text"
 
 
 def _check_strings(message: Message) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
 import tempfile
 from collections.abc import Callable
@@ -45,6 +46,9 @@ FILES: dict[str, tuple[bytes, str]] = {
     "json": (b'{"weights": [1, 2, 3]}\n' * 20, "is not an ONNX model: it is text"),
     "mxr": (b"MIGX MXR" + bytes(range(256)), "it is an .mxr file, which migx.load reads"),
     "zip": (b"PK\3\4" + bytes(range(256)) * 8, "is not an ONNX model: it is a zip archive"),
+    "gzip": (gzip.compress(whole()), "it is compressed: 'gunzip' gives the file itself"),
+    "ort": (b"\x14\0\0\0ORTM" + bytes(range(256)), "it is in onnxruntime's own format: give the"),
+    "model as text": (b"ir_version: 10\ngraph {\n  node {", "as text: onnx.load reads that"),
     "zeros": (bytes(512), "is not an ONNX model"),
     "truncated": (whole()[:-20], "truncated"),
     "one byte short": (whole()[:-1], "truncated"),
