@@ -23,7 +23,7 @@ from migx.onnx import importers
 from migx.op import UNDECLARED, Traits, can_evaluate
 from migx.shape import DType
 from migx.target import CompileOptions
-from migx.weights.epochs import Update
+from migx.weights.update import Update
 
 FOLDER = Path(__file__).parent / "reference"
 MADE = "<!-- Made by python -m docs.generate: mend the docstrings, not this page. -->\n"

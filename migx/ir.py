@@ -267,11 +267,11 @@ class Module:
                 if value.module is not self or before is not None:
                     self._check_input(value, before, op)
             for module in modules:
-                if module.program is not self.program or self in self.program.submodules(module):
-                    raise IRError(
-                        f"module {module.name} cannot be an argument of an instruction in "
-                        f"{self.name}"
-                    )
+                what = f"module {module.name} cannot be an argument in module {self.name}"
+                if module.program is not self.program:
+                    raise IRError(f"{what}: it is of another program")
+                if self in self.program.submodules(module):
+                    raise IRError(f"{what}, which it is or contains")
             shape = op.compute_shape([value.shape for value in inputs], modules)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             from migx.refusals import refuse

@@ -12,9 +12,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from migx import op as operations
 from migx.argument import Argument
 from migx.binding import Sizes, sizes_of, sizes_told
-from migx.errors import EvaluationError, InputError, MigxError, ShapeError
+from migx.errors import DimError, EvaluationError, InputError, MigxError, ShapeError
 from migx.ir import Instruction, Module
 from migx.op import Array, Operation, Runnable, result_of
 from migx.ops.builtin import Slot
@@ -62,6 +63,8 @@ def by_meaning(
         if shape.static:
             expect_result(shape, result)
     except FAILURES as error:
+        if isinstance(error, DimError) and any(True for _ in operations.symbols(op)):
+            raise EvaluationError(draw_instruction(untold(op), at)) from error
         raise failed(at, error) from error
     return result
 
@@ -101,6 +104,12 @@ def failed(at: Instruction, error: BaseException) -> EvaluationError:
         return EvaluationError(draw_instruction(str(error), at))
     what = "out of memory" if isinstance(error, MemoryError) else type(error).__name__
     return EvaluationError(draw_instruction(f"{what}: {error}", at))
+
+
+def untold(op: Operation) -> str:
+    """What is wrong with an operation that needs the sizes of symbols it still has."""
+    names = ", ".join(sorted({symbol.name for symbol in operations.symbols(op)}))
+    return f"no parameter or earlier result tells the size of {names}, by having it as a dim"
 
 
 def as_function(

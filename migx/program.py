@@ -21,7 +21,7 @@ from migx.shape import Shape
 if TYPE_CHECKING:
     from migx.compiler import Compiled
     from migx.target import Asked, Target
-    from migx.weights.epochs import Update
+    from migx.weights.update import Update
 
 
 class Program:
@@ -262,8 +262,9 @@ class Program:
         return self.eval(inputs)
 
     def copy(self) -> Program:
-        """An independent program, equal to this one; operations and literal data are shared. It is
-        not compiled, and lacks the updates of weights, which belong to the compiled form.
+        """An independent program, equal to this one, with its instructions in the same order;
+        operations and literal data are shared. It is not compiled, and lacks the updates of
+        weights, which belong to the compiled form.
         ``copy.copy``, ``copy.deepcopy`` and ``pickle`` do the same; ``migx.save`` keeps both.
         """
         from migx.structure import copied

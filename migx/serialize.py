@@ -30,7 +30,7 @@ from migx.base.collector import paused
 from migx.base.files import inside, written
 from migx.base.memory import aligned
 from migx.compiler import Compiled, assembled, ready
-from migx.errors import DataError, DataWarning, MigxError, ParseError, TargetError, warn
+from migx.errors import DataError, DataWarning, MigxError, ParseError, TargetError, first_few, warn
 from migx.ops.builtin import Literal
 from migx.parser import parse
 from migx.pipeline import with_options
@@ -60,8 +60,8 @@ def save(
     the folder of the new file, or below it; only what lies in a file that is replaced is kept.
     Without the ``original``, the program in the file is the lowered one: many weights are then
     written once, not twice. ``DataError`` if the program is not compiled. A ``DataWarning`` says if
-    the name of its target, which the file records with its options, would not be found on loading,
-    or is another target's.
+    the name of its target, which the file records with its options, or of an operation would not be
+    found on loading, or is another's.
     """
     path = Path(path).absolute()
     if path.suffix == ".onnx":
@@ -72,11 +72,13 @@ def save(
     made = program.compiled if program._compiled is not None else None
     live = live_weights(program)
     if original:
+        _tell_unknown(program)
         sections["text"] = data.text(_holding(program, live, weights))
     elif made is None:
         raise DataError("compile the program before it is saved without its original")
     if made is not None:
         lowered = "lowered" if original else "text"
+        _tell_unknown(made.program)
         sections[lowered] = data.text(_holding(made.program, live, weights))
         index["options"] = made.context.options.plain()
         index["slots"] = {name: data.place(v)[1:] for name, v in _slots(made, weights).items()}
@@ -131,6 +133,24 @@ def load(
     made.weights.start(file.slots(made))
     program._compiled = ready(made)
     return program
+
+
+def _tell_unknown(program: Program) -> None:
+    """Warns of operations that a text of the program would not mean: those in no package."""
+    wrong = []
+    for name, kind in {at.name: type(at.op) for at in program.instructions()}.items():
+        try:
+            found = plugins.operation(name) is kind
+        except MigxError:
+            found = False
+        if not found:
+            wrong.append(name)
+    if wrong:
+        warn(
+            f"the program is saved, but cannot be loaded: {first_few(wrong)} would not be found; "
+            "operations are found in packages that an entry point of migx.ops names",
+            DataWarning,
+        )
 
 
 def _target_text(target: Target) -> str:

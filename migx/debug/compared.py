@@ -24,7 +24,7 @@ def compared(
     target: Target | str = "ref",
     approximations: Approximations = NONE,
 ) -> list[Comparison]:
-    """Each output of a program, compiled for a target, compared with another program's on ``ref``
+    """Each output of ``after``, compiled for a target, compared with that of ``before`` on ``ref``
     without passes: its errors, and its derived bound, see ``migx.testing.bounds``.
 
     ``approximations`` are how far off operations may be on purpose, by name: for a pipeline,

@@ -35,7 +35,7 @@ def values_from(
     program: Program | None = None,
 ) -> dict[str, Any]:
     """The values that a folder, a file or a dict has for some weights. Errors, ``strict`` and
-    ``convert`` are as in ``migx.weights.epochs.Update.update``. A folder of external data has no
+    ``convert`` are as in ``migx.weights.update.Update.update``. A folder of external data has no
     values for weights of the ``program`` inside the model file, which are fixed: a ``DataWarning``
     says so.
     """

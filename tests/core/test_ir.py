@@ -274,7 +274,9 @@ def test_a_module_cannot_hold_itself() -> None:
         with pytest.raises(IRError, match=f"module {module.name} cannot be an argument"):
             inner.insert_instruction(at["i"], ops.If(), c, modules=[module, inner])
     stranger = Program().create_module("stranger")
-    with pytest.raises(IRError, match="module stranger cannot be an argument"):
+    with pytest.raises(
+        IRError, match="module stranger cannot be an argument .*: it is of another p"
+    ):
         program.main.add_instruction(ops.If(), c, modules=[stranger, stranger])
     verify(program)
 

@@ -268,3 +268,16 @@ def test_an_operation_without_a_meaning_runs_by_its_kernel_or_is_an_error_that_d
     assert got.array.tolist() == [2, 2]
     with pytest.raises(EvaluationError, match=r"only exists to be lowered\n  doubled\(x\)"):
         run_with_kernels(program, lambda at: None, CONTEXT, given)
+
+
+@pytest.mark.parametrize("target", ["ref", "cpu"])
+def test_a_size_that_nothing_tells_is_named(target: str) -> None:
+    program = migx.parse("""
+    module main(x: f32[n]) {
+      %0 = @literal() {value=[1.0, 2.0]} : f32[2]
+      %1 = multibroadcast(%0) {out_lens=(batch, 2)}
+      return %1
+    }""").compile(target)
+    message = r"no parameter or earlier result tells the size of batch, .*\n  multibroadcast\(%0\)"
+    with pytest.raises(EvaluationError, match=message):
+        program.eval({"x": np.ones(3, np.float32)})

@@ -141,3 +141,10 @@ def test_a_target_that_its_name_does_not_find(
     mine = type("Cpu", (Given,), {})
     with pytest.warns(DataWarning, match=r"'cpu', which stands for migx.targets.cpu.Cpu"):
         migx.save(migx.parse(TEXT).compile(mine(made)), tmp_path / "b.mxr")
+
+
+def test_a_program_whose_operations_are_in_no_package(tmp_path: Path) -> None:
+    program = migx.parse(TEXT)
+    program.main.replace_operation(program.named("relu")[0], Careless())
+    with pytest.warns(DataWarning, match="saved, but cannot be loaded: 'careless' would not be"):
+        migx.save(program, tmp_path / "a.mxr")

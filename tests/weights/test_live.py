@@ -300,3 +300,14 @@ def test_a_folder_is_taken_as_it_is(template: Program, tmp_path: Path) -> None:
     with template.update_weights() as new:
         new.update(folder)
     assert template.eval(X)[0].tobytes() == baked(template, B).tobytes()
+
+
+def test_an_update_is_read_like_a_dict(template: Program) -> None:
+    given(template, A)
+    with template.update_weights() as new:
+        new["b1"] = B["b1"]
+        assert len(new) == len(A) and "b1" in new and "b3" not in new
+        held = dict(new)
+    assert held.keys() == A.keys()
+    for name, value in held.items():
+        np.testing.assert_array_equal(value, (B if name == "b1" else A)[name])
