@@ -12,7 +12,7 @@ it is defined; the modules below are attributes of this one, imported at first u
 ``migx.target``     Target: what a backend author implements
 ``migx.onnx``       write, replace_onnx_external_weights; ``migx.onnx.importers`` for operators
 ``migx.testing``    check_pass, check_target, check_conformance; cases of passes in text
-``migx.debug``      whynot, bisect, reduce: for rules that do not fire or are wrong; compared
+``migx.debug``      whynot, bisect, reduce: for rules that fail; compared, inputs: for programs
 ``migx.view``       report: one page with what passes did and the time of a run
 ``migx.calibration`` calibrate: products of bytes with weights of bytes, with scales from runs
 ``migx.compat``     migraphx: MIGraphX's Python API

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,25 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from migx import dim
 from migx.argument import Argument
 from migx.base.files import member
-from migx.base.memory import installed
-from migx.binding import check_type, sizes_of
 from migx.cli._load import PeerError, UsageError
-from migx.cli._sizes import Sizes, chosen
-from migx.cli._values import ANY, held
+from migx.debug.inputs import drawn_inputs
 from migx.dims.symbol import listed
 from migx.errors import DimError, EvaluationError, InputError, ShapeError
 from migx.op import Array
-from migx.ops.sequences import VARIES
 from migx.program import Program
-from migx.shape import BOOL, OPTIONAL, SEQUENCE, TUPLE, DType, Shape
+from migx.shape import BOOL, TUPLE, DType, Shape
 from migx.shape import integers as integers_of
-
-SOME = 2
-"""How many elements a drawn sequence has, and an element along a dim that varies."""
-
 
 def read_or_drawn(
     program: Program,
@@ -58,15 +48,7 @@ def read_or_drawn(
         said = f"drawn from seed {options.seed}, as {options.inputs} lacks them"
         if left := [name for name in lacking if name not in fill]:
             print(f"note: {said}: {', '.join(left)}", file=sys.stderr)
-    told, integers = _told(given, parameters, known), held(program)
-
-    def draw(sizes: Mapping[str, int]) -> dict[str, Array]:
-        rng = np.random.default_rng(options.seed)
-        made = {n: drawn(n, s, sizes, rng, integers.get(n, ANY)) for n, s in lacking.items()}
-        return given | made | {n: np.full_like(made[n], fill[n]) for n in fill}
-
-    sizes = chosen(program, told, draw, apart=apart)
-    return draw(sizes), sizes
+    return drawn_inputs(program, options.seed, sizes=known, given=given, fill=fill, apart=apart)
 
 
 def _fill(
@@ -107,53 +89,6 @@ def _holds(dtype: DType, number: float) -> bool:
     with np.errstate(over="ignore"):
         held = np.asarray(number).astype(dtype.numpy)
     return all(bool(kind(held)) is bool(kind(number)) for kind in (np.isnan, np.isinf))
-
-
-def _told(
-    given: Mapping[str, Any], parameters: Mapping[str, Shape], known: Mapping[str, int]
-) -> Sizes:
-    """The known sizes of symbols, and those that follow from arrays."""
-    arrays = {name: Argument.of(v) for name, v in given.items() if type(v) is not tuple}
-    pairs = [(name, parameters[name], v.shape) for name, v in arrays.items()]
-    for name, declared, actual in pairs:
-        check_type(name, actual, declared)
-    return sizes_of(pairs, known)
-
-
-def drawn(
-    name: str,
-    shape: Shape,
-    sizes: Mapping[str, int],
-    rng: np.random.Generator,
-    integers: Sequence[int] = ANY,
-) -> Any:
-    """A random input: floats normal, integers and bools from ``integers``; tuples by member; of an
-    optional its content, and of a sequence ``SOME`` elements.
-    """
-    if shape.dtype is TUPLE:
-        parts = enumerate(shape.parts)
-        return tuple(drawn(member(name, i), part, sizes, rng) for i, part in parts)
-    if shape.dtype is OPTIONAL:
-        return drawn(name, shape.parts[0], sizes, rng, integers)
-    if shape.dtype is SEQUENCE:
-        return [drawn(member(name, i), shape.parts[0], sizes, rng) for i in range(SOME)]
-    if not shape.dtype.is_tensor or shape.dtype.is_packed:
-        raise InputError(
-            f"no values can be drawn for input {name!r}, {shape}: give it in Python, to eval"
-        )
-    dims = [SOME if extent == VARIES else dim.evaluate(extent, sizes) for extent in shape.dims]
-    if (size := math.prod(dims) * shape.dtype.numpy.itemsize) > installed():
-        raise UsageError(
-            f"input {name!r}, {shape.with_dims(dims).text}, takes {size / 1e9:,.0f} GB, and this "
-            f"machine has {installed() / 1e9:,.0f}: give smaller sizes by --dim-param NAME=N"
-        )
-    if shape.dtype.kind == "string":
-        return np.full(dims, "", object)
-    if shape.dtype.is_float:
-        values: Array = rng.standard_normal(dims, np.float32)
-    else:
-        values = np.asarray(integers)[rng.integers(0, len(integers), dims)]
-    return np.asarray(values).astype(shape.dtype.numpy)
 
 
 def read(path: Path, parameters: Mapping[str, Shape]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 
 import migx as api
 from migx import Module
-from migx.cli._values import held
+from migx.debug.input_values import held
 from migx.errors import ShapeError
 from migx.manager import Pass, PassManager
 from migx.testing import small
