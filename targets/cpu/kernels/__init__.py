@@ -1,7 +1,8 @@
 """The kernels, one file for each family.
 
 A family's ``kernel_for(at, machine)`` gives the kernel of an instruction, or None if the family has
-none for it. ``FAMILIES`` is the order in which they are asked. Files not named there are part of
+none for it. ``FAMILIES`` is the order in which they are asked. An operation of another package has
+a static method ``cpu_kernel(at, machine)`` instead. Files not named there are part of
 the family they are named after; what families share is in ``parts``.
 """
 
@@ -61,12 +62,17 @@ _known: Recent[tuple[Hashable, Machine], Kernel | None] = Recent(MOST)
 
 
 def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
-    """The kernel of an instruction, from the first family that has one; None sends it to ``ref``.
+    """The kernel of an instruction, from its operation or the first family that has one; None sends
+    it to ``ref``.
 
-    Of like instructions only one is analysed, in this process or an earlier one.
+    Of like instructions only one is analysed, in this process or an earlier one; not if the kernel
+    is the operation's own, whose code may change.
     """
     if isinstance(at.op, BUILTIN):
         return None
+    if (own := getattr(at.op, "cpu_kernel", None)) is not None:
+        kernel: Kernel | None = own(at, machine)
+        return kernel
     if (alike := likeness(at)) is None:
         return _made(at, machine)
     found = _known.get((alike, machine))
