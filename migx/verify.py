@@ -7,8 +7,10 @@ function's.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from migx import op as operations
 from migx.consequences import is_constant
@@ -107,16 +109,18 @@ def inputs_before_users(module: Module) -> Iterator[Problem]:
 
 def users(module: Module) -> Iterator[Problem]:
     """Users, counted with multiplicity, agree with the inputs."""
+    counted = cache(lambda user: Counter(user.inputs))
+
+    def uses(user: Instruction, value: Instruction) -> int:
+        few = len(user.inputs) < 8  # looked through faster than counted
+        return user.inputs.count(value) if few else counted(user)[value]
+
     for at in module:
         for value in at.inputs:
-            if value._users.get(at) != (1 if len(at.inputs) == 1 else at.inputs.count(value)):
+            if value._users.get(at) != uses(at, value):
                 yield at, f"{value!r} counts its uses here wrongly"
         for user, count in at._users.items():
-            if (
-                user.module is None
-                or (count != 1 and user.inputs.count(at) != count)
-                or at not in user.inputs
-            ):
+            if user.module is None or uses(user, at) != count:
                 yield at, f"{user!r} is recorded as a user, but does not read it"
 
 

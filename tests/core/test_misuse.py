@@ -349,10 +349,9 @@ def test_a_meaning_may_ask_by_keyword() -> None:
 
 @pytest.mark.parametrize("base", [Op, Pass])
 def test_an_attribute_or_option_is_a_value(base: type) -> None:
-    for kind in (dict, "Mapping[str, int]", "list[int]"):
-        with pytest.raises(
-            FieldError, match=r"Odd\.table is declared as (dict|Mapping|list).*: a field"
-        ):
+    for kind in (dict, "Mapping[str, int]", "list[int]", np.ndarray, "NDArray[Any]", "Array"):
+        said = r"(dict|Mapping|list|ndarray|NDArray|Array).*: a field"
+        with pytest.raises(FieldError, match=rf"Odd\.table is declared as {said}"):
             type("Odd", (base,), {"__annotations__": {"table": kind}})
 
 
