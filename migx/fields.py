@@ -117,7 +117,9 @@ def expect_values(cls: type) -> None:
     """
     for name, kind in inspect.get_annotations(cls).items():
         said = text_of(kind)
-        if re.match(r"(dict|Dict|Mapping|list|List|set|Set|bytearray|ndarray|NDArray|Array)\b", said):
+        if re.match(
+            r"(dict|Dict|Mapping|list|List|set|Set|bytearray|ndarray|NDArray|Array)\b", said
+        ):
             raise FieldError(
                 f"{cls.__name__}.{name} is declared as {said}: a field is a number, a str, a "
                 "DType, a Shape, an Extent, an Argument, or a tuple of these"

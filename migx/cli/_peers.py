@@ -1,5 +1,5 @@
-"""Peers that a program is compared with: onnxruntime, or its own meaning on ``ref``; also value by
-value at the outputs of ONNX nodes.
+"""The peer that a model is compared with: onnxruntime, also value by value at the outputs of ONNX
+nodes.
 """
 
 from __future__ import annotations
@@ -9,14 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from migx.argument import Argument
 from migx.cli._load import PeerError
-from migx.debug.layers import landmarks
 from migx.errors import counted
-from migx.ir import Instruction
 from migx.op import Array
-from migx.program import Program
-from migx.testing.bounds import Budget, TensorBounds
 
 EXACT, ROUNDS = 1, 4
 """Values of ``accuracy_level``: products of floats, and products of bytes."""
@@ -129,23 +124,3 @@ class Onnxruntime:
 def _levels(nodes: Iterable[Any]) -> list[Any]:
     """The attributes of nodes that say how products may be rounded."""
     return [a for node in nodes for a in node.attribute if a.name == "accuracy_level"]
-
-
-class Recorder:
-    """Records the values and bounds of ONNX nodes in a run on ``ref``, whose roundings it has
-    followed.
-    """
-
-    def __init__(self, program: Program, roundings: TensorBounds, keep: bool) -> None:
-        self._labels = {at: label for label, at in landmarks(program).items()}
-        self._roundings, self._keep = roundings, keep
-        self.values: dict[str, Array] = {}
-        self.budgets: dict[str, Budget] = {}
-
-    def __call__(self, at: Instruction, result: Argument) -> None:
-        self._roundings(at, result)
-        label = self._labels.get(at)
-        if label is not None:
-            self.budgets[label] = self._roundings.of(at)
-            if self._keep:
-                self.values[label] = result.array

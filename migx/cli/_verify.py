@@ -17,9 +17,10 @@ import migx
 from migx.argument import Argument
 from migx.cli import _against, _inputs, _load, _streams, _weights
 from migx.cli._against import share
-from migx.cli._peers import Onnxruntime, Recorder
+from migx.cli._peers import Onnxruntime
 from migx.cli._session import Session
 from migx.compiler import Compiled, compiled, given_back
+from migx.debug.departures import Departures, Expected
 from migx.debug.layers import PRODUCTS, Layer, Layers, NotFinite, landmarks, shown
 from migx.dims.symbol import listed
 from migx.errors import MigxError, counted
@@ -28,7 +29,7 @@ from migx.manager import Pipeline
 from migx.op import Array
 from migx.program import Program
 from migx.target import Seen, passes_for
-from migx.testing.bounds import Budget, Comparison, TensorBounds, compare
+from migx.testing.bounds import Budget, TensorBounds, compare
 from migx.text import draw_instruction
 from migx.weights.constants import is_unpacked
 
@@ -74,7 +75,7 @@ def beside(
         if session.options.each:
             inside, run, notes = _shown(subject, session, inputs)
             found, strange = Layers(inside, other.values), NotFinite()
-            got = run(_both(found, strange))
+            got = run(_all(found, strange))
             if not found.rows:
                 named = other.values and landmarks(inside)
                 raise _load.UsageError(STRANGERS if named else NAMELESS)
@@ -96,7 +97,7 @@ def _shown(
     return program, run, [f"{note}: less is fused than otherwise"]
 
 
-def _both(*each: Seen) -> Seen:
+def _all(*each: Seen) -> Seen:
     """Calls several functions with each instruction of a run."""
 
     def seen(at: Instruction, result: Argument) -> None:
@@ -114,8 +115,11 @@ def _layers(rows: Sequence[Layer]) -> dict[str, Any]:
         far = first.distance
         said = f"{far.unequal} of {far.elements} elements differ, by up to {far.largest:.3g}"
         drawn = draw_instruction(f"the first to differ: {said}", first.at)
-    listed = [{"layer": r.name, "product": r.product, **vars(r.distance)} for r in rows]
-    return {"compared": len(rows), "departure": drawn, "layers": listed}
+    return {"compared": len(rows), "departure": drawn, "layers": _rows(rows)}
+
+
+def _rows(layers: Sequence[Layer]) -> list[dict[str, Any]]:
+    return [{"layer": r.name, "product": r.product, **vars(r.distance)} for r in layers]
 
 
 def told(strange: NotFinite) -> dict[str, Any]:
@@ -152,7 +156,7 @@ def checked(
     plain = compiled(program, "ref")
     arguments = plain.arguments(inputs)
     spent = TensorBounds(plain.program, arguments, _passes(held, session).approximations())
-    recorder = Recorder(plain.program, spent, keep=options.each and against == "ref")
+    recorder = Expected(plain.program, spent, keep=options.each and against == "ref")
     with _streams.progress("running on ref"):
         results = plain.trace(arguments, recorder if options.each else spent)
         expected = got = [*map(given_back, results)]
@@ -183,7 +187,7 @@ def _by_onnxruntime(
     path: Path,
     inputs: Mapping[str, Any],
     names: Sequence[str],
-    recorder: Recorder,
+    recorder: Expected,
     options: argparse.Namespace,
 ) -> tuple[list[Any], dict[str, Array], list[str]]:
     """The outputs and inner values by onnxruntime, and notes. It has freed its weights before the
@@ -241,38 +245,6 @@ def _passes(held: Compiled | None, session: Session) -> Pipeline:
     return passes_for(held.context.target, held.context, held.context.options)
 
 
-class Comparer:
-    """Compares values at the outputs of ONNX nodes as a run computes them; keeps the first that
-    differs, and the errors of products of packed weights.
-    """
-
-    def __init__(
-        self, program: Program, values: Mapping[str, Array], budgets: Mapping[str, Budget]
-    ) -> None:
-        self._values, self._budgets = values, budgets
-        ends = landmarks(program).items()
-        self._labels = {at: label for label, at in ends if label in values}
-        self._layers = {n for at in program.main if reads_packed(at) for n in at.origins}
-        self.compared = 0
-        self.departure: tuple[Instruction, Comparison] | None = None
-        self.packed: list[dict[str, Any]] = []
-
-    def __call__(self, at: Instruction, result: Argument) -> None:
-        label = self._labels.get(at)
-        if label is None:
-            return
-        self.compared += 1
-        packed = label in self._layers
-        if self.departure is None or packed:
-            wanted = self._values[label]
-            found = compare(label, result.array, wanted, self._budgets[label])
-            if self.departure is None and not found.passed:
-                self.departure = at, found
-            if packed:
-                part = share(found.rms, wanted)
-                self.packed.append({"layer": label, "rms": found.rms, "relative": part})
-
-
 def reads_packed(at: Instruction) -> bool:
     """Whether an instruction multiplies by weights of a few bits, directly or in a group."""
     if at.op.name == "group":
@@ -296,22 +268,21 @@ def _each(
     values: Mapping[str, Array],
     budgets: Mapping[str, Budget],
 ) -> dict[str, Any]:
-    comparer, strange = Comparer(program, values, budgets), NotFinite()
-    run(_both(comparer, strange))
-    if not comparer.compared:
+    packed = {name for at in program.main if reads_packed(at) for name in at.origins}
+    products = Layers(program, {name: v for name, v in values.items() if name in packed})
+    found, strange = Departures(program, values, budgets), NotFinite()
+    run(_all(found, products, strange))
+    if not found.compared:
         raise _load.UsageError(NAMELESS)
     drawn = None
-    if comparer.departure is not None:
-        at, found = comparer.departure
-        message = (
-            f"the first to depart: largest error {found.largest:.3g}, tolerance "
-            f"{found.tolerance:.3g} ({found.derivation}); {found.problem}"
-        )
-        if found.problem.startswith("got "):
+    if found.first is not None:
+        message = found.first.message
+        if found.first.comparison.problem.startswith("got "):
             message += "; --against MODEL compares layers of other types"
-        drawn = draw_instruction(message, at)
-    found_packed = {"packed": comparer.packed} if comparer.packed else {}
-    inner = {"compared": comparer.compared, "departure": drawn, **found_packed}
+        drawn = draw_instruction(message, found.first.at)
+    inner: dict[str, Any] = {"compared": found.compared, "departure": drawn}
+    if products.rows:
+        inner["packed"] = _rows(products.rows)
     return inner | told(strange)
 
 
