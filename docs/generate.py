@@ -53,6 +53,33 @@ pattern. Passes that are not in this list are functions, described by their
 PYTHON = """\
 What `import migx` offers, and the classes that its functions return. Interfaces for extending migx
 are imported from their modules:"""
+EXTENDING = """\
+What passes, operations, targets, importers and tests are written with. The
+[tutorials](../tutorials/2-write-a-pass.md) and how-to guides show them at work;
+[patterns](patterns.md) and [pipelines](pipelines.md) have pages of their own; the methods that
+an executable may have are
+[in a table](../how-to/write-a-target.md#what-else-an-executable-may-do)."""
+EXTENSIONS = {
+    "migx.op": ("Op", "Traits"),
+    "migx.manager": ("Pass", "PassManager", "Observer"),
+    "migx.pipeline": ("Pipeline",),
+    "migx.rewrite": ("rule", "RuleSet", "Cursor", "Declined", "rewrite"),
+    "migx.events": ("EventLog", "Event"),
+    "migx.weights": ("value_of",),
+    "migx.target": ("Target", "Context", "Executable"),
+    "migx.meaning": ("run_with_kernels", "by_meaning", "laid_out"),
+    "migx.fusion.kernels": ("described", "FusedKernel", "Node", "Access"),
+    "migx.builders": ("Arithmetic",),
+    "migx.onnx.node": ("Node",),
+    "migx.onnx.site": ("Site", "Value"),
+    "migx.testing": ("check_pass", "check_target", "check_conformance"),
+    "migx.debug.inputs": ("drawn_inputs",),
+    "migx.debug.compared": ("compared",),
+    "migx.debug.departures": ("departure",),
+    "migx.debug.layers": ("layers",),
+    "migx.debug.whynot": ("why_not",),
+}
+"""What extensions import, by module."""
 ELEMENT_TYPES = """\
 `DType.of(name)` finds one. The *roundoff* is the largest relative error of rounding to
 nearest. A packed type is storage: it is flat, low bits first, has no views, and only the
@@ -159,12 +186,20 @@ def python() -> str:
     rows = [(f"`{name}`", said.replace("``", "`")) for name, said in modules]
     page = ["# The Python interface", PYTHON, _table(("module", "for"), rows)]
     for function in filter(inspect.isfunction, offered):
-        name = function.__name__
-        page += [f"## migx.{name}", f"`{name}{_signature(function)}`", _prose(function)]
+        page += _entry(f"migx.{function.__name__}", function)
     for cls in (*filter(inspect.isclass, offered), Compiled, CompileOptions, Update):
-        rows = [(f"`{name}`", " ".join(_prose(member).split())) for name, member in _members(cls)]
-        page += [f"## {cls.__name__}", _prose(cls)]
-        page += [_table(("member", ""), rows)] if rows else []
+        page += _entry(cls.__name__, cls)
+    return _page(page)
+
+
+def extending() -> str:
+    """The page of what passes, operations, targets and tools are written with."""
+    page = ["# Interfaces for extensions", EXTENDING]
+    for module, names in EXTENSIONS.items():
+        offered = importlib.import_module(module)
+        page += [f"## {module}", _paragraph(offered)]
+        for name in names:
+            page += _entry(name, getattr(offered, name), level=3)
     return _page(page)
 
 
@@ -174,14 +209,25 @@ def speed() -> str:
     return _page([above, _table(head, rows), below])
 
 
+def _entry(title: str, value: Any, level: int = 2) -> list[str]:
+    """A function with its signature, or a class with its members."""
+    head = f"{'#' * level} {title}"
+    if inspect.isfunction(value):
+        return [head, f"`{value.__name__}{_signature(value)}`", _prose(value)]
+    rows = [(f"`{name}`", " ".join(_prose(member).split())) for name, member in _members(value)]
+    return [head, _prose(value), *([_table(("member", ""), rows)] if rows else [])]
+
+
 def _members(cls: Any) -> Iterator[tuple[str, Any]]:
-    """The public members that a class itself defines, methods as they are called."""
-    for name, member in sorted(vars(cls).items()):
+    """The public members of a class and its bases, other than utilities; methods as called."""
+    bases = [base for base in reversed(cls.__mro__) if re.match(r"migx\.(?!base)", base.__module__)]
+    found = {name: member for base in bases for name, member in vars(base).items()}
+    for name, member in sorted(found.items()):
         called = getattr(member, "__func__", member)
-        if name.startswith("_") or not inspect.getdoc(called):
+        if (name.startswith("_") and name != "__call__") or not called.__doc__:
             continue
         if inspect.isfunction(called):
-            yield f"{name}{_signature(called)}", called
+            yield f"{name.removeprefix('__call__')}{_signature(called)}", called
         elif isinstance(called, property | cached_property):
             yield name, called
 
@@ -190,11 +236,13 @@ def _signature(function: Any) -> str:
     """How a function is called; annotations without the quotes that ``inspect`` gives them."""
     given = inspect.signature(function)
     named = [p for name, p in given.parameters.items() if name not in ("self", "cls")]
-    return re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(given.replace(parameters=named)))
+    said = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(given.replace(parameters=named)))
+    return said.replace("mappingproxy({})", "{}")
 
 
 PAGES: dict[str, Callable[[], str]] = {
     "python.md": python,
+    "extending.md": extending,
     "operations.md": operations,
     "onnx-operators.md": onnx_operators,
     "element-types.md": element_types,

@@ -70,6 +70,7 @@ class Arithmetic(Builder):
     def __call__(
         self, op: Operation, *operands: Instruction | ArrayLike, modules: Sequence[Module] = ()
     ) -> Instruction:
+        """Adds an instruction, and literals and broadcasts for its operands."""
         return self.added(op, self.operands_of(op, operands), modules)
 
     def added(

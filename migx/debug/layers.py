@@ -78,9 +78,9 @@ class Layer:
 def layers(
     before: Program, after: Program, inputs: Mapping[str, Any], target: Target | str = "ref"
 ) -> list[Layer]:
-    """How far the result of each ONNX node in a program, compiled for a target, is from that in
-    another program on ``ref``, in the order of the run; their element types may differ. Nodes that
-    only one of them has, or whose results have other dims there, are left out.
+    """How far the result of each ONNX node of ``after``, compiled for a target, is from that in
+    ``before`` on ``ref``, in the order of the run; their element types may differ. Nodes that only
+    one of them has, or whose results have other dims there, are left out.
 
     Both are given the same inputs. See ``shown`` for targets that show outputs alone.
     """
