@@ -159,7 +159,7 @@ class Rule:
 
 def rule(pattern: Pattern) -> Callable[[Callable[..., Results | Declined | None]], Rule]:
     """Makes a rule of a function or other callable. A parameter that the pattern does not always
-    catch is a ``TypeError``, unless it has a default.
+    catch is a ``TypeError``, unless it has a default; it may be an option of the pass, by its name.
     """
     expect_patterns((pattern,))
 
@@ -169,7 +169,8 @@ def rule(pattern: Pattern) -> Callable[[Callable[..., Results | Declined | None]
         if unknown := sorted(required - pattern.names() - {"at"}):
             raise TypeError(
                 f"{_name(function)} asks for {', '.join(unknown)}, which its pattern does not"
-                f" always catch; it catches {', '.join(sorted(pattern.names())) or 'nothing'}"
+                f" always catch; it catches {', '.join(sorted(pattern.names())) or 'nothing'}, and"
+                " options of the pass are parameters with defaults"
             )
         if bare := [name for name, each in asked.items() if each.kind is each.POSITIONAL_ONLY]:
             raise TypeError(

@@ -4,7 +4,7 @@ operations by ``migx.onnx.writing``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -25,10 +25,10 @@ from migx.onnx.graph_writer import GraphWriter
 from migx.onnx.site import Made, Value
 from migx.onnx.widening import VERSION
 from migx.op import Array
-from migx.ops.builtin import Literal
+from migx.ops.builtin import Literal, Slot
 from migx.program import Program
 from migx.shape import TUPLE, DType
-from migx.weights.constants import is_unpacked
+from migx.weights.constants import is_unpacked, tree
 from migx.weights.evaluation import evaluated
 from migx.weights.live import holding, live_weights
 
@@ -74,13 +74,21 @@ def with_forms(program: Program) -> Program:
         if (follows or not _has_form(at)) and at.inputs and at.constant:
             late[at] = None
     roots = [at for at in late if at.shape.dtype.is_tensor and not is_unpacked(at)]
-    for at, value in evaluated(roots, lenient=True).items():
+    for at, value in evaluated(roots, _slots_of(roots, made), lenient=True).items():
         module = at.owner
         literal = module.insert_instruction(at, Literal(value), origins=at.origins)
         module.replace_instruction(at, literal)
     for module in made.modules.values():
         remove_dead_code(module)
     return made
+
+
+def _slots_of(roots: Sequence[Instruction], program: Program) -> dict[Instruction, Argument]:
+    """The values of the slots that some instructions depend on, as far as the weights have any."""
+    read = dict.fromkeys(v for at in roots for v in tree(at) if type(v.op) is Slot)
+    made = {at: program.slots[at.op_as(Slot).slot] for at in read}
+    values = evaluated([*dict.fromkeys(made.values())], lenient=True)
+    return {at: values[source] for at, source in made.items() if source in values}
 
 
 COSTLY = frozenset({"choose_scales"})

@@ -268,6 +268,28 @@ def test_the_weights_module_comes_first(tmp_path: Path) -> None:
     assert (kinds(path), result.tolist()) == (["Neg", "Add"], [0.0, -1.0])
 
 
+def test_what_has_no_form_is_written_as_a_value_also_where_it_reads_a_slot(tmp_path: Path) -> None:
+    program = migx.parse(
+        """
+module main(x: f32[3]) {
+  %0 = @slot() {slot="p", shape=f32[1, 3, 3]}
+  %1 = couple_chances(%0)
+  %2 = mul(%1, %1)
+  %3 = squeeze(%2) {axes=(0,)}
+  %4 = mul(x, %3)
+  return %4
+}
+module weights() bypass {
+  %0 = @literal() {value=LITERAL, label="w", replaceable=true} : f32[1, 3, 3]
+  %1 = add(%0, %0)
+  return p=%1
+}
+""".replace("LITERAL", str([i / 8 for i in range(9)]))
+    )
+    path = assert_agrees(program, {"x": np.ones(3, np.float32)}, tmp_path)
+    assert {node.op_type for node in graph_of(path).node} <= {"Mul", "Squeeze"}
+
+
 @pytest.mark.parametrize("passes", ["", FUSED])
 @pytest.mark.parametrize("name", ["script_loop_rnn", "qonnx_mnist_conv", "mobilenet_v2"])
 def test_models_agree_within_the_derived_bound(name: str, passes: str, tmp_path: Path) -> None:
