@@ -63,22 +63,32 @@ def compared(
     return {"against": f"{options.against} on {other.target}", "outputs": rows}
 
 
-def run(inputs: Mapping[str, Any], session: Session) -> Other:
-    """Runs the other model."""
-    options = session.options
+def session_of(path: Path, session: Session) -> Session:
+    """The session of another model, on the target of its file or else the one asked for."""
     # The folder is that of a model from standard input.
-    given = {name: value for name, value in vars(options).items() if name != "folder"}
-    path, asked = Path(options.against), argparse.Namespace(**given)
-    asked.model, asked.passes, asked.dim_param = options.against, None, []
+    given = {name: value for name, value in vars(session.options).items() if name != "folder"}
+    asked = argparse.Namespace(**given)
+    asked.model, asked.passes, asked.dim_param = str(path), None, []
     asked.activations, asked.fast_math = None, None
     asked.weights, asked.no_strict, asked.convert = None, False, False  # it has its own
     asked.names_from = None
     if not _load.is_onnx(path):
         asked.input_dim = []
     asked.target = None if path.suffix == ".mxr" else session.target
-    other = Session.of(asked, to_run=True)
-    wanted = {name: at.shape for name, at in other.program.main.parameters.items()}
-    inputs = _inputs.in_types(inputs, wanted)
+    return Session.of(asked, to_run=True)
+
+
+def taken(inputs: Mapping[str, Any], program: Program) -> dict[str, Any]:
+    """The inputs of one program in the float types of another's."""
+    wanted = {name: at.shape for name, at in program.main.parameters.items()}
+    return _inputs.in_types(inputs, wanted)
+
+
+def run(inputs: Mapping[str, Any], session: Session) -> Other:
+    """Runs the other model."""
+    options, path = session.options, Path(session.options.against)
+    other = session_of(path, session)
+    inputs = taken(inputs, other.program)
     if options.each:
         other.target = "ref"
     else:

@@ -44,7 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--each", action="store_true", help="list every instruction and its ONNX nodes"
     )
     parser.add_argument(
-        "--against", metavar="PEER,PEER", help=f"also time an ONNX file by {' and '.join(PEERS)}"
+        "--against",
+        metavar="PEER,FILE",
+        help=f"also time an ONNX file by {' and '.join(PEERS)}, or other models on the same inputs",
     )
     _report.add_json(parser)
 
@@ -64,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
         made, profile = program.compiled, Profile(())
         if told := can_tell(made):
             profile = measured(made, made.arguments(inputs))
-        sessions = _sessions(peers, options, inputs)
+        sessions = _sessions(peers, session, inputs)
         program.eval(inputs)
     runs = _timed({"migx": lambda: program.eval(inputs)} | sessions, options)
     each = _each(made, profile) if options.each else []
@@ -90,21 +92,26 @@ def _untold(made: Compiled) -> str:
 def _peers(options: argparse.Namespace) -> list[str]:
     peers = options.against.split(",") if options.against else []
     for peer in peers:
-        if peer not in PEERS:
-            raise _load.UsageError(f"--against {peer}: there are {' and '.join(PEERS)}")
-    if peers and not _load.is_onnx(Path(options.model)):
-        raise _load.UsageError(f"--against needs an ONNX file, not {options.model}")
+        if peer not in PEERS and not Path(peer).is_file():
+            said = f"there are {' and '.join(PEERS)}, and no such file"
+            raise _load.UsageError(f"--against {peer}: {said}")
+        if peer in PEERS and not _load.is_onnx(Path(options.model)):
+            raise _load.UsageError(f"--against {peer} needs an ONNX file, not {options.model}")
     return peers
 
 
 def _sessions(
-    peers: Iterable[str], options: argparse.Namespace, inputs: Mapping[str, Any]
+    peers: Iterable[str], session: Session, inputs: Mapping[str, Any]
 ) -> dict[str, Callable[[], object]]:
     """A call of each peer on the same inputs and as many threads; each has run once."""
     from migx.cli._peers import refusals
 
+    options = session.options
     made: dict[str, Callable[[], object]] = {}
     for peer in peers:
+        if peer not in PEERS:
+            made[peer] = _other(Path(peer), session, inputs)
+            continue
         try:
             made[peer] = (_onnxruntime if peer == "onnxruntime" else _openvino)(options, inputs)
             made[peer]()
@@ -115,6 +122,16 @@ def _sessions(
                 f"{peer} cannot run {options.model}: {str(error).strip()}"
             ) from error
     return made
+
+
+def _other(path: Path, session: Session, inputs: Mapping[str, Any]) -> Callable[[], object]:
+    from migx.cli import _against
+
+    other = _against.session_of(path, session)
+    other.compile()
+    program, given = other.program, _against.taken(inputs, other.program)
+    program.eval(given)
+    return lambda: program.eval(given)
 
 
 def _onnxruntime(options: argparse.Namespace, inputs: Mapping[str, Any]) -> Callable[[], object]:

@@ -126,12 +126,22 @@ def test_a_target_that_does_not_profile_is_timed_whole(
     assert found["runs"].keys() == {"migx", "onnxruntime"}
 
 
+def test_other_models_are_timed_beside_it(migx: Migx, model: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small.mxr"
+    assert migx("compile", model, "--int8-weights", "--target", "cpu", "-o", small).code == 0
+    words = ("perf", small, "--repeat", "1", "--json", "--against")
+    found = migx(*words, f"{model},{small}", "--dim-param", "batch=3").json
+    assert [*found["runs"]] == ["migx", str(model), str(small)]
+    refused = migx(*words, "onnxruntime")
+    assert (refused.code, "--against onnxruntime needs an ONNX file" in refused.err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--repeat", "0"], "give 1 or more"),
         (["--threads", "0"], "num_threads is 0; it must be a whole number from 1 to 1024"),
-        (["--against", "abacus"], "there are onnxruntime and openvino"),
+        (["--against", "abacus"], "there are onnxruntime and openvino, and no such file"),
     ],
 )
 def test_a_mistake_is_one_message(words: list[str], message: str, migx: Migx, model: Path) -> None:
