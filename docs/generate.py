@@ -72,6 +72,7 @@ EXTENSIONS = {
     "migx.builders": ("Arithmetic",),
     "migx.onnx.node": ("Node",),
     "migx.onnx.site": ("Site", "Value"),
+    "migx.parts": ("part",),
     "migx.testing": ("check_pass", "check_target", "check_conformance"),
     "migx.debug.inputs": ("drawn_inputs",),
     "migx.debug.compared": ("compared",),
