@@ -12,6 +12,7 @@ from collections.abc import Hashable
 from importlib import import_module
 
 from migx.base.recent import Recent
+from migx.errors import TargetError
 from migx.ir import Instruction
 from migx.ops.builtin import Literal, Param, Return, Slot
 from migx.targets.cpu.code import jit
@@ -71,8 +72,7 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
     if isinstance(at.op, BUILTIN):
         return None
     if (own := getattr(at.op, "cpu_kernel", None)) is not None:
-        kernel: Kernel | None = own(at, machine)
-        return kernel
+        return _own(at, own(at, machine))
     if (alike := likeness(at)) is None:
         return _made(at, machine)
     found = _known.get((alike, machine))
@@ -85,6 +85,14 @@ def kernel_for(at: Instruction, machine: Machine) -> Kernel | None:
                 jit.expect(found.text)
         _known[alike, machine] = found
     return found
+
+
+def _own(at: Instruction, kernel: object) -> Kernel | None:
+    """The kernel that an operation has made itself; ``TargetError`` if it is none."""
+    if kernel is None or isinstance(kernel, Kernel):
+        return kernel
+    kind = type(kernel).__name__
+    raise TargetError(f"{at.name}: cpu_kernel returns a Kernel or None, not of type {kind}")
 
 
 def _made(at: Instruction, machine: Machine) -> Kernel | None:

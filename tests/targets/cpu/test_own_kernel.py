@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import migx
+from migx.errors import TargetError
 from migx.ir import Instruction
 from migx.op import Array, Modules, Op, Shapes, Traits
 from migx.shape import Shape
@@ -50,3 +51,16 @@ def test_an_operation_brings_its_kernel_or_none(dtype: str) -> None:
         np.testing.assert_array_equal(y, 2 * given[:rows].T)
     slow = [at.name for at in program.compiled.fallbacks()]
     assert slow == ([] if dtype == "f32" else ["twice"])
+
+
+def test_what_is_no_kernel_is_refused() -> None:
+    class Wrong(Twice):
+        @staticmethod
+        def cpu_kernel(at: Instruction, machine: Machine) -> Kernel | None:
+            return "text"  # type: ignore[return-value]
+
+    program = migx.Program()
+    x = program.main.add_parameter("x", Shape("f32", (3,)))
+    program.main.add_return(program.main.add_instruction(Wrong(), x))
+    with pytest.raises(TargetError, match="wrong: cpu_kernel returns a Kernel or None, not of ty"):
+        program.compile("cpu")
