@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     )
     from migx.dim import Extent
     from migx.manager import Observer, Pipeline
+    from migx.onnx.importers import Importer
     from migx.pipeline import Element
 
 __version__ = "0.1.0"
@@ -96,18 +97,20 @@ def parse_onnx(
     input_dims: Mapping[str, Sequence[Extent]] | None = None,
     *,
     defer_external_weights: bool = False,
+    importers: Iterable[Importer] = (),
 ) -> Program:
     """The program of an ONNX file, of a model in memory, or of its bytes; weights are mapped, not
     copied.
 
     ``input_dims`` gives inputs other dims, numbers or ``Dim``s, which replace the file's names for
     them in all inputs. ``defer_external_weights`` leaves out the weights in external data files;
-    ``Program.make_replaceable`` makes those inside the file replaceable. See
-    ``migx.onnx.reader.parse_onnx``.
+    ``Program.make_replaceable`` makes those inside the file replaceable. ``importers`` are
+    functions for operators of your own, or in place of ours. See ``migx.onnx.reader.parse_onnx``.
     """
     from migx.onnx.reader import parse_onnx as read
 
-    return read(model, input_dims, defer_external_weights=defer_external_weights)
+    deferred = defer_external_weights
+    return read(model, input_dims, defer_external_weights=deferred, importers=importers)
 
 
 def parse(text: str, *, folder: str | Path = ".", draw_missing: int | None = None) -> Program:

@@ -15,7 +15,7 @@ from migx.argument import Source
 from migx.dim import Dim, Extent
 from migx.errors import DimError, MigxError, OnnxError, ShapeError
 from migx.ir import Instruction, Module
-from migx.onnx import importers, tensors
+from migx.onnx import tensors
 from migx.onnx.functions import Called, body_of, called_by, instantiated, is_function, shown
 from migx.onnx.given import InputDims, by_name, checked, declared_name, expect_alone
 from migx.onnx.graphs import captured_by, in_order, named
@@ -187,7 +187,7 @@ class GraphReader:
         version = version_meant(proto, domain, self.model.version(proto))
         inputs = [self.operand(proto, name) for name in proto.input]
         node = Node(proto, self, inputs, version)
-        importer = importers.find(domain, proto.op_type, version)
+        importer = self.model.importer(domain, proto.op_type, version)
         try:
             made = importer(node) if importer is not None else self.called(node)
         except DimError as error:

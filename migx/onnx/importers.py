@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from migx.onnx.marks import mark, marked
+from migx.errors import OnnxError
+from migx.onnx.marks import Entry, mark, marked, marks_of
 
 if TYPE_CHECKING:
     from migx.ir import Instruction
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 Importer: TypeAlias = Callable[["Node"], "Instruction | tuple[Instruction, ...]"]
 Key: TypeAlias = tuple[str, str]
+Table: TypeAlias = dict[Key, list[tuple[int, Importer]]]
 OF_ONE_MACHINE = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
 """onnxruntime's domains whose operators use layouts for one processor."""
 
@@ -32,12 +34,28 @@ def importer(*operators: str, since: int = 1, domain: str = "") -> Callable[[Imp
 
 
 @cache
-def table() -> dict[Key, list[tuple[int, Importer]]]:
-    """Every importer by (domain, operator), the newest version first."""
+def table() -> Table:
+    """Every importer that is found by (domain, operator), the newest version first."""
+    return _by_operator(marked("onnx").items())
+
+
+def table_of(functions: Iterable[Importer]) -> Table:
+    """The table of some importers alone; ``OnnxError`` for a function that is not marked as one."""
+    found: list[tuple[Entry, Importer]] = []
+    for function in functions:
+        entries = marks_of(function)
+        if not entries:
+            raise OnnxError(f"{function!r} is no importer: it needs the decorator @importer(NAME)")
+        found += [(entry, function) for entry in entries]
+    return _by_operator(found)
+
+
+def _by_operator(entries: Iterable[tuple[Entry, Importer]]) -> Table:
     found: dict[Key, list[tuple[int, Importer]]] = {}
-    for (domain, name, since), function in marked("onnx").items():
+    for (domain, name, since), function in entries:
         found.setdefault((domain, name), []).append((since, function))
-    return {key: sorted(versions, reverse=True) for key, versions in found.items()}
+    newest_first = partial(sorted, key=lambda version: version[0], reverse=True)
+    return {key: newest_first(versions) for key, versions in found.items()}
 
 
 def newest() -> dict[str, int]:
@@ -48,9 +66,11 @@ def newest() -> dict[str, int]:
     return found
 
 
-def find(domain: str, name: str, version: int) -> Importer | None:
-    """The importer for an operator at a version of its domain's opset; None if there is none."""
-    for since, function in table().get((domain, name), ()):
+def find(domain: str, name: str, version: int, among: Table | None = None) -> Importer | None:
+    """The importer for an operator at a version of its domain's opset, by default of all that are
+    found; None if there is none.
+    """
+    for since, function in (table() if among is None else among).get((domain, name), ()):
         if since <= version:
             return function
     return None

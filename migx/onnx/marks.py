@@ -18,6 +18,11 @@ def mark(function: Callable[..., Any], entries: Iterable[Entry]) -> None:
     function.__dict__.setdefault("marks", []).extend(entries)
 
 
+def marks_of(function: Callable[..., Any]) -> list[Entry]:
+    """The marks of a function."""
+    return list(getattr(function, "marks", ()))
+
+
 def marked(kind: str) -> dict[Entry, Callable[..., Any]]:
     """The functions in the packages of a kind, by mark; ``NameClash`` if two have the same."""
     found: dict[Entry, Callable[..., Any]] = {}
@@ -25,7 +30,7 @@ def marked(kind: str) -> dict[Entry, Callable[..., Any]]:
         for function in vars(module).values():
             if getattr(function, "__module__", None) != module.__name__:
                 continue
-            for entry in getattr(function, "marks", ()):
+            for entry in marks_of(function):
                 if (other := found.setdefault(entry, function)) is not function:
                     said = " ".join(map(str, entry))
                     raise NameClash(f"{said} is in {other.__module__} and {module.__name__}")

@@ -14,6 +14,7 @@ from migx.dim import Extent
 from migx.errors import DataWarning, warn
 from migx.onnx import tensors
 from migx.onnx.functions import Functions, called_by
+from migx.onnx.importers import Importer, Table, find
 from migx.onnx.opsets import domain_of
 from migx.ops.builtin import Literal, OnnxExternalWeights
 
@@ -21,7 +22,8 @@ from migx.ops.builtin import Literal, OnnxExternalWeights
 @dataclass(frozen=True)
 class ModelFile:
     """The state shared by all graphs of a model: its folder, the opset version of each domain, its
-    own functions, whether to ``defer`` external data, the names of symbols, and the dims given for
+    own functions, the ``importers`` given for it, whether to ``defer`` external data, the names of
+    symbols, and the dims given for
     some; ``ends`` has the used length of each data file, ``weights`` the weights read by name,
     ``relied`` the nodes for which values of fixed ones were looked at, and ``remarks`` the warnings
     to issue.
@@ -37,6 +39,7 @@ class ModelFile:
     functions: Functions
     defer: bool = False
     other: bool = False
+    importers: Table = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     sizes: dict[str, Extent] = field(default_factory=dict)
     ends: dict[Path, int] = field(default_factory=dict)
@@ -80,6 +83,11 @@ class ModelFile:
                 self.remarks[f"{file} has {rest} bytes behind the last tensor of this model"] = None
         for message in self.remarks:
             warn(message, DataWarning)
+
+    def importer(self, domain: str, name: str, version: int) -> Importer | None:
+        """The importer of an operator: one given for this model, or else one that is found."""
+        given = find(domain, name, version, self.importers)
+        return find(domain, name, version) if given is None else given
 
     def version(self, node: onnx.NodeProto) -> int:
         """The opset version of a node's domain."""

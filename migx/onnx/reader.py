@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from migx.base.collector import paused
 from migx.dead_code import remove_dead_code, remove_dead_modules
 from migx.dim import Extent
 from migx.errors import MigxError, OnnxError, counted, first_few
-from migx.onnx import importers
 from migx.onnx.functions import Called, is_function, local_functions, refuse_endless, shown
 from migx.onnx.given import InputDims, contradicted, declared_rank
 from migx.onnx.graph_reader import GraphReader
 from migx.onnx.graphs import all_nodes, label_of
+from migx.onnx.importers import Importer, Table, advice, table_of
 from migx.onnx.model_file import ModelFile
 from migx.onnx.opsets import domain_of, opset_versions
 from migx.onnx.wire import Stripped, read_stripped, stripped_of
@@ -34,6 +34,7 @@ def parse_onnx(
     input_dims: Mapping[str, Sequence[Extent]] | None = None,
     *,
     defer_external_weights: bool = False,
+    importers: Iterable[Importer] = (),
 ) -> Program:
     """The program of an ONNX file, with weights mapped, not copied; or of a model in memory, or of
     its bytes, with external data in the current folder.
@@ -45,7 +46,8 @@ def parse_onnx(
     external data become ``onnx_external_weights``, and their files need not exist; see
     ``migx.onnx.external`` for putting them in. Only those that the program's form depends on (dims,
     axes, and tensors of one element) are read, and their values assumed from then on. Weights
-    inside the model stay fixed; ``Program.make_replaceable`` makes them replaceable.
+    inside the model stay fixed; ``Program.make_replaceable`` makes them replaceable. ``importers``
+    are functions marked by ``migx.onnx.importers.importer``, which serve before those of packages.
 
     ``OnnxError`` lists everything unsupported at once; other errors name the node. An output that
     has other dims than the file declares is a ``DataWarning``.
@@ -57,7 +59,13 @@ def parse_onnx(
     else:
         path = Path(model).absolute()
         stripped, folder = read_stripped(path), path.parent
-    return program_of(stripped, folder, input_dims, defer_external_weights=defer_external_weights)
+    return program_of(
+        stripped,
+        folder,
+        input_dims,
+        defer_external_weights=defer_external_weights,
+        importers=table_of(importers),
+    )
 
 
 @paused()
@@ -67,6 +75,7 @@ def program_of(
     input_dims: InputDims | None = None,
     *,
     defer_external_weights: bool = False,
+    importers: Table | None = None,
 ) -> Program:
     """``parse_onnx`` for a model in memory with external data in ``folder``."""
     model = stripped.model
@@ -77,6 +86,7 @@ def program_of(
             opset_versions(model),
             local_functions(model),
             defer_external_weights,
+            importers=importers or {},
             **assumed,
         )
         try:
@@ -146,7 +156,7 @@ def refuse_unsupported(graph: onnx.GraphProto, model: ModelFile) -> None:
     called = [node for f in model.functions.values() for node in f.node]
     for node in (*all_nodes(graph), *called):
         domain, version = domain_of(node.domain), model.version(node)
-        known = importers.find(domain, node.op_type, version) or model.function(node)
+        known = model.importer(domain, node.op_type, version) or model.function(node)
         if not known and not is_function(domain, node.op_type, version):
             name = domain, node.op_type, node.overload
             missing.setdefault((name, version), []).append(label_of(node))
@@ -156,7 +166,7 @@ def refuse_unsupported(graph: onnx.GraphProto, model: ModelFile) -> None:
             f"{first_few(where)}"
             for (name, version), where in sorted(missing.items())
         ]
-        advice = importers.advice({domain for (domain, _, _), _ in missing})
-        advice.append("one of your own is read by an importer: docs/how-to/add-an-onnx-importer.md")
-        rows += [f"  {each}" for each in (*advice, *plugins.wrong_with("onnx"))]
+        told = advice({domain for (domain, _, _), _ in missing})
+        told.append("one of your own is read by an importer: docs/how-to/add-an-onnx-importer.md")
+        rows += [f"  {each}" for each in (*told, *plugins.wrong_with("onnx"))]
         raise OnnxError("operators that are not supported:\n" + "\n".join(rows))
