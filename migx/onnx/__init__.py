@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from migx.onnx.exporters import Exporter
     from migx.program import Program
     from migx.target import Target
 
 
-def write(program: Program, path: str | Path) -> None:
-    """Writes a program as an ONNX file. See ``migx.onnx.writer.write``."""
+def write(program: Program, path: str | Path, *, exporters: Iterable[Exporter] = ()) -> None:
+    """Writes a program as an ONNX file; ``exporters`` are functions for operations of your own. See
+    ``migx.onnx.writer.write``.
+    """
     from migx.onnx.writer import write as written
 
-    written(program, path)
+    written(program, path, exporters=exporters)
 
 
 def replace_onnx_external_weights(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
 
-from migx.onnx.marks import mark, marked
+from migx.errors import OnnxError
+from migx.onnx.marks import mark, marked, marks_of
 
 if TYPE_CHECKING:
     from migx.onnx.site import Site, Value
@@ -37,6 +38,14 @@ def table() -> dict[str, Exporter]:
     return {name: function for (name,), function in marked("onnx_writing").items()}
 
 
-def find(name: str) -> Exporter | None:
-    """The exporter of an operation; None if there is none."""
-    return table().get(name)
+def table_with(functions: Iterable[Exporter]) -> dict[str, Exporter]:
+    """Every exporter, and before these some that are given; ``OnnxError`` for a function that is
+    not marked as one.
+    """
+    given: dict[str, Exporter] = {}
+    for function in functions:
+        names = [name for (name,) in marks_of(function)]
+        if not names:
+            raise OnnxError(f"{function!r} is no exporter: it needs the decorator @exporter(NAME)")
+        given |= dict.fromkeys(names, function)
+    return table() | given

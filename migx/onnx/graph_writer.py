@@ -14,7 +14,7 @@ from onnx import helper
 from migx.dim import Dim, Extent
 from migx.errors import OnnxError
 from migx.ir import Instruction, Module
-from migx.onnx import exporters, extents, held, tensors, widening
+from migx.onnx import extents, held, tensors, widening
 from migx.onnx.extents import Placed
 from migx.onnx.site import Made, Site, Value
 from migx.shape import F64, TUPLE, DType
@@ -101,7 +101,7 @@ class GraphWriter:
 
     def instruction(self, at: Instruction) -> None:
         """Writes one instruction by its exporter; records a problem if that fails."""
-        write_one = exporters.find(at.op.name)
+        write_one = self.model.exporters.get(at.op.name)
         try:
             if write_one is None:
                 raise OnnxError(f"there is no exporter for it{_way_out(at)}")

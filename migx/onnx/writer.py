@@ -4,11 +4,11 @@ operations by ``migx.onnx.writing``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import onnx
@@ -20,7 +20,8 @@ from migx.base.files import written
 from migx.dead_code import remove_dead_code
 from migx.errors import OnnxError, first_few
 from migx.ir import Instruction
-from migx.onnx import exporters, tensors
+from migx.onnx import tensors
+from migx.onnx.exporters import Exporter, table_with
 from migx.onnx.graph_writer import GraphWriter
 from migx.onnx.site import Made, Value
 from migx.onnx.widening import VERSION
@@ -32,6 +33,7 @@ from migx.weights.constants import is_unpacked, tree
 from migx.weights.evaluation import evaluated
 from migx.weights.live import holding, live_weights
 
+Exporters: TypeAlias = Mapping[str, Exporter]
 NEEDS = {"f4": 23, "f8e8m0": 24, "i2": 25, "u2": 25}
 """The element types that need a later version."""
 
@@ -41,17 +43,19 @@ LARGE, ALIGNMENT = 4096, 4096
 """The bytes from which on a weight is large, and the alignment of its place in that file."""
 
 
-def write(program: Program, path: str | Path) -> None:
+def write(program: Program, path: str | Path, *, exporters: Iterable[Exporter] = ()) -> None:
     """Writes a program as an ONNX file that any runtime reads, atomically.
 
     Inputs, outputs and symbolic dims keep their names; nodes are named after those they come from.
     Large weights are in ``NAME.data`` beside it. Weights have their current values; values computed
-    from them by operations without an ONNX form are written as constants. ``OnnxError`` lists every
-    other operation without one, and why.
+    from them by operations without an ONNX form are written as constants. ``exporters`` are
+    functions marked by ``migx.onnx.exporters.exporter``, which serve before those of packages.
+    ``OnnxError`` lists every other operation without a form, and why.
     """
     path = Path(path).absolute()
     live = live_weights(program)
-    model = ModelWriter(with_forms(holding(program, live) if live else program), path)
+    known = table_with(exporters)
+    model = ModelWriter(with_forms(holding(program, live) if live else program, known), path, known)
     proto = model.proto()
     with ExitStack() as files:
         files.enter_context(written(path)).write(proto.SerializeToString())
@@ -61,17 +65,17 @@ def write(program: Program, path: str | Path) -> None:
                 _put(data, offset, value)
 
 
-def with_forms(program: Program) -> Program:
+def with_forms(program: Program, exporters: Exporters) -> Program:
     """The program, or a copy in which literals replace values that depend only on literals and have
     no ONNX form, or a costly one, and what follows from these alone; packed values stay packed.
     """
-    if all(map(_has_form, chain(*program.modules.values()))):
+    if all(_has_form(at, exporters) for at in program.instructions()):
         return program
     made = program.copy()
     late: dict[Instruction, None] = {}
     for at in chain(*made.modules.values()):
         follows = any(v in late for v in at.inputs)
-        if (follows or not _has_form(at)) and at.inputs and at.constant:
+        if (follows or not _has_form(at, exporters)) and at.inputs and at.constant:
             late[at] = None
     roots = [at for at in late if at.shape.dtype.is_tensor and not is_unpacked(at)]
     for at, value in evaluated(roots, _slots_of(roots, made), lenient=True).items():
@@ -95,10 +99,10 @@ COSTLY = frozenset({"choose_scales"})
 """Operations whose arithmetic is written only for weights that were left out."""
 
 
-def _has_form(at: Instruction) -> bool:
+def _has_form(at: Instruction, exporters: Exporters) -> bool:
     if at.op.name in COSTLY:
         return False
-    return at.op.name in ("@param", "@return") or exporters.find(at.op.name) is not None
+    return at.op.name in ("@param", "@return") or at.op.name in exporters
 
 
 def _put(out: BinaryIO, offset: int, value: Argument) -> None:
@@ -110,12 +114,13 @@ def _put(out: BinaryIO, offset: int, value: Argument) -> None:
 class ModelWriter:
     """The state shared by all graphs of a file: its weights and constants, names, and problems.
 
-    ``types`` are the element types of values, ``makers`` what they were made for, ``slots`` the
-    results of the weights module.
+    ``exporters`` write operations, by name; ``types`` are the element types of values, ``makers``
+    what they were made for, ``slots`` the results of the weights module.
     """
 
-    def __init__(self, program: Program, path: Path) -> None:
+    def __init__(self, program: Program, path: Path, exporters: Exporters) -> None:
         self.program, self.data = program, path.with_name(f"{path.name}.data")
+        self.exporters = exporters
         self.version = VERSION
         self.external: dict[Source | int, tuple[int, Argument]] = {}
         self.types: dict[str, DType] = {}
