@@ -23,6 +23,7 @@ from migx.program import Program
 from migx.shape import BOOL, TUPLE, DType, Shape
 from migx.shape import integers as integers_of
 
+
 def read_or_drawn(
     program: Program,
     options: argparse.Namespace,
