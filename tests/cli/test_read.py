@@ -155,7 +155,7 @@ def test_data_that_lies_nowhere_goes_beside_the_text(migx: Migx, tmp_path: Path)
         (["compile", "MODEL", "--arch", "sm_80"], "target cpu compiles for the machine it runs on"),
         (
             ["perf", "a.migx", "--against", "onnxruntime"],
-            "--against needs an ONNX file, not a.migx",
+            "--against onnxruntime needs an ONNX file, not a.migx",
         ),
         (["fuzz", "--seconds", "1", "--save", "a.onnx/f"], "a.onnx is not a writable folder"),
         (["raed", "MODEL"], "there is no verb 'raed'; similar: read"),

@@ -1,9 +1,9 @@
 """The kernels, one file for each family.
 
 A family's ``kernel_for(at, machine)`` gives the kernel of an instruction, or None if the family has
-none for it. ``FAMILIES`` is the order in which they are asked. An operation of another package has
-a static method ``cpu_kernel(at, machine)`` instead. Files not named there are part of
-the family they are named after; what families share is in ``parts``.
+none for it. ``FAMILIES`` is the order in which they are asked. Files not named there are part of
+the family they are named after; what families share is in ``parts``. An operation of another
+package has a static method ``cpu_kernel(at, machine)`` instead.
 """
 
 from __future__ import annotations
