@@ -58,7 +58,14 @@ FUSION = (
 """Forms fused kernels; a group without a kernel as a whole is dissolved."""
 
 
-class Gpu(Target):
+class GpuOptions(Target):
+    """The options of ``Gpu`` that text has room for: those a saved program needs when it is loaded."""
+
+    offload_copy: bool = True
+    tune: bool = False
+
+
+class Gpu(GpuOptions):
     """Runs programs on a GPU.
 
     ``arch`` names architectures to compile for, on any machine; the default is that of the device.

@@ -174,6 +174,21 @@ def test_results_stay_on_the_device_without_offload_copy() -> None:
     np.testing.assert_array_equal(there.array, expected)
 
 
+def test_a_loaded_program_leaves_results_where_the_saved_one_did(tmp_path: Path) -> None:
+    from migx.targets.gpu.devices import cupy_device
+
+    program = transformer().compile(Gpu("sm_90", offload_copy=False))
+    migx.save(program, tmp_path / "saved.mxr")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cupy_device, "found", lambda: (DEVICE, ""))
+        loaded = migx.load(tmp_path / "saved.mxr")
+        given = inputs_for(loaded, {"n": 1, "s": 5}, {})
+        (there,) = loaded.compiled.results(given)
+    assert isinstance(there, DeviceArgument)
+    (expected,) = transformer().compile(gpu()).eval(given)
+    np.testing.assert_array_equal(there.array, expected)
+
+
 def test_random_programs_are_what_ref_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes, "FEW", -1)  # else the host does what is this small
     report = fuzz(subjects_for(target=gpu()), programs=60, seed=5, enough=1)
