@@ -167,13 +167,11 @@ class Run:
         except Exception as error:  # noqa: BLE001  # what goes wrong there is said, and others go on
             line.say(f"not checked: {type(error).__name__} on ref")
             return
-        for number, (got, (value, bound)) in enumerate(zip(results, wanted, strict=True)):
-            found = compare(f"output {number}", got, value, bound, bound)
-            if not found.passed:
-                line.say(f"wrong: {found.name}: {found.problem}".partition("\n")[0][:120])
-                line.seconds = line.amount = line.floor = None
-                return
-        line.say("right")
+        if wrong := _difference(results, wanted):
+            line.say(wrong)
+            line.seconds = line.amount = line.floor = None
+        else:
+            line.say("right")
 
     def measure_peers(self, step: str, names: Sequence[str], peers: Sequence[str]) -> None:
         """Measures the same by peers; of models, those that have a time."""
@@ -189,6 +187,18 @@ class Run:
             return
         self.asked.add((name, peer))
         self.step(name, step, PEER[peer], peer, least=LEAST[peer])
+
+
+def _difference(results: Sequence[Argument], wanted: Sequence[tuple[Argument, Any]]) -> str:
+    """How results differ from those of ``ref`` by more than their bounds; empty if they do not."""
+    try:
+        for number, (got, (value, bound)) in enumerate(zip(results, wanted, strict=True)):
+            found = compare(f"output {number}", got, value, bound, bound)
+            if not found.passed:
+                return f"wrong: {found.name}: {found.problem}".partition("\n")[0][:120]
+    except Exception as error:  # noqa: BLE001  # results of another kind; and others go on
+        return f"wrong: {type(error).__name__}: {error}".partition("\n")[0][:120]
+    return ""
 
 
 @contextmanager
@@ -238,7 +248,7 @@ def had(name: str) -> Line:
     line = Line(name)
     try:
         models.make(name)
-    except (models.FetchError, models.UnknownModel, OSError) as error:
+    except Exception as error:  # noqa: BLE001  # whatever stands in the way of one, others go on
         line.fail(error)
     return line
 

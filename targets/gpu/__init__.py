@@ -59,7 +59,7 @@ FUSION = (
 
 
 class GpuOptions(Target):
-    """The options of ``Gpu`` that text has room for: those a saved program needs when it is loaded."""
+    """The options of ``Gpu`` that can be told in text, as a saved program does."""
 
     offload_copy: bool = True
     tune: bool = False

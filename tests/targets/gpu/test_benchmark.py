@@ -57,8 +57,13 @@ def test_a_model_that_cannot_be_had_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     def unreachable(name: str) -> None:
         raise models.NoNetwork("no index")
 
+    def broken(name: str) -> None:
+        raise ValueError("another version of onnx")
+
     monkeypatch.setattr(models, "make", unreachable)
     assert gpu.had("bert_base").notes == ["NoNetwork: no index"]
+    monkeypatch.setattr(models, "make", broken)
+    assert gpu.had("bert_base").notes == ["ValueError: another version of onnx"]
 
 
 def test_models_that_are_not_made_in_time_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +145,8 @@ class Answer:
     [
         (Answer([(Argument.of(np.ones(3, np.float32)), np.zeros(3))]), "right", True),
         (Answer([(Argument.of(np.zeros(3, np.float32)), np.zeros(3))]), "wrong: output 0", False),
+        (Answer([]), "wrong: ValueError", False),
+        (Answer([(Argument.of(np.ones(2, np.float32)), np.zeros(2))]), "wrong: ", False),
         (Answer(error=multiprocessing.TimeoutError()), "not checked: ref takes too long", True),
         (Answer(error=OSError("no file")), "not checked: OSError on ref", True),
     ],
