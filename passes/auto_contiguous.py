@@ -45,7 +45,7 @@ class AutoContiguous(Pass):
 
     def apply(self, module: Module, manager: PassManager) -> bool:
         copies: dict[Instruction, Instruction] = {}
-        last = self.channels and any(type(at.op) is ConvolutionChannelsLast for at in module)
+        last = self.channels and any(isinstance(at.op, ConvolutionChannelsLast) for at in module)
         for at in module:
             needed = self._needs_standard(at)
             across = set[int]() if needed or not self.across else _read_across(at)
@@ -68,7 +68,7 @@ def _of_channels_apart(at: Instruction) -> set[int]:
     if at.op.name == "@return":
         turned = ((i, v) for i, v in enumerate(at.inputs) if type(v.op) is Transpose)
         return {i for i, v in turned if v.op == Transpose(to_first(v.shape.rank))}
-    if type(at.op) is not ConvolutionChannelsLast:
+    if not isinstance(at.op, ConvolutionChannelsLast):
         return set()
     image, (_, *taps, channels) = at.inputs[0], at.inputs[1].shape.dims
     read_again = product(taps) != 1 and bounds(channels)[0] >= LINE

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from migx.dim import bounds, product
 from migx.fusion.outlining import Bundle, Outlining, only_reader
 from migx.ir import Instruction, Module
-from migx.ops._windows import joined
+from migx.ops._windows import joined, split
+from migx.ops.channels_last import ConvolutionChannelsLast, to_first
 from migx.ops.fused import Group
 from migx.ops.layout import Pad
 from migx.ops.linear import QuantConvolution
@@ -14,7 +18,11 @@ from migx.passes.fuse_pointwise import dims_of, is_by_element
 
 SMALL = 100
 """The most elements of a depthwise kernel that has to support padding."""
-TAGS = {"quant_dot": "gemm_quantized", "quant_convolution": "conv_quantized"}
+TAGS = {
+    "quant_dot": "gemm_quantized",
+    "quant_convolution": "conv_quantized",
+    "quant_convolution_channels_last": "conv_quantized",
+}
 """The tag of the group of each kind of product."""
 
 
@@ -46,7 +54,8 @@ def _padding(at: Instruction) -> list[Instruction]:
     op = at.op
     if not isinstance(op, QuantConvolution) or not weights.constant:
         return []
-    _, channels, *taps = weights.shape.dims
+    last = isinstance(op, ConvolutionChannelsLast)
+    _, channels, *taps = _first(weights.shape.dims) if last else weights.shape.dims
     each = channels == 1 and len(taps) <= 2 and bounds(product(taps))[1] <= SMALL
     if op.group != 1 and not each:
         return []
@@ -54,7 +63,13 @@ def _padding(at: Instruction) -> list[Instruction]:
     if not isinstance(pad, Pad) or pad.mode != "constant" or only_reader(image) is not at:
         return []
     plain = all(p == 0 for p in op.padding)
-    return [image] if plain and joined(pad.pads, op.padding) is not None else []
+    begins, ends = (_first(half) if last else half for half in split(pad.pads))
+    return [image] if plain and joined((*begins, *ends), op.padding) is not None else []
+
+
+def _first(along: Sequence[Any]) -> tuple[Any, ...]:
+    """What belongs to axes of which the channels are the last, with the channels second."""
+    return tuple(along[axis] for axis in to_first(len(along)))
 
 
 def _until_bytes(at: Instruction) -> list[Instruction]:

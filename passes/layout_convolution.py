@@ -14,7 +14,12 @@ from migx.manager import Pass, PassManager
 from migx.match import attr, having, on, var
 from migx.op import Operation, attributes, reduced_axes, with_attributes
 from migx.ops._windows import split
-from migx.ops.channels_last import ConvolutionChannelsLast, to_first, to_last
+from migx.ops.channels_last import (
+    ConvolutionChannelsLast,
+    QuantConvolutionChannelsLast,
+    to_first,
+    to_last,
+)
 from migx.ops.layout import Transpose
 from migx.rewrite import Cursor, Declined, rule
 from migx.shape import Dims
@@ -24,9 +29,11 @@ T = TypeVar("T")
 ALONG = (
     ops.Broadcast,
     ops.Concat,
+    ops.DequantizeLinear,
     ops.Multibroadcast,
     ops.Pad,
     ops.Pooling,
+    ops.QuantizeLinear,
     ops.Reshape,
     ops.Resize,
     ops.Slice,
@@ -37,11 +44,16 @@ ALONG = (
 """Operations that transposes go along, or views that they become part of, beside arithmetic and
 reductions.
 """
+CONVOLUTIONS = {
+    ops.Convolution: ConvolutionChannelsLast,
+    ops.QuantConvolution: QuantConvolutionChannelsLast,
+}
+"""Convolutions, and the same with channels last."""
 NEAR = 64
 """The values around a convolution among which another one is looked for."""
 
 
-@rule(on(ops.Convolution, var("x"), var("w"), name="root"))
+@rule(on(tuple(CONVOLUTIONS), var("x"), var("w"), name="root"))
 def channels_last(
     at: Cursor, x: Instruction, w: Instruction, root: Instruction
 ) -> Instruction | Declined:
@@ -52,7 +64,7 @@ def channels_last(
         return Declined("no other convolution is near, and transposes would not cancel")
     rank = root.shape.rank
     given = [at(Transpose(to_last(rank)), value) for value in (x, w)]
-    op = ConvolutionChannelsLast(**attributes(root.op))
+    op = CONVOLUTIONS[type(root.op)](**attributes(root.op))
     return at(Transpose(to_first(rank)), at(op, *given))
 
 
@@ -122,15 +134,47 @@ def sink_below_slice(
     return _sunk(at, root, with_attributes(root.op, axes=moved))
 
 
-@rule(on(ops.Pad, on(ops.Transpose, name="back"), pads=attr("pads"), name="root"))
-def sink_below_pad(
-    at: Cursor, root: Instruction, back: Instruction, pads: Dims
-) -> Instruction | None:
+@rule(on(ops.Pad, pads=attr("pads"), name="root").some(on(ops.Transpose)))
+def sink_below_pad(at: Cursor, root: Instruction, pads: Dims) -> Instruction | None:
     """A transposed value padded is the transpose of the padded value."""
+    back, *by = root.inputs
     if not _is_back(back):
         return None
-    begins, ends = (_permuted(half) for half in split(pads))
-    return _sunk(at, root, with_attributes(root.op, pads=(*begins, *ends)))
+    padded = at(_padded_last(root, pads), back.inputs[0], *by)
+    return at(Transpose(to_first(root.shape.rank)), padded)
+
+
+@rule(
+    on(
+        Transpose,
+        on(ops.Pad, pads=attr("pads"), name="above").once(),
+        permutation=attr("order", is_to_last),
+    )
+)
+def rise_above_pad(
+    at: Cursor, above: Instruction, pads: Dims, order: tuple[int, ...]
+) -> Instruction | None:
+    """A padded value that is then transposed to channels last is padded once transposed."""
+    value, *by = above.inputs
+    if _is_back(value):
+        return None
+    return at(_padded_last(above, pads), at(Transpose(order), value), *by)
+
+
+@rule(
+    on((ops.QuantizeLinear, ops.DequantizeLinear), axis=attr("axis"), name="root").some(
+        on(ops.Transpose)
+    )
+)
+def sink_below_quantisation(at: Cursor, root: Instruction, axis: int) -> Instruction | None:
+    """A transposed value quantised, or dequantised, is the transpose of the quantised value."""
+    value, *parameters = root.inputs
+    if not _is_back(value):
+        return None
+    rank = root.shape.rank
+    op = with_attributes(root.op, axis=to_first(rank)[axis])
+    given = [at(Transpose(to_last(rank)), v) if v.shape.rank > 1 else v for v in parameters]
+    return at(Transpose(to_first(rank)), at(op, value.inputs[0], *given))
 
 
 @rule(on(ops.Resize, on(ops.Transpose, name="back"), name="root"))
@@ -173,7 +217,7 @@ def _leads_to_another(
     """
     seen = dict.fromkeys(values)
     for value in (queue := list(seen)):
-        if type(value.op) in (ops.Convolution, ConvolutionChannelsLast):
+        if type(value.op) in CONVOLUTIONS or isinstance(value.op, ConvolutionChannelsLast):
             return True
         if len(queue) < NEAR and _goes_along(value):
             new = [v for v in beyond(value) if v not in seen]
@@ -200,6 +244,12 @@ def _sinks(root: Instruction) -> bool:
         return any(map(_is_back, root.inputs))
     same = (_is_back(v) or v.op.name in BROADCASTS or v.constant for v in root.inputs)
     return any(map(_is_back, root.inputs)) and all(same)
+
+
+def _padded_last(at: Instruction, pads: Dims) -> Operation:
+    """A pad for the same value with channels last."""
+    begins, ends = (_permuted(half) for half in split(pads))
+    return with_attributes(at.op, pads=(*begins, *ends))
 
 
 def _permuted(along: Sequence[T]) -> tuple[T, ...]:
@@ -241,6 +291,8 @@ class LayoutConvolution(Pass):
         + sink_below_reduction
         + sink_below_slice
         + sink_below_pad
+        + rise_above_pad
+        + sink_below_quantisation
         + sink_below_resize
         + sink_below_pooling
     )
@@ -259,5 +311,5 @@ class LayoutConvolution(Pass):
 
 def _has_channels_last(at: Instruction) -> bool:
     """Whether an instruction is a convolution of channels last, or to become one."""
-    first = type(at.op) is ops.Convolution
-    return type(at.op) is ConvolutionChannelsLast or (first and _has_another_near(at))
+    first = type(at.op) in CONVOLUTIONS
+    return isinstance(at.op, ConvolutionChannelsLast) or (first and _has_another_near(at))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from migx.op import Array, Modules, Shapes
-from migx.ops.linear import Convolution
+from migx.ops.linear import Convolution, QuantConvolution
 from migx.shape import Shape
 
 
@@ -24,6 +24,12 @@ class ConvolutionChannelsLast(Convolution):
     def compute(self, x: Array, w: Array) -> Array:
         first: Any = (np.moveaxis(a, -1, 1) for a in (x, w))
         return np.ascontiguousarray(np.moveaxis(super().compute(*first), 1, -1))
+
+
+class QuantConvolutionChannelsLast(ConvolutionChannelsLast, QuantConvolution):
+    """x [N, ..., C] of bytes correlated with w [O, ..., C / group] of bytes as i32, giving
+    [N, ..., O]; else as ``quant_convolution``.
+    """
 
 
 def to_last(rank: int) -> tuple[int, ...]:

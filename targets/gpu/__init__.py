@@ -85,11 +85,11 @@ class Gpu(GpuOptions):
     ) -> None:
         from migx.targets.gpu.architectures import architecture
 
+        super().__init__(offload_copy=offload_copy, tune=tune)
         self.archs = (arch,) if isinstance(arch, str) else tuple(arch)
         for name in self.archs:
             architecture(name)
-        self.given, self.offload_copy, self.tune = device, offload_copy, tune
-        self.missing = ""
+        self.given, self.missing = device, ""
 
     @property
     def device(self) -> Device | None:

@@ -164,11 +164,12 @@ def per_channel(site: Site, index: int) -> str | None:
     return site.reshaped(name, value.shape, (channels,))
 
 
-@exporter("convolution_channels_last")
+@exporter("convolution_channels_last", "quant_convolution_channels_last")
 def channels_last(site: Site) -> str:
     rank = site.shape.rank
     names = (site.node("Transpose", name, perm=to_first(rank)) for name in site.inputs())
-    return site.node("Transpose", convolved(site, "Conv", *names), perm=to_last(rank))
+    kind = "ConvInteger" if site.op.name.startswith("quant_") else "Conv"
+    return site.node("Transpose", convolved(site, kind, *names), perm=to_last(rank))
 
 
 def convolved(site: Site, kind: str, *names: str) -> str:

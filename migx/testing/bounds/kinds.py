@@ -44,7 +44,8 @@ EXACT = MOVED.keys() | named(
 SCATTERS = named("scatter_add scatter_mul scatternd_add scatternd_mul")
 SUMS = SCATTERS | named(
     "add convolution convolution_backwards convolution_channels_last dot mul prefix_scan_prod"
-    " prefix_scan_sum quant_convolution quant_dot reduce_mean reduce_prod reduce_sum sub"
+    " prefix_scan_sum quant_convolution quant_convolution_channels_last quant_dot reduce_mean"
+    " reduce_prod reduce_sum sub"
 )
 """Polynomials of their inputs, with coefficients of magnitude at most 1."""
 

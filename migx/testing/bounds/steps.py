@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
@@ -23,6 +23,7 @@ from migx import ops
 from migx.argument import Argument
 from migx.errors import MigxError
 from migx.op import Operation
+from migx.ops.channels_last import ConvolutionChannelsLast, QuantConvolutionChannelsLast
 from migx.ops.quantization import DequantizeLinear, smallest
 from migx.shape import F32, F64, DType, Shape
 from migx.target import Context, get_target
@@ -426,18 +427,23 @@ def _run(op: Operation, arrays: Sequence[Any], like: Shape) -> Doubles:
     """The operation on other arrays than its own, in double precision if they are."""
     arguments = [Argument(Shape(DType.of(a.dtype), a.shape), a) for a in arrays]
     dtype = next((a.shape.dtype for a in arguments if a.shape.dtype is F64), like.dtype)
-    if op.name in ("quant_dot", "quant_convolution"):
-        op = _unquantised(op)
+    op = _unquantised(op)
     result = _evaluated(op, arguments, like.with_type(dtype))
     return np.asarray(result.array)
 
 
+PLAIN: dict[type, Callable[..., Operation]] = {
+    ops.QuantDot: ops.Dot,
+    ops.QuantConvolution: ops.Convolution,
+    QuantConvolutionChannelsLast: ConvolutionChannelsLast,
+}
+"""Products of bytes, and the same for any type."""
+
+
 def _unquantised(op: Operation) -> Operation:
-    """The same product for any type."""
-    made: Operation = (
-        ops.Dot() if op.name == "quant_dot" else ops.Convolution(**operations.attributes(op))
-    )
-    return made
+    """The same product for any type, of one of bytes; others as they are."""
+    plain = PLAIN.get(type(op))
+    return op if plain is None else plain(**operations.attributes(op))
 
 
 def _evaluated(op: Operation, arguments: Sequence[Argument], shape: Shape) -> Argument:

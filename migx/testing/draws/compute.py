@@ -9,7 +9,12 @@ from migx import op as operations
 from migx import ops
 from migx.dim import Dim
 from migx.op import Operation
-from migx.ops.channels_last import ConvolutionChannelsLast, to_first, to_last
+from migx.ops.channels_last import (
+    ConvolutionChannelsLast,
+    QuantConvolutionChannelsLast,
+    to_first,
+    to_last,
+)
 from migx.ops.packing import Pack, Unpack, container
 from migx.ops.rnn import Recurrent
 from migx.shape import BOOL, F8E4M3FN, F8E5M2, F32, F64, I8, I32, U8, DType, Shape
@@ -243,17 +248,21 @@ def _convolution_backwards(dice: Dice, like: Shape) -> Draft:
     return op, [Want(x), Want(w, constant=dice.chance(0.8))]
 
 
-def _channels_last(dice: Dice, like: Shape) -> Draft:
-    if like.rank < 3 or not like.dtype.is_float:
-        return None
-    found = _convolution(ops.Convolution, ())(
-        dice, like.permuted(to_first(like.rank)).as_standard()
-    )
-    if found is None:
-        return None
-    op = ConvolutionChannelsLast(**operations.attributes(found[0]))
-    order = to_last(like.rank)
-    return op, [Want(w.shape.permuted(order).as_standard(), constant=w.constant) for w in found[1]]
+def _channels_last(make: type[ConvolutionChannelsLast], given: tuple[DType, ...]) -> Draw:
+    """A draw of a convolution with channels last, of bytes or floats."""
+    first = _convolution(ops.QuantConvolution if given else ops.Convolution, given)
+
+    def draw(dice: Dice, like: Shape) -> Draft:
+        if like.rank < 3 or not (given or like.dtype.is_float):
+            return None
+        found = first(dice, like.permuted(to_first(like.rank)).as_standard())
+        if found is None:
+            return None
+        op, order = make(**operations.attributes(found[0])), to_last(like.rank)
+        wanted = [(w.shape.permuted(order).as_standard(), w.constant) for w in found[1]]
+        return op, [Want(shape, constant=constant) for shape, constant in wanted]
+
+    return draw
 
 
 def _deformable_convolution(dice: Dice, like: Shape) -> Draft:
@@ -301,7 +310,7 @@ BOTH = ("forward", "reverse")
 DRAWS: dict[str, Draw] = {
     "convolution": _convolution(ops.Convolution, ()),
     "convolution_backwards": _convolution_backwards,
-    "convolution_channels_last": _channels_last,
+    "convolution_channels_last": _channels_last(ConvolutionChannelsLast, ()),
     "deformable_convolution": _deformable_convolution,
     "dequantizelinear": _dequantize,
     "dft": _dft,
@@ -320,6 +329,7 @@ DRAWS: dict[str, Draw] = {
     "prefix_scan_prod": _axis_of(ops.PrefixScanProd, floats=False),
     "prefix_scan_sum": _axis_of(ops.PrefixScanSum, floats=False),
     "quant_convolution": _convolution(ops.QuantConvolution, (U8, I8)),
+    "quant_convolution_channels_last": _channels_last(QuantConvolutionChannelsLast, (U8, I8)),
     "quant_dot": _quant_dot,
     "quantizelinear": _quantize,
     "resize": _resize,

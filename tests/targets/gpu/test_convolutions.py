@@ -58,6 +58,20 @@ def test_convolutions_of_channels_last(case: str, dtype: str) -> None:
     )
 
 
+@pytest.mark.parametrize("signs", [("u8", "i8"), ("i8", "u8"), ("u8", "u8")])
+@pytest.mark.parametrize("case", [*CASES, "few of many", "a channel each", "uneven groups"])
+def test_convolutions_of_bytes_with_channels_last(case: str, signs: tuple[str, str]) -> None:
+    x, w, padding, stride, dilation, group = (CASES | BESIDE)[case]
+    image, (outputs, *filters) = x.split(", "), w.split(", ")
+    x, w = (", ".join([*spatial, channels]) for channels, *spatial in (image, filters))
+    holds(
+        f"module main(x: {signs[0]}[n, {x}], w: {signs[1]}[{outputs}, {w}]) {{\n"
+        f" %0 = quant_convolution_channels_last(x, w) {{padding={padding}, stride={stride}, "
+        f"dilation={dilation}, group={group}}}\n return %0\n}}",
+        {"n": 2},
+    )
+
+
 def test_chains_of_convolutions_have_channels_last_within() -> None:
     """Also what pools, slices, pads and resamples between them: copies are at both ends alone."""
     text = """module main(x: f32[n, 16, 8, 6], w: f32[32, 16, 3, 3], v: f32[16, 1, 3, 3],

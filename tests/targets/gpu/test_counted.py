@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import migx
+from migx.targets.gpu import Gpu
 from migx.targets.gpu.operations import CopyFrom, Counted
 from migx.targets.gpu.runs.executable import GpuExecutable
 from migx.targets.gpu.runs.plan import Batch, Plan
-from tests.targets.gpu.on_interpreter import Array, gpu, holds
+from tests.targets.gpu.on_interpreter import DEVICE, Array, gpu, holds
 
 
 @pytest.mark.parametrize("dtype", ["f16", "f32", "f64", "bool", "i8", "u8", "i64"])
@@ -63,8 +64,7 @@ def test_a_result_of_the_program() -> None:
     text = "module main(x: i32[6]) {\n %0 = nonzero(x) {count=k}\n return %0, %0\n}"
     x = np.array([0, 3, 0, 0, 1, 2], np.int32)
     for offload in (True, False):
-        target = gpu()
-        target.offload_copy = offload
+        target = Gpu(device=DEVICE, offload_copy=offload)
         first, second = migx.parse(text).compile(target).eval({"x": x})
         assert np.array_equal(np.asarray(first), [[1, 4, 5]])
         assert np.array_equal(np.asarray(second), [[1, 4, 5]])

@@ -9,6 +9,7 @@ import pytest
 
 import migx
 from migx.calibration import calibrate
+from migx.ops.channels_last import QuantConvolutionChannelsLast
 from migx.ops.linear import Convolution, Dot, QuantConvolution, QuantDot
 from migx.program import Program
 from migx.testing.oracles import Trial
@@ -55,8 +56,8 @@ def test_a_calibrated_network_has_products_of_bytes_alone() -> None:
     pipeline = str(target.get_passes(target.get_context(), migx.target.CompileOptions()))
     migx.run_passes(lowered, pipeline.split(",gpu::lower", maxsplit=1)[0])
     kinds = Counter(type(at.op) for m in lowered.modules.values() for at in m)
-    assert (kinds[QuantConvolution], kinds[QuantDot]) == (3, 1)
-    assert not kinds[Convolution] + kinds[Dot]
+    assert (kinds[QuantConvolutionChannelsLast], kinds[QuantDot]) == (3, 1)
+    assert not kinds[Convolution] + kinds[QuantConvolution] + kinds[Dot]
     groups = [at for at in lowered.main if at.name == "group"]
     assert len(groups) == 3  # with what they are followed by; the sums of the last are averaged
 
@@ -80,6 +81,30 @@ def test_a_convolution_is_padded_with_its_zero_point(signs: tuple[str, str]) -> 
         {"n": 2},
     )
     assert count == 1
+
+
+def test_chains_of_products_of_bytes_have_channels_last() -> None:
+    """Also where they are padded with zero points, each in the kernel of its convolution."""
+    count = holds(
+        """module main(x: u8[n, 5, 9, 8]) {
+          %0 = @literal() {value=[0.5]} : f32[1]
+          %1 = @literal() {value=[3]} : u8[1]
+          %2 = dequantizelinear(x, %0, %1)
+          %3 = @literal() {value=bytes("w", 0, 900), label="w"} : i8[20, 5, 3, 3]
+          %4 = dequantizelinear(%3, %0)
+          %5 = convolution(%2, %4) {padding=(1, 0, 1, 2), stride=(1, 2)}
+          %6 = @literal() {value=[90.0]} : f32[1]
+          %7 = quantizelinear(%5, %6, %1) {to=u8}
+          %8 = dequantizelinear(%7, %6, %1)
+          %9 = @literal() {value=bytes("w", 0, 180), label="v"} : i8[20, 1, 3, 3]
+          %10 = dequantizelinear(%9, %0)
+          %11 = convolution(%8, %10) {padding=(1, 1, 1, 1), group=20}
+          %12 = quantizelinear(%11, %6) {to=u8}
+          return %12
+        }""",
+        {"n": 2},
+    )
+    assert count == 3  # the last is the copy with channels first
 
 
 def test_sums_in_32_bits_are_dequantised() -> None:
