@@ -89,6 +89,15 @@ def sink_below_arithmetic(at: Cursor, root: Instruction) -> Instruction | None:
     return _sunk(at, root, root.op) if _sinks(root) else None
 
 
+def is_to_first(order: tuple[int, ...]) -> bool:
+    """Whether a permutation makes the last of three axes or more the channels."""
+    return len(order) > 2 and order == to_first(len(order))
+
+
+BACK = on(ops.Transpose, permutation=attr("order", is_to_first), name="back")
+"""A value transposed back from channels last, or a constant or broadcast so transposed."""
+
+
 def is_to_last(order: tuple[int, ...]) -> bool:
     """Whether a permutation makes channels the last of four axes or more."""
     return len(order) > 3 and order == to_last(len(order))
@@ -123,7 +132,7 @@ def sink_below_reduction(at: Cursor, root: Instruction) -> Instruction | None:
     return _sunk(at, root, with_attributes(root.op, axes=tuple(moved)))
 
 
-@rule(on(ops.Slice, on(ops.Transpose, name="back"), axes=attr("axes"), name="root"))
+@rule(on(ops.Slice, BACK, axes=attr("axes"), name="root"))
 def sink_below_slice(
     at: Cursor, root: Instruction, back: Instruction, axes: tuple[int, ...]
 ) -> Instruction | None:
@@ -134,7 +143,7 @@ def sink_below_slice(
     return _sunk(at, root, with_attributes(root.op, axes=moved))
 
 
-@rule(on(ops.Pad, pads=attr("pads"), name="root").some(on(ops.Transpose)))
+@rule(on(ops.Pad, pads=attr("pads"), name="root").some(BACK))
 def sink_below_pad(at: Cursor, root: Instruction, pads: Dims) -> Instruction | None:
     """A transposed value padded is the transpose of the padded value."""
     back, *by = root.inputs
@@ -161,11 +170,7 @@ def rise_above_pad(
     return at(_padded_last(above, pads), at(Transpose(order), value), *by)
 
 
-@rule(
-    on((ops.QuantizeLinear, ops.DequantizeLinear), axis=attr("axis"), name="root").some(
-        on(ops.Transpose)
-    )
-)
+@rule(on((ops.QuantizeLinear, ops.DequantizeLinear), axis=attr("axis"), name="root").some(BACK))
 def sink_below_quantisation(at: Cursor, root: Instruction, axis: int) -> Instruction | None:
     """A transposed value quantised, or dequantised, is the transpose of the quantised value."""
     value, *parameters = root.inputs
@@ -177,7 +182,7 @@ def sink_below_quantisation(at: Cursor, root: Instruction, axis: int) -> Instruc
     return at(Transpose(to_first(rank)), at(op, value.inputs[0], *given))
 
 
-@rule(on(ops.Resize, on(ops.Transpose, name="back"), name="root"))
+@rule(on(ops.Resize, BACK, name="root"))
 def sink_below_resize(at: Cursor, root: Instruction, back: Instruction) -> Instruction | None:
     """A transposed value resized is the transpose of the resized value."""
     op = root.op_as(ops.Resize)
@@ -187,7 +192,7 @@ def sink_below_resize(at: Cursor, root: Instruction, back: Instruction) -> Instr
     return _sunk(at, root, with_attributes(op, sizes=sizes, scales=scales))
 
 
-@rule(on(ops.Pooling, on(ops.Transpose, name="back"), name="root"))
+@rule(on(ops.Pooling, BACK, name="root"))
 def sink_below_pooling(at: Cursor, root: Instruction, back: Instruction) -> Instruction | None:
     """The windows of a transposed value are windows of one channel: channels are then one more
     spatial axis.
