@@ -6,7 +6,6 @@ import enum
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -195,8 +194,8 @@ class module:
 
     def _behind(self, before: Instruction | None) -> list[Instruction]:
         """The instructions after one, or all, without the return."""
-        found = takewhile(lambda at: at is not before, reversed(self.module))
-        return [at for at in found if at is not self.module.returned][::-1]
+        found = self.module if before is None else self.module.following(before)
+        return [at for at in found if at is not self.module.returned]
 
     def print(self) -> None:
         """Prints the module's program."""

@@ -143,7 +143,7 @@ class CpuExecutable:
             return self.run_module(self.program.main, given, {}, sizes, call)
 
     def prepared(self, shapes: Sequence[Shape]) -> PreparedRun | None:
-        """A run for inputs of these shapes, if it is one of kernels alone."""
+        """A run for inputs of these shapes, if it can be prepared; see ``prepared.py``."""
         return None if self._lengths.names else prepared(self, shapes)
 
     def profile(self, arguments: Mapping[str, Argument], slots: Mapping[str, Argument]) -> Profile:

@@ -5,7 +5,7 @@ only what differs between runs is done in each.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def prepared(executable: CpuExecutable, shapes: Sequence[Shape]) -> PreparedRun 
         return None
     patches = [(number[cell.of[0]], patch) for cell, patch in plan.patches.items()]
     outputs = [(at, places[at]) for at in executable.outputs[main]]
-    return _run(piece, plan, shapes, patches, outputs)
+    return _run(piece, plan, shapes, patches, [_output(plan, *output) for output in outputs])
 
 
 def _is_array(lie: Layout) -> bool:
@@ -60,26 +60,33 @@ def _is_array(lie: Layout) -> bool:
     return not lie.shape.dtype.is_packed and 0 not in lie.strides
 
 
+Output: TypeAlias = tuple[Instruction, int, Layout | None]
+"""A value, the number of its block, and how it lies there, None if it is all of it; -1 is an object
+of the host.
+"""
+
+
+def _output(plan: Plan, at: Instruction, place: tuple[int, Layout] | None) -> Output:
+    """An output, of which the block and layout are given if it is an array."""
+    if place is None:
+        return at, -1, None
+    number, lie = place
+    return at, number, None if plan.blocks[number].alone is lie else lie
+
+
 def _run(
     piece: Piece,
     plan: Plan,
     shapes: Sequence[Shape],
     patches: Sequence[tuple[int, Patch]],
-    outputs: Sequence[tuple[Instruction, tuple[int, Layout] | None]],
+    outputs: Sequence[Output],
 ) -> PreparedRun:
     """A run of the steps of a plan for inputs of these shapes. ``patches`` are the words that hold
-    addresses in inputs, with the number of the input, ``outputs`` the block and layout of each that
-    is an array.
+    addresses in inputs, with the number of the input.
     """
     executable, parameters = piece.executable, piece.executable.program.main.parameters
     first, *others = plan.form.runs or [(0, 0)]
-    stretch = None if others or isinstance(first, Work) else first
-    views = [
-        (at, -1, None)
-        if place is None
-        else (at, place[0], None if plan.blocks[place[0]].alone is place[1] else place[1])
-        for at, place in outputs
-    ]
+    stretch = None if others or isinstance(first, Work) else first  # alone, without the host
 
     def run(inputs: Sequence[Array], slots: Mapping[str, Argument]) -> list[Array | Argument]:
         workspace = piece.workspace()
@@ -92,23 +99,22 @@ def _run(
                 held.append(array := np.ascontiguousarray(array))
             workspace.write(patch, address(array))
         values: Values = {}
-        stale = plan.slots and not workspace.has(slots)
-        if stale or stretch is None:
+        if stretch is None or (plan.slots and not workspace.has(slots)):
             values.update(zip(parameters.values(), map(Argument, shapes, inputs), strict=True))
             held.append(whole := Run(executable, plan, workspace, values, plan.sizes, Call(slots)))
             whole.memory = made
-            if stale:
-                whole.patch_slots()
-            if stretch is None:
-                with np.errstate(all="ignore"):
-                    whole.steps()
-        step, end = stretch or (0, 0)
-        while step < end:
-            step = workspace.run_steps(executable, step, end)
+            whole.patch_slots()
+        if stretch is None:
+            with np.errstate(all="ignore"):
+                whole.steps()
+        else:
+            step, end = stretch
+            while step < end:
+                step = workspace.run_steps(executable, step, end)
         piece.idle.append(workspace)  # unless the run has failed in the middle
         return [
             values[at] if n < 0 else made[n] if lie is None else lie.of(made[n])
-            for at, n, lie in views
+            for at, n, lie in outputs
         ]
 
     return run

@@ -179,8 +179,7 @@ class Run:
         """Writes the words, and runs every step."""
         plan = self.plan
         self.memory = self.workspace.results(plan, self.executable.results)
-        if plan.slots and not self.workspace.has(self.call.slots):
-            self.patch_slots()
+        self.patch_slots()
         self.patch(plan.patches)
         self.steps()
 
@@ -193,7 +192,9 @@ class Run:
                 self.native(*part)
 
     def patch_slots(self) -> None:
-        """Writes the addresses of slots, which later runs find there."""
+        """Writes the addresses of slots, unless they are there: later runs find them."""
+        if not self.plan.slots or self.workspace.has(self.call.slots):
+            return
         self.patch(self.plan.slots)
         if not self.objects:  # otherwise some are copies for this run alone
             self.workspace.keep(self.call.slots)

@@ -45,4 +45,4 @@ def test_the_diagonal_is_not_read(target: str) -> None:
 def test_nothing_is_left_to_the_host() -> None:
     program = migx.parse(TEXT.format(dtype="f32", rows="n", classes="3")).compile("cpu")
     assert program.compiled is not None
-    assert program.compiled.executable.fallbacks() == []  # type: ignore[attr-defined]
+    assert program.compiled.fallbacks() == []

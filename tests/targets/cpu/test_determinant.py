@@ -70,4 +70,4 @@ def test_what_has_no_inverse_and_what_is_no_number(dtype: type) -> None:
 def test_nothing_is_left_to_the_host() -> None:
     program = migx.parse(TEXT.format("f32[2, 8, 8]")).compile("cpu")
     assert program.compiled is not None
-    assert program.compiled.executable.fallbacks() == []  # type: ignore[attr-defined]
+    assert program.compiled.fallbacks() == []

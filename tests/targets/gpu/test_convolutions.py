@@ -44,32 +44,29 @@ def test_convolutions(case: str, dtype: str) -> None:
     )
 
 
+def of_channels_last(case: str, image: str, filters: str, op: str, ends: str) -> str:
+    """A convolution of a case with channels last, of an image and filters of these types."""
+    x, w, padding, stride, dilation, group = (CASES | BESIDE)[case]
+    seen, (outputs, *taps) = x.split(", "), w.split(", ")
+    x, w = (", ".join([*spatial, channels]) for channels, *spatial in (seen, taps))
+    return (
+        f"module main(x: {image}[n, {x}], w: {filters}[{outputs}, {w}]) {{\n"
+        f" %0 = {op}(x, w) {{padding={padding}, stride={stride}, "
+        f"dilation={dilation}, group={group}}}\n{ends}\n}}"
+    )
+
+
 @pytest.mark.parametrize("dtype", ["f16", "f32", "f64"])
 @pytest.mark.parametrize("case", [*CASES, "few of many", "a channel each", "uneven groups"])
 def test_convolutions_of_channels_last(case: str, dtype: str) -> None:
-    x, w, padding, stride, dilation, group = (CASES | BESIDE)[case]
-    image, (outputs, *filters) = x.split(", "), w.split(", ")
-    x, w = (", ".join([*spatial, channels]) for channels, *spatial in (image, filters))
-    holds(
-        f"module main(x: {dtype}[n, {x}], w: {dtype}[{outputs}, {w}]) {{\n"
-        f" %0 = convolution_channels_last(x, w) {{padding={padding}, stride={stride}, "
-        f"dilation={dilation}, group={group}}}\n %1 = relu(%0)\n return %1\n}}",
-        {"n": 2},
-    )
+    ends = " %1 = relu(%0)\n return %1"
+    holds(of_channels_last(case, dtype, dtype, "convolution_channels_last", ends), {"n": 2})
 
 
 @pytest.mark.parametrize("signs", [("u8", "i8"), ("i8", "u8"), ("u8", "u8")])
 @pytest.mark.parametrize("case", [*CASES, "few of many", "a channel each", "uneven groups"])
 def test_convolutions_of_bytes_with_channels_last(case: str, signs: tuple[str, str]) -> None:
-    x, w, padding, stride, dilation, group = (CASES | BESIDE)[case]
-    image, (outputs, *filters) = x.split(", "), w.split(", ")
-    x, w = (", ".join([*spatial, channels]) for channels, *spatial in (image, filters))
-    holds(
-        f"module main(x: {signs[0]}[n, {x}], w: {signs[1]}[{outputs}, {w}]) {{\n"
-        f" %0 = quant_convolution_channels_last(x, w) {{padding={padding}, stride={stride}, "
-        f"dilation={dilation}, group={group}}}\n return %0\n}}",
-        {"n": 2},
-    )
+    holds(of_channels_last(case, *signs, "quant_convolution_channels_last", " return %0"), {"n": 2})
 
 
 def test_chains_of_convolutions_have_channels_last_within() -> None:
