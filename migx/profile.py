@@ -19,7 +19,6 @@ from migx.dim import Extent, evaluate, minimum, product
 from migx.errors import DimError, TargetError
 from migx.ir import Instruction
 from migx.op import traits
-from migx.ops.channels_last import ConvolutionChannelsLast
 from migx.ops.fused import Fused, Group
 from migx.ops.indexing import Gather, GatherElements, Gathernd
 from migx.ops.linear import Convolution, ConvolutionBackwards, Dot, QuantConvolution, QuantDot
@@ -174,9 +173,7 @@ def _flops(at: Instruction) -> Extent:
             return 2 * made * shapes[0].dims[-1]
         case ConvolutionBackwards():
             return 2 * shapes[0].elements * product(shapes[1].dims[1:])
-        case (
-            Convolution() | ConvolutionChannelsLast() | QuantConvolution() | DeformableConvolution()
-        ):
+        case Convolution() | QuantConvolution() | DeformableConvolution():
             return 2 * made * product(shapes[1].dims[1:])
         case Pooling():
             return made * product(at.op.lengths)

@@ -6,12 +6,7 @@ from migx.dim import product
 from migx.ir import Instruction
 from migx.manager import Pass, PassManager
 from migx.match import on, var
-from migx.ops.channels_last import (
-    ConvolutionChannelsLast,
-    QuantConvolutionChannelsLast,
-    to_first,
-    to_last,
-)
+from migx.ops.channels_last import CHANNELS_LAST, to_first, to_last
 from migx.ops.layout import Contiguous, Transpose
 from migx.ops.linear import Convolution, QuantConvolution
 from migx.program import Program
@@ -19,7 +14,6 @@ from migx.rewrite import Cursor, Declined, rule
 from migx.weights.constants import is_unpacked
 from migx.weights.hoisting import drop_unread, hoist
 
-LAST = (ConvolutionChannelsLast, QuantConvolutionChannelsLast)
 TOGETHER = 16
 """Channels are read together in multiples of this."""
 
@@ -39,7 +33,7 @@ def channels_last(
     return at(root.op, x, at(Transpose(to_first(rank)), there))
 
 
-@rule(on(LAST, var("x"), on(Transpose, name="w"), name="root"))
+@rule(on(CHANNELS_LAST, var("x"), on(Transpose, name="w"), name="root"))
 def contiguous_filters(
     at: Cursor, x: Instruction, w: Instruction, root: Instruction
 ) -> Instruction | Declined:

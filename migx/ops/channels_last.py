@@ -32,6 +32,9 @@ class QuantConvolutionChannelsLast(ConvolutionChannelsLast, QuantConvolution):
     """
 
 
+CHANNELS_LAST = (ConvolutionChannelsLast, QuantConvolutionChannelsLast)
+
+
 def to_last(rank: int) -> tuple[int, ...]:
     """The permutation that makes the channels, axis 1, the last axis."""
     return (0, *range(2, rank), 1)

@@ -25,7 +25,7 @@ from migx.dim import product
 from migx.fusion.kernels import CONVOLUTIONS, FusedKernel, core_of
 from migx.ir import Instruction
 from migx.ops._windows import split
-from migx.ops.channels_last import ConvolutionChannelsLast, QuantConvolutionChannelsLast
+from migx.ops.channels_last import CHANNELS_LAST
 from migx.ops.linear import Convolution
 from migx.targets.gpu import tiles as choose
 from migx.targets.gpu.cost_model import Tile
@@ -42,11 +42,10 @@ FEW = 8
 
 def kernel_for(at: Instruction) -> Kernel | None:
     """The kernel of a convolution, alone or in a group, whose windows have static sizes."""
-    last = (ConvolutionChannelsLast, QuantConvolutionChannelsLast)
-    inner = core_of(at, (*CONVOLUTIONS, *last))
+    inner = core_of(at, (*CONVOLUTIONS, *CHANNELS_LAST))
     if inner is None or not all(isinstance(d, int) for d in inner.inputs[1].shape.dims):
         return None
-    if isinstance(inner.op, last):
+    if isinstance(inner.op, CHANNELS_LAST):
         return _ChannelsLast.kernel_of(at, inner, inner.shape.dims[-1])
     return _ChannelsFirst.kernel_of(at, inner, product(inner.shape.dims[2:]))
 
